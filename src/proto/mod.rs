@@ -3,7 +3,28 @@
 //! No socket, no clock, no file: every interleaving, timeout and hostile byte is a plain unit test.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+mod errno;
+mod error;
+mod frame;
+mod greeting;
+pub mod message;
+pub mod mux;
 mod name;
+mod request;
 
+pub use errno::Errno;
+pub use error::{ErrorKind, ProtocolError};
+pub use frame::{
+    FRAME_PAYLOAD_MAX, Frame, FrameReader, GOAWAY_TEXT_MAX, Goaway, HEADER_BYTES, Header, Kind, Reset, StreamId,
+};
+pub use greeting::{
+    FromBorrower, FromLender, Greeting, HANDSHAKE_BYTES_MAX, IssuedTicket, JoinAnswer, JoinQuestion, JoinRequest,
+    JoinStatus, Login, LoginMethod, MINOR, Welcome,
+};
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
+pub use request::{
+    Answer, HOST_BYTES_MAX, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal, Request, Target, TargetError, TcpConnected,
+    UnknownRequest, Verdict, WireAddr,
+};

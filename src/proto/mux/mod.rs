@@ -1,0 +1,406 @@
+//! Many streams over one connection: the same state machine at both ends, without a socket or a clock.
+//!
+//! ```text
+//!               handle_bytes ──▶ ┌─────┐ ──▶ poll_event      (open, readable, writable, closed)
+//!   connection                   │ Mux │                      streams: open read write finish close
+//!               poll_transmit ◀─ └─────┘ ◀── handle_timeout   (when poll_timeout is reached)
+//! ```
+//!
+//! A stream's first bytes travel with its SYN, so that opening costs no round trip. A byte may be queued only when the
+//! peer has granted credit for it, so everything that is queued can be sent, and a reader that stalls stops its own
+//! writer and nobody else. Credit begins at [`Config::initial_credit`] and grows as `window` says; `schedule` says
+//! whose turn it is; `keep` holds what was sent until the peer has taken it.
+//!
+//! Invariants: unread bytes never exceed `max_streams` x `initial_credit` + [`POOL_BYTES`]; kept bytes never exceed
+//! [`KEPT_BYTES_MAX`] by more than one batch; a closed stream leaves nothing behind but, until the peer has
+//! acknowledged our RST, its number.
+
+mod chunks;
+mod flood;
+mod keep;
+mod keepalive;
+mod receive;
+mod schedule;
+mod stream;
+mod transmit;
+mod window;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use self::{
+    chunks::Chunks,
+    flood::Floods,
+    keep::{Acknowledged, Kept, Lingering},
+    keepalive::KeepAlive,
+    schedule::Schedule,
+    stream::{Incoming, Outgoing, Stream},
+    window::CreditPool,
+};
+use super::{Goaway, Reset, StreamId};
+
+pub use keep::{ACK_AFTER, ACK_BYTES, KEPT_BYTES_MAX};
+pub use keepalive::{MISSES_MAX, PING_PERIOD};
+pub use schedule::QUANTUM_BYTES;
+pub use stream::SEND_QUEUE_BYTES;
+pub use transmit::{BATCH_BYTES, Batch, COPY_BYTES_MAX};
+pub use window::{CREDIT_MAX, POOL_BYTES};
+
+/// Which end of the session this is; it decides the parity of the streams that this end opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Opens streams 1, 3, 5 …
+    Borrower,
+    /// Opens streams 2, 4, 6 …
+    Lender,
+}
+
+/// What the two greetings agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Credit that this end gives a new stream, in bytes; from 1 KiB to [`CREDIT_MAX`].
+    pub initial_credit: u32,
+    /// Credit that the peer gives a new stream, in bytes.
+    pub peer_initial_credit: u32,
+    /// Streams that the peer may have open at once.
+    pub max_streams: u32,
+    /// Streams that this end may have open at once.
+    pub peer_max_streams: u32,
+    /// How often a quiet peer is asked whether it is there.
+    pub ping_period: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            initial_credit: 64 * 1024,
+            peer_initial_credit: 64 * 1024,
+            max_streams: 4096,
+            peer_max_streams: 4096,
+            ping_period: PING_PERIOD,
+        }
+    }
+}
+
+/// What the application should look at next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The peer opened this stream; its first bytes are there to read.
+    Opened(StreamId),
+    /// Bytes, the end, or a reset can be read.
+    Readable(StreamId),
+    /// A write that found no room can be tried again, or fails now.
+    Writable(StreamId),
+    /// The peer ends the session.
+    Goaway(Goaway),
+}
+
+/// What reading gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The next bytes, in order.
+    Bytes(Bytes),
+    /// The peer finished its half.
+    End,
+    /// The peer reset the stream; what it sent before was read before.
+    Reset(Reset),
+    /// Nothing yet; [`Event::Readable`] follows.
+    Pending,
+}
+
+/// What writing gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// So many bytes may be queued now; at least 1.
+    Room(usize),
+    /// The peer reset the stream, or this end finished it.
+    Closed(Reset),
+    /// No credit or no room; [`Event::Writable`] follows.
+    Pending,
+}
+
+/// Why a stream could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The peer allows no more.
+    #[error("{limit} streams are open, the other side allows no more")]
+    TooMany {
+        /// The peer's limit.
+        limit: u32,
+    },
+    /// The first bytes are longer than the first credit.
+    #[error("a request of {length} bytes is longer than the {limit} that a new stream may carry")]
+    TooLong {
+        /// The length, in bytes.
+        length: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// All 2^39 numbers are used up.
+    #[error("the session has no stream numbers left; connect again")]
+    Exhausted,
+}
+
+/// The state machine. See the module's documentation.
+pub struct Mux {
+    role: Role,
+    config: Config,
+    reader: super::FrameReader,
+    streams: HashMap<StreamId, Stream>,
+    /// Streams that we reset, until the peer has acknowledged the RST: data for them may still be on its way.
+    lingering: Lingering,
+    opened_by_us: Opened,
+    opened_by_peer: Opened,
+    schedule: Schedule,
+    /// RST and WINDOW frames that go before any data.
+    urgent: VecDeque<(StreamId, Urgent)>,
+    goaway: Option<Goaway>,
+    pool: CreditPool,
+    kept: Kept,
+    acknowledged: Acknowledged,
+    keepalive: KeepAlive,
+    scratch: BytesMut,
+    floods: Floods,
+    events: VecDeque<Event>,
+}
+
+/// One side's opened streams.
+#[derive(Default)]
+struct Opened {
+    /// The highest number so far; 0 for none.
+    last: u64,
+    /// How many of them are not closed on the wire.
+    live: u32,
+}
+
+enum Urgent {
+    Rst(Reset),
+    Window(u32),
+}
+
+impl Mux {
+    /// A session that begins `now`, after the greetings.
+    pub fn new(role: Role, config: Config, now: Instant) -> Self {
+        Self {
+            role,
+            reader: super::FrameReader::new(),
+            streams: HashMap::new(),
+            lingering: Lingering::default(),
+            opened_by_us: Opened::default(),
+            opened_by_peer: Opened::default(),
+            schedule: Schedule::default(),
+            urgent: VecDeque::new(),
+            goaway: None,
+            pool: CreditPool::new(),
+            kept: Kept::default(),
+            acknowledged: Acknowledged::default(),
+            keepalive: KeepAlive::new(now, config.ping_period),
+            scratch: BytesMut::new(),
+            floods: Floods::new(now),
+            events: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Opens a stream; `first` goes with the SYN.
+    ///
+    /// # Errors
+    /// The peer's limit of streams is reached, or `first` is longer than a new stream's credit.
+    pub fn open(&mut self, first: Bytes) -> Result<StreamId, OpenError> {
+        let limit = self.config.peer_max_streams;
+        if self.opened_by_us.live >= limit {
+            return Err(OpenError::TooMany { limit });
+        }
+        let most = self.config.peer_initial_credit as usize;
+        if first.len() > most {
+            return Err(OpenError::TooLong { length: first.len(), limit: most });
+        }
+        let number = match (self.opened_by_us.last, self.role) {
+            (0, Role::Borrower) => 1,
+            (last, _) => last + 2,
+        };
+        let id = StreamId::new(number).ok_or(OpenError::Exhausted)?;
+        self.opened_by_us.last = number;
+        self.opened_by_us.live += 1;
+        let mut stream = Stream::new(self.config.initial_credit, self.config.peer_initial_credit);
+        stream.out.unannounced = true;
+        stream.out.push(first);
+        self.streams.insert(id, stream);
+        self.schedule.open(id);
+        Ok(id)
+    }
+
+    /// The next bytes of a stream, at most `most`; hands their credit back to the peer.
+    pub fn read(&mut self, now: Instant, id: StreamId, most: usize) -> Read {
+        let Some(stream) = self.streams.get_mut(&id) else { return Read::Reset(Reset::Cancelled) };
+        let Some(bytes) = stream.inbox.pop(most) else {
+            return match stream.incoming {
+                Incoming::Open => Read::Pending,
+                Incoming::Finished => Read::End,
+                Incoming::Reset(reset) => Read::Reset(reset),
+            };
+        };
+        if stream.incoming == Incoming::Open
+            && let Some(credit) =
+                stream.window.consume(now, bytes.len(), self.keepalive.min_round_trip(), &mut self.pool)
+        {
+            self.urgent.push_back((id, Urgent::Window(credit)));
+        }
+        Read::Bytes(bytes)
+    }
+
+    /// How much of `wanted` bytes can be queued on a stream now.
+    pub fn poll_write(&mut self, id: StreamId, wanted: usize) -> Write {
+        let Some(stream) = self.streams.get_mut(&id) else { return Write::Closed(Reset::Cancelled) };
+        if let Some(reset) = stream.write_closed() {
+            return Write::Closed(reset);
+        }
+        match stream.out.room().min(wanted) {
+            0 if wanted > 0 => {
+                stream.out.wanted = true;
+                Write::Pending
+            }
+            room => Write::Room(room),
+        }
+    }
+
+    /// Queues bytes that [`Self::poll_write`] made room for.
+    ///
+    /// # Panics
+    /// In debug builds, when there is no room for them.
+    pub fn write(&mut self, id: StreamId, bytes: Bytes) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        debug_assert!(bytes.len() <= stream.out.room());
+        if stream.write_closed().is_none() && !bytes.is_empty() {
+            stream.out.push(bytes);
+            self.schedule.activate(id, stream);
+        }
+    }
+
+    /// As [`Self::write`], for bytes that the caller keeps: small ones share memory with those queued before.
+    pub fn write_copy(&mut self, id: StreamId, bytes: &[u8]) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        debug_assert!(bytes.len() <= stream.out.room());
+        if stream.write_closed().is_none() && !bytes.is_empty() {
+            stream.out.push_copy(bytes);
+            self.schedule.activate(id, stream);
+        }
+    }
+
+    /// Ends our half: the peer reads the end after what was written.
+    pub fn finish(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.outgoing == Outgoing::Open
+        {
+            stream.outgoing = Outgoing::Finishing;
+            self.schedule.activate(id, stream);
+        }
+    }
+
+    /// Drops what is queued and tells the peer at once that the stream is over.
+    pub fn reset(&mut self, id: StreamId, reset: Reset) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.out.clear();
+        stream.release(&mut self.pool);
+        if stream.out.unannounced {
+            // The peer has never heard of it.
+            self.streams.remove(&id);
+            self.schedule.forget_opening(id);
+            self.opened_by_us.live -= 1;
+        } else if stream.is_open_on_wire() {
+            self.urgent.push_back((id, Urgent::Rst(reset)));
+            stream.outgoing = Outgoing::Resetting;
+            stream.abandoned = true;
+        } else {
+            self.streams.remove(&id);
+        }
+    }
+
+    /// Gives the stream back: what was written still goes out, then the peer is told that nobody reads any more.
+    pub fn close(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if !stream.is_open_on_wire() {
+            stream.release(&mut self.pool);
+            self.streams.remove(&id);
+            return;
+        }
+        if stream.outgoing == Outgoing::Resetting {
+            return;
+        }
+        stream.abandoned = true;
+        stream.inbox = Chunks::default();
+        if stream.outgoing == Outgoing::Open {
+            stream.outgoing = Outgoing::Finishing;
+        }
+        self.schedule.activate(id, stream);
+    }
+
+    /// Ends the session once what is queued before it has left.
+    pub fn go_away(&mut self, goaway: Goaway) {
+        self.goaway.get_or_insert(goaway);
+    }
+
+    /// The next thing for the application to look at.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Instant {
+        let ping = self.keepalive.poll_timeout();
+        self.acknowledged.due().map_or(ping, |ack| ack.min(ping))
+    }
+
+    /// Sends what is due. `false`: the peer has been silent for too long and must be given up.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.acknowledged.handle_timeout(now);
+        self.keepalive.handle_timeout(now)
+    }
+
+    /// Bytes that were sent and are kept until the peer has taken them.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.bytes()
+    }
+
+    /// Bytes that the peer sent and nobody has read.
+    pub fn unread_bytes(&self) -> usize {
+        self.streams.values().map(|stream| stream.inbox.bytes()).sum()
+    }
+
+    /// Streams that this end still holds something for.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len() + self.lingering.len()
+    }
+
+    /// Shortest round trip of the last minute, if a PING was answered.
+    pub fn min_round_trip(&self) -> Option<Duration> {
+        self.keepalive.min_round_trip()
+    }
+
+    fn opened_by(&mut self, id: StreamId) -> &mut Opened {
+        if self.is_ours(id) { &mut self.opened_by_us } else { &mut self.opened_by_peer }
+    }
+
+    fn is_ours(&self, id: StreamId) -> bool {
+        (id.number() % 2 == 1) == (self.role == Role::Borrower)
+    }
+
+    /// Called when a stream has just closed on the wire: its place is free, and if no handle is left, so is its memory.
+    fn closed_on_wire(&mut self, id: StreamId) {
+        self.opened_by(id).live -= 1;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.release(&mut self.pool);
+            if stream.abandoned {
+                self.streams.remove(&id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

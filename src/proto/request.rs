@@ -1,0 +1,289 @@
+//! What a stream asks for in its first message, and the lender's answer.
+//!
+//! A request is a map whose key 0 is its name, so that a lender that does not know it can refuse it by name. Everything
+//! behind the request and behind the answer are the resource's own bytes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
+use super::{Errno, ErrorKind, ProtocolError, message};
+
+/// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
+pub const HOST_BYTES_MAX: usize = 255;
+/// Longest text of a refusal and of each of its notes, in bytes.
+pub const REFUSAL_TEXT_MAX: usize = 1024;
+/// Most notes of a refusal.
+pub const REFUSAL_NOTES_MAX: usize = 8;
+
+/// A borrowed resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Request {
+    /// A TCP connection made by the lender; answered with [`TcpConnected`].
+    TcpConnect(Target),
+    /// Asks the gate about a request and does nothing; answered with a [`Verdict`].
+    Check(Target),
+}
+
+/// `host:port` as the borrower wrote it; the lender resolves and judges it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port; never 0.
+    pub port: u16,
+}
+
+impl Request {
+    /// The request's name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TcpConnect(_) => "tcp-connect",
+            Self::Check(_) => "check",
+        }
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// What cannot be read breaks the protocol; a name that is not known is an [`UnknownRequest`] and only refused.
+    pub fn decode(bytes: &[u8]) -> Result<Result<Self, UnknownRequest>, ProtocolError> {
+        let Head { name } = message::decode("request", bytes)?;
+        let target = || -> Result<Target, ProtocolError> {
+            let TargetBody { host, port } = message::decode("request", bytes)?;
+            let why = "a host of 1 to 255 bytes and a port above 0 are needed".to_owned();
+            let fits = (1..=HOST_BYTES_MAX).contains(&host.len()) && port > 0;
+            fits.then_some(Target { host, port }).ok_or(ProtocolError::Malformed { what: "request", why })
+        };
+        Ok(Ok(match name.as_str() {
+            "tcp-connect" => Self::TcpConnect(target()?),
+            "check" => Self::Check(target()?),
+            _ => return Ok(Err(UnknownRequest { name: name.chars().take(64).collect() })),
+        }))
+    }
+}
+
+impl<C> Encode<C> for Request {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let (Self::TcpConnect(target) | Self::Check(target)) = self;
+        e.map(3)?.u8(0)?.str(self.name())?.u8(1)?.str(&target.host)?.u8(2)?.u16(target.port)?.ok()
+    }
+}
+
+#[derive(Decode)]
+#[cbor(map)]
+struct Head {
+    #[n(0)]
+    name: String,
+}
+
+#[derive(Decode)]
+#[cbor(map)]
+struct TargetBody {
+    #[n(1)]
+    host: String,
+    #[n(2)]
+    port: u16,
+}
+
+/// A request that this build does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this lender does not know the request {name:?}")]
+pub struct UnknownRequest {
+    /// The name, cut at 64 characters.
+    pub name: String,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Why a text is not a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not HOST:PORT: {why}")]
+pub struct TargetError {
+    /// What was given.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+/// Reads `host:port`; an IPv6 address stands in brackets.
+impl std::str::FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let wrong = |why| TargetError { text: text.chars().take(300).collect(), why };
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("the port is missing, as in db.internal:5432"))?;
+        let port = match port.parse::<u16>() {
+            Ok(0) | Err(_) => return Err(wrong("a port is a number from 1 to 65535")),
+            Ok(port) => port,
+        };
+        let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+            Some(Some(inside)) => inside,
+            Some(None) => return Err(wrong("the bracket is not closed")),
+            None if host.contains(':') => return Err(wrong("an IPv6 address stands in brackets, as in [::1]:80")),
+            None => host,
+        };
+        match host.len() {
+            0 => Err(wrong("the host is missing")),
+            1..=HOST_BYTES_MAX => Ok(Self { host: host.to_owned(), port }),
+            _ => Err(wrong("the host is longer than 255 bytes")),
+        }
+    }
+}
+
+/// An address and port, as the wire has them: 4 or 16 bytes of address, then the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WireAddr(pub SocketAddr);
+
+impl<C> Encode<C> for WireAddr {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let mut bytes = match self.0.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        bytes.extend_from_slice(&self.0.port().to_be_bytes());
+        e.bytes(&bytes)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for WireAddr {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let wrong = || decode::Error::message("an address has 4 or 16 bytes and a port");
+        let (ip, port) = d.bytes()?.split_last_chunk::<2>().ok_or_else(wrong)?;
+        let ip = match (<[u8; 4]>::try_from(ip), <[u8; 16]>::try_from(ip)) {
+            (Ok(ip), _) => IpAddr::from(ip),
+            (_, Ok(ip)) => IpAddr::from(ip),
+            _ => return Err(wrong()),
+        };
+        Ok(Self(SocketAddr::new(ip, u16::from_be_bytes(*port))))
+    }
+}
+
+/// The lender's answer to a [`Request`]: `G` says what the resource has to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<G> {
+    /// The stream is the resource from here on.
+    Granted(G),
+    /// No; the stream ends.
+    Refused(Refusal),
+}
+
+impl<G: Encode<()>> Encode<()> for Answer<G> {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut ()) -> Result<(), encode::Error<W::Error>> {
+        match self {
+            Self::Granted(body) => e.map(1)?.u8(0)?.encode(body)?.ok(),
+            Self::Refused(body) => e.map(1)?.u8(1)?.encode(body)?.ok(),
+        }
+    }
+}
+
+impl<'b, G: Decode<'b, ()>> Decode<'b, ()> for Answer<G> {
+    fn decode(d: &mut Decoder<'b>, _: &mut ()) -> Result<Self, decode::Error> {
+        message::decode_one_of(d, |d, key| {
+            Ok(match key {
+                0 => Some(Self::Granted(d.decode()?)),
+                1 => Some(Self::Refused(d.decode()?)),
+                _ => None,
+            })
+        })
+    }
+}
+
+/// A TCP connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct TcpConnected {
+    /// The address that the lender connected to.
+    #[n(0)]
+    pub peer: WireAddr,
+    /// The lender's own address of this connection.
+    #[n(1)]
+    pub local: WireAddr,
+}
+
+/// What the gate would say.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Verdict {
+    /// The rule that allows it.
+    #[n(0)]
+    pub rule: String,
+}
+
+/// Why something was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Refusal {
+    /// Which of the error kinds, by number.
+    #[n(0)]
+    kind: u8,
+    /// An error number, where one exists.
+    #[n(1)]
+    errno: Option<u16>,
+    /// One line for a person; escape it before it reaches a terminal.
+    #[n(2)]
+    text: String,
+    /// More lines: the rule that decided, the nearest that would allow it, the way to mend it.
+    #[n(3)]
+    notes: Vec<String>,
+}
+
+impl Refusal {
+    /// A refusal without errno or notes.
+    pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+        Self { kind: kind as u8, errno: None, text: cut(text.into()), notes: Vec::new() }
+    }
+
+    /// With the error number that a system call would give.
+    #[must_use]
+    pub fn with_errno(self, errno: Option<Errno>) -> Self {
+        Self { errno: errno.map(|errno| errno.0), ..self }
+    }
+
+    /// With lines that explain it; those over [`REFUSAL_NOTES_MAX`] are left out.
+    #[must_use]
+    pub fn with_notes(self, notes: impl IntoIterator<Item = String>) -> Self {
+        Self { notes: notes.into_iter().take(REFUSAL_NOTES_MAX).map(cut).collect(), ..self }
+    }
+
+    /// Which of the error kinds; one that we do not know yet counts as the target's.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::from_number(self.kind).unwrap_or(ErrorKind::Target)
+    }
+
+    /// The error number, where one exists.
+    pub fn errno(&self) -> Option<Errno> {
+        self.errno.filter(|number| *number > 0).map(Errno)
+    }
+
+    /// One line for a person, as the lender wrote it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The lines that explain it, as the lender wrote them.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}
+
+fn cut(mut text: String) -> String {
+    let mut end = text.len().min(REFUSAL_TEXT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+#[cfg(test)]
+mod tests;

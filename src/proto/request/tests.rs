@@ -1,0 +1,86 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::proto::{Greeting, Login, LoginMethod, mux};
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+#[test]
+fn requests_have_their_golden_bytes() {
+    let target = Target { host: "db.internal".into(), port: 5432 };
+    let wire = message::encode_prefixed(&Request::TcpConnect(target.clone()));
+    assert_eq!(hex(&wire), "0000001fa3006b7463702d636f6e6e656374016b64622e696e7465726e616c02191538");
+    assert_eq!(Request::decode(&wire[4..]), Ok(Ok(Request::TcpConnect(target.clone()))));
+    assert_eq!(hex(&message::encode(&Request::Check(target))), "a30065636865636b016b64622e696e7465726e616c02191538");
+}
+
+#[test]
+fn answers_have_their_golden_bytes() {
+    let connected = TcpConnected {
+        peer: WireAddr("10.0.0.1:80".parse().unwrap()),
+        local: WireAddr("[fd00::1]:81".parse().unwrap()),
+    };
+    let granted = Answer::Granted(connected);
+    let wire = message::encode(&granted);
+    assert_eq!(hex(&wire), "a100a200460a00000100500152fd0000000000000000000000000000010051");
+    assert_eq!(message::decode::<Answer<TcpConnected>>("answer", &wire), Ok(granted));
+    let refused: Answer<TcpConnected> =
+        Answer::Refused(Refusal::new(ErrorKind::Policy, "no").with_errno(Some(Errno::EACCES)).with_notes(["n".into()]));
+    let wire = message::encode(&refused);
+    assert_eq!(hex(&wire), "a101a40007010d02626e6f0381616e");
+    assert_eq!(message::decode::<Answer<TcpConnected>>("answer", &wire), Ok(refused));
+}
+
+#[test]
+fn greetings_and_logins_have_their_golden_bytes() {
+    let greeting = message::encode(&Greeting::new(&mux::Config::default()));
+    assert_eq!(hex(&greeting), "a5000001000201031a0001000004191000");
+    let login =
+        Login { method: LoginMethod::Password, password: Some(b"pw".to_vec()), ticket_id: None, ticket_proof: None };
+    assert_eq!(hex(&message::encode(&login)), "a2000001427077");
+}
+
+#[test]
+fn keys_that_a_newer_peer_adds_are_skipped() {
+    let wire = data_encoding::HEXLOWER.decode(b"a4006b7463702d636f6e6e65637401616102185018638301f5f6").unwrap();
+    let target = Target { host: "a".into(), port: 80 };
+    assert_eq!(Request::decode(&wire), Ok(Ok(Request::TcpConnect(target))));
+}
+
+#[test]
+fn a_request_that_nobody_knows_is_refused_by_its_name() {
+    let wire = data_encoding::HEXLOWER.decode(b"a1006474656c65").unwrap();
+    let error = Request::decode(&wire).unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "this lender does not know the request \"tele\"");
+}
+
+#[test]
+fn targets_read_as_people_write_them() {
+    for (text, host, port) in
+        [("db.internal:5432", "db.internal", 5432), ("[::1]:80", "::1", 80), ("10.0.0.1:1", "10.0.0.1", 1)]
+    {
+        let target: Target = text.parse().unwrap();
+        assert_eq!((target.host.as_str(), target.port), (host, port));
+        assert_eq!(target.to_string(), text);
+    }
+    for bad in ["", "db", "db:", ":80", "db:0", "db:65536", "::1:80", "[::1:80", "db:-1", "[]:80"] {
+        assert!(bad.parse::<Target>().is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_request_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Request::decode(&bytes);
+        let _ = message::decode::<Answer<TcpConnected>>("answer", &bytes);
+        let _ = message::decode::<crate::proto::FromBorrower>("login", &bytes);
+    }
+
+    #[test]
+    fn requests_survive_the_wire(host in "[a-z0-9.:-]{1,255}", port in 1..=u16::MAX) {
+        let request = Request::TcpConnect(Target { host, port });
+        prop_assert_eq!(Request::decode(&message::encode(&request)), Ok(Ok(request)));
+    }
+}
