@@ -239,6 +239,9 @@ impl Mux {
     pub fn read(&mut self, now: Instant, id: StreamId, most: usize) -> Read {
         let Some(stream) = self.streams.get_mut(&id) else { return Read::Reset(Reset::Cancelled) };
         let Some(bytes) = stream.inbox.pop(most) else {
+            if stream.abandoned {
+                return Read::Reset(Reset::Cancelled);
+            }
             return match stream.incoming {
                 Incoming::Open => Read::Pending,
                 Incoming::Finished => Read::End,
@@ -313,9 +316,12 @@ impl Mux {
             self.schedule.forget_opening(id);
             self.opened_by_us.live -= 1;
         } else if stream.is_open_on_wire() {
-            self.urgent.push_back((id, Urgent::Rst(reset)));
+            if stream.outgoing != Outgoing::Resetting {
+                self.urgent.push_back((id, Urgent::Rst(reset)));
+            }
             stream.outgoing = Outgoing::Resetting;
             stream.abandoned = true;
+            stream.inbox = Chunks::default();
         } else {
             self.streams.remove(&id);
         }

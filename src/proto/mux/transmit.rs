@@ -13,7 +13,7 @@ pub const BATCH_BYTES: usize = 128 * 1024;
 /// Payloads up to this size are copied next to their headers, in bytes: cheaper than another slice for the socket.
 pub const COPY_BYTES_MAX: usize = 2 * 1024;
 
-/// Bytes for the connection, in order, as slices that need no copying.
+/// Bytes for one write, in order, as slices that need no copying.
 #[derive(Default)]
 pub struct Batch {
     parts: VecDeque<Bytes>,
@@ -21,7 +21,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn push(&mut self, part: Bytes) {
+    /// Adds bytes at the end.
+    pub fn push(&mut self, part: Bytes) {
         self.bytes += part.len();
         self.parts.push_back(part);
     }
@@ -77,6 +78,11 @@ impl Mux {
         }
         log.seal(&mut self.kept);
         self.scratch = log.scratch;
+    }
+
+    /// Whether a WINDOW or RST waits to be sent, which reading may have caused.
+    pub fn has_urgent(&self) -> bool {
+        !self.urgent.is_empty()
     }
 
     /// Fails when the peer lets so many resets pile up unacknowledged that it must be doing so on purpose.

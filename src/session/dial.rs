@@ -1,0 +1,60 @@
+//! Reaching a peer: TCP to one of its addresses, with the options that every socket of ours has.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::net::TcpStream;
+
+/// Next address when the last one has not answered for so long (RFC 8305 §5 says 250 ms).
+pub const DIAL_STEP: Duration = Duration::from_millis(250);
+
+/// No address answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {source}")]
+pub struct DialError {
+    /// The address that was tried last.
+    pub address: String,
+    /// What it answered.
+    pub source: io::Error,
+}
+
+/// Connects to the first of `addresses` that answers; each gets a head start of [`DIAL_STEP`] over the next.
+///
+/// # Errors
+/// The last failure, when all have failed; `None` for an empty list.
+///
+/// # Cancellation
+/// Dropping the future gives up every attempt.
+pub async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialError>> {
+    let mut attempts = tokio::task::JoinSet::new();
+    let mut rest = addresses.iter().copied();
+    let mut last = None;
+    loop {
+        match rest.next() {
+            Some(address) => {
+                attempts.spawn(async move { (address, TcpStream::connect(address).await) });
+            }
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        let step = async {
+            // With no address left to start, there is nothing to do but wait.
+            if rest.len() == 0 { std::future::pending().await } else { tokio::time::sleep(DIAL_STEP).await }
+        };
+        tokio::select! {
+            Some(Ok((address, result))) = attempts.join_next() => match result {
+                Ok(socket) => {
+                    socket_options(&socket);
+                    return Ok(socket);
+                }
+                Err(source) => last = Some(DialError { address: address.to_string(), source }),
+            },
+            () = step => {}
+        }
+    }
+}
+
+/// Without TCP_NODELAY a small write waits 40 ms for the acknowledgement of the one before it.
+pub fn socket_options(socket: &TcpStream) {
+    // A socket that refuses it still works, only slower.
+    let _ = socket.set_nodelay(true);
+}

@@ -1,0 +1,236 @@
+//! The one task that owns a connection: bytes in, bytes out, timers; every decision is the mux's.
+//!
+//! Reading never waits for writing, so two ends that both write cannot lock each other up.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Buf;
+use tokio::{
+    io::{AsyncBufRead, AsyncWrite},
+    time::Sleep,
+};
+
+use super::{Ended, Shared, State, Wakers};
+use crate::proto::{
+    ErrorKind, Goaway, ProtocolError, Reset,
+    mux::{Batch, Event},
+};
+
+/// Slices given to one write: what rustls and the kernel take at once without allocating.
+const SLICES: usize = 64;
+/// How long the last words may take once the session is over.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+pub(super) struct Driver<C> {
+    connection: C,
+    shared: Arc<Shared>,
+    batch: Batch,
+    flushed: bool,
+    timer: Pin<Box<Sleep>>,
+    /// Woken outside the lock.
+    wakers: Vec<Waker>,
+    phase: Phase,
+}
+
+/// `Running ──ended──▶ Leaving ──flushed, shut down, or too late──▶ done`
+enum Phase {
+    Running,
+    Leaving { until: Pin<Box<Sleep>> },
+}
+
+impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
+    pub(super) fn new(connection: C, shared: Arc<Shared>) -> Self {
+        let due = shared.lock().mux.poll_timeout();
+        Self {
+            connection,
+            shared,
+            batch: Batch::default(),
+            flushed: true,
+            timer: Box::pin(tokio::time::sleep_until(due.into())),
+            wakers: Vec::new(),
+            phase: Phase::Running,
+        }
+    }
+
+    /// Takes what has come. `Err`: the session is over.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        while let Poll::Ready(chunk) = Pin::new(&mut self.connection).poll_fill_buf(cx) {
+            let chunk = chunk.map_err(|error| lost(&error))?;
+            let length = chunk.len();
+            let mut state = self.shared.lock();
+            if length == 0 {
+                return Err(closed());
+            }
+            let taken = state.mux.handle_bytes(Instant::now(), chunk).and_then(|()| state.mux.check_backlog());
+            state.collect_events(&mut self.wakers);
+            let ended = state.ended.clone();
+            drop(state);
+            Pin::new(&mut self.connection).consume(length);
+            self.wakers.drain(..).for_each(Waker::wake);
+            taken.map_err(|error| broken(&error))?;
+            if let Some(ended) = ended {
+                return Err(ended);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is there. Ready: nothing is left, and the driver is woken when there is.
+    fn transmit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        loop {
+            while self.batch.has_remaining() {
+                let mut slices = [io::IoSlice::new(&[]); SLICES];
+                let count = self.batch.chunks_vectored(&mut slices);
+                let slices = slices.get(..count).unwrap_or_default();
+                let written = ready!(Pin::new(&mut self.connection).poll_write_vectored(cx, slices));
+                self.batch.advance(written.map_err(|error| lost(&error))?);
+                self.flushed = false;
+            }
+            let mut state = self.shared.lock();
+            state.mux.poll_transmit(Instant::now(), &mut self.batch);
+            state.collect_events(&mut self.wakers);
+            if !self.batch.has_remaining() {
+                state.driver = Some(cx.waker().clone());
+            }
+            drop(state);
+            self.wakers.drain(..).for_each(Waker::wake);
+            if !self.batch.has_remaining() {
+                break;
+            }
+        }
+        if !self.flushed {
+            ready!(Pin::new(&mut self.connection).poll_flush(cx)).map_err(|error| lost(&error))?;
+            self.flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn handle_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let due = self.shared.lock().mux.poll_timeout();
+        // Only ever moved earlier before it fires: a timer that fires too soon costs less than moving it each time.
+        if due < self.timer.deadline().into_std() {
+            self.timer.as_mut().reset(due.into());
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let mut state = self.shared.lock();
+            if !state.mux.handle_timeout(Instant::now()) {
+                let text = "the other side has not answered for too long".to_owned();
+                return Err(Ended { kind: ErrorKind::Lost, text });
+            }
+            let due = state.mux.poll_timeout();
+            drop(state);
+            self.timer.as_mut().reset(due.into());
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        self.receive(cx)?;
+        self.handle_timer(cx)?;
+        if let Poll::Ready(result) = self.transmit(cx) {
+            result?;
+        }
+        let state = self.shared.lock();
+        match &state.ended {
+            Some(ended) => Err(ended.clone()),
+            None if state.orphaned && state.mux.stream_count() == 0 => Err(closed()),
+            None => Ok(()),
+        }
+    }
+
+    /// Says that nothing follows, then waits for the peer to say so too: closing a socket that has unread bytes would
+    /// reset it, and the peer might never read why the session ended.
+    fn hang_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.connection).poll_shutdown(cx))?;
+        loop {
+            match ready!(Pin::new(&mut self.connection).poll_fill_buf(cx))?.len() {
+                0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                length => Pin::new(&mut self.connection).consume(length),
+            }
+        }
+    }
+
+    /// Nothing is accepted any more; everybody who waits is told.
+    fn leave(&mut self, ended: Ended) {
+        let mut state = self.shared.lock();
+        if ended.kind == ErrorKind::Protocol {
+            state.mux.go_away(Goaway { kind: ended.kind, text: ended.text.clone() });
+        }
+        state.end(ended);
+        for wakers in state.streams.values_mut() {
+            self.wakers.extend(wakers.reader.take());
+            self.wakers.extend(wakers.writer.take());
+        }
+        self.wakers.extend(state.acceptor.take());
+        drop(state);
+        self.wakers.drain(..).for_each(Waker::wake);
+        self.shared.over.send_replace(true);
+        self.phase = Phase::Leaving { until: Box::pin(tokio::time::sleep(FAREWELL)) };
+    }
+}
+
+impl<C: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<C> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            match &mut this.phase {
+                Phase::Running => match this.run(cx) {
+                    Ok(()) => return Poll::Pending,
+                    Err(ended) => this.leave(ended),
+                },
+                Phase::Leaving { until } => {
+                    if until.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                    // Whatever comes back now, there is nobody left to tell.
+                    if ready!(this.transmit(cx)).is_err() || ready!(this.hang_up(cx)).is_err() {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn collect_events(&mut self, wakers: &mut Vec<Waker>) {
+        while let Some(event) = self.mux.poll_event() {
+            match event {
+                // Nobody is left to accept it.
+                Event::Opened(id) if self.orphaned => self.mux.reset(id, Reset::Refused),
+                Event::Opened(id) => {
+                    self.streams.insert(id, Wakers::default());
+                    self.accepted.push_back(id);
+                    wakers.extend(self.acceptor.take());
+                }
+                Event::Readable(id) => wakers.extend(self.streams.get_mut(&id).and_then(|w| w.reader.take())),
+                Event::Writable(id) => wakers.extend(self.streams.get_mut(&id).and_then(|w| w.writer.take())),
+                Event::Goaway(Goaway { kind, text }) => self.end(Ended { kind, text }),
+            }
+        }
+    }
+}
+
+pub(super) fn closed() -> Ended {
+    Ended { kind: ErrorKind::Lost, text: "the other side closed the connection".to_owned() }
+}
+
+fn lost(error: &io::Error) -> Ended {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return closed();
+    }
+    Ended { kind: ErrorKind::Lost, text: format!("the connection failed: {error}") }
+}
+
+fn broken(error: &ProtocolError) -> Ended {
+    Ended { kind: ErrorKind::Protocol, text: format!("the peer broke the protocol: {error}") }
+}

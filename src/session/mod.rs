@@ -1,0 +1,223 @@
+//! One authenticated relationship between a borrower and a lender, and the streams in it; the same code at both ends.
+//!
+//! ```text
+//!   TLS ── greet ──▶ Session ── open/accept ──▶ Stream ── relay ──▶ a socket
+//!                       │
+//!                     driver: the one task that owns the connection
+//! ```
+//! Nothing is decided here: `proto` decides what a frame means, `lend` and `borrow` what a stream is for.
+
+#![forbid(unsafe_code)]
+
+mod dial;
+mod driver;
+mod greet;
+mod relay;
+mod stream;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+};
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufRead, AsyncWrite};
+
+use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
+
+pub use dial::{DIAL_STEP, DialError, dial, socket_options};
+pub use greet::{GreetError, Greeter};
+pub use relay::{Relayed, from_stream, relay, to_stream};
+pub use stream::{ReadHalf, Stream, WriteHalf};
+
+/// A session. Clones are the same session; it ends when the last clone and the last stream are gone.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+    _owner: Arc<Owner>,
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Ended {
+    /// Which of the error kinds.
+    pub kind: ErrorKind,
+    /// One line; where the peer wrote it, it still has to be escaped.
+    pub text: String,
+}
+
+impl Session {
+    /// Starts a session on a connection whose greetings are over, with its driver as a task of the current runtime.
+    pub fn start<C>(connection: C, role: mux::Role, config: mux::Config) -> Self
+    where
+        C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let shared = Arc::new(Shared::new(mux::Mux::new(role, config, std::time::Instant::now())));
+        tokio::spawn(driver::Driver::new(connection, shared.clone()));
+        Self { _owner: Arc::new(Owner(shared.clone())), shared }
+    }
+
+    /// Opens a stream; `first` travels with it.
+    ///
+    /// # Errors
+    /// The session is over, or the peer allows no more streams.
+    pub fn open(&self, first: Bytes) -> Result<Stream, OpenError> {
+        let mut state = self.shared.lock();
+        if let Some(ended) = &state.ended {
+            return Err(OpenError::Ended(ended.clone()));
+        }
+        let id = state.mux.open(first)?;
+        state.streams.insert(id, Wakers::default());
+        state.wake_driver();
+        drop(state);
+        Ok(Stream::new(self.shared.clone(), id))
+    }
+
+    /// The next stream that the peer opens; `None` once the session is over. Dropping the future loses nothing.
+    pub async fn accept(&self) -> Option<Stream> {
+        let id = poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            match state.accepted.pop_front() {
+                Some(id) => Poll::Ready(Some(id)),
+                None if state.ended.is_some() => Poll::Ready(None),
+                None => {
+                    state.acceptor = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        });
+        Some(Stream::new(self.shared.clone(), id.await?))
+    }
+
+    /// Ends the session: the peer is told why, and every stream fails.
+    pub fn end(&self, kind: ErrorKind, text: impl Into<String>) {
+        let mut state = self.shared.lock();
+        let ended = Ended { kind, text: text.into() };
+        state.mux.go_away(Goaway { kind, text: ended.text.clone() });
+        state.end(ended);
+        state.wake_driver();
+    }
+
+    /// Waits until the session is over, and says why.
+    pub async fn ended(&self) -> Ended {
+        let mut over = self.shared.over.subscribe();
+        // The sender lives in `shared`, so waiting cannot fail.
+        let _ = over.wait_for(|over| *over).await;
+        self.shared.lock().ended.clone().unwrap_or_else(driver::closed)
+    }
+
+    /// Why the session is over, if it is.
+    pub fn why_ended(&self) -> Option<Ended> {
+        self.shared.lock().ended.clone()
+    }
+
+    /// Numbers of this session, for tests and for whoever watches it.
+    pub fn held(&self) -> Held {
+        let state = self.shared.lock();
+        Held {
+            streams: state.mux.stream_count(),
+            unread_bytes: state.mux.unread_bytes(),
+            kept_bytes: state.mux.kept_bytes(),
+        }
+    }
+}
+
+/// What a session holds in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Streams that are not gone at this end.
+    pub streams: usize,
+    /// Bytes that came and nobody has read.
+    pub unread_bytes: usize,
+    /// Bytes that were sent and the peer has not acknowledged.
+    pub kept_bytes: usize,
+}
+
+/// Why a stream could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The session is over.
+    #[error(transparent)]
+    Ended(Ended),
+    /// Too many streams, or too long a request.
+    #[error(transparent)]
+    Mux(#[from] mux::OpenError),
+}
+
+/// What the driver and the handles share. The lock is never held over an await.
+struct Shared {
+    state: Mutex<State>,
+    /// Becomes true once, when the session is over.
+    over: tokio::sync::watch::Sender<bool>,
+}
+
+struct State {
+    mux: mux::Mux,
+    streams: HashMap<StreamId, Wakers>,
+    accepted: VecDeque<StreamId>,
+    acceptor: Option<Waker>,
+    /// The driver, while it waits for something to send.
+    driver: Option<Waker>,
+    ended: Option<Ended>,
+    /// No [`Session`] is left: the connection closes with the last stream.
+    orphaned: bool,
+}
+
+/// Who waits for a stream.
+#[derive(Default)]
+struct Wakers {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Shared {
+    fn new(mux: mux::Mux) -> Self {
+        let state = State {
+            mux,
+            streams: HashMap::new(),
+            accepted: VecDeque::new(),
+            acceptor: None,
+            driver: None,
+            ended: None,
+            orphaned: false,
+        };
+        Self { state: Mutex::new(state), over: tokio::sync::watch::Sender::new(false) }
+    }
+
+    /// A panic in another task must not hang this one: every change under the lock is complete by itself.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// Marks the session as over; the driver wakes everybody once it has seen it.
+    fn end(&mut self, ended: Ended) {
+        self.ended.get_or_insert(ended);
+    }
+}
+
+/// Dropped with the last clone of a [`Session`].
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.orphaned = true;
+        while let Some(id) = state.accepted.pop_front() {
+            state.mux.reset(id, Reset::Refused);
+            state.streams.remove(&id);
+        }
+        state.wake_driver();
+    }
+}

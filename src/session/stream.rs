@@ -1,0 +1,317 @@
+//! The handle of one stream: an `AsyncRead + AsyncWrite` whose drop gives the stream back.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    task::coop,
+};
+
+use super::Shared;
+use crate::proto::{
+    Errno, ProtocolError, Reset, StreamId, message,
+    mux::{self, Batch},
+};
+
+/// One multiplexed byte pipe.
+///
+/// Reads and writes take `&self`, so that one task may relay both directions; at most one task waits for each.
+///
+/// # Cancellation
+/// Dropping the handle delivers what was written, ends our half, and tells the peer that nobody reads any more.
+/// [`Stream::reset`] ends it at once. Neither waits.
+pub struct Stream {
+    shared: Arc<Shared>,
+    id: StreamId,
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+        Self { shared, id }
+    }
+
+    /// Its number in the session.
+    pub fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// Ends the stream at once; what was written and has not left is dropped.
+    pub fn reset(&self, reset: Reset) {
+        let mut state = self.shared.lock();
+        state.mux.reset(self.id, reset);
+        if let Some(wakers) = state.streams.get_mut(&self.id) {
+            wakers.reader.take().into_iter().chain(wakers.writer.take()).for_each(std::task::Waker::wake);
+        }
+        state.wake_driver();
+    }
+
+    /// Ends our half after what was written.
+    pub fn finish(&self) {
+        let mut state = self.shared.lock();
+        state.mux.finish(self.id);
+        state.wake_driver();
+    }
+
+    /// Adds what has come to `batch`, at least one byte and about `most` at the most; `false` at the end.
+    ///
+    /// # Errors
+    /// The peer reset the stream, or the session is over.
+    pub async fn read_batch(&self, batch: &mut Batch, most: usize) -> io::Result<bool> {
+        let mut any = false;
+        poll_fn(|cx| {
+            let mut left = most;
+            while left > 0 {
+                match self.poll_read_bytes(cx, left) {
+                    Poll::Ready(Ok(Some(bytes))) => {
+                        left = left.saturating_sub(bytes.len());
+                        any = true;
+                        batch.push(bytes);
+                    }
+                    // What has come is handed out first; the end or the error comes again at the next call.
+                    _ if any => break,
+                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+        .map(|()| any)
+    }
+
+    /// Waits until some of `wanted` bytes may be written, and says how many.
+    ///
+    /// # Errors
+    /// The peer reset the stream, our half is finished, or the session is over.
+    pub async fn write_room(&self, wanted: usize) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_write_room(cx, wanted)).await
+    }
+
+    /// Writes bytes that [`Self::write_room`] made room for, without copying them.
+    pub fn write_bytes(&self, bytes: Bytes) {
+        let mut state = self.shared.lock();
+        state.mux.write(self.id, bytes);
+        state.wake_driver();
+    }
+
+    /// Writes bytes that [`Self::write_room`] made room for.
+    pub fn write_copy(&self, bytes: &[u8]) {
+        let mut state = self.shared.lock();
+        state.mux.write_copy(self.id, bytes);
+        state.wake_driver();
+    }
+
+    /// Waits until nothing can be written any more because the peer reset the stream or the session is over.
+    pub async fn write_closed(&self) -> io::Error {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            let closed = match state.mux.poll_write(self.id, 0) {
+                mux::Write::Closed(reset) => Some(write_error(reset)),
+                mux::Write::Room(_) | mux::Write::Pending => state.ended.clone().map(session_error),
+            };
+            if closed.is_none()
+                && let Some(wakers) = state.streams.get_mut(&self.id)
+            {
+                wakers.writer = Some(cx.waker().clone());
+            }
+            closed.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Writes a message with its length before it.
+    ///
+    /// # Errors
+    /// As [`Self::write_room`].
+    pub async fn write_message<M: Encode<()>>(&self, message: &M) -> io::Result<()> {
+        let mut bytes = message::encode_prefixed(message);
+        while !bytes.is_empty() {
+            let room = self.write_room(bytes.len()).await?;
+            self.write_bytes(bytes.split_to(room.min(bytes.len())));
+        }
+        Ok(())
+    }
+
+    /// Reads a message with its length before it; what follows it stays in the stream.
+    ///
+    /// # Errors
+    /// As reading, and `InvalidData` with the [`ProtocolError`] for a message that cannot be read.
+    pub async fn read_message<M: for<'b> Decode<'b, ()>>(&mut self, what: &'static str) -> io::Result<M> {
+        message::decode(what, &self.read_message_bytes(what).await?).map_err(invalid)
+    }
+
+    /// As [`Self::read_message`], before it is decoded.
+    ///
+    /// # Errors
+    /// As [`Self::read_message`].
+    pub async fn read_message_bytes(&mut self, what: &'static str) -> io::Result<Vec<u8>> {
+        let mut prefix = [0; message::LENGTH_BYTES];
+        self.read_exact(&mut prefix).await?;
+        let mut body = vec![0; message::decode_length(what, prefix).map_err(invalid)?];
+        self.read_exact(&mut body).await?;
+        Ok(body)
+    }
+
+    /// Two handles for two tasks. Dropping the [`WriteHalf`] ends our half; when both are gone, so is the stream.
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        let stream = Arc::new(self);
+        (ReadHalf(stream.clone()), WriteHalf(stream))
+    }
+
+    fn poll_read_bytes(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Option<Bytes>>> {
+        let budget = ready!(coop::poll_proceed(cx));
+        let mut state = self.shared.lock();
+        let read = match state.mux.read(Instant::now(), self.id, most) {
+            mux::Read::Bytes(bytes) => Ok(Some(bytes)),
+            mux::Read::End => Ok(None),
+            mux::Read::Reset(reset) => Err(read_error(reset)),
+            mux::Read::Pending => match &state.ended {
+                Some(ended) => Err(session_error(ended.clone())),
+                None => {
+                    if let Some(wakers) = state.streams.get_mut(&self.id) {
+                        wakers.reader = Some(cx.waker().clone());
+                    }
+                    return Poll::Pending;
+                }
+            },
+        };
+        if state.mux.has_urgent() {
+            state.wake_driver();
+        }
+        budget.made_progress();
+        Poll::Ready(read)
+    }
+
+    fn poll_write_room(&self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        let budget = ready!(coop::poll_proceed(cx));
+        let mut state = self.shared.lock();
+        if let Some(ended) = &state.ended {
+            return Poll::Ready(Err(session_error(ended.clone())));
+        }
+        let room = match state.mux.poll_write(self.id, wanted) {
+            mux::Write::Room(room) => Ok(room),
+            mux::Write::Closed(reset) => Err(write_error(reset)),
+            mux::Write::Pending => {
+                if let Some(wakers) = state.streams.get_mut(&self.id) {
+                    wakers.writer = Some(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+        };
+        budget.made_progress();
+        Poll::Ready(room)
+    }
+
+    fn poll_read_into(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() > 0
+            && let Some(bytes) = ready!(self.poll_read_bytes(cx, buf.remaining()))?
+        {
+            buf.put_slice(&bytes);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_from(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_write_room(cx, bytes.len()))?;
+        let (head, _) = bytes.split_at(room.min(bytes.len()));
+        self.write_copy(head);
+        Poll::Ready(Ok(head.len()))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.mux.close(self.id);
+        state.streams.remove(&self.id);
+        state.wake_driver();
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_into(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_from(cx, bytes)
+    }
+
+    /// Written bytes leave by themselves.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The reading half of a [`Stream`].
+pub struct ReadHalf(Arc<Stream>);
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read_into(cx, buf)
+    }
+}
+
+/// The writing half of a [`Stream`]; dropping it ends our half.
+pub struct WriteHalf(Arc<Stream>);
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write_from(cx, bytes)
+    }
+
+    /// Written bytes leave by themselves.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+fn read_error(reset: Reset) -> io::Error {
+    match reset {
+        Reset::Failed(errno) => Errno(errno).into(),
+        Reset::Cancelled | Reset::Refused => Errno::ECONNRESET.into(),
+    }
+}
+
+fn write_error(reset: Reset) -> io::Error {
+    match reset {
+        Reset::Failed(errno) => Errno(errno).into(),
+        Reset::Cancelled | Reset::Refused => io::ErrorKind::BrokenPipe.into(),
+    }
+}
+
+fn session_error(ended: super::Ended) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, ended)
+}
+
+fn invalid(error: ProtocolError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
