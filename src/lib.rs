@@ -2,5 +2,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "lend")]
+pub mod policy;
 pub mod proto;
 pub mod session;

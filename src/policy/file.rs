@@ -1,0 +1,105 @@
+//! A whole policy file, from text to rules.
+
+use toml::de::DeTable;
+
+use super::{
+    expectation,
+    pattern::Target,
+    problem::{PolicyError, Problem},
+    reader::{Entry, Reader},
+    rule::{Groups, Place, Rule, read_groups},
+};
+use crate::proto::UserName;
+
+/// Largest policy file, in bytes: [`PATTERNS_MAX`](super::PATTERNS_MAX) patterns fit easily, and a wrong path given as
+/// the policy fills no memory.
+pub const POLICY_BYTES_MAX: usize = 1 << 20;
+
+/// The lender's rules. The default has none: it refuses everything.
+///
+/// ```
+/// use capuchin::policy::Policy;
+/// let text = r#"
+/// [[allow]]
+/// who = "alice"
+/// connect = ["db.internal:5432"]
+/// "#;
+/// assert!(Policy::parse(text, "policy.toml").is_ok());
+///
+/// let error = Policy::parse(&text.replace("connect", "conect"), "policy.toml").unwrap_err();
+/// assert_eq!(error.to_string(), "policy.toml:4: unknown key \"conect\" in [[allow]]: did you mean `connect`?");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub(super) file: String,
+    allow: Vec<Rule>,
+    deny: Vec<Rule>,
+}
+
+impl Policy {
+    /// Reads a policy and runs its `[[test]]` blocks. `file` is how refusals and errors call it.
+    ///
+    /// # Errors
+    /// [`PolicyError`] with the line of a mistake, or of the first test that fails.
+    pub fn parse(text: &str, file: &str) -> Result<Self, PolicyError> {
+        let (bytes, limit) = (text.len(), POLICY_BYTES_MAX);
+        if bytes > limit {
+            return Err(PolicyError { file: file.to_owned(), line: 1, problem: Problem::TooLarge { bytes, limit } });
+        }
+        let mut reader = Reader::new(text, file);
+        let document = DeTable::parse(text).map_err(|error| {
+            let message = error.message().lines().collect::<Vec<_>>().join(", ");
+            reader.error(error.span().unwrap_or_default(), Problem::Syntax { message })
+        })?;
+        let table = document.get_ref();
+        if let Some((key, _)) = table.iter().find(|(key, _)| !KEYS.contains(&key.get_ref().as_ref())) {
+            return Err(reader.unknown_key(key, "a policy", KEYS.into_iter()));
+        }
+        let groups = match table.get("groups") {
+            Some(value) => read_groups(&mut reader, value)?,
+            None => Groups::new(),
+        };
+        let allow = read_rules(&mut reader, table, "allow", Place::Allow, &groups)?;
+        let deny = read_rules(&mut reader, table, "deny", Place::Deny, &groups)?;
+        let policy = Self { file: file.to_owned(), allow, deny };
+        if let Some(value) = table.get("test") {
+            for block in reader.tables(value, "test")? {
+                expectation::check(&mut reader, block, &policy)?;
+            }
+        }
+        Ok(policy)
+    }
+
+    /// The `connect` patterns that are allowed to a user.
+    pub(super) fn allows<'p>(&'p self, user: &'p UserName) -> impl Iterator<Item = &'p Entry<Target>> {
+        self.allow.iter().filter(|rule| rule.who.names(user)).flat_map(|rule| &rule.connect)
+    }
+
+    /// The `connect` patterns that are denied to a user.
+    pub(super) fn denies<'p>(&'p self, user: &'p UserName) -> impl Iterator<Item = &'p Entry<Target>> {
+        self.deny.iter().filter(|rule| rule.who.names(user)).flat_map(|rule| &rule.connect)
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { file: "policy.toml".to_owned(), allow: Vec::new(), deny: Vec::new() }
+    }
+}
+
+fn read_rules(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    key: &'static str,
+    place: Place,
+    groups: &Groups,
+) -> Result<Vec<Rule>, PolicyError> {
+    let Some(value) = table.get(key) else { return Ok(Vec::new()) };
+    reader.tables(value, key)?.into_iter().map(|block| Rule::read(reader, block, place, groups)).collect()
+}
+
+/// The keys of a policy.
+const KEYS: [&str; 4] = ["groups", "allow", "deny", "test"];
+
+#[cfg(test)]
+mod tests;
