@@ -27,6 +27,7 @@ mod problem;
 mod reader;
 mod refusal;
 mod rule;
+mod template;
 mod undecided;
 
 pub use connect::{ADDRESSES_MAX, Connect, may_match};
@@ -36,4 +37,5 @@ pub use host::{HOST_NAME_MAX, Host, HostError, HostName};
 pub use problem::{PolicyError, Problem};
 pub use reader::PATTERNS_MAX;
 pub use refusal::{Reason, Refusal, RuleRef};
+pub use template::{for_owner, starter};
 pub use undecided::Undecided;
