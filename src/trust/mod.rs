@@ -12,8 +12,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod join_line;
 pub mod keyfile;
+pub mod proof;
 mod random;
+pub mod ticket;
 mod unix_time;
 
 pub use unix_time::UnixTime;
