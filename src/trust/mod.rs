@@ -12,11 +12,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod authority;
+pub mod identity;
 pub mod join_line;
 pub mod keyfile;
+pub mod pem;
 pub mod proof;
 mod random;
+pub mod request;
 pub mod ticket;
+pub mod tls;
 mod unix_time;
 
 pub use unix_time::UnixTime;
