@@ -16,6 +16,9 @@ pub mod authority;
 pub mod identity;
 pub mod join_line;
 pub mod keyfile;
+#[cfg(feature = "lend")]
+pub mod lockout;
+pub mod password;
 pub mod pem;
 pub mod proof;
 mod random;
