@@ -23,6 +23,8 @@ pub mod pem;
 pub mod proof;
 mod random;
 pub mod request;
+#[cfg(feature = "lend")]
+pub mod store;
 pub mod ticket;
 pub mod tls;
 mod unix_time;
