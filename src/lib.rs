@@ -6,3 +6,4 @@
 pub mod policy;
 pub mod proto;
 pub mod session;
+pub mod trust;

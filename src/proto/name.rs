@@ -73,6 +73,11 @@ impl DeviceId {
         Self([a, b, c, d, e, f, g, h])
     }
 
+    /// The device of these eight bytes.
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
     /// The eight bytes.
     pub fn as_bytes(&self) -> &[u8; 8] {
         &self.0
