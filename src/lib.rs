@@ -3,7 +3,11 @@
 #![warn(missing_docs)]
 
 #[cfg(feature = "lend")]
+pub mod lend;
+#[cfg(feature = "lend")]
 pub mod policy;
 pub mod proto;
 pub mod session;
+#[cfg(feature = "lend")]
+mod sys;
 pub mod trust;

@@ -39,6 +39,11 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Greeter<C> {
         Self { connection, reader: FrameReader::with_payload_max(HANDSHAKE_BYTES_MAX) }
     }
 
+    /// The connection, to look at.
+    pub fn connection(&self) -> &C {
+        &self.connection
+    }
+
     /// The connection, for the session that follows; nothing that belongs to it has been read.
     pub fn into_inner(self) -> C {
         self.connection

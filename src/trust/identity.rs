@@ -50,13 +50,21 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, Identit
         return Err(IdentityError::NotOneUser);
     };
     let user = uri.strip_prefix(USER_URI).and_then(|name| name.parse().ok()).ok_or(IdentityError::NotOneUser)?;
-    let end = parsed.validity().not_after.timestamp();
     Ok(Identity {
         user,
         device: DeviceId::from_digest(&sha256(parsed.public_key().raw)),
         serial: HEXLOWER.encode(parsed.raw_serial()),
-        not_after: UnixTime(u64::try_from(end).map_err(|_| IdentityError::Malformed)?),
+        not_after: not_after(certificate)?,
     })
+}
+
+/// When a certificate ends.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn not_after(certificate: &CertificateDer<'_>) -> Result<UnixTime, IdentityError> {
+    let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| IdentityError::Malformed)?;
+    u64::try_from(parsed.validity().not_after.timestamp()).map(UnixTime).map_err(|_| IdentityError::Malformed)
 }
 
 #[cfg(test)]

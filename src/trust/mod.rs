@@ -29,4 +29,5 @@ pub mod ticket;
 pub mod tls;
 mod unix_time;
 
+pub use random::random;
 pub use unix_time::UnixTime;

@@ -1,0 +1,337 @@
+//! The admin's commands: asked of the running daemon over its socket, or of the folder when no daemon runs.
+//!
+//! One JSON line asks, one answers. The socket is 0600, and only its owner and root are answered.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+use zeroize::Zeroizing;
+
+use super::{LendError, Lender, LenderDir, gate};
+use crate::{
+    policy::Principal,
+    proto::{DeviceId, Target, UserName},
+    trust::{
+        UnixTime,
+        join_line::JoinLine,
+        password::Password,
+        store::{Store, StoreError},
+    },
+};
+
+/// Longest request or answer, in bytes: a list of thousands of users.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Requests at once.
+const PLACES: usize = 16;
+/// A request is one line, written at once.
+const REQUEST_MAX: Duration = Duration::from_secs(5);
+
+/// What an admin may ask.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AdminRequest {
+    /// Adds a user.
+    UserAdd {
+        /// The name.
+        user: String,
+    },
+    /// Lists users.
+    UserList,
+    /// Removes a user with devices, tickets and invitations.
+    UserRemove {
+        /// The name.
+        user: String,
+    },
+    /// Sets a password; tickets of the user end.
+    Passwd {
+        /// The name.
+        user: String,
+        /// The password.
+        password: SecretText,
+    },
+    /// Makes a join line.
+    Invite {
+        /// For whom.
+        user: String,
+        /// How long it stands, in seconds.
+        ttl_seconds: u64,
+    },
+    /// Asks the gate about a connection and does nothing.
+    Check {
+        /// For whom.
+        user: String,
+        /// `host:port`.
+        target: String,
+    },
+}
+
+/// A password on its way to the daemon: wiped, never shown.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl Drop for SecretText {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+impl SecretText {
+    /// Takes the bytes of a password, which are text here because they travel as JSON.
+    ///
+    /// # Errors
+    /// If they are not UTF-8.
+    pub fn of(password: &Password) -> Result<Self, std::str::Utf8Error> {
+        std::str::from_utf8(password.as_bytes()).map(|text| Self(text.to_owned()))
+    }
+}
+
+/// The answers, in the order of the requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AdminReply {
+    /// It was done.
+    Done,
+    /// To [`AdminRequest::UserList`].
+    Users {
+        /// By name.
+        users: Vec<UserEntry>,
+    },
+    /// To [`AdminRequest::Invite`].
+    Invitation {
+        /// The whole line.
+        line: String,
+    },
+    /// To [`AdminRequest::Check`].
+    Check(CheckReply),
+}
+
+/// One user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserEntry {
+    /// The name.
+    pub user: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Whether a password was set.
+    pub password: bool,
+    /// Ids of the devices that are not revoked.
+    pub devices: Vec<String>,
+}
+
+/// What the gate says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReply {
+    /// Whether it would be granted.
+    pub allowed: bool,
+    /// The rule that allows it.
+    pub rule: Option<String>,
+    /// The addresses that would be connected to.
+    pub addresses: Vec<String>,
+    /// Why not, and how to mend it.
+    pub reason: Option<String>,
+    /// More of it.
+    pub notes: Vec<String>,
+}
+
+/// The daemon's no.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// One of the error kinds.
+    pub kind: String,
+    /// What and why.
+    pub text: String,
+}
+
+/// Asks the daemon of `dir`, or does it in its place when none runs.
+///
+/// # Errors
+/// What the request itself gives, or that neither daemon nor folder can be reached.
+pub async fn ask(dir: &LenderDir, request: AdminRequest) -> Result<AdminReply, LendError> {
+    match UnixStream::connect(dir.admin_sock()).await {
+        Ok(daemon) => ask_daemon(dir, daemon, &request).await,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Lender::open(dir)?.execute(request).await
+        }
+        Err(source) => Err(LendError::AdminSocket { path: dir.admin_sock(), source }),
+    }
+}
+
+async fn ask_daemon(dir: &LenderDir, mut daemon: UnixStream, request: &AdminRequest) -> Result<AdminReply, LendError> {
+    let failed = |source| LendError::AdminSocket { path: dir.admin_sock(), source };
+    let mut line = Zeroizing::new(serde_json::to_vec(request).map_err(|error| failed(error.into()))?);
+    line.push(b'\n');
+    daemon.write_all(&line).await.map_err(failed)?;
+    let mut answer = String::new();
+    daemon.take(LINE_BYTES_MAX).read_to_string(&mut answer).await.map_err(failed)?;
+    let answer: Result<AdminReply, Refused> =
+        serde_json::from_str(&answer).map_err(|error| LendError::AdminAnswer(error.to_string()))?;
+    answer.map_err(LendError::Admin)
+}
+
+impl Lender {
+    /// Does what an admin asks.
+    ///
+    /// # Errors
+    /// What the request itself gives.
+    pub async fn execute(&self, request: AdminRequest) -> Result<AdminReply, LendError> {
+        let store = &self.shared.store;
+        match request {
+            AdminRequest::UserAdd { user } => store.add_user(&name(&user)?, UnixTime::now())?,
+            AdminRequest::UserList => return Ok(AdminReply::Users { users: list(store)? }),
+            AdminRequest::UserRemove { user } => store.remove_user(&name(&user)?)?,
+            AdminRequest::Passwd { user, password } => {
+                let user = name(&user)?;
+                store.password_of(&user)?;
+                let password = Password::new(password.0.as_bytes().to_vec())?;
+                store.set_password(&user, &self.shared.passwords.hash(password).await?)?;
+            }
+            AdminRequest::Invite { user, ttl_seconds } => return self.invite(&name(&user)?, ttl_seconds),
+            AdminRequest::Check { user, target } => return self.check(name(&user)?, &target).await,
+        }
+        Ok(AdminReply::Done)
+    }
+
+    fn invite(&self, user: &UserName, ttl_seconds: u64) -> Result<AdminReply, LendError> {
+        let (now, ttl) = (UnixTime::now(), Duration::from_secs(ttl_seconds));
+        let addresses = self.advertised()?;
+        let (id, secret) = self.shared.store.create_invitation(user, ttl, now)?;
+        let line = JoinLine {
+            expires: now.plus(ttl),
+            lender: self.shared.config.name.clone(),
+            addresses,
+            id,
+            secret,
+            ca_key: self.shared.authority.public_key(),
+        };
+        Ok(AdminReply::Invitation { line: line.encode()?.to_string() })
+    }
+
+    /// The gate's own function, for a user who need not be there.
+    async fn check(&self, user: UserName, target: &str) -> Result<AdminReply, LendError> {
+        let usage = |text: String| LendError::Admin(Refused { kind: "usage".to_owned(), text });
+        let target: Target = target.parse().map_err(|error: crate::proto::TargetError| usage(error.to_string()))?;
+        // Rules go by user; the device plays no part yet.
+        let principal = Principal { user, device: DeviceId::from_bytes([0; 8]) };
+        Ok(AdminReply::Check(match gate::decide(self, &principal, &target).await {
+            Ok(grant) => CheckReply {
+                allowed: true,
+                rule: Some(grant.rule().to_string()),
+                addresses: grant.request().addresses.iter().map(ToString::to_string).collect(),
+                reason: None,
+                notes: Vec::new(),
+            },
+            Err(no) => CheckReply {
+                allowed: false,
+                rule: None,
+                addresses: Vec::new(),
+                reason: Some(no.text().to_owned()),
+                notes: no.notes().to_vec(),
+            },
+        }))
+    }
+}
+
+fn name(text: &str) -> Result<UserName, LendError> {
+    text.parse().map_err(|error: crate::proto::NameError| {
+        LendError::Admin(Refused { kind: "usage".to_owned(), text: error.to_string() })
+    })
+}
+
+fn list(store: &Store) -> Result<Vec<UserEntry>, StoreError> {
+    let devices = store.list_devices()?;
+    let entry = |user: crate::trust::store::User| UserEntry {
+        user: user.name.to_string(),
+        created: user.created.0,
+        password: user.has_password,
+        devices: devices
+            .iter()
+            .filter(|device| device.user == user.name && device.revoked.is_none())
+            .map(|device| device.id.to_string())
+            .collect(),
+    };
+    Ok(store.list_users()?.into_iter().map(entry).collect())
+}
+
+/// The admin's socket of a running daemon; gone with it.
+pub(super) struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Only called by whoever holds the store: a socket that is there already is left over from a crash.
+    pub(super) fn open(dir: &LenderDir) -> Result<Self, LendError> {
+        let path = dir.admin_sock();
+        let failed = |source| LendError::AdminSocket { path: path.clone(), source };
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        // Its folder is 0700, so nobody else can connect before the mode is set.
+        let socket = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { socket, path })
+    }
+
+    pub(super) async fn run(&self, lender: &Lender) {
+        let places = Arc::new(Semaphore::new(PLACES));
+        let mut tasks = tokio::task::JoinSet::new();
+        loop {
+            // Never closed.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match self.socket.accept().await {
+                Ok((admin, _)) => {
+                    let lender = lender.clone();
+                    tasks.spawn(async move {
+                        if let Err(error) = answer(&lender, admin).await {
+                            tracing::warn!(%error, "an admin's request failed");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed on the admin's socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
+    let peer = admin.peer_cred()?.uid();
+    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("uid {peer} is not the admin")));
+    }
+    let mut admin = BufReader::new(admin);
+    let mut line = Zeroizing::new(Vec::new());
+    let mut limited = (&mut admin).take(LINE_BYTES_MAX);
+    tokio::time::timeout(REQUEST_MAX, limited.read_until(b'\n', &mut line)).await??;
+    let refused = |error: LendError| Refused { kind: error.kind().to_string(), text: error.to_string() };
+    let reply: Result<AdminReply, Refused> = match serde_json::from_slice(&line) {
+        Ok(request) => lender.execute(request).await.map_err(refused),
+        Err(error) => Err(Refused { kind: "usage".to_owned(), text: error.to_string() }),
+    };
+    admin.write_all(&serde_json::to_vec(&reply)?).await?;
+    admin.shutdown().await
+}

@@ -1,0 +1,200 @@
+//! Where a lender's files lie, and what lender.toml says.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::LendError;
+use crate::{
+    proto::LenderName,
+    trust::keyfile,
+};
+
+/// The port of capuchin.
+pub const DEFAULT_PORT: u16 = 2278;
+
+/// The folders of one lender; with `--dir` both are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LenderDir {
+    config: PathBuf,
+    state: PathBuf,
+}
+
+impl LenderDir {
+    /// Everything in one folder.
+    pub fn single(dir: impl Into<PathBuf>) -> Self {
+        let config = dir.into();
+        Self { state: config.clone(), config }
+    }
+
+    /// Where a lender of this user lies by default: `/etc/capuchin` and `/var/lib/capuchin` for root, else
+    /// `$XDG_CONFIG_HOME/capuchin/lender` (or `~/.config/…`). `None` without a home.
+    pub fn of_this_user() -> Option<Self> {
+        if rustix::process::geteuid().is_root() {
+            return Some(Self { config: "/etc/capuchin".into(), state: "/var/lib/capuchin".into() });
+        }
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")))?;
+        Some(Self::single(base.join("capuchin/lender")))
+    }
+
+    /// The admin's folder.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The daemon's folder.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    pub(super) fn lender_toml(&self) -> PathBuf {
+        self.config.join("lender.toml")
+    }
+
+    /// The admin's policy.
+    pub fn policy_toml(&self) -> PathBuf {
+        self.config.join("policy.toml")
+    }
+
+    pub(super) fn ca_key(&self) -> PathBuf {
+        self.config.join("ca.key")
+    }
+
+    pub(super) fn ca_crt(&self) -> PathBuf {
+        self.config.join("ca.crt")
+    }
+
+    pub(super) fn server_key(&self) -> PathBuf {
+        self.config.join("server.key")
+    }
+
+    pub(super) fn server_crt(&self) -> PathBuf {
+        self.config.join("server.crt")
+    }
+
+    pub(super) fn store(&self) -> PathBuf {
+        self.state.join("state.redb")
+    }
+
+    /// The admin's socket, there while the daemon runs.
+    pub fn admin_sock(&self) -> PathBuf {
+        self.state.join("admin.sock")
+    }
+
+    /// The audit log's folder.
+    pub fn audit(&self) -> PathBuf {
+        self.state.join("audit")
+    }
+}
+
+/// lender.toml.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LenderConfig {
+    /// What borrowers check in the certificate.
+    pub name: LenderName,
+    /// Where to accept connections.
+    pub listen: Listen,
+    /// Where borrowers find it, `host:port`, at most four; empty: found out from `listen`.
+    pub advertise: Vec<String>,
+}
+
+/// Where to accept connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An address; port 0 lets the system choose.
+    Address(SocketAddr),
+    /// An inherited listening socket.
+    Fd(RawFd),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    listen: String,
+    #[serde(default)]
+    advertise: Vec<String>,
+}
+
+impl LenderConfig {
+    /// Reads lender.toml.
+    ///
+    /// # Errors
+    /// If there is none, others may write it, or a setting is wrong.
+    pub fn load(dir: &LenderDir) -> Result<Self, LendError> {
+        let path = dir.lender_toml();
+        let bytes = keyfile::read_admin_file(&path).map_err(|error| match error.is_missing() {
+            true => LendError::NoLender(dir.config().to_owned()),
+            false => error.into(),
+        })?;
+        let wrong = |problem: String| LendError::Config { path: path.clone(), problem };
+        let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
+        let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let name = file.name.parse().map_err(|error| wrong(format!("name: {error}")))?;
+        let listen = file.listen.parse().map_err(|error| wrong(format!("listen: {error}")))?;
+        check_advertised(&file.advertise).map_err(|problem| wrong(format!("advertise: {problem}")))?;
+        Ok(Self { name, listen, advertise: file.advertise })
+    }
+
+    pub(super) fn to_toml(&self) -> String {
+        let file = File {
+            name: self.name.to_string(),
+            listen: self.listen.to_string(),
+            advertise: self.advertise.clone(),
+        };
+        let body = toml::to_string(&file).unwrap_or_default();
+        format!("# The lender's own settings. Who may borrow what stands in policy.toml.\n{body}")
+    }
+}
+
+/// At most four addresses of the form `host:port`.
+pub(super) fn check_advertised(addresses: &[String]) -> Result<(), String> {
+    if addresses.len() > crate::trust::join_line::ADDRESSES_MAX {
+        return Err(format!("{} addresses, a join line carries 4 at most", addresses.len()));
+    }
+    addresses.iter().try_for_each(|address| {
+        address.parse::<crate::proto::Target>().map(drop).map_err(|error| error.to_string())
+    })
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(fd) = text.strip_prefix("fd:") {
+            return fd.parse().map(Self::Fd).map_err(|_| format!("{text:?} is not fd:N with a number"));
+        }
+        text.parse().map(Self::Address).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor fd:N"))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Fd(fd) => write!(f, "fd:{fd}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_is_an_address_or_a_descriptor() {
+        for text in ["0.0.0.0:2278", "[::]:0", "fd:3"] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        for bad in ["", "2278", "localhost:1", "fd:", "fd:x", ":2278"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+}

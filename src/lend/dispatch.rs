@@ -1,0 +1,112 @@
+//! A session's streams: reads what each asks for, asks the gate, and hands the grant to its provider.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{Lender, audit::Event, gate, tcp};
+use crate::{
+    policy::Principal,
+    proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, SessionId, Verdict},
+    session::{Session, Stream},
+};
+
+/// From a stream's first frame to the end of its request.
+const REQUEST_MAX: Duration = Duration::from_secs(20);
+
+/// Who borrows in this session.
+#[derive(Clone)]
+pub(super) struct Borrower {
+    pub(super) lender: Lender,
+    pub(super) principal: Principal,
+    pub(super) session_id: SessionId,
+    pub(super) peer: SocketAddr,
+}
+
+impl Borrower {
+    /// An audit event of this session.
+    pub(super) fn event(&self, event: &'static str) -> Event {
+        Event {
+            event,
+            session: Some(self.session_id.to_string()),
+            user: Some(self.principal.user.to_string()),
+            device: Some(self.principal.device.to_string()),
+            peer: Some(self.peer.to_string()),
+            ..Event::default()
+        }
+    }
+}
+
+/// Serves a session to its end; everything that it borrowed goes with it.
+pub(super) async fn run(borrower: Borrower, session: Session, mut stopping: watch::Receiver<bool>) {
+    tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, peer = %borrower.peer, "session");
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = session.accept() => match stream {
+                Some(stream) => drop(streams.spawn(serve(borrower.clone(), session.clone(), stream))),
+                None => break,
+            },
+            Some(ended) = streams.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a stream's task failed");
+                }
+            }
+            // Without a sender the lender is gone, which is the same.
+            _ = stopping.wait_for(|stopping| *stopping) => {
+                session.end(ErrorKind::Lost, "the lender is stopping");
+                break;
+            }
+        }
+    }
+    streams.shutdown().await;
+    let ended = session.ended().await;
+    tracing::info!(session = %borrower.session_id, why = %ended, "session ended");
+    let event = Event { why: Some(format!("{}: {ended}", ended.kind)), ..borrower.event("session-ended") };
+    borrower.lender.shared.audit.log(event).await;
+}
+
+async fn serve(borrower: Borrower, session: Session, mut stream: Stream) {
+    let bytes = match tokio::time::timeout(REQUEST_MAX, stream.read_message_bytes("request")).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => return break_off(&session, &stream, &error),
+        Err(_) => return stream.reset(Reset::Refused),
+    };
+    match Request::decode(&bytes) {
+        Ok(Ok(Request::TcpConnect(target))) => match gate::connect(&borrower, &target, "tcp-connect").await {
+            Ok(grant) => tcp::lend(&borrower, grant, stream).await,
+            Err(refusal) => refuse(stream, refusal).await,
+        },
+        Ok(Ok(Request::Check(target))) => match gate::connect(&borrower, &target, "check").await {
+            Ok(grant) => {
+                let verdict = Verdict { rule: grant.rule().to_string() };
+                let _ = stream.write_message(&Answer::Granted(verdict)).await;
+            }
+            Err(refusal) => refuse(stream, refusal).await,
+        },
+        Ok(Err(unknown)) => {
+            let event = Event {
+                target: Some(unknown.name.clone()),
+                verdict: Some("refused"),
+                why: Some("unknown request".to_owned()),
+                ..borrower.event("request")
+            };
+            borrower.lender.shared.audit.log(event).await;
+            refuse(stream, Refusal::new(ErrorKind::Version, unknown.to_string())).await;
+        }
+        Err(error) => session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {error}")),
+    }
+}
+
+pub(super) async fn refuse(stream: Stream, refusal: Refusal) {
+    // If it cannot be told, the peer has gone already.
+    let _ = stream.write_message(&Answer::<Verdict>::Refused(refusal)).await;
+}
+
+/// A request that cannot be read breaks the protocol; one that was cut off only ends its stream.
+fn break_off(session: &Session, stream: &Stream, error: &std::io::Error) {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<ProtocolError>()) {
+        Some(broken) => session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {broken}")),
+        None => stream.reset(Reset::Refused),
+    }
+}

@@ -1,0 +1,120 @@
+//! Why a lender does not start, or does not do what its admin asks.
+
+use std::{io, path::PathBuf};
+
+use crate::{
+    policy::PolicyError,
+    proto::ErrorKind,
+    trust::{
+        authority::AuthorityError, identity::IdentityError, join_line::JoinLineError, keyfile::KeyFileError,
+        password::PasswordError, pem::PemError, request::RequestError, store::StoreError, tls::TlsError,
+    },
+};
+
+/// Why a lender does not start, or does not do what its admin asks.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LendError {
+    /// There is no lender in this folder.
+    #[error("{} holds no lender: make one with `capuchind init`, or name its folder with --dir", .0.display())]
+    NoLender(PathBuf),
+    /// There is one already.
+    #[error("{} holds a lender already: `capuchind serve` starts it", .0.display())]
+    Exists(PathBuf),
+    /// A setting in lender.toml.
+    #[error("{}: {problem}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and how to mend it.
+        problem: String,
+    },
+    /// policy.toml.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
+    /// A key or an admin's file that is missing or too open.
+    #[error(transparent)]
+    File(#[from] KeyFileError),
+    /// The state.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The CA.
+    #[error("{what}: {source}")]
+    Authority {
+        /// Which file or step.
+        what: String,
+        /// What is wrong.
+        source: AuthorityError,
+    },
+    /// A certificate or key that cannot be read.
+    #[error("{what}: {source}")]
+    Pem {
+        /// Which file.
+        what: String,
+        /// What is wrong.
+        source: PemError,
+    },
+    /// A key pair.
+    #[error(transparent)]
+    Key(#[from] RequestError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A certificate of ours that names nobody.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// An invitation that cannot be written as a line.
+    #[error("the join line cannot be made: {0}; mend `advertise` in lender.toml")]
+    JoinLine(#[from] JoinLineError),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {source}; choose another with `listen` in lender.toml")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// An inherited socket.
+    #[error(transparent)]
+    ListenFd(#[from] crate::sys::ListenFdError),
+    /// The audit log.
+    #[error("audit: {0}")]
+    Audit(#[from] super::audit::AuditError),
+    /// The admin's socket.
+    #[error("{}: {source}", .path.display())]
+    AdminSocket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The daemon's answer cannot be understood.
+    #[error("the running capuchind answered strangely ({0}); is it of the same version")]
+    AdminAnswer(String),
+    /// The daemon said no.
+    #[error("{}", .0.text)]
+    Admin(super::admin::Refused),
+    /// No address to print into a join line.
+    #[error("port 0 is chosen when the daemon starts: start it first, or say --advertise HOST:PORT")]
+    NoAddress,
+}
+
+impl LendError {
+    /// Which of the error kinds.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Admin(refused) => ErrorKind::ALL
+                .into_iter()
+                .find(|kind| kind.as_str() == refused.kind)
+                .unwrap_or(ErrorKind::Local),
+            Self::Password(_) => ErrorKind::Login,
+            Self::Store(StoreError::NoUser(_) | StoreError::UserExists(_)) => ErrorKind::Usage,
+            Self::Listen { .. } | Self::ListenFd(_) | Self::AdminSocket { .. } | Self::AdminAnswer(_) => ErrorKind::Local,
+            Self::Audit(_) => ErrorKind::Local,
+            _ => ErrorKind::Config,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A lender's first day: folders, CA, server certificate, settings and policy.
+
+use crate::{
+    policy,
+    proto::{LenderName, UserName},
+    trust::{UnixTime, authority::Authority, keyfile, pem},
+};
+
+use super::{
+    DEFAULT_PORT, LendError, LenderConfig, LenderDir, Listen,
+    config::check_advertised,
+    identity,
+};
+
+/// What a new lender is told.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Default: the machine's host name.
+    pub name: Option<LenderName>,
+    /// Default: every address, port [`DEFAULT_PORT`].
+    pub listen: Option<Listen>,
+    /// Default: found out from `listen`.
+    pub advertise: Vec<String>,
+    /// Whom the first policy lets do everything that the daemon's own user could; `None`: nobody anything.
+    pub owner: Option<UserName>,
+}
+
+/// Makes a lender in `dir`. policy.toml is written only where there is none.
+///
+/// # Errors
+/// If there is a lender already, or a folder cannot be made safe.
+pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
+    if dir.lender_toml().exists() {
+        return Err(LendError::Exists(dir.config().to_owned()));
+    }
+    let wrong = |problem| LendError::Config { path: dir.lender_toml(), problem };
+    check_advertised(&setup.advertise).map_err(wrong)?;
+    let config = LenderConfig {
+        name: match setup.name {
+            Some(name) => name,
+            None => host_label(),
+        },
+        listen: setup.listen.unwrap_or(Listen::Address((std::net::Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into())),
+        advertise: setup.advertise,
+    };
+    keyfile::create_dir(dir.config())?;
+    keyfile::create_dir(dir.state())?;
+    let authority = Authority::create(UnixTime::now())
+        .map_err(|source| LendError::Authority { what: "making the CA".to_owned(), source })?;
+    keyfile::write(&dir.ca_key(), authority.key_pem().as_bytes(), keyfile::SECRET_MODE)?;
+    keyfile::write(&dir.ca_crt(), pem::certificate_pem(authority.cert_der()).as_bytes(), 0o644)?;
+    identity::issue(dir, &authority, &config.name)?;
+    if !dir.policy_toml().exists() {
+        let text = match &setup.owner {
+            Some(owner) => policy::for_owner(owner),
+            None => policy::starter().to_owned(),
+        };
+        keyfile::write(&dir.policy_toml(), text.as_bytes(), 0o644)?;
+    }
+    // Last: a lender without it is begun again, one with it is whole.
+    keyfile::write(&dir.lender_toml(), config.to_toml().as_bytes(), 0o644)?;
+    Ok(config)
+}
+
+/// The user name for the OS user who runs this, and what it was mapped from if it had to be.
+pub fn owner_name() -> (UserName, Option<String>) {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let in_passwd = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    let name = in_passwd.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| format!("uid{uid}"));
+    mapped_user(&name)
+}
+
+fn mapped_user(name: &str) -> (UserName, Option<String>) {
+    if let Ok(user) = name.parse() {
+        return (user, None);
+    }
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
+    let safe: String = name.to_lowercase().chars().map(|c| if allowed(c) { c } else { '_' }).take(31).collect();
+    // An underscore may stand first, whatever follows it.
+    let user = safe.parse().or_else(|_| format!("_{safe}").parse());
+    (user.expect("an underscore and 31 allowed characters are a user name"), Some(name.to_owned()))
+}
+
+fn host_label() -> LenderName {
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy().to_lowercase();
+    let label = host.split('.').next().unwrap_or_default();
+    let safe: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    safe.trim_matches('-').parse().unwrap_or_else(|_| "lender".parse().expect("a DNS label"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_os_names_become_user_names_and_are_said() {
+        assert_eq!(mapped_user("ana"), ("ana".parse().unwrap(), None));
+        assert_eq!(mapped_user("DOM\\Ana B"), ("dom_ana_b".parse().unwrap(), Some("DOM\\Ana B".into())));
+        assert_eq!(mapped_user("1a"), ("_1a".parse().unwrap(), Some("1a".into())));
+        assert!(mapped_user(&"é".repeat(99)).1.is_some());
+    }
+}

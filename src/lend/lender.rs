@@ -1,0 +1,199 @@
+//! The running lender: what every connection of it shares.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use tokio::net::TcpListener;
+
+use super::{
+    LendError, LenderConfig, LenderDir, Listen, accept, admin,
+    audit::Audit,
+    identity::{self, Configs, ServerIdentity},
+};
+use crate::{
+    policy::Policy,
+    sys,
+    trust::{UnixTime, authority::Authority, keyfile, lockout::Lockout, password::PasswordQueue, store::Store},
+};
+
+/// A lender. Clones share everything.
+///
+/// ```
+/// use capuchin::lend::{Lender, LenderDir, Setup, init};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let folder = tempfile::tempdir()?;
+/// let dir = LenderDir::single(folder.path().join("lab"));
+/// init(&dir, Setup { name: Some("lab".parse()?), listen: Some("127.0.0.1:0".parse()?), ..Setup::default() })?;
+/// let lender = Lender::open(&dir)?;
+/// let listener = lender.listen().await?;
+/// let (stop_tx, stop_rx) = tokio::sync::oneshot::channel::<()>();
+/// let running = tokio::spawn(async move { lender.serve(listener, async { drop(stop_rx.await) }).await });
+/// drop(stop_tx);
+/// running.await??;
+/// # Ok(())
+/// # })
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Lender {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) dir: LenderDir,
+    pub(super) config: LenderConfig,
+    pub(super) authority: Authority,
+    pub(super) policy: Policy,
+    pub(super) store: Store,
+    pub(super) audit: Audit,
+    pub(super) passwords: PasswordQueue,
+    pub(super) lockout: Mutex<Lockout>,
+    identity: ServerIdentity,
+    /// Where it accepts connections, once it does.
+    bound: OnceLock<SocketAddr>,
+}
+
+impl Lender {
+    /// Opens the lender in `dir`: every file is read and checked, and the store is locked.
+    ///
+    /// # Errors
+    /// If a file is missing, too open or broken, or a daemon runs already.
+    pub fn open(dir: &LenderDir) -> Result<Self, LendError> {
+        let config = LenderConfig::load(dir)?;
+        let policy = load_policy(dir)?;
+        let authority = identity::authority(dir)?;
+        let identity = ServerIdentity::load(dir, &authority, &config.name)?;
+        let store = Store::open(&dir.store())?;
+        let audit = Audit::open(&dir.audit())?;
+        let shared = Shared {
+            dir: dir.clone(),
+            config,
+            authority,
+            policy,
+            store,
+            audit,
+            passwords: PasswordQueue::new(),
+            lockout: Mutex::default(),
+            identity,
+            bound: OnceLock::new(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &LenderConfig {
+        &self.shared.config
+    }
+
+    /// Whether any device has joined.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn has_devices(&self) -> Result<bool, LendError> {
+        Ok(!self.shared.store.list_devices()?.is_empty())
+    }
+
+    /// Opens its listening socket: the one that systemd passed (`LISTEN_FDS`), else the one of lender.toml.
+    ///
+    /// # Errors
+    /// If the address is taken or the descriptor does not listen.
+    pub async fn listen(&self) -> Result<TcpListener, LendError> {
+        let listen = inherited().unwrap_or(self.shared.config.listen);
+        let failed = |source| LendError::Listen { address: listen.to_string(), source };
+        let listener = match listen {
+            Listen::Fd(fd) => TcpListener::from_std(sys::adopt_listener(fd)?).map_err(failed)?,
+            Listen::Address(address) => match TcpListener::bind(address).await {
+                // A machine without IPv6 still has every IPv4 address.
+                Err(error) if address.ip().is_unspecified() && no_ipv6(&error) => {
+                    TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await
+                }
+                other => other,
+            }
+            .map_err(failed)?,
+        };
+        let bound = listener.local_addr().map_err(failed)?;
+        let _ = self.shared.bound.set(bound);
+        Ok(listener)
+    }
+
+    /// Serves until `stop` is ready, then ends every session.
+    ///
+    /// # Errors
+    /// If the admin's socket cannot be opened. A failing connection never ends it.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes every connection at once.
+    pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), LendError> {
+        let admin = admin::Listener::open(&self.shared.dir)?;
+        tracing::info!(name = %self.shared.config.name, address = ?self.shared.bound.get(), "serving");
+        let admin = async { admin.run(self).await };
+        tokio::select! {
+            () = admin => {}
+            () = accept::run(self, listener, stop) => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn configs(&self) -> Result<Configs, LendError> {
+        self.shared.identity.configs(&self.shared.authority, UnixTime::now())
+    }
+
+    /// The addresses for a join line.
+    pub(super) fn advertised(&self) -> Result<Vec<String>, LendError> {
+        let config = &self.shared.config;
+        if !config.advertise.is_empty() {
+            return Ok(config.advertise.clone());
+        }
+        let bound = match (self.shared.bound.get(), config.listen) {
+            (Some(bound), _) => *bound,
+            (None, Listen::Address(address)) if address.port() != 0 => address,
+            (None, _) => return Err(LendError::NoAddress),
+        };
+        let address = if bound.ip().is_unspecified() { outward().unwrap_or(bound.ip()) } else { bound.ip() };
+        let address = if address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { address };
+        Ok(vec![SocketAddr::new(address, bound.port()).to_string()])
+    }
+
+    /// Of `addresses`, those where connecting to `port` would reach this lender's own listener.
+    pub(super) fn own_listeners(&self, addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+        let Some(bound) = self.shared.bound.get().filter(|bound| bound.port() == port) else { return Vec::new() };
+        let mut own = vec![*bound];
+        if bound.ip().is_unspecified() {
+            // An address is ours if we may bind it; no packet is sent.
+            let ours = |ip: &&IpAddr| std::net::UdpSocket::bind((**ip, 0)).is_ok();
+            own.extend(addresses.iter().filter(ours).map(|ip| SocketAddr::new(*ip, port)));
+        }
+        own
+    }
+}
+
+fn load_policy(dir: &LenderDir) -> Result<Policy, LendError> {
+    let path = dir.policy_toml();
+    let bytes = keyfile::read_admin_file(&path)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| LendError::Config { path: path.clone(), problem: "it is not UTF-8".to_owned() })?;
+    Ok(Policy::parse(&text, &path.display().to_string())?)
+}
+
+/// The first socket that systemd left to this very process (sd_listen_fds(3)).
+fn inherited() -> Option<Listen> {
+    const FIRST: i32 = 3;
+    let for_us = std::env::var("LISTEN_PID").ok()?.parse::<u32>().ok()? == std::process::id();
+    let count: u32 = std::env::var("LISTEN_FDS").ok()?.parse().ok()?;
+    (for_us && count >= 1).then_some(Listen::Fd(FIRST))
+}
+
+fn no_ipv6(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(97 | 99)) // EAFNOSUPPORT, EADDRNOTAVAIL
+}
+
+/// The address of this machine that the world sees first: what the kernel would send from. Nothing is sent.
+fn outward() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // TEST-NET-1 (RFC 5737): every default route covers it and nobody is there.
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
+}

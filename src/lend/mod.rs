@@ -1,0 +1,33 @@
+//! The lender: accepts borrowers, asks the policy, and lends what it grants.
+//!
+//! ```text
+//!   accept ──▶ login ──▶ dispatch ──▶ gate ──▶ tcp          one file each, in the order of a borrowed socket's road
+//!        └───▶ join                    │
+//!                                      ├── resolve          names, once
+//!                                      └── audit            every decision
+//!   admin: the admin's commands, over admin.sock while the daemon runs
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod admin;
+mod audit;
+mod config;
+mod dispatch;
+mod error;
+mod gate;
+mod identity;
+mod init;
+mod join;
+mod lender;
+mod login;
+mod resolve;
+mod tcp;
+
+pub use admin::{AdminReply, AdminRequest, CheckReply, Refused, UserEntry, ask};
+pub use audit::{AuditError, verify as verify_audit};
+pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
+pub use error::LendError;
+pub use init::{Setup, init, owner_name};
+pub use lender::Lender;

@@ -1,0 +1,57 @@
+//! Lends TCP connections: dials what the grant allows, answers with both addresses, and relays.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{audit::Event, dispatch::{Borrower, refuse}};
+use crate::{
+    policy::{Connect, Granted},
+    proto::{Answer, Errno, ErrorKind, Refusal, TcpConnected, WireAddr},
+    session::{DialError, Stream, dial, relay},
+};
+
+/// Dials exactly the addresses that were judged, and relays until both directions have ended.
+///
+/// # Cancellation
+/// A borrower that resets the stream ends the dial.
+pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: Stream) {
+    let (Connect { host, port, addresses }, _) = grant.into_parts();
+    let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| (address, port).into()).collect();
+    let dialed = tokio::select! {
+        dialed = dial(&addresses) => dialed,
+        _ = stream.write_closed() => return,
+    };
+    let connected = dialed.and_then(|socket| {
+        let answer = socket.peer_addr().and_then(|peer| Ok((peer, socket.local_addr()?)));
+        match answer {
+            Ok((peer, local)) => Ok((socket, TcpConnected { peer: WireAddr(peer), local: WireAddr(local) })),
+            Err(source) => Err(Some(DialError { address: format!("{host}:{port}"), source })),
+        }
+    });
+    let (socket, answer) = match connected {
+        Ok(connected) => connected,
+        Err(error) => return refuse(stream, down(error)).await,
+    };
+    if stream.write_message(&Answer::Granted(answer)).await.is_err() {
+        return;
+    }
+    let began = Instant::now();
+    let relayed = relay(socket, &stream).await;
+    tracing::debug!(session = %borrower.session_id, peer = %answer.peer.0, took = ?began.elapsed(), "closed");
+    let event = Event {
+        target: Some(answer.peer.0.to_string()),
+        bytes_in: Some(relayed.from_stream),
+        bytes_out: Some(relayed.to_stream),
+        ..borrower.event("tcp-closed")
+    };
+    borrower.lender.shared.audit.log(event).await;
+}
+
+fn down(error: Option<DialError>) -> Refusal {
+    match error {
+        Some(error) => {
+            let errno = Errno::of(&error.source);
+            Refusal::new(ErrorKind::Target, error.to_string()).with_errno(errno)
+        }
+        None => Refusal::new(ErrorKind::Target, "there is no address to connect to").with_errno(Some(Errno::EHOSTUNREACH)),
+    }
+}
