@@ -65,7 +65,8 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
     drop(listener);
     stopping_tx.send_replace(true);
     // Sessions say good-bye; who does not within the time is cut with the set.
-    let _ = tokio::time::timeout(Duration::from_secs(3), async { while connections.join_next().await.is_some() {} }).await;
+    let _ =
+        tokio::time::timeout(Duration::from_secs(3), async { while connections.join_next().await.is_some() {} }).await;
 }
 
 /// One connection, from its first byte to its last.
@@ -87,8 +88,7 @@ async fn serve(
 
 async fn refuse(lender: &Lender, peer: SocketAddr, why: String) {
     tracing::info!(%peer, why, "handshake refused");
-    let event =
-        Event { event: "handshake-refused", peer: Some(peer.to_string()), why: Some(why), ..Event::default() };
+    let event = Event { event: "handshake-refused", peer: Some(peer.to_string()), why: Some(why), ..Event::default() };
     lender.shared.audit.log(event).await;
 }
 

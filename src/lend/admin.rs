@@ -2,12 +2,7 @@
 //!
 //! One JSON line asks, one answers. The socket is 0600, and only its owner and root are answered.
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{

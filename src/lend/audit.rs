@@ -154,8 +154,13 @@ struct Chain {
 impl Chain {
     fn open(path: PathBuf) -> Result<Self, AuditError> {
         let io = |source| AuditError::Io { path: path.clone(), source };
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(keyfile::SECRET_MODE).open(&path).map_err(io)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(keyfile::SECRET_MODE)
+            .open(&path)
+            .map_err(io)?;
         let (length, last) = last_line(&mut file).map_err(io)?;
         // A crash may have cut the last line; what is whole before it stands.
         file.set_len(length).map_err(io)?;

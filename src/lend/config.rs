@@ -11,10 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::LendError;
-use crate::{
-    proto::LenderName,
-    trust::keyfile,
-};
+use crate::{proto::LenderName, trust::keyfile};
 
 /// The port of capuchin.
 pub const DEFAULT_PORT: u16 = 2278;
@@ -144,11 +141,8 @@ impl LenderConfig {
     }
 
     pub(super) fn to_toml(&self) -> String {
-        let file = File {
-            name: self.name.to_string(),
-            listen: self.listen.to_string(),
-            advertise: self.advertise.clone(),
-        };
+        let file =
+            File { name: self.name.to_string(), listen: self.listen.to_string(), advertise: self.advertise.clone() };
         let body = toml::to_string(&file).unwrap_or_default();
         format!("# The lender's own settings. Who may borrow what stands in policy.toml.\n{body}")
     }
@@ -159,9 +153,9 @@ pub(super) fn check_advertised(addresses: &[String]) -> Result<(), String> {
     if addresses.len() > crate::trust::join_line::ADDRESSES_MAX {
         return Err(format!("{} addresses, a join line carries 4 at most", addresses.len()));
     }
-    addresses.iter().try_for_each(|address| {
-        address.parse::<crate::proto::Target>().map(drop).map_err(|error| error.to_string())
-    })
+    addresses
+        .iter()
+        .try_for_each(|address| address.parse::<crate::proto::Target>().map(drop).map_err(|error| error.to_string()))
 }
 
 impl FromStr for Listen {

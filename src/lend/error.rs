@@ -106,13 +106,14 @@ impl LendError {
     /// Which of the error kinds.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Admin(refused) => ErrorKind::ALL
-                .into_iter()
-                .find(|kind| kind.as_str() == refused.kind)
-                .unwrap_or(ErrorKind::Local),
+            Self::Admin(refused) => {
+                ErrorKind::ALL.into_iter().find(|kind| kind.as_str() == refused.kind).unwrap_or(ErrorKind::Local)
+            }
             Self::Password(_) => ErrorKind::Login,
             Self::Store(StoreError::NoUser(_) | StoreError::UserExists(_)) => ErrorKind::Usage,
-            Self::Listen { .. } | Self::ListenFd(_) | Self::AdminSocket { .. } | Self::AdminAnswer(_) => ErrorKind::Local,
+            Self::Listen { .. } | Self::ListenFd(_) | Self::AdminSocket { .. } | Self::AdminAnswer(_) => {
+                ErrorKind::Local
+            }
             Self::Audit(_) => ErrorKind::Local,
             _ => ErrorKind::Config,
         }

@@ -8,7 +8,11 @@ use crate::{
 
 /// Asks for a connection to `target`. A name that no rule could allow is not even resolved; a name that could be is
 /// resolved once, and the grant holds the very addresses that were judged.
-pub(super) async fn connect(borrower: &Borrower, target: &Target, event: &'static str) -> Result<Granted<Connect>, Refusal> {
+pub(super) async fn connect(
+    borrower: &Borrower,
+    target: &Target,
+    event: &'static str,
+) -> Result<Granted<Connect>, Refusal> {
     let decision = decide(&borrower.lender, &borrower.principal, target).await;
     let (verdict, rule, why) = match &decision {
         Ok(grant) => ("granted", Some(grant.rule().to_string()), None),
@@ -23,8 +27,8 @@ pub(super) async fn connect(borrower: &Borrower, target: &Target, event: &'stati
 /// The decision alone, for `check`: the same function as the gate, without its event.
 pub(super) async fn decide(lender: &Lender, who: &Principal, target: &Target) -> Result<Granted<Connect>, Refusal> {
     let policy = &lender.shared.policy;
-    let host = Host::parse(&target.host)
-        .map_err(|error| refusal(&policy::Refusal::bad_host(&target.to_string(), error)))?;
+    let host =
+        Host::parse(&target.host).map_err(|error| refusal(&policy::Refusal::bad_host(&target.to_string(), error)))?;
     policy::may_match(policy, who, &host, target.port).map_err(|no| refusal(&no))?;
     let addresses = resolve(&host).await?;
     let own = lender.own_listeners(&addresses, target.port);

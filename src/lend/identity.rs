@@ -2,10 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::{
-    ServerConfig,
-    pki_types::CertificateDer,
-};
+use rustls::{ServerConfig, pki_types::CertificateDer};
 
 use super::{LendError, LenderDir};
 use crate::{
@@ -70,7 +67,8 @@ fn read(dir: &LenderDir, authority: &Authority) -> Result<Configs, LendError> {
     let key = keyfile::read_secret(&dir.server_key())?;
     let chain = read_certificates(&dir.server_crt())?;
     let wrong = |problem: &str| LendError::Config { path: dir.server_crt(), problem: problem.to_owned() };
-    let leaf = chain.first().ok_or_else(|| wrong("it holds no certificate; remove it with server.key and init again"))?;
+    let leaf =
+        chain.first().ok_or_else(|| wrong("it holds no certificate; remove it with server.key and init again"))?;
     let ends = not_after(leaf)?;
     Ok(Configs {
         session: Arc::new(tls::lender_config(authority.cert_der(), chain.clone(), &key)?),
@@ -87,11 +85,11 @@ pub(super) fn authority(dir: &LenderDir) -> Result<Authority, LendError> {
         path: path.clone(),
         problem: "it holds no certificate; restore it from a backup".to_owned(),
     })?;
-    Authority::load(&key, certificate).map_err(|source| LendError::Authority { what: path.display().to_string(), source })
+    Authority::load(&key, certificate)
+        .map_err(|source| LendError::Authority { what: path.display().to_string(), source })
 }
 
 fn read_certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, LendError> {
     let bytes = keyfile::read_admin_file(path)?;
     pem::certificates(&bytes).map_err(|source| LendError::Pem { what: path.display().to_string(), source })
 }
-

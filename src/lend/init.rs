@@ -6,11 +6,7 @@ use crate::{
     trust::{UnixTime, authority::Authority, keyfile, pem},
 };
 
-use super::{
-    DEFAULT_PORT, LendError, LenderConfig, LenderDir, Listen,
-    config::check_advertised,
-    identity,
-};
+use super::{DEFAULT_PORT, LendError, LenderConfig, LenderDir, Listen, config::check_advertised, identity};
 
 /// What a new lender is told.
 #[derive(Clone, Debug, Default)]

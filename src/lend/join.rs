@@ -58,11 +58,7 @@ pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketA
 /// A refusal to tell, or an error to log.
 type No = Result<Refusal, GreetError>;
 
-async fn answer(
-    lender: &Lender,
-    greeter: &mut Greeter<Connection>,
-    event: &mut Event,
-) -> Result<FromLender, No> {
+async fn answer(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut Event) -> Result<FromLender, No> {
     let exporter = tls::exporter(greeter.connection().get_ref().1, Purpose::Join).map_err(|error| Ok(no(error)))?;
     match greeter.receive("join", JOIN_MAX).await.map_err(Err)? {
         FromBorrower::JoinQuestion(question) => {
@@ -158,4 +154,3 @@ async fn check_password(
 fn no(error: impl ToString) -> Refusal {
     Refusal::new(ErrorKind::Identity, error.to_string())
 }
-

@@ -88,6 +88,11 @@ impl Lender {
         &self.shared.config
     }
 
+    /// Where it accepts connections, once [`Self::listen`] has opened the socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.shared.bound.get().copied()
+    }
+
     /// Whether any device has joined.
     ///
     /// # Errors
@@ -129,9 +134,9 @@ impl Lender {
     pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), LendError> {
         let admin = admin::Listener::open(&self.shared.dir)?;
         tracing::info!(name = %self.shared.config.name, address = ?self.shared.bound.get(), "serving");
-        let admin = async { admin.run(self).await };
+        super::notify::ready();
         tokio::select! {
-            () = admin => {}
+            () = admin.run(self) => {}
             () = accept::run(self, listener, stop) => {}
         }
         Ok(())

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     policy::Principal,
     proto::{
-        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, Refusal, SessionId, Welcome, mux,
+        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, Refusal, SessionId, Welcome,
+        mux,
     },
     session::{Ended, GreetError, Greeter, Session},
     trust::{
@@ -92,7 +93,9 @@ impl From<GreetError> for No {
             GreetError::Io(error) => Self::Gone(error),
             GreetError::Ended(ended) => Self::Gone(std::io::Error::other(ended)),
             GreetError::Protocol(error) => Self::Ended(Ended { kind: ErrorKind::Protocol, text: error.to_string() }),
-            GreetError::Late(_) => Self::Ended(Ended { kind: ErrorKind::Login, text: "the login took too long".to_owned() }),
+            GreetError::Late(_) => {
+                Self::Ended(Ended { kind: ErrorKind::Login, text: "the login took too long".to_owned() })
+            }
         }
     }
 }
@@ -200,4 +203,3 @@ async fn check_password(lender: &Lender, password: Zeroizing<Vec<u8>>, identity:
 fn random_session_id() -> SessionId {
     SessionId(crate::trust::random())
 }
-

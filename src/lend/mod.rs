@@ -22,6 +22,7 @@ mod init;
 mod join;
 mod lender;
 mod login;
+mod notify;
 mod resolve;
 mod tcp;
 

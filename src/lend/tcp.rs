@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::{audit::Event, dispatch::{Borrower, refuse}};
+use super::{
+    audit::Event,
+    dispatch::{Borrower, refuse},
+};
 use crate::{
     policy::{Connect, Granted},
     proto::{Answer, Errno, ErrorKind, Refusal, TcpConnected, WireAddr},
@@ -52,6 +55,8 @@ fn down(error: Option<DialError>) -> Refusal {
             let errno = Errno::of(&error.source);
             Refusal::new(ErrorKind::Target, error.to_string()).with_errno(errno)
         }
-        None => Refusal::new(ErrorKind::Target, "there is no address to connect to").with_errno(Some(Errno::EHOSTUNREACH)),
+        None => {
+            Refusal::new(ErrorKind::Target, "there is no address to connect to").with_errno(Some(Errno::EHOSTUNREACH))
+        }
     }
 }

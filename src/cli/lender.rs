@@ -1,0 +1,257 @@
+//! `capuchind`: make a lender, run it, and look after its users.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    output::{json, line},
+    prompt::{self, PasswordSource},
+    report::Failure,
+};
+use crate::{
+    lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderDir, SecretText, Setup},
+    proto::ErrorKind,
+};
+
+/// What `capuchind` does.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a lender: CA, keys, lender.toml and a policy.toml that allows nothing yet
+    Init(Init),
+    /// Serve borrowers until SIGINT or SIGTERM
+    Serve,
+    /// Make a lender where there is none, serve, and print a join line while no device has joined
+    Up(Init),
+    /// Add, list or remove users
+    #[command(subcommand)]
+    User(User),
+    /// Set a user's password; the user's tickets end
+    Passwd {
+        /// Whose
+        user: String,
+        /// Read the password from this file, or from stdin with `-`
+        #[arg(long, value_name = "FILE|-")]
+        password_file: Option<PathBuf>,
+    },
+    /// Print a line with which one device of a user joins
+    Invite {
+        /// For whom
+        user: String,
+        /// How long it stands, such as 90s, 15m, 2h or 1d
+        #[arg(long, default_value = "15m", value_parser = duration)]
+        ttl: Duration,
+    },
+    /// Say whether the policy would allow something, and why; exit status 0 allowed, 1 denied, 2 error
+    Check {
+        /// Who would ask
+        user: String,
+        /// The kind of request
+        #[command(subcommand)]
+        what: super::check::What,
+    },
+}
+
+/// A new lender's settings.
+#[derive(Args)]
+pub(super) struct Init {
+    /// The lender's name, one DNS label [default: the host name]
+    #[arg(long)]
+    name: Option<crate::proto::LenderName>,
+    /// Where to accept connections, or an inherited socket [default: [::]:2278]
+    #[arg(long, value_name = "ADDR:PORT|fd:N")]
+    listen: Option<lend::Listen>,
+    /// Where borrowers find it; up to four times
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Vec<String>,
+}
+
+/// What is done with users.
+#[derive(Subcommand)]
+pub(super) enum User {
+    /// Add a user; `invite` then gives a join line for the first device
+    Add {
+        /// The name
+        user: String,
+    },
+    /// List users and their devices
+    List {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a user with all devices, tickets and invitations
+    Remove {
+        /// The name
+        user: String,
+    },
+}
+
+/// Runs one command of `capuchind`.
+pub(super) async fn run(command: Command, dir: Option<PathBuf>) -> Result<(), Failure> {
+    let dir = match dir {
+        Some(dir) => LenderDir::single(dir),
+        None => LenderDir::of_this_user().ok_or_else(|| {
+            Failure::new(ErrorKind::Usage, "there is no home folder to keep the lender in: name one with --dir")
+        })?,
+    };
+    match command {
+        Command::Init(init) => {
+            let config = lend::init(&dir, init.setup())?;
+            line(format!("lender {} is made in {}", config.name, dir.config().display()))?;
+            line(format!("allow something in {}, then: capuchind serve", dir.policy_toml().display()))
+        }
+        Command::Serve => {
+            let lender = Lender::open(&dir)?;
+            let listener = lender.listen().await?;
+            serve(&lender, listener).await
+        }
+        Command::Up(init) => up(&dir, init).await,
+        Command::User(User::Add { user }) => done(lend::ask(&dir, AdminRequest::UserAdd { user }).await?),
+        Command::User(User::Remove { user }) => done(lend::ask(&dir, AdminRequest::UserRemove { user }).await?),
+        Command::User(User::List { json }) => list(lend::ask(&dir, AdminRequest::UserList).await?, json),
+        Command::Passwd { user, password_file } => {
+            let source = PasswordSource::new(password_file);
+            let password = prompt::new_password(source, &format!("New password of {user}"))?;
+            let password = SecretText::of(&password)
+                .map_err(|_| Failure::new(ErrorKind::Usage, "the password is not UTF-8 text"))?;
+            done(lend::ask(&dir, AdminRequest::Passwd { user, password }).await?)
+        }
+        Command::Invite { user, ttl } => {
+            match lend::ask(&dir, AdminRequest::Invite { user, ttl_seconds: ttl.as_secs() }).await? {
+                AdminReply::Invitation { line: text } => line(text),
+                other => Err(strange(&other)),
+            }
+        }
+        Command::Check { user, what } => check(&dir, user, what).await.map_err(|failure| failure.with_code(2)),
+    }
+}
+
+impl Init {
+    fn setup(self) -> Setup {
+        Setup { name: self.name, listen: self.listen, advertise: self.advertise, owner: None }
+    }
+}
+
+async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
+    let (owner, mapped_from) = lend::owner_name();
+    match lend::init(dir, Setup { owner: Some(owner.clone()), ..init.setup() }) {
+        Ok(config) => {
+            let policy = dir.policy_toml();
+            eprintln!("lender {} is made in {}", config.name, dir.config().display());
+            eprintln!("{owner} may do there what the user who runs it can do: {}", policy.display());
+            if let Some(from) = mapped_from {
+                eprintln!("the user name {from:?} is not one of capuchin's; it is {owner} here");
+            }
+        }
+        Err(LendError::Exists(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let lender = Lender::open(dir)?;
+    let listener = lender.listen().await?;
+    if !lender.has_devices()? {
+        let user = owner.to_string();
+        let AdminReply::Users { users } = lender.execute(AdminRequest::UserList).await? else { unreachable!() };
+        if !users.iter().any(|entry| entry.user == user) {
+            lender.execute(AdminRequest::UserAdd { user: user.clone() }).await?;
+        }
+        let invite = AdminRequest::Invite { user, ttl_seconds: 15 * 60 };
+        if let AdminReply::Invitation { line: text } = lender.execute(invite).await? {
+            eprintln!("no device has joined yet; within 15 minutes, on yours: capuchin join LINE");
+            line(text)?;
+        }
+    }
+    serve(&lender, listener).await
+}
+
+async fn serve(lender: &Lender, listener: tokio::net::TcpListener) -> Result<(), Failure> {
+    let stopped = stopped()?;
+    if let Some(address) = lender.address() {
+        eprintln!("{} listens on {address}", lender.config().name);
+    }
+    Ok(lender.serve(listener, stopped).await?)
+}
+
+/// Ready at SIGINT or SIGTERM.
+fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |error: std::io::Error| Failure::new(ErrorKind::Local, format!("signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn done(reply: AdminReply) -> Result<(), Failure> {
+    match reply {
+        AdminReply::Done => Ok(()),
+        other => Err(strange(&other)),
+    }
+}
+
+fn strange(reply: &AdminReply) -> Failure {
+    Failure::from(LendError::AdminAnswer(format!("{reply:?}")))
+}
+
+fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
+    let AdminReply::Users { users } = reply else { return Err(strange(&reply)) };
+    if as_json {
+        return json(&users);
+    }
+    for entry in users {
+        let password = if entry.password { "" } else { "  (no password yet)" };
+        line(format!("{}  {}{password}", entry.user, entry.devices.join(" ")).trim_end().to_owned())?;
+    }
+    Ok(())
+}
+
+async fn check(dir: &LenderDir, user: String, what: super::check::What) -> Result<(), Failure> {
+    let super::check::What::Connect { target, json } = what;
+    let request = AdminRequest::Check { user: user.clone(), target: target.clone() };
+    match lend::ask(dir, request).await? {
+        AdminReply::Check(CheckReply { allowed, rule, addresses, reason, notes }) => {
+            super::check::Outcome { who: user, target, allowed, rule, addresses, reason, notes }.show(json)
+        }
+        other => Err(strange(&other)),
+    }
+}
+
+impl From<LendError> for Failure {
+    fn from(error: LendError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+/// A number and one of s, m, h, d.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 90s, 15m, 2h or 1d");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text.strip_suffix(unit).unwrap_or_default().parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).filter(|seconds| (1..=30 * 86400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is outside 1s to 30d"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit_and_a_bound() {
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(duration("1d"), Ok(Duration::from_secs(86400)));
+        for bad in ["", "15", "m", "-1m", "1w", "0s", "31d", "99999999999999999999d", "é"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! A real lender and real borrowers for tests: processes, loopback, port 0, folders of their own.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod peer;
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+pub const PASSWORD: &str = "correct horse battery";
+/// No wait of a test takes longer, on the slowest machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What lets alice reach any port of this machine's loopback.
+pub const LOOPBACK: &str = "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"127.0.0.0/8:*\", \"[::1]:*\"]\n";
+
+/// A running `capuchind` with its folder.
+pub struct Lab {
+    pub folder: tempfile::TempDir,
+    pub daemon: Daemon,
+    pub address: SocketAddr,
+}
+
+impl Lab {
+    /// A lender named `lab` with the users alice and bob, serving on loopback.
+    pub fn start(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        run(capuchind(dir).args(["init", "--name", "lab", "--listen", "127.0.0.1:0"]));
+        std::fs::write(dir.join("policy.toml"), policy).unwrap();
+        for user in ["alice", "bob"] {
+            run(capuchind(dir).args(["user", "add", user]));
+        }
+        Self::serve(folder)
+    }
+
+    /// Starts the daemon in a folder that has been made before.
+    pub fn serve(folder: tempfile::TempDir) -> Self {
+        let daemon = Daemon::spawn(capuchind(folder.path()).arg("serve"));
+        let said = daemon.wait_for_line("listens on");
+        let address = said.rsplit(' ').next().unwrap().parse().unwrap();
+        Self { folder, daemon, address }
+    }
+
+    /// Ends the daemon and starts it again, on another port.
+    pub fn restart(mut self) -> Self {
+        self.daemon.kill();
+        Self::serve(self.folder)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn admin(&self) -> Command {
+        capuchind(self.dir())
+    }
+
+    pub fn invite(&self, user: &str) -> String {
+        text(run(self.admin().args(["invite", user])).stdout)
+    }
+
+    /// A borrower's home in which `user` has joined and is logged in.
+    pub fn join(&self, user: &str) -> Home {
+        let home = Home::new();
+        let line = self.invite(user);
+        run(home.capuchin().args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
+        home
+    }
+
+    /// Every audit line so far.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.dir().join("audit/audit.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits for an audit line that fits; the kernel tells of each that is written.
+    pub fn wait_for_audit(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        use rustix::{event, fs::inotify};
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, self.dir().join("audit"), inotify::WatchFlags::MODIFY).unwrap();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = self.audit().into_iter().find(&fits) {
+                return found;
+            }
+            let left = end.checked_duration_since(Instant::now());
+            let left = left.unwrap_or_else(|| panic!("no audit line of {what} in {:#?}", self.audit()));
+            let timeout = event::Timespec { tv_sec: left.as_secs() as i64 + 1, tv_nsec: 0 };
+            event::poll(&mut [event::PollFd::new(&watch, event::PollFlags::IN)], Some(&timeout)).unwrap();
+            rustix::io::read(&watch, &mut [0_u8; 4096]).unwrap();
+        }
+    }
+
+    /// An audit line of this event with this verdict.
+    pub fn wait_for_verdict(&self, event: &str, verdict: &str) -> Value {
+        self.wait_for_audit(event, |line| line["event"] == event && line["verdict"] == verdict)
+    }
+}
+
+/// A borrower's home folder.
+pub struct Home {
+    pub folder: tempfile::TempDir,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn capuchin(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
+        let home = self.folder.path();
+        command.env("HOME", home).env("XDG_CONFIG_HOME", home.join("config"));
+        command.env("XDG_STATE_HOME", home.join("state")).env("XDG_RUNTIME_DIR", home.join("run"));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// A file with a password and a newline, as an editor leaves it.
+    pub fn password_file(&self, password: &str) -> PathBuf {
+        let path = self.folder.path().join("password");
+        std::fs::write(&path, format!("{password}\n")).unwrap();
+        path
+    }
+
+    /// The profile's folder of the lender `lab`.
+    pub fn profile(&self) -> PathBuf {
+        self.folder.path().join("config/capuchin/hosts/lab")
+    }
+
+    /// Runs `capuchin forward` and gives the local address of each forward, once they are open.
+    pub fn forward(&self, forwards: &[&str]) -> (Daemon, Vec<SocketAddr>) {
+        let mut command = self.capuchin();
+        command.args(["forward", "lab", "-N"]);
+        for forward in forwards {
+            command.args(["-L", forward]);
+        }
+        let daemon = Daemon::spawn(&mut command);
+        let open = |_| {
+            let line = daemon.wait_for_line("Forwarding ");
+            line.split(' ').nth(1).unwrap().parse().unwrap()
+        };
+        let addresses = forwards.iter().map(open).collect();
+        (daemon, addresses)
+    }
+}
+
+/// A process whose output is read line by line; killed when dropped.
+pub struct Daemon {
+    pub child: Child,
+    pub stdin: Option<ChildStdin>,
+    line_rx: std::sync::Mutex<mpsc::Receiver<String>>,
+}
+
+impl Daemon {
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (line_tx, line_rx) = mpsc::channel();
+        let stdin = child.stdin.take();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let other_tx = line_tx.clone();
+        std::thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| line_tx.send(l)));
+        std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|l| other_tx.send(l)));
+        Self { child, stdin, line_rx: line_rx.into() }
+    }
+
+    /// The next line that contains `what`.
+    pub fn wait_for_line(&self, what: &str) -> String {
+        let line_rx = self.line_rx.lock().unwrap();
+        let (end, mut seen) = (Instant::now() + PATIENCE, Vec::new());
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match line_rx.recv_timeout(left) {
+                Ok(line) if line.contains(what) => return line,
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("no line with {what:?} ({error}); it said {seen:#?}"),
+            }
+        }
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end on its own.
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let watch = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = rustix::event::Timespec { tv_sec: left.as_secs() as i64 + 1, tv_nsec: 0 };
+        let ready = rustix::event::poll(
+            &mut [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)],
+            Some(&timeout),
+        );
+        assert_eq!(ready, Ok(1), "it does not end");
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub fn capuchind(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_capuchind"));
+    command.env("CAPUCHIND_DIR", dir).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command that must succeed.
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?} gave {output:#?}");
+    output
+}
+
+/// Runs a command that must fail with this exit status, and gives its stderr.
+pub fn fails(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let stderr = text(output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{command:?} said {stderr:?} and {:?}", text(output.stdout));
+    stderr
+}
+
+/// Runs a command with this standard input.
+pub fn run_with(command: &mut Command, stdin: impl AsRef<[u8]>) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that does not read its input to the end is no failure of the test.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_ref());
+    child.wait_with_output().unwrap()
+}
+
+pub fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+pub fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+/// `args` as they stand on a command line, for a test's message.
+pub fn words<'a>(args: impl IntoIterator<Item = &'a OsStr>) -> String {
+    args.into_iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
