@@ -34,6 +34,8 @@ pub(super) struct Driver<C> {
     batch: Batch,
     flushed: bool,
     timer: Pin<Box<Sleep>>,
+    /// When the mux wants to be told of the time.
+    due: Instant,
     /// Woken outside the lock.
     wakers: Vec<Waker>,
     phase: Phase,
@@ -53,6 +55,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
             shared,
             batch: Batch::default(),
             flushed: true,
+            due,
             timer: Box::pin(tokio::time::sleep_until(due.into())),
             wakers: Vec::new(),
             phase: Phase::Running,
@@ -96,6 +99,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
             let mut state = self.shared.lock();
             state.mux.poll_transmit(Instant::now(), &mut self.batch);
             state.collect_events(&mut self.wakers);
+            self.due = state.mux.poll_timeout();
             if !self.batch.has_remaining() {
                 state.driver = Some(cx.waker().clone());
             }
@@ -112,32 +116,39 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
         Poll::Ready(Ok(()))
     }
 
-    fn handle_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        let due = self.shared.lock().mux.poll_timeout();
+    /// Ready: time did something to the mux that may have to be sent.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         // Only ever moved earlier before it fires: a timer that fires too soon costs less than moving it each time.
-        if due < self.timer.deadline().into_std() {
-            self.timer.as_mut().reset(due.into());
+        if self.due < self.timer.deadline().into_std() {
+            self.timer.as_mut().reset(self.due.into());
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let mut state = self.shared.lock();
-            if !state.mux.handle_timeout(Instant::now()) {
-                let text = "the other side has not answered for too long".to_owned();
-                return Err(Ended { kind: ErrorKind::Lost, text });
-            }
-            let due = state.mux.poll_timeout();
-            drop(state);
-            self.timer.as_mut().reset(due.into());
+        ready!(self.timer.as_mut().poll(cx));
+        let mut state = self.shared.lock();
+        if !state.mux.handle_timeout(Instant::now()) {
+            let text = "the other side has not answered for too long".to_owned();
+            return Poll::Ready(Err(Ended { kind: ErrorKind::Lost, text }));
         }
-        Ok(())
+        self.due = state.mux.poll_timeout();
+        drop(state);
+        self.timer.as_mut().reset(self.due.into());
+        Poll::Ready(Ok(()))
     }
 
+    /// Does all that can be done now. `Err`: the session is over.
     fn run(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        self.receive(cx)?;
-        self.handle_timer(cx)?;
-        if let Poll::Ready(result) = self.transmit(cx) {
-            result?;
+        loop {
+            self.receive(cx)?;
+            if let Poll::Ready(sent) = self.transmit(cx) {
+                sent?;
+            }
+            match self.poll_timer(cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => break,
+            }
         }
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        // Also while the socket takes nothing: whoever ends the session must be heard.
+        state.driver.get_or_insert_with(|| cx.waker().clone());
         match &state.ended {
             Some(ended) => Err(ended.clone()),
             None if state.orphaned && state.mux.stream_count() == 0 => Err(closed()),
@@ -171,8 +182,15 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
         self.wakers.extend(state.acceptor.take());
         drop(state);
         self.wakers.drain(..).for_each(Waker::wake);
-        self.shared.over.send_replace(true);
         self.phase = Phase::Leaving { until: Box::pin(tokio::time::sleep(FAREWELL)) };
+    }
+}
+
+impl<C> Drop for Driver<C> {
+    /// The last words are said, or nobody will say them.
+    fn drop(&mut self) {
+        self.shared.lock().end(closed());
+        self.shared.over.send_replace(true);
     }
 }
 

@@ -101,7 +101,7 @@ impl Session {
         state.wake_driver();
     }
 
-    /// Waits until the session is over, and says why.
+    /// Waits until the session is over and its last words are said, and says why it ended.
     pub async fn ended(&self) -> Ended {
         let mut over = self.shared.over.subscribe();
         // The sender lives in `shared`, so waiting cannot fail.
@@ -151,7 +151,7 @@ pub enum OpenError {
 /// What the driver and the handles share. The lock is never held over an await.
 struct Shared {
     state: Mutex<State>,
-    /// Becomes true once, when the session is over.
+    /// Becomes true once, when the driver is done.
     over: tokio::sync::watch::Sender<bool>,
 }
 

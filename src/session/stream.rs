@@ -16,7 +16,7 @@ use tokio::{
     task::coop,
 };
 
-use super::Shared;
+use super::{Shared, State};
 use crate::proto::{
     Errno, ProtocolError, Reset, StreamId, message,
     mux::{self, Batch},
@@ -193,13 +193,23 @@ impl Stream {
     }
 
     fn poll_write_room(&self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, wanted, |_, room| room)
+    }
+
+    /// Waits for room for some of `wanted` bytes, and uses it under the same lock.
+    fn poll_write_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+        write: impl FnOnce(&mut State, usize) -> R,
+    ) -> Poll<io::Result<R>> {
         let budget = ready!(coop::poll_proceed(cx));
         let mut state = self.shared.lock();
         if let Some(ended) = &state.ended {
             return Poll::Ready(Err(session_error(ended.clone())));
         }
-        let room = match state.mux.poll_write(self.id, wanted) {
-            mux::Write::Room(room) => Ok(room),
+        let written = match state.mux.poll_write(self.id, wanted) {
+            mux::Write::Room(room) => Ok(write(&mut state, room)),
             mux::Write::Closed(reset) => Err(write_error(reset)),
             mux::Write::Pending => {
                 if let Some(wakers) = state.streams.get_mut(&self.id) {
@@ -209,7 +219,7 @@ impl Stream {
             }
         };
         budget.made_progress();
-        Poll::Ready(room)
+        Poll::Ready(written)
     }
 
     fn poll_read_into(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -222,10 +232,12 @@ impl Stream {
     }
 
     fn poll_write_from(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let room = ready!(self.poll_write_room(cx, bytes.len()))?;
-        let (head, _) = bytes.split_at(room.min(bytes.len()));
-        self.write_copy(head);
-        Poll::Ready(Ok(head.len()))
+        self.poll_write_with(cx, bytes.len(), |state, room| {
+            let (head, _) = bytes.split_at(room.min(bytes.len()));
+            state.mux.write_copy(self.id, head);
+            state.wake_driver();
+            head.len()
+        })
     }
 }
 

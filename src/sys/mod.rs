@@ -3,5 +3,9 @@
 #![allow(unsafe_code)]
 
 mod listen_fd;
+#[cfg(feature = "cli")]
+mod namespace;
 
 pub use listen_fd::{ListenFdError, adopt_listener};
+#[cfg(feature = "cli")]
+pub use namespace::{bind_file, enter_private_network, set_up_loopback};

@@ -1,0 +1,160 @@
+//! `capuchin forward -L` against `ssh -L` with aes128-gcm, in one run: `cargo bench --bench forward`.
+//!
+//! Needs openssh-server and openssh-client. Both tunnels are up and idle while the other is measured; rounds alternate
+//! and the medians of the ratios are printed.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Instant,
+};
+
+#[path = "../support/mod.rs"]
+mod support;
+mod tunnels;
+
+use support::{median, row};
+use tunnels::Tunnel;
+
+const BULK_BYTES: usize = 1 << 30;
+const ROUNDS: usize = 5;
+const IDLE_CONNECTIONS: usize = 1000;
+
+fn main() {
+    let origin = origin();
+    let folder = tempfile::tempdir().expect("a folder");
+    let ssh = Tunnel::ssh(folder.path(), origin);
+    let ours = Tunnel::capuchin(folder.path(), origin);
+    // First, while neither has memory left over from other work.
+    println!("{:34} of      ssh -L                   {:7.2}   KiB", "idle forwarded connection", idle(&ssh));
+    row("idle forwarded connection, KiB", "-", idle(&ours), 20.0, false);
+    for (name, command, wanted) in [("bulk down", b'D', 1.4), ("bulk up", b'U', 1.7)] {
+        let (mut speeds, mut costs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let (their_speed, their_cost) = bulk(&ssh, command);
+            let (our_speed, our_cost) = bulk(&ours, command);
+            speeds.push(our_speed / their_speed);
+            costs.push(our_cost / their_cost);
+            eprintln!("{name}: ssh {their_speed:.0} MiB/s, {their_cost:.2} CPU s; capuchin {our_speed:.0}, {our_cost:.2}");
+        }
+        row(name, "ssh -L aes128-gcm", median(&mut speeds), wanted, true);
+        row(&format!("{name}, CPU"), "ssh -L aes128-gcm", median(&mut costs), 0.6, false);
+    }
+    for (name, lanes, each, wanted) in [("connections/s, sequential", 1, 1000, 1.3), ("connections/s, 64 at once", 64, 50, 1.15)] {
+        let mut ratios = Vec::new();
+        for _ in 0..ROUNDS {
+            let (theirs, ours) = (connections(&ssh, lanes, each), connections(&ours, lanes, each));
+            ratios.push(ours / theirs);
+            eprintln!("{name}: ssh {theirs:.0}, capuchin {ours:.0}");
+        }
+        row(name, "ssh -L aes128-gcm", median(&mut ratios), wanted, true);
+    }
+}
+
+/// Seconds for the bulk as MiB/s, and CPU seconds of both ends of the tunnel.
+fn bulk(tunnel: &Tunnel, command: u8) -> (f64, f64) {
+    let cpu = tunnel.cpu_seconds();
+    let began = Instant::now();
+    let mut socket = dial(tunnel.local);
+    socket.write_all(&[command]).expect("the tunnel is up");
+    let mut block = vec![7; 256 * 1024];
+    let mut moved = 0;
+    if command == b'U' {
+        while moved < BULK_BYTES {
+            socket.write_all(&block).expect("the tunnel is up");
+            moved += block.len();
+        }
+        socket.shutdown(Shutdown::Write).expect("an end");
+        let mut count = [0; 8];
+        socket.read_exact(&mut count).expect("a count");
+        assert_eq!(u64::from_be_bytes(count), BULK_BYTES as u64);
+    } else {
+        loop {
+            match socket.read(&mut block).expect("the tunnel is up") {
+                0 => break,
+                length => moved += length,
+            }
+        }
+        assert_eq!(moved, BULK_BYTES);
+    }
+    let speed = BULK_BYTES as f64 / (1 << 20) as f64 / began.elapsed().as_secs_f64();
+    (speed, tunnel.cpu_seconds() - cpu)
+}
+
+/// Connections a second: connect, two bytes out, one back, close.
+fn connections(tunnel: &Tunnel, lanes: usize, each: usize) -> f64 {
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..lanes {
+            scope.spawn(|| (0..each).for_each(|_| echo_once(&mut dial(tunnel.local))));
+        }
+    });
+    (lanes * each) as f64 / began.elapsed().as_secs_f64()
+}
+
+fn echo_once(socket: &mut TcpStream) {
+    socket.write_all(b"Ex").expect("the tunnel is up");
+    let mut echo = [0];
+    socket.read_exact(&mut echo).expect("an echo");
+    assert_eq!(&echo, b"x");
+}
+
+/// Memory of both ends of an idle connection, in KiB.
+fn idle(tunnel: &Tunnel) -> f64 {
+    let before = tunnel.pss_kib();
+    let mut held = Vec::new();
+    for _ in 0..IDLE_CONNECTIONS {
+        let mut socket = dial(tunnel.local);
+        echo_once(&mut socket);
+        held.push(socket);
+    }
+    (tunnel.pss_kib() - before) / IDLE_CONNECTIONS as f64
+}
+
+fn dial(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("the tunnel listens");
+    socket.set_nodelay(true).expect("nodelay");
+    socket
+}
+
+/// What lies behind both tunnels; the first byte says what to do.
+fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            thread::Builder::new().stack_size(64 * 1024).spawn(move || serve(socket)).expect("a thread");
+        }
+    });
+    address
+}
+
+fn serve(mut socket: TcpStream) {
+    let mut command = [0];
+    if socket.set_nodelay(true).is_err() || socket.read_exact(&mut command).is_err() {
+        return;
+    }
+    let mut block = vec![7; if command == *b"E" { 64 } else { 256 * 1024 }];
+    let mut total = 0_u64;
+    if command == *b"D" {
+        for _ in 0..BULK_BYTES / block.len() {
+            if socket.write_all(&block).is_err() {
+                return;
+            }
+        }
+        return;
+    }
+    while let Ok(length) = socket.read(&mut block) {
+        if length == 0 {
+            break;
+        }
+        total += length as u64;
+        if command == *b"E" && socket.write_all(&block[..length]).is_err() {
+            return;
+        }
+    }
+    if command == *b"U" {
+        let _ = socket.write_all(&total.to_be_bytes());
+    }
+}

@@ -1,0 +1,152 @@
+//! The two tunnels, each a pair of real processes on loopback.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Where a user connects, and the processes of both ends.
+pub struct Tunnel {
+    pub local: SocketAddr,
+    ends: Vec<Child>,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        for end in &mut self.ends {
+            let _ = end.kill();
+            let _ = end.wait();
+        }
+    }
+}
+
+impl Tunnel {
+    /// OpenSSH with its fastest cipher here.
+    pub fn ssh(folder: &Path, origin: SocketAddr) -> Self {
+        let path = |name: &str| folder.join(name).display().to_string();
+        for key in ["host", "user"] {
+            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]));
+        }
+        std::fs::create_dir_all("/run/sshd").ok();
+        std::fs::rename(path("user.pub"), path("authorized")).expect("the key");
+        let (port, local) = (free_port(), free_port());
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
+             PermitRootLogin prohibit-password\nMaxSessions 100\n",
+            path("host"),
+            path("authorized")
+        );
+        std::fs::write(path("sshd_config"), config).expect("a file");
+        let server = spawn(Command::new("/usr/sbin/sshd").args(["-D", "-f", &path("sshd_config")]));
+        wait_for(port);
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-N", "-F", "none", "-c", "aes128-gcm@openssh.com", "-i", &path("user"), "-p", &port.to_string()]);
+        for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes", "LogLevel=ERROR"] {
+            ssh.args(["-o", option]);
+        }
+        let client = spawn(ssh.args(["-L", &format!("127.0.0.1:{local}:{origin}"), "127.0.0.1"]));
+        wait_for(local);
+        Self { local: SocketAddr::from(([127, 0, 0, 1], local)), ends: vec![server, client] }
+    }
+
+    /// A lender, a borrower that joined, and `forward`.
+    pub fn capuchin(folder: &Path, origin: SocketAddr) -> Self {
+        let lab = folder.join("lab");
+        let lender = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_capuchind"));
+            command.args(args).env("CAPUCHIND_DIR", &lab);
+            command
+        };
+        let port = free_port();
+        run(&mut lender(&["init", "--name", "lab", "--listen", &format!("127.0.0.1:{port}")]));
+        let policy = format!("[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\"]\n");
+        std::fs::write(lab.join("policy.toml"), policy).expect("a file");
+        run(&mut lender(&["user", "add", "bench"]));
+        let server = spawn(&mut lender(&["serve"]));
+        wait_for(port);
+        let line = lender(&["invite", "bench"]).output().expect("a join line").stdout;
+        std::fs::write(folder.join("password"), "a password for the bench").expect("a file");
+        let borrower = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
+            command.args(args).env("XDG_CONFIG_HOME", folder.join("config")).env("XDG_STATE_HOME", folder.join("state"));
+            command
+        };
+        let line = String::from_utf8(line).expect("a line");
+        run(borrower(&["join", line.trim(), "--password-file"]).arg(folder.join("password")));
+        let mut forward = borrower(&["forward", "lab", "-N", "-L", &format!("0:{origin}")]);
+        let mut client = forward.stdout(Stdio::piped()).spawn().expect("capuchin");
+        let mut opened = String::new();
+        BufReader::new(client.stdout.take().expect("piped")).read_line(&mut opened).expect("a line");
+        let local = opened.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("Forwarding ADDRESS");
+        Self { local, ends: vec![server, client] }
+    }
+
+    /// User and system time of both ends and all their children, in seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.processes().iter().map(|pid| ticks(*pid)).sum::<f64>() / 100.0
+    }
+
+    /// Memory of both ends, shared pages divided among their users, in KiB.
+    pub fn pss_kib(&self) -> f64 {
+        let pss = |pid: &u32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
+            line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0.0)
+        };
+        self.processes().iter().map(pss).sum()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+        for entry in std::fs::read_dir("/proc").expect("procfs").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if let Some(parent) = stat(pid).and_then(|fields| fields.get(1)?.parse().ok()) {
+                children.entry(parent).or_default().push(pid);
+            }
+        }
+        let mut found: Vec<u32> = self.ends.iter().map(Child::id).collect();
+        let mut next = 0;
+        while let Some(pid) = found.get(next).copied() {
+            found.extend(children.remove(&pid).unwrap_or_default());
+            next += 1;
+        }
+        found
+    }
+}
+
+/// The fields of /proc/PID/stat behind the name: state, parent, …
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(text.rsplit(')').next()?.split_whitespace().map(str::to_owned).collect())
+}
+
+fn ticks(pid: u32) -> f64 {
+    let fields = stat(pid).unwrap_or_default();
+    // utime, stime, and those of children that have been waited for.
+    fields.iter().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+fn wait_for(port: u16) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < end, "nothing listens on {port}");
+        std::thread::yield_now();
+    }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}

@@ -1,0 +1,232 @@
+//! `capuchin demo`: the main job on one machine, with every command shown and its result.
+//!
+//! The lender runs in a network namespace of its own, with a web server and a name that only it knows. The borrower is
+//! outside and has nothing but the lender's listening socket, which was opened out here and passed in as `fd:N`.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, TcpListener},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use super::report::Failure;
+use crate::{proto::ErrorKind, sys};
+
+/// The web server's address inside; not a loopback address, so that a plain rule by name can allow it.
+const WIKI: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const NAME: &str = "wiki.internal";
+const PAGE: &str = "Hello from a web server that only the lender can reach.\n";
+const PASSWORD: &str = "a password for the demo";
+
+/// The hidden half of the demo: the lender's machine.
+#[derive(clap::Args)]
+pub(super) struct Machine {
+    /// The demo's folder
+    folder: PathBuf,
+}
+
+/// Shows everything, and cleans up.
+pub(super) fn run() -> Result<(), Failure> {
+    let folder = tempdir()?;
+    let result = Demo { folder: folder.path.clone() }.run();
+    drop(folder);
+    result
+}
+
+struct Demo {
+    folder: PathBuf,
+}
+
+impl Demo {
+    fn run(&self) -> Result<(), Failure> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed("listening on loopback"))?;
+        let address = listener.local_addr().map_err(failed("listening on loopback"))?;
+        // The lender inherits it; close-on-exec would take it away.
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())
+            .map_err(|error| failed("passing the listener")(error.into()))?;
+        say("A lender, in a network namespace of its own. Its policy allows one name and one port:");
+        let listen = format!("fd:{}", listener.as_raw_fd());
+        self.lender(&["init", "--name", "lab", "--listen", &listen, "--advertise", &address.to_string()])?;
+        let policy = format!("[[allow]]\nwho = [\"demo\"]\nconnect = [\"{NAME}:80\"]\n");
+        write(&self.folder.join("lab/policy.toml"), &policy)?;
+        print!("{policy}");
+        self.lender(&["user", "add", "demo"])?;
+        let line = self.lender(&["invite", "demo"])?;
+        write(&self.folder.join("password"), PASSWORD)?;
+        let mut machine = self.machine()?;
+        drop(listener);
+
+        say("Without capuchin, this machine has no such name:");
+        self.curl(&format!("http://{NAME}/"))?;
+        say("The borrower joins with the line that `capuchind invite` printed, once:");
+        let password = self.folder.join("password");
+        let join = ["join", line.trim(), "--password-file"].map(PathBuf::from);
+        self.shown(self.capuchin(), &[&join[..], &[password]].concat())?;
+        say("It borrows the web server's port:");
+        let mut forward = self.forward()?;
+        let opened = first_line(&mut forward)?;
+        println!("{opened}");
+        let local = opened.split(' ').nth(1).unwrap_or_default().to_owned();
+        let fetched = self.curl(&format!("http://{local}/"));
+        say("What the policy does not allow is refused, and says why:");
+        self.shown(self.capuchin(), &["check", "lab", "connect", "127.0.0.1:22"].map(PathBuf::from))?;
+        end(&mut forward);
+        end(&mut machine);
+        match fetched?.contains(PAGE.trim()) {
+            true => Ok(()),
+            false => Err(Failure::new(ErrorKind::Local, "the page did not come through the forward")),
+        }
+    }
+
+    /// The borrower's command, in a home of the demo's.
+    fn capuchin(&self) -> Command {
+        let mut command = Command::new("/proc/self/exe");
+        for (name, sub) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")] {
+            command.env(name, self.folder.join(sub));
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs an admin's command and gives its output.
+    fn lender(&self, args: &[&str]) -> Result<String, Failure> {
+        let mut command = self.capuchin();
+        command.arg("lender").args(args).arg("--dir").arg(self.folder.join("lab"));
+        let output = command.output().map_err(failed("starting capuchind"))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(Failure::new(ErrorKind::Local, String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+        }
+    }
+
+    /// Starts the lender's machine, and waits until it serves.
+    fn machine(&self) -> Result<Child, Failure> {
+        let mut command = self.capuchin();
+        command.arg("demo-machine").arg(&self.folder).stdout(Stdio::piped());
+        let mut machine = command.spawn().map_err(failed("starting the lender's machine"))?;
+        first_line(&mut machine)?;
+        Ok(machine)
+    }
+
+    fn forward(&self) -> Result<Child, Failure> {
+        let target = format!("0:{NAME}:80");
+        println!("$ capuchin forward lab -N -L {target}");
+        let mut command = self.capuchin();
+        command.args(["forward", "lab", "-N", "-L", &target]).stdout(Stdio::piped());
+        command.spawn().map_err(failed("starting capuchin forward"))
+    }
+
+    /// Fetches a page with the machine's own curl, and shows what it says.
+    fn curl(&self, url: &str) -> Result<String, Failure> {
+        let args = ["--no-progress-meter", "--noproxy", "*", "--max-time", "10", url].map(PathBuf::from);
+        println!("$ curl {url}");
+        let output = Command::new("curl").args(&args).stdin(Stdio::null()).output().map_err(|error| {
+            Failure::new(ErrorKind::Local, format!("curl: {error}; the demo needs it: apt-get install curl"))
+        })?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        print!("{said}");
+        Ok(said)
+    }
+
+    /// Runs a command, with the command line shown as a person would type it.
+    fn shown(&self, mut command: Command, args: &[PathBuf]) -> Result<(), Failure> {
+        let words: Vec<String> = args.iter().map(|arg| shortened(&arg.to_string_lossy())).collect();
+        println!("$ capuchin {}", words.join(" "));
+        command.args(args).status().map(drop).map_err(failed("starting capuchin"))
+    }
+}
+
+/// Long secrets and paths stay out of the way of the reader.
+fn shortened(word: &str) -> String {
+    match word.char_indices().nth(24) {
+        Some((end, _)) if word.starts_with("cap1_") => format!("{}…", word.split_at(end).0),
+        _ => word.rsplit('/').next().unwrap_or(word).to_owned(),
+    }
+}
+
+/// The lender's machine: a network of its own, a web server, a name, and `capuchind serve`. Before any thread exists.
+pub(super) fn enter(machine: &Machine) -> Result<PathBuf, Failure> {
+    let folder = &machine.folder;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .map_err(|error| failed("following the demo")(error.into()))?;
+    sys::enter_private_network().map_err(|error| {
+        let text = format!("no network namespace for the demo: {error}; run it as root, or allow user namespaces");
+        Failure::new(ErrorKind::Local, text)
+    })?;
+    sys::set_up_loopback(WIKI).map_err(failed("setting up loopback"))?;
+    for (file, text) in [("hosts", format!("127.0.0.1 localhost\n{WIKI} {NAME}\n")), ("resolv.conf", String::new())] {
+        let own = folder.join(file);
+        write(&own, &text)?;
+        sys::bind_file(&own, &Path::new("/etc").join(file)).map_err(failed(file))?;
+    }
+    let wiki = TcpListener::bind((WIKI, 80)).map_err(failed("starting the web server"))?;
+    std::thread::spawn(move || serve_page(&wiki));
+    println!("ready");
+    Ok(folder.join("lab"))
+}
+
+/// As little of HTTP/1.0 as curl needs.
+fn serve_page(wiki: &TcpListener) {
+    for mut socket in wiki.incoming().flatten() {
+        let mut request = BufReader::new(&socket);
+        let mut line = String::new();
+        while request.read_line(&mut line).is_ok_and(|length| length > 2) {
+            line.clear();
+        }
+        // A browser that hung up is no concern of the server's.
+        let _ = std::io::Write::write_all(&mut socket, format!("HTTP/1.0 200 OK\r\n\r\n{PAGE}").as_bytes());
+    }
+}
+
+fn first_line(child: &mut Child) -> Result<String, Failure> {
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.as_mut() {
+        BufReader::new(stdout).read_line(&mut line).map_err(failed("reading"))?;
+    }
+    match line.trim_end() {
+        // It has said why on stderr.
+        "" => Err(Failure::new(ErrorKind::Local, "a part of the demo did not start")),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn end(child: &mut Child) {
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM);
+    let _ = child.wait();
+}
+
+fn say(text: &str) {
+    println!("\n# {text}");
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text).map_err(failed(&path.display().to_string()))
+}
+
+fn failed(what: &str) -> impl FnOnce(std::io::Error) -> Failure {
+    let what = what.to_owned();
+    move |error| Failure::new(ErrorKind::Local, format!("{what}: {error}"))
+}
+
+/// A folder that goes with the demo.
+struct Folder {
+    path: PathBuf,
+}
+
+fn tempdir() -> Result<Folder, Failure> {
+    let name = data_encoding::HEXLOWER.encode(&crate::trust::random::<8>());
+    let path = std::env::temp_dir().join(format!("capuchin-demo-{name}"));
+    crate::trust::keyfile::create_dir(&path)
+        .map_err(|error| Failure::new(ErrorKind::Local, error.to_string()))?;
+    Ok(Folder { path })
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}

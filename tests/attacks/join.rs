@@ -1,0 +1,216 @@
+//! Invitations: used twice, raced, expired, guessed, of another lender, with hostile requests.
+
+use std::time::Duration;
+
+use capuchin::{
+    proto::{ErrorKind, FromBorrower, FromLender, JoinQuestion, JoinRequest},
+    trust::{
+        UnixTime,
+        join_line::JoinLine,
+        proof::JoinKeys,
+        request::new_device_key,
+        tls::{self, Purpose},
+    },
+};
+
+use crate::{
+    still_serves,
+    support::{Home, LOOPBACK, Lab, PASSWORD, fails, peer::Peer, run, text},
+};
+
+async fn dial(lab: &Lab, line: &JoinLine) -> Peer {
+    let config = tls::join_client_config(&line.ca_key).unwrap();
+    Peer::dial(lab.address, config, line.lender.as_str()).await.unwrap()
+}
+
+fn parsed(line: &str) -> JoinLine {
+    line.trim().parse().unwrap()
+}
+
+/// A join over this connection; `keys` need not be those of the line.
+fn request(peer: &Peer, line: &JoinLine, keys: &JoinKeys, csr: &[u8]) -> FromBorrower {
+    let proof = keys.client_proof(&peer.exporter(Purpose::Join), csr);
+    let question = JoinQuestion { id: line.id.0, csr: csr.to_vec(), proof };
+    FromBorrower::JoinRequest(JoinRequest { question, password: PASSWORD.as_bytes().to_vec() })
+}
+
+async fn refused(peer: &mut Peer) -> (ErrorKind, String) {
+    match peer.hear_message().await {
+        Some(FromLender::Refusal(refusal)) => (refusal.kind(), refusal.text().to_owned()),
+        Some(other) => panic!("a refusal was expected, not a {}", other.name()),
+        None => panic!("closed without an answer"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_60_an_invitation_used_twice() {
+    let lab = Lab::start(LOOPBACK);
+    let line = lab.invite("alice");
+    let (first, second) = (Home::new(), Home::new());
+    let join = |home: &Home| {
+        let mut command = home.capuchin();
+        command.args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD));
+        command
+    };
+    run(&mut join(&first));
+    let stderr = fails(&mut join(&second), 255);
+    assert!(stderr.starts_with("error[identity]"), "{stderr}");
+    assert!(!second.profile().exists(), "a half-made profile was left");
+    lab.wait_for_verdict("join", "refused");
+    still_serves(&lab, &first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_61_two_racing_joins_get_one_certificate() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let line = parsed(&lab.invite("alice"));
+    let keys = JoinKeys::derive(&line.secret);
+    let mut peers = Vec::new();
+    for _ in 0..8 {
+        let peer = dial(&lab, &line).await;
+        let (_, csr) = new_device_key().unwrap();
+        let request = request(&peer, &line, &keys, &csr);
+        peers.push((peer, request));
+    }
+    let answers = peers.into_iter().map(|(mut peer, request)| {
+        tokio::spawn(async move {
+            peer.say(&request).await;
+            matches!(peer.hear_message().await, Some(FromLender::JoinAnswer(_)))
+        })
+    });
+    let mut certificates = 0;
+    for answer in answers.collect::<Vec<_>>() {
+        certificates += usize::from(answer.await.unwrap());
+    }
+    assert_eq!(certificates, 1);
+    let users = crate::support::json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
+    assert_eq!(users[0]["devices"].as_array().unwrap().len(), 2, "the first device and one more: {users}");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_62_an_expired_invitation() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut line = parsed(&text(run(lab.admin().args(["invite", "alice", "--ttl", "1s"])).stdout));
+    // The borrower sees it by itself …
+    line.expires = UnixTime::now().minus(Duration::from_secs(1));
+    let other = Home::new();
+    let password = other.password_file(PASSWORD);
+    let expired = line.encode().unwrap();
+    let stderr = fails(other.capuchin().args(["join", &expired, "--password-file"]).arg(&password), 255);
+    assert!(stderr.contains("expired"), "{stderr}");
+    // … and the lender does not take a borrower's word for the time. Another invitation keeps the join protocol open.
+    lab.invite("alice");
+    let issued = UnixTime::now();
+    while UnixTime::now() <= issued.plus(Duration::from_secs(1)) {
+        std::thread::yield_now();
+    }
+    let mut peer = dial(&lab, &line).await;
+    let (_, csr) = new_device_key().unwrap();
+    let request = request(&peer, &line, &JoinKeys::derive(&line.secret), &csr);
+    peer.say(&request).await;
+    let (kind, text) = refused(&mut peer).await;
+    assert!(kind == ErrorKind::Identity && text.contains("expired"), "{text}");
+    lab.wait_for_verdict("join", "refused");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_63_five_wrong_proofs_use_the_invitation_up() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let line = parsed(&lab.invite("alice"));
+    let other = parsed(&lab.invite("alice"));
+    let (_, csr) = new_device_key().unwrap();
+    for guess in 1..=5 {
+        let mut peer = dial(&lab, &line).await;
+        let wrong = request(&peer, &line, &JoinKeys::derive(&other.secret), &csr);
+        peer.say(&wrong).await;
+        let (kind, text) = refused(&mut peer).await;
+        assert!(kind == ErrorKind::Identity && text.contains("proof of the join line is wrong"), "{text}");
+        assert_eq!(text.contains("used up"), guess == 5, "{text}");
+    }
+    // Now the right proof comes too late.
+    let mut peer = dial(&lab, &line).await;
+    let right = request(&peer, &line, &JoinKeys::derive(&line.secret), &csr);
+    peer.say(&right).await;
+    assert_eq!(refused(&mut peer).await.0, ErrorKind::Identity);
+    lab.wait_for_verdict("join", "refused");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_64_an_invitation_of_another_lender() {
+    let (lab, other) = (Lab::start(LOOPBACK), Lab::start(LOOPBACK));
+    let home = lab.join("alice");
+    // Both are open for a join, and both are called lab: only the key in the line tells them apart.
+    let mut line = parsed(&other.invite("alice"));
+    lab.invite("alice");
+    line.addresses = vec![lab.address.to_string()];
+    let victim = Home::new();
+    let password = victim.password_file(PASSWORD);
+    let forged = line.encode().unwrap();
+    let stderr = fails(victim.capuchin().args(["join", &forged, "--password-file"]).arg(password), 255);
+    assert!(stderr.starts_with("error[identity]"), "{stderr}");
+    assert!(!victim.profile().exists());
+    // It stopped in the handshake: no join was even asked about.
+    lab.wait_for_audit("the broken handshake", |line| line["event"] == "handshake-refused");
+    assert!(!lab.audit().iter().any(|line| line["event"] == "join" && line["peer"].is_null()));
+    let asked = lab.audit().iter().filter(|line| line["event"] == "join").count();
+    assert_eq!(asked, 2, "only the honest join's question and request: {:#?}", lab.audit());
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_65_hostile_certificate_requests() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let line = parsed(&lab.invite("alice"));
+    let keys = JoinKeys::derive(&line.secret);
+    // RSA: refused by its kind; the size plays no part, so a small one is enough to make here.
+    let rsa = {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, csr) = (folder.path().join("key"), folder.path().join("csr"));
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-outform", "DER", "-keyout"]);
+        run(openssl.arg(key).arg("-out").arg(&csr));
+        std::fs::read(csr).unwrap()
+    };
+    for (hostile, why) in [(rsa, "key"), (vec![0x30; 100], "certificate request"), (vec![0x30, 0x84, 0x7f], "certificate request")] {
+        let mut peer = dial(&lab, &line).await;
+        let request = request(&peer, &line, &keys, &hostile);
+        peer.say(&request).await;
+        let (kind, text) = refused(&mut peer).await;
+        assert!(kind == ErrorKind::Identity && text.contains(why), "{text}");
+    }
+    // A mebibyte does not fit into a frame before the login.
+    let mut peer = dial(&lab, &line).await;
+    let mut header = crate::support::peer::frame(0, capuchin::proto::Kind::Data, false, false, b"");
+    header[6..8].copy_from_slice(&[0xff, 0xff]);
+    peer.send(&header).await;
+    assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol);
+
+    // What a request wishes for is not what it gets.
+    let (_, wishes) = wishful_request();
+    let mut peer = dial(&lab, &line).await;
+    let request = request(&peer, &line, &keys, &wishes);
+    peer.say(&request).await;
+    let Some(FromLender::JoinAnswer(answer)) = peer.hear_message().await else { panic!("the join is honest enough") };
+    let (_, certificate) = x509_parser::parse_x509_certificate(&answer.certificate).unwrap();
+    assert!(!certificate.is_ca());
+    let identity = capuchin::trust::identity::identity_of(&answer.certificate.clone().into()).unwrap();
+    assert_eq!(identity.user.as_str(), "alice");
+    still_serves(&lab, &home).await;
+}
+
+/// A request for a CA certificate in bob's name.
+fn wishful_request() -> (rcgen::KeyPair, Vec<u8>) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let mut wishes = rcgen::CertificateParams::default();
+    wishes.subject_alt_names = vec![rcgen::SanType::URI("capuchin://user/bob".try_into().unwrap())];
+    wishes.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let csr = wishes.serialize_request(&key).unwrap().der().to_vec();
+    (key, csr)
+}

@@ -1,0 +1,18 @@
+//! The attack list of the first slice: a real daemon, hostile bytes. Each asserts the error, the audit line, and that
+//! the next honest borrower is served.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod frames;
+mod handshake;
+mod join;
+mod key_files;
+mod login;
+
+use support::{Home, Lab, peer::Peer};
+
+/// Whatever the attack was, the next honest borrower is served.
+async fn still_serves(lab: &Lab, home: &Home) {
+    Peer::logged_in(lab.address, home, "alice").await;
+}

@@ -1,0 +1,91 @@
+//! Either process dies half-way: the other says so, frees everything, and goes on serving others.
+
+use std::{
+    io::{Read, Write},
+    sync::mpsc,
+};
+
+use crate::{
+    dial, echo, origin, round_trip,
+    support::{LOOPBACK, Lab, PATIENCE},
+};
+
+#[test]
+fn a_killed_lender_ends_every_borrowed_connection_and_is_named() {
+    let mut lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(echo);
+    let (mut forward, local) = home.forward(&[&format!("0:{server}")]);
+    let mut socket = dial(local[0]);
+    round_trip(&socket, b"alive").unwrap();
+    lab.daemon.kill();
+    let error = socket.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    forward.wait_for_line("error[lost]");
+    assert_eq!(forward.wait().code(), Some(255));
+}
+
+#[test]
+fn a_killed_borrower_frees_what_it_borrowed_and_others_go_on() {
+    let lab = Lab::start(LOOPBACK);
+    let (alice, bob) = (lab.join("alice"), lab.join("bob"));
+    let (gone_tx, gone_rx) = mpsc::channel();
+    let server = origin(move |mut socket| {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = socket.read(&mut buffer) {
+            if length == 0 || socket.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        gone_tx.send(()).unwrap();
+    });
+    let target = format!("0:{server}");
+    let (mut dying, dying_local) = alice.forward(&[&target]);
+    let (_staying, staying_local) = bob.forward(&[&target]);
+    let sockets: Vec<_> = (0..10).map(|_| dial(dying_local[0])).collect();
+    let stays = dial(staying_local[0]);
+    for socket in sockets.iter().chain([&stays]) {
+        round_trip(socket, b"alive").unwrap();
+    }
+    dying.kill();
+    for _ in 0..10 {
+        gone_rx.recv_timeout(PATIENCE).expect("the target sees its connection end");
+    }
+    lab.wait_for_audit("the session's end", |line| line["event"] == "session-ended" && line["user"] == "alice");
+    round_trip(&stays, b"still here").unwrap();
+    round_trip(&dial(staying_local[0]), b"and new ones too").unwrap();
+}
+
+#[test]
+fn a_lender_that_stops_says_good_bye() {
+    let mut lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(echo);
+    let (mut forward, local) = home.forward(&[&format!("0:{server}")]);
+    round_trip(&dial(local[0]), b"alive").unwrap();
+    lab.daemon.signal(rustix::process::Signal::TERM);
+    forward.wait_for_line("the lender is stopping");
+    assert_eq!(forward.wait().code(), Some(255));
+    assert_eq!(lab.daemon.wait().code(), Some(0));
+    assert!(!lab.dir().join("admin.sock").exists(), "the admin's socket goes with the daemon");
+}
+
+#[test]
+fn a_lender_that_was_killed_starts_again_where_it_was() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let lines = lab.audit().len();
+    let lab = lab.restart();
+    assert!(lab.audit().len() >= lines);
+    let server = origin(echo);
+    // It listens elsewhere now; the borrower is told so by its profile, as by an admin.
+    let settings = home.profile().join("lender.toml");
+    let old = std::fs::read_to_string(&settings).unwrap();
+    let lines = old.lines().map(|line| match line.starts_with("addresses") {
+        true => format!("addresses = [\"{}\"]", lab.address),
+        false => line.to_owned(),
+    });
+    std::fs::write(&settings, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let (_forward, local) = home.forward(&[&format!("0:{server}")]);
+    round_trip(&dial(local[0]), b"the ticket is still good").unwrap();
+}

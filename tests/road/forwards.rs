@@ -1,0 +1,178 @@
+//! `capuchin forward -L`: what goes in comes out, whatever the shape of the traffic.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::Command,
+    sync::mpsc,
+    thread,
+};
+
+use crate::{
+    dial, echo, origin, pattern, round_trip,
+    support::{LOOPBACK, Lab, PATIENCE, run, text},
+};
+
+#[test]
+fn curl_fetches_a_page_that_only_the_lender_serves() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let web = origin(|mut socket| {
+        let mut request = [0; 1024];
+        let _ = socket.read(&mut request);
+        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello");
+    });
+    let (_forward, local) = home.forward(&[&format!("0:{web}")]);
+    let page = run(Command::new("curl").args(["--silent", "--fail", "--noproxy", "*", &format!("http://{}/", local[0])]));
+    assert_eq!(text(page.stdout), "hello");
+    lab.wait_for_audit("the decision", |line| {
+        line["event"] == "tcp-connect" && line["verdict"] == "granted" && line["target"] == web.to_string()
+    });
+    lab.wait_for_audit("its end, with its bytes", |line| {
+        line["event"] == "tcp-closed" && line["bytes_out"].as_u64() > Some(40)
+    });
+}
+
+#[test]
+fn sixty_four_mebibytes_each_way_at_once_are_identical() {
+    const BYTES: usize = 64 << 20;
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (up_tx, up_rx) = mpsc::channel();
+    let server = origin(move |mut socket| {
+        let mut reader = socket.try_clone().unwrap();
+        let up_tx = up_tx.clone();
+        let reading = thread::spawn(move || {
+            let mut up = Vec::new();
+            reader.read_to_end(&mut up).unwrap();
+            up_tx.send(up).unwrap();
+        });
+        socket.write_all(&pattern(BYTES, 1)).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        reading.join().unwrap();
+    });
+    let (_forward, local) = home.forward(&[&format!("0:{server}")]);
+    let mut socket = dial(local[0]);
+    let mut writer = socket.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        writer.write_all(&pattern(BYTES, 2)).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut down = Vec::new();
+    socket.read_to_end(&mut down).unwrap();
+    writing.join().unwrap();
+    assert!(down == pattern(BYTES, 1), "{} bytes came down, and not those that were sent", down.len());
+    let up = up_rx.recv_timeout(PATIENCE).unwrap();
+    assert!(up == pattern(BYTES, 2), "{} bytes came up, and not those that were sent", up.len());
+}
+
+#[test]
+fn a_server_that_answers_only_after_the_end_is_heard() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(|mut socket| {
+        let mut question = Vec::new();
+        socket.read_to_end(&mut question).unwrap();
+        socket.write_all(format!("{} bytes", question.len()).as_bytes()).unwrap();
+    });
+    let (_forward, local) = home.forward(&[&format!("0:{server}")]);
+    let mut socket = dial(local[0]);
+    socket.write_all(&[b'q'; 100_000]).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "100000 bytes");
+}
+
+#[test]
+fn a_thousand_connections_at_once() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(echo);
+    let (_forward, local) = home.forward(&[&format!("0:{server}")]);
+    let sockets: Vec<TcpStream> = (0..1000).map(|_| dial(local[0])).collect();
+    for (number, socket) in sockets.iter().enumerate() {
+        round_trip(socket, &pattern(100, number as u64)).unwrap();
+    }
+    // Each still has its own peer when all have been used.
+    for (number, socket) in sockets.iter().enumerate().rev() {
+        round_trip(socket, &pattern(100, number as u64)).unwrap();
+    }
+}
+
+#[test]
+fn a_stalled_reader_stops_its_writer_at_about_the_window_and_slows_nobody_else() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    // Never reads, and its kernel may hold little.
+    let stalled = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stalled, 4096).unwrap();
+    let echo_server = origin(echo);
+    let targets = [format!("0:{}", stalled.local_addr().unwrap()), format!("0:{echo_server}")];
+    let (_forward, local) = home.forward(&[&targets[0], &targets[1]]);
+    let mut writer = TcpStream::connect(local[0]).unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&writer, 4096).unwrap();
+    let (_held, _) = stalled.accept().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let other = dial(local[1]);
+    let (mut sent, mut idle_rounds) = (0_usize, 0);
+    // Each round trip on the other stream gives the stalled one all the time it needs to move.
+    while idle_rounds < 200 {
+        match writer.write(&[7; 16 * 1024]) {
+            Ok(length) => (sent, idle_rounds) = (sent + length, 0),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => idle_rounds += 1,
+            Err(error) => panic!("{error}"),
+        }
+        round_trip(&other, &pattern(1000, sent as u64)).unwrap();
+        assert!(sent < 32 << 20, "nothing stops the writer");
+    }
+    // The mux holds one window of 64 KiB and a relay's batch at each end; the rest are the kernel's socket buffers.
+    let kernel = 4 * 1024 * 1024;
+    assert!(sent < kernel + 512 * 1024, "{sent} bytes went nowhere");
+    round_trip(&other, &pattern(1 << 20, 1).as_slice()[..60_000]).unwrap();
+}
+
+#[test]
+fn ipv6_targets_and_ipv6_local_ports() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(echo));
+    let (_forward, local) = home.forward(&[&format!("[::1]:0:[::1]:{port}")]);
+    assert!(local[0].is_ipv6());
+    round_trip(&dial(local[0]), b"over six").unwrap();
+}
+
+#[test]
+fn a_reset_by_the_target_is_a_reset_here() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(|mut socket| {
+        socket.read_exact(&mut [0]).unwrap();
+        rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
+    });
+    let (_forward, local) = home.forward(&[&format!("0:{server}")]);
+    let mut socket = dial(local[0]);
+    socket.write_all(b"x").unwrap();
+    let error = socket.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_target_that_is_down_ends_its_connection_and_not_the_forward() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    let (forward, local) = home.forward(&[&format!("0:{address}")]);
+    for _ in 0..2 {
+        let mut socket = dial(local[0]);
+        assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)));
+    }
+    forward.wait_for_line("Connection refused");
+    let back = TcpListener::bind(address).unwrap();
+    thread::spawn(move || back.incoming().map_while(Result::ok).for_each(echo));
+    round_trip(&dial(local[0]), b"it is up again").unwrap();
+}

@@ -1,0 +1,84 @@
+//! What the policy refuses is never dialled, never resolved, and explained.
+
+use std::net::TcpListener;
+
+use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Request, Target, TcpConnected, message};
+
+use crate::support::{
+    Lab, fails, json,
+    peer::{Peer, frame},
+};
+
+/// Alice may reach one name and one port.
+const NARROW: &str = "[[allow]]\nwho = [\"alice\"]\nconnect = [\"db.internal:5432\"]\n\n\
+                      [[allow]]\nwho = [\"bob\"]\nconnect = [\"secret.internal:*\"]\n";
+
+/// Asks for a connection over the wire, as a borrower that does not check first.
+async fn ask(lab: &Lab, home: &crate::support::Home, host: &str, port: u16) -> Answer<TcpConnected> {
+    let mut peer = Peer::logged_in(lab.address, home, "alice").await;
+    let request = message::encode_prefixed(&Request::TcpConnect(Target { host: host.into(), port }));
+    peer.send(&frame(1, Kind::Data, true, false, &request)).await;
+    loop {
+        if let Frame::Data { payload, .. } = peer.hear().await.expect("an answer") {
+            return message::decode("answer", &payload[4..]).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_target_is_not_dialled_and_the_rule_is_named() {
+    let lab = Lab::start(NARROW);
+    let home = lab.join("alice");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    target.set_nonblocking(true).unwrap();
+    let port = target.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "localhost", "::ffff:127.0.0.1", "0.0.0.0", "127.1", "2130706433"] {
+        let Answer::Refused(refusal) = ask(&lab, &home, host, port).await else { panic!("{host} was granted") };
+        assert_eq!(refusal.kind(), ErrorKind::Policy, "{}", refusal.text());
+        assert_eq!(refusal.errno().map(|errno| errno.0), Some(13));
+        let notes = refusal.notes().join("\n");
+        assert!(!notes.contains("secret") && !refusal.text().contains("secret"), "another user's rule: {notes}");
+    }
+    assert_eq!(target.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was dialled");
+    let line = lab.wait_for_verdict("tcp-connect", "refused");
+    assert_eq!(line["user"], "alice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forward_to_a_refused_target_opens_nothing() {
+    let lab = Lab::start(NARROW);
+    let home = lab.join("alice");
+    let mut command = home.capuchin();
+    command.args(["forward", "lab", "-N", "-L", "0:db.internal:5433"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(255));
+    assert!(output.stdout.is_empty(), "a forward was announced");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error[policy]"), "{stderr}");
+    assert!(stderr.contains("policy.toml:3") && stderr.contains("db.internal:5432"), "the nearest rule: {stderr}");
+    assert!(stderr.contains("connect = [\"db.internal:5433\"]"), "the line for the admin: {stderr}");
+}
+
+#[test]
+fn check_says_the_same_on_both_sides() {
+    let lab = Lab::start(&NARROW.replace("db.internal:5432", "127.0.0.1:5432"));
+    let home = lab.join("alice");
+    for (target, allowed, code) in [("127.0.0.1:5432", true, 0), ("127.0.0.1:22", false, 1)] {
+        let borrower = home.capuchin().args(["check", "lab", "connect", target, "--json"]).output().unwrap();
+        let admin = lab.admin().args(["check", "alice", "connect", target, "--json"]).output().unwrap();
+        for output in [borrower, admin] {
+            assert_eq!(output.status.code(), Some(code), "{output:?}");
+            assert_eq!(json(&output.stdout)["allowed"], allowed, "{output:?}");
+        }
+    }
+    fails(home.capuchin().args(["check", "lab", "connect", "nonsense"]), 2);
+    fails(lab.admin().args(["check", "alice", "connect", "nonsense"]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lenders_own_port_is_out_of_reach_of_broad_rules() {
+    let lab = Lab::start("[[allow]]\nwho = [\"alice\"]\nconnect = [\"*:*\", \"127.0.0.0/8:*\"]\n");
+    let home = lab.join("alice");
+    let answer = ask(&lab, &home, "127.0.0.1", lab.address.port()).await;
+    assert!(matches!(answer, Answer::Refused(refusal) if refusal.kind() == ErrorKind::Policy));
+}
