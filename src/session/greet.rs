@@ -105,7 +105,8 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Greeter<C> {
         loop {
             let bytes = self.connection.fill_buf().await?;
             if bytes.is_empty() {
-                let error = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, format!("it closed before its {what}"));
+                let error =
+                    std::io::Error::new(std::io::ErrorKind::UnexpectedEof, format!("it closed before its {what}"));
                 return Err(error.into());
             }
             let (taken, frame) = self.reader.read(bytes)?;
