@@ -42,7 +42,11 @@ const ECHO: u8 = b'E';
 
 fn main() {
     let runtime = || {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime of 2 workers")
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime of 2 workers")
     };
     let bench = Bench { lender: runtime(), borrower: runtime(), tls: Tls::new() };
     let raw = bench.serve_raw();
@@ -90,7 +94,8 @@ impl Bench {
             address_tx.send(listener.local_addr().expect("its address")).expect("the bench waits");
             let (socket, _) = listener.accept().await.expect("the bench connects");
             socket.set_nodelay(true).expect("nodelay");
-            let mut connection = acceptor.accept(BufReader::with_capacity(64 * 1024, socket)).await.expect("a handshake");
+            let mut connection =
+                acceptor.accept(BufReader::with_capacity(64 * 1024, socket)).await.expect("a handshake");
             connection.get_mut().1.set_buffer_limit(Some(256 * 1024));
             let session = Session::start(connection, mux::Role::Lender, mux::Config::default());
             while let Some(stream) = session.accept().await {
@@ -291,4 +296,3 @@ impl IsRaw for Stream {
 impl IsRaw for tokio_rustls::client::TlsStream<TcpStream> {
     const RAW: bool = true;
 }
-
