@@ -29,7 +29,7 @@ use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 
 pub use dial::{DIAL_STEP, DialError, dial, socket_options};
 pub use greet::{GreetError, Greeter};
-pub use relay::{Relayed, from_stream, relay, to_stream};
+pub use relay::{Relayed, from_stream, relay, relay_unanswered, to_stream};
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 /// A session. Clones are the same session; it ends when the last clone and the last stream are gone.

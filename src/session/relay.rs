@@ -2,7 +2,7 @@
 //!
 //! Bytes are read straight into the block that is sent and kept, and nothing is held for a connection that is quiet.
 
-use std::io;
+use std::{convert::Infallible, io};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::{
@@ -38,39 +38,86 @@ pub struct Relayed {
 /// Relays until both directions have ended; a failure of one end reaches the other as a reset.
 ///
 /// # Cancellation
-/// Dropping the future drops both ends.
-pub async fn relay(mut socket: TcpStream, stream: &Stream) -> Relayed {
-    let (reader, writer) = socket.split();
-    let (up, down) = tokio::join!(to_stream(reader, stream), from_stream(stream, writer));
-    let relayed = Relayed { to_stream: up.0, from_stream: down.0 };
-    if down.1.is_err() {
-        // The socket's peer must see a reset and not an orderly end: bytes are missing.
-        let _ = socket.set_zero_linger();
+/// Dropping the future resets the socket: what it was still to get is missing.
+pub async fn relay(socket: TcpStream, stream: &Stream) -> Relayed {
+    match relay_unanswered(socket, stream, std::future::ready(Ok::<(), Infallible>(()))).await {
+        Ok(relayed) => relayed,
+        Err(never) => match never {},
     }
-    relayed
+}
+
+/// As [`relay`], on a stream whose `answer` is still to come: what the socket sends goes up meanwhile, and an answer
+/// that is an error ends both directions with a reset of the socket.
+///
+/// # Errors
+/// That of `answer`.
+///
+/// # Cancellation
+/// As [`relay`].
+pub async fn relay_unanswered<E>(
+    socket: TcpStream,
+    stream: &Stream,
+    answer: impl Future<Output = Result<(), E>>,
+) -> Result<Relayed, E> {
+    let mut unfinished = Unfinished { socket, whole: false };
+    let (reader, writer) = unfinished.socket.split();
+    let down = async {
+        answer.await?;
+        Ok(from_stream(stream, writer).await)
+    };
+    let relayed = tokio::try_join!(async { Ok(to_stream(reader, stream).await) }, down);
+    unfinished.whole = matches!(relayed, Ok((_, (_, Ok(())))));
+    relayed.map(|(up, down)| Relayed { to_stream: up.0, from_stream: down.0 })
+}
+
+/// A socket whose peer must see a reset and not an orderly end as long as bytes are missing.
+struct Unfinished {
+    socket: TcpStream,
+    whole: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.whole {
+            let _ = self.socket.set_zero_linger();
+        }
+    }
 }
 
 /// From the socket into the stream, until the socket ends or the stream is closed.
 pub async fn to_stream(reader: ReadHalf<'_>, stream: &Stream) -> (u64, io::Result<()>) {
     let mut copied = 0;
-    let result = copy_to_stream(&reader, stream, &mut copied).await;
-    match &result {
-        Ok(()) => stream.finish(),
-        Err(error) => stream.reset(reset_of(error)),
-    }
+    let result = match copy_to_stream(&reader, stream, &mut copied).await {
+        Ok(()) => {
+            stream.finish();
+            Ok(())
+        }
+        Err(Broken::Socket(error)) => {
+            stream.reset(reset_of(&error));
+            Err(error)
+        }
+        // No reset: what the peer sent before it closed is still to be read.
+        Err(Broken::Stream(error)) => Err(error),
+    };
     (copied, result)
 }
 
-async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, copied: &mut u64) -> io::Result<()> {
+/// Which end failed.
+enum Broken {
+    Socket(io::Error),
+    Stream(io::Error),
+}
+
+async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, copied: &mut u64) -> Result<(), Broken> {
     let mut buffer = BytesMut::new();
     let mut size = QUIET_BYTES;
     loop {
         tokio::select! {
             biased;
-            ready = reader.readable() => ready?,
-            closed = stream.write_closed() => return Err(closed),
+            ready = reader.readable() => ready.map_err(Broken::Socket)?,
+            closed = stream.write_closed() => return Err(Broken::Stream(closed)),
         }
-        let room = stream.write_room(size).await?;
+        let room = stream.write_room(size).await.map_err(Broken::Stream)?;
         buffer.reserve(room.min(size));
         // `room` first: what is read can then always be written, and a stalled stream stops the socket.
         match reader.try_read_buf(&mut (&mut buffer).limit(room)) {
@@ -87,7 +134,7 @@ async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, copied: &mut u64
             }
             // A quiet connection holds no buffer.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
-            Err(error) => return Err(error),
+            Err(error) => return Err(Broken::Socket(error)),
         }
     }
 }
@@ -129,7 +176,67 @@ fn reset_of(error: &io::Error) -> Reset {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use tokio::{
+        io::{AsyncReadExt, BufReader, duplex},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::{
+        proto::mux::{Config, Role},
+        session::Session,
+    };
+
+    /// Both ends of one stream, with their sessions.
+    async fn stream_pair() -> ((Session, Stream), (Session, Stream)) {
+        let (near, far) = duplex(64 * 1024);
+        let borrower = Session::start(BufReader::new(near), Role::Borrower, Config::default());
+        let lender = Session::start(BufReader::new(far), Role::Lender, Config::default());
+        let ours = borrower.open(Bytes::from_static(b"?")).unwrap();
+        let theirs = lender.accept().await.unwrap();
+        assert!(theirs.read_batch(&mut Batch::default(), 1).await.unwrap());
+        ((borrower, ours), (lender, theirs))
+    }
+
+    async fn socket_pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_sent_before_it_closed_still_arrives() {
+        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+        let (mut near, far) = socket_pair().await;
+        let sent = vec![7; 60_000];
+        theirs.write_bytes(sent.clone().into());
+        // The whole stream is closed at the other end, not only its sending half, before a byte was relayed.
+        drop(theirs);
+        ours.write_closed().await;
+        let relay = tokio::spawn(async move { relay(far, &ours).await });
+        let mut got = Vec::new();
+        near.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, sent);
+        assert_eq!(relay.await.unwrap().from_stream, 60_000);
+    }
+
+    #[tokio::test]
+    async fn bytes_go_up_before_the_answer_and_a_no_resets_the_socket() {
+        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+        let (mut near, far) = socket_pair().await;
+        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel();
+        let relay = tokio::spawn(async move {
+            relay_unanswered(far, &ours, async { answer_rx.await.map_err(drop).and_then(|()| Err::<(), ()>(())) }).await
+        });
+        near.write_all(b"early").await.unwrap();
+        let mut batch = Batch::default();
+        assert!(theirs.read_batch(&mut batch, 16).await.unwrap());
+        answer_tx.send(()).unwrap();
+        assert_eq!(relay.await.unwrap(), Err(()));
+        let error = near.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
 
     #[test]
     fn read_sizes_follow_what_the_socket_gives() {

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     task::coop,
 };
 
@@ -146,7 +146,7 @@ impl Stream {
     ///
     /// # Errors
     /// As reading, and `InvalidData` with the [`ProtocolError`] for a message that cannot be read.
-    pub async fn read_message<M: for<'b> Decode<'b, ()>>(&mut self, what: &'static str) -> io::Result<M> {
+    pub async fn read_message<M: for<'b> Decode<'b, ()>>(&self, what: &'static str) -> io::Result<M> {
         message::decode(what, &self.read_message_bytes(what).await?).map_err(invalid)
     }
 
@@ -154,12 +154,24 @@ impl Stream {
     ///
     /// # Errors
     /// As [`Self::read_message`].
-    pub async fn read_message_bytes(&mut self, what: &'static str) -> io::Result<Vec<u8>> {
+    pub async fn read_message_bytes(&self, what: &'static str) -> io::Result<Vec<u8>> {
         let mut prefix = [0; message::LENGTH_BYTES];
-        self.read_exact(&mut prefix).await?;
+        self.read_all(&mut prefix).await?;
         let mut body = vec![0; message::decode_length(what, prefix).map_err(invalid)?];
-        self.read_exact(&mut body).await?;
+        self.read_all(&mut body).await?;
         Ok(body)
+    }
+
+    async fn read_all(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut buf = ReadBuf::new(bytes);
+        while buf.remaining() > 0 {
+            let before = buf.filled().len();
+            poll_fn(|cx| self.poll_read_into(cx, &mut buf)).await?;
+            if buf.filled().len() == before {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
     }
 
     /// Two handles for two tasks. Dropping the [`WriteHalf`] ends our half; when both are gone, so is the stream.

@@ -14,6 +14,7 @@
 
 pub mod authority;
 pub mod identity;
+pub mod issued;
 pub mod join_line;
 pub mod keyfile;
 #[cfg(feature = "lend")]

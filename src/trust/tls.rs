@@ -18,7 +18,7 @@ use rustls::{
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, TrustAnchor, alg_id},
-    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
 
@@ -74,11 +74,9 @@ pub fn lender_config(
     chain: Vec<CertificateDer<'static>>,
     key_pem: &[u8],
 ) -> Result<ServerConfig, TlsError> {
-    let provider = provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider.clone()).build()?;
-    let config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(client_verifier(ca)?)
         .with_single_cert(chain, pem::private_key(key_pem)?)?;
     Ok(without_memory(config, ALPN))
 }
@@ -180,14 +178,19 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-fn roots(ca: &CertificateDer<'_>) -> Result<RootCertStore, TlsError> {
+/// The stock verifier of borrowers' certificates: of this CA, for clients, and valid now.
+pub(super) fn client_verifier(ca: &CertificateDer<'_>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider()).build()?)
+}
+
+pub(super) fn roots(ca: &CertificateDer<'_>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.clone().into_owned())?;
     Ok(roots)
 }
 
 /// What `roots` makes of a whole CA certificate, made of its public key alone: the subject is the same for every CA.
-fn anchor(ca_key: &[u8; 32]) -> TrustAnchor<'static> {
+pub(super) fn anchor(ca_key: &[u8; 32]) -> TrustAnchor<'static> {
     let common_name = der(UTF8_STRING, CA_SUBJECT.as_bytes());
     let attribute = der(SEQUENCE, &[OID_COMMON_NAME, &common_name].concat());
     let bits = der(BIT_STRING, &[&[0], ca_key.as_slice()].concat());
