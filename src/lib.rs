@@ -2,6 +2,10 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "borrow")]
+mod borrow;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "lend")]
 pub mod lend;
 #[cfg(feature = "lend")]
@@ -11,3 +15,8 @@ pub mod session;
 #[cfg(feature = "lend")]
 mod sys;
 pub mod trust;
+
+#[cfg(feature = "borrow")]
+pub use borrow::{
+    Alias, BorrowError, Borrower, Forward, Host, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles, TcpStream,
+};

@@ -36,12 +36,16 @@ fn main() {
             let (our_speed, our_cost) = bulk(&ours, command);
             speeds.push(our_speed / their_speed);
             costs.push(our_cost / their_cost);
-            eprintln!("{name}: ssh {their_speed:.0} MiB/s, {their_cost:.2} CPU s; capuchin {our_speed:.0}, {our_cost:.2}");
+            eprintln!(
+                "{name}: ssh {their_speed:.0} MiB/s, {their_cost:.2} CPU s; capuchin {our_speed:.0}, {our_cost:.2}"
+            );
         }
         row(name, "ssh -L aes128-gcm", median(&mut speeds), wanted, true);
         row(&format!("{name}, CPU"), "ssh -L aes128-gcm", median(&mut costs), 0.6, false);
     }
-    for (name, lanes, each, wanted) in [("connections/s, sequential", 1, 1000, 1.3), ("connections/s, 64 at once", 64, 50, 1.15)] {
+    for (name, lanes, each, wanted) in
+        [("connections/s, sequential", 1, 1000, 1.3), ("connections/s, 64 at once", 64, 50, 1.15)]
+    {
         let mut ratios = Vec::new();
         for _ in 0..ROUNDS {
             let (theirs, ours) = (connections(&ssh, lanes, each), connections(&ours, lanes, each));

@@ -45,7 +45,9 @@ impl Tunnel {
         wait_for(port);
         let mut ssh = Command::new("ssh");
         ssh.args(["-N", "-F", "none", "-c", "aes128-gcm@openssh.com", "-i", &path("user"), "-p", &port.to_string()]);
-        for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes", "LogLevel=ERROR"] {
+        for option in
+            ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes", "LogLevel=ERROR"]
+        {
             ssh.args(["-o", option]);
         }
         let client = spawn(ssh.args(["-L", &format!("127.0.0.1:{local}:{origin}"), "127.0.0.1"]));
@@ -72,7 +74,10 @@ impl Tunnel {
         std::fs::write(folder.join("password"), "a password for the bench").expect("a file");
         let borrower = |args: &[&str]| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
-            command.args(args).env("XDG_CONFIG_HOME", folder.join("config")).env("XDG_STATE_HOME", folder.join("state"));
+            command
+                .args(args)
+                .env("XDG_CONFIG_HOME", folder.join("config"))
+                .env("XDG_STATE_HOME", folder.join("state"));
             command
         };
         let line = String::from_utf8(line).expect("a line");

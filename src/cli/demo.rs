@@ -220,8 +220,7 @@ struct Folder {
 fn tempdir() -> Result<Folder, Failure> {
     let name = data_encoding::HEXLOWER.encode(&crate::trust::random::<8>());
     let path = std::env::temp_dir().join(format!("capuchin-demo-{name}"));
-    crate::trust::keyfile::create_dir(&path)
-        .map_err(|error| Failure::new(ErrorKind::Local, error.to_string()))?;
+    crate::trust::keyfile::create_dir(&path).map_err(|error| Failure::new(ErrorKind::Local, error.to_string()))?;
     Ok(Folder { path })
 }
 

@@ -5,18 +5,27 @@ use std::{future::Future, path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 
 use super::{
-    output::{json, line},
-    prompt::{self, PasswordSource},
-    report::Failure,
+    check::{self, Verdict},
+    prompt::{self, Stdin},
+    report::{Failure, escape, print, print_json, warn},
 };
 use crate::{
     lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderDir, SecretText, Setup},
     proto::ErrorKind,
 };
 
-/// What `capuchind` does.
+/// `capuchind`, or `capuchin lender`.
+#[derive(Args)]
+pub struct Arguments {
+    /// The lender's folder [default: ~/.config/capuchin/lender, for root /etc/capuchin and /var/lib/capuchin]
+    #[arg(long, global = true, env = "CAPUCHIND_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
 #[derive(Subcommand)]
-pub(super) enum Command {
+enum Command {
     /// Make a lender: CA, keys, lender.toml and a policy.toml that allows nothing yet
     Init(Init),
     /// Serve borrowers until SIGINT or SIGTERM
@@ -48,13 +57,13 @@ pub(super) enum Command {
         user: String,
         /// The kind of request
         #[command(subcommand)]
-        what: super::check::What,
+        what: check::What,
     },
 }
 
 /// A new lender's settings.
 #[derive(Args)]
-pub(super) struct Init {
+struct Init {
     /// The lender's name, one DNS label [default: the host name]
     #[arg(long)]
     name: Option<crate::proto::LenderName>,
@@ -68,7 +77,7 @@ pub(super) struct Init {
 
 /// What is done with users.
 #[derive(Subcommand)]
-pub(super) enum User {
+enum User {
     /// Add a user; `invite` then gives a join line for the first device
     Add {
         /// The name
@@ -88,7 +97,7 @@ pub(super) enum User {
 }
 
 /// Runs one command of `capuchind`.
-pub(super) async fn run(command: Command, dir: Option<PathBuf>) -> Result<(), Failure> {
+pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
     let dir = match dir {
         Some(dir) => LenderDir::single(dir),
         None => LenderDir::of_this_user().ok_or_else(|| {
@@ -98,32 +107,32 @@ pub(super) async fn run(command: Command, dir: Option<PathBuf>) -> Result<(), Fa
     match command {
         Command::Init(init) => {
             let config = lend::init(&dir, init.setup())?;
-            line(format!("lender {} is made in {}", config.name, dir.config().display()))?;
-            line(format!("allow something in {}, then: capuchind serve", dir.policy_toml().display()))
+            warn(&format!("lender {} is made in {}", config.name, dir.config().display()));
+            warn(&format!("allow something in {}, then: capuchind serve", dir.policy_toml().display()));
+            Ok(())
         }
-        Command::Serve => {
-            let lender = Lender::open(&dir)?;
-            let listener = lender.listen().await?;
-            serve(&lender, listener).await
-        }
+        Command::Serve => serve_dir(&dir).await,
         Command::Up(init) => up(&dir, init).await,
         Command::User(User::Add { user }) => done(lend::ask(&dir, AdminRequest::UserAdd { user }).await?),
         Command::User(User::Remove { user }) => done(lend::ask(&dir, AdminRequest::UserRemove { user }).await?),
         Command::User(User::List { json }) => list(lend::ask(&dir, AdminRequest::UserList).await?, json),
         Command::Passwd { user, password_file } => {
-            let source = PasswordSource::new(password_file);
-            let password = prompt::new_password(source, &format!("New password of {user}"))?;
+            let password = match password_file {
+                Some(path) if path.as_os_str() == "-" => Stdin::read()?.into_password()?,
+                Some(path) => prompt::password_file(&path)?,
+                None => prompt::new_password(&format!("New password of {user}: "))?,
+            };
             let password = SecretText::of(&password)
                 .map_err(|_| Failure::new(ErrorKind::Usage, "the password is not UTF-8 text"))?;
             done(lend::ask(&dir, AdminRequest::Passwd { user, password }).await?)
         }
         Command::Invite { user, ttl } => {
             match lend::ask(&dir, AdminRequest::Invite { user, ttl_seconds: ttl.as_secs() }).await? {
-                AdminReply::Invitation { line: text } => line(text),
+                AdminReply::Invitation { line } => print(&line),
                 other => Err(strange(&other)),
             }
         }
-        Command::Check { user, what } => check(&dir, user, what).await.map_err(|failure| failure.with_code(2)),
+        Command::Check { user, what } => ask_gate(&dir, user, what).await,
     }
 }
 
@@ -138,10 +147,10 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
     match lend::init(dir, Setup { owner: Some(owner.clone()), ..init.setup() }) {
         Ok(config) => {
             let policy = dir.policy_toml();
-            eprintln!("lender {} is made in {}", config.name, dir.config().display());
-            eprintln!("{owner} may do there what the user who runs it can do: {}", policy.display());
+            warn(&format!("lender {} is made in {}", config.name, dir.config().display()));
+            warn(&format!("{owner} may do over it what the user who runs it can do here: {}", policy.display()));
             if let Some(from) = mapped_from {
-                eprintln!("the user name {from:?} is not one of capuchin's; it is {owner} here");
+                warn(&format!("the user name {from:?} is not one of capuchin's; it is {owner} here"));
             }
         }
         Err(LendError::Exists(_)) => {}
@@ -156,18 +165,29 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
             lender.execute(AdminRequest::UserAdd { user: user.clone() }).await?;
         }
         let invite = AdminRequest::Invite { user, ttl_seconds: 15 * 60 };
-        if let AdminReply::Invitation { line: text } = lender.execute(invite).await? {
-            eprintln!("no device has joined yet; within 15 minutes, on yours: capuchin join LINE");
-            line(text)?;
+        if let AdminReply::Invitation { line } = lender.execute(invite).await? {
+            warn("no device has joined yet; within 15 minutes, on yours: capuchin join LINE");
+            print(&line)?;
         }
     }
+    serve(&lender, listener).await
+}
+
+/// `capuchind serve --dir DIR`, for the demo.
+pub async fn serve_in(dir: PathBuf) -> Result<(), Failure> {
+    serve_dir(&LenderDir::single(dir)).await
+}
+
+async fn serve_dir(dir: &LenderDir) -> Result<(), Failure> {
+    let lender = Lender::open(dir)?;
+    let listener = lender.listen().await?;
     serve(&lender, listener).await
 }
 
 async fn serve(lender: &Lender, listener: tokio::net::TcpListener) -> Result<(), Failure> {
     let stopped = stopped()?;
     if let Some(address) = lender.address() {
-        eprintln!("{} listens on {address}", lender.config().name);
+        warn(&format!("{} listens on {address}", lender.config().name));
     }
     Ok(lender.serve(listener, stopped).await?)
 }
@@ -200,24 +220,28 @@ fn strange(reply: &AdminReply) -> Failure {
 fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
     let AdminReply::Users { users } = reply else { return Err(strange(&reply)) };
     if as_json {
-        return json(&users);
+        return print_json(&serde_json::json!(users));
     }
     for entry in users {
         let password = if entry.password { "" } else { "  (no password yet)" };
-        line(format!("{}  {}{password}", entry.user, entry.devices.join(" ")).trim_end().to_owned())?;
+        print(escape(&format!("{}  {}{password}", entry.user, entry.devices.join(" "))).trim_end())?;
     }
     Ok(())
 }
 
-async fn check(dir: &LenderDir, user: String, what: super::check::What) -> Result<(), Failure> {
-    let super::check::What::Connect { target, json } = what;
+async fn ask_gate(
+    dir: &LenderDir,
+    user: String,
+    check::What::Connect { target, json }: check::What,
+) -> Result<(), Failure> {
     let request = AdminRequest::Check { user: user.clone(), target: target.clone() };
-    match lend::ask(dir, request).await? {
-        AdminReply::Check(CheckReply { allowed, rule, addresses, reason, notes }) => {
-            super::check::Outcome { who: user, target, allowed, rule, addresses, reason, notes }.show(json)
-        }
-        other => Err(strange(&other)),
-    }
+    let reply = lend::ask(dir, request).await.map_err(|error| Failure::from(error).with_code(check::ERROR))?;
+    let AdminReply::Check(CheckReply { allowed, rule, reason, notes, .. }) = reply else { return Err(strange(&reply)) };
+    let verdict = match allowed {
+        true => Verdict::Allowed(rule.unwrap_or_default()),
+        false => Verdict::Denied(reason.unwrap_or_default(), notes),
+    };
+    check::show(("user", &user), &target, verdict, json)
 }
 
 impl From<LendError> for Failure {

@@ -66,7 +66,7 @@ pub(super) async fn run(borrower: Borrower, session: Session, mut stopping: watc
     borrower.lender.shared.audit.log(event).await;
 }
 
-async fn serve(borrower: Borrower, session: Session, mut stream: Stream) {
+async fn serve(borrower: Borrower, session: Session, stream: Stream) {
     let bytes = match tokio::time::timeout(REQUEST_MAX, stream.read_message_bytes("request")).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => return break_off(&session, &stream, &error),

@@ -26,7 +26,7 @@ mod notify;
 mod resolve;
 mod tcp;
 
-pub use admin::{AdminReply, AdminRequest, CheckReply, Refused, UserEntry, ask};
+pub use admin::{AdminReply, AdminRequest, CheckReply, Refused, SecretText, UserEntry, ask};
 pub use audit::{AuditError, verify as verify_audit};
 pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
 pub use error::LendError;

@@ -19,9 +19,7 @@ async fn breaks_the_protocol(bytes: Vec<u8>, why: &str) {
     let goaway = peer.hear_goaway().await;
     assert_eq!(goaway.kind, ErrorKind::Protocol, "{}", goaway.text);
     assert!(goaway.text.contains(why), "{}", goaway.text);
-    lab.wait_for_audit(why, |line| {
-        line["event"] == "session-ended" && line["why"].as_str().unwrap().contains(why)
-    });
+    lab.wait_for_audit(why, |line| line["event"] == "session-ended" && line["why"].as_str().unwrap().contains(why));
     still_serves(&lab, &home).await;
 }
 
@@ -64,9 +62,8 @@ async fn attack_30_requests_that_cannot_be_read_or_are_unknown() {
     let home = lab.join("alice");
     let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
     peer.send(&frame(1, Kind::Data, true, false, b"\x00\x00\x00\x08\xa1\x00\x65teleA")).await;
-    let line = lab.wait_for_audit("an unreadable request", |line| {
-        line["event"] == "session-ended" || line["target"] == "tele"
-    });
+    let line = lab
+        .wait_for_audit("an unreadable request", |line| line["event"] == "session-ended" || line["target"] == "tele");
     assert_eq!(line["event"], "session-ended", "a byte behind the message is an error");
     let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
     peer.send(&frame(1, Kind::Data, true, false, b"\x00\x00\x00\x08\xa1\x00\x65teles")).await;
@@ -88,7 +85,9 @@ async fn attack_31_a_hundred_thousand_opens() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attack_32_an_open_reset_storm() {
     let storm: Vec<u8> = (0..100_000)
-        .flat_map(|n| [frame(2 * n + 1, Kind::Data, true, false, b""), frame(2 * n + 1, Kind::Rst, false, false, &[0; 4])])
+        .flat_map(|n| {
+            [frame(2 * n + 1, Kind::Data, true, false, b""), frame(2 * n + 1, Kind::Rst, false, false, &[0; 4])]
+        })
         .flatten()
         .collect();
     breaks_the_protocol(storm, "too many streams reset before their answer").await;

@@ -42,9 +42,7 @@ async fn refused_certificate(lab: &Lab, home: &Home, chain: Vec<CertificateDer<'
     if let Ok(mut peer) = Peer::dial(lab.address, config, "lab").await {
         assert_eq!(peer.hear().await, None, "a greeting would mean that the certificate was accepted");
     }
-    lab.wait_for_audit(why, |line| {
-        line["event"] == "handshake-refused" && line["why"].as_str().unwrap().contains(why)
-    });
+    lab.wait_for_audit(why, |line| line["event"] == "handshake-refused" && line["why"].as_str().unwrap().contains(why));
     still_serves(lab, home).await;
 }
 
@@ -176,7 +174,8 @@ async fn attack_09_no_or_a_wrong_alpn() {
         }
         let said = |line: &serde_json::Value| line["why"].as_str().unwrap_or_default().to_lowercase();
         lab.wait_for_audit(why, |line| {
-            line["event"] == "handshake-refused" && (said(line).contains(&why.to_lowercase()) || said(line).contains("protocol"))
+            line["event"] == "handshake-refused"
+                && (said(line).contains(&why.to_lowercase()) || said(line).contains("protocol"))
         });
     }
     still_serves(&lab, &home).await;

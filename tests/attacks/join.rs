@@ -178,7 +178,9 @@ async fn attack_65_hostile_certificate_requests() {
         run(openssl.arg(key).arg("-out").arg(&csr));
         std::fs::read(csr).unwrap()
     };
-    for (hostile, why) in [(rsa, "key"), (vec![0x30; 100], "certificate request"), (vec![0x30, 0x84, 0x7f], "certificate request")] {
+    for (hostile, why) in
+        [(rsa, "key"), (vec![0x30; 100], "certificate request"), (vec![0x30, 0x84, 0x7f], "certificate request")]
+    {
         let mut peer = dial(&lab, &line).await;
         let request = request(&peer, &line, &keys, &hostile);
         peer.say(&request).await;

@@ -23,7 +23,8 @@ fn curl_fetches_a_page_that_only_the_lender_serves() {
         let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello");
     });
     let (_forward, local) = home.forward(&[&format!("0:{web}")]);
-    let page = run(Command::new("curl").args(["--silent", "--fail", "--noproxy", "*", &format!("http://{}/", local[0])]));
+    let page =
+        run(Command::new("curl").args(["--silent", "--fail", "--noproxy", "*", &format!("http://{}/", local[0])]));
     assert_eq!(text(page.stdout), "hello");
     lab.wait_for_audit("the decision", |line| {
         line["event"] == "tcp-connect" && line["verdict"] == "granted" && line["target"] == web.to_string()

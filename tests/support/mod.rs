@@ -169,8 +169,12 @@ impl Daemon {
         let stdin = child.stdin.take();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let other_tx = line_tx.clone();
-        std::thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| line_tx.send(l)));
-        std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|l| other_tx.send(l)));
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| line_tx.send(l))
+        });
+        std::thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|l| other_tx.send(l))
+        });
         Self { child, stdin, line_rx: line_rx.into() }
     }
 

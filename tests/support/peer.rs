@@ -125,7 +125,10 @@ impl Peer {
     pub async fn log_in_with(&mut self, login: Login) -> FromLender {
         self.greet().await;
         self.say(&FromBorrower::Login(login)).await;
-        assert!(matches!(self.hear_message().await, Some(FromLender::Greeting(_))), "the certificate is accepted first");
+        assert!(
+            matches!(self.hear_message().await, Some(FromLender::Greeting(_))),
+            "the certificate is accepted first"
+        );
         self.hear_message().await.expect("an answer to the login")
     }
 
