@@ -168,7 +168,7 @@ impl Exchange<'_> {
     async fn ask(&self) -> Result<JoinStatus, BorrowError> {
         let route = self.route()?;
         patiently(&route, || async {
-            match self.converse(&route, |question| FromBorrower::JoinQuestion(question)).await?.0 {
+            match self.converse(&route, FromBorrower::JoinQuestion).await?.0 {
                 FromLender::JoinStatus(status) => Ok(status),
                 other => Err(self.no(&route, "join status", &other)),
             }

@@ -78,6 +78,9 @@ pub(super) struct Credentials {
     pub(super) key_pem: Zeroizing<Vec<u8>>,
 }
 
+/// A host, and its profile if that can be read.
+type Listed = (Alias, Result<Profile, BorrowError>);
+
 /// `lender.toml`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +113,7 @@ impl Profiles {
     ///
     /// # Errors
     /// If the folder of hosts cannot be listed.
-    pub fn list(&self) -> Result<Vec<(Alias, Result<Profile, BorrowError>)>, BorrowError> {
+    pub fn list(&self) -> Result<Vec<Listed>, BorrowError> {
         let aliases = names(&self.hosts)?.into_iter().filter_map(|name| name.parse::<Alias>().ok());
         Ok(aliases.map(|alias| (alias.clone(), self.profile(&alias))).collect())
     }

@@ -27,9 +27,9 @@ const FAILURES_MAX: usize = 64;
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin forward lab -L 8080:intranet:80            http://127.0.0.1:8080 is the lender's http://intranet
-  capuchin forward lab -L 0:db.internal:5432          any free port; the line that is printed says which
-  capuchin forward lab -L '*:8080:[fd00::1]:80'       for the whole local network, to an IPv6 address
+  capuchin forward lab -L 8080:intranet:80        its intranet at 127.0.0.1:8080
+  capuchin forward lab -L 0:db.internal:5432      any free port; it is printed
+  capuchin forward lab -L '*:8080:[fd00::1]:80'   for all machines around here
 
 Exit status: 255 after a failure or when the lender goes, 130 after Ctrl-C, 143 after SIGTERM.")]
 pub struct Arguments {

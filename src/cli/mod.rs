@@ -64,16 +64,17 @@ enum Command {
 
 const BORROWER_EXAMPLES: &str = "\
 Examples:
-  capuchin join cap1_…                                       join a lender with the line that it printed
-  capuchin forward lab -L 8080:intranet:80                   its intranet at http://127.0.0.1:8080
-  capuchin check lab connect db.internal:5432                may I, and by which rule?
-  capuchin login lab                                         log in again after the ticket has ended";
+  capuchin demo                                 the main job, on this machine
+  capuchin join cap1_…                          join with the line of a lender
+  capuchin forward lab -L 8080:intranet:80      its intranet at 127.0.0.1:8080
+  capuchin check lab connect db.internal:5432   may I, and by which rule?
+  capuchin login lab                            log in again";
 
 const LENDER_EXAMPLES: &str = "\
 Examples:
-  capuchind up                                               make keys, serve, and print a join line
-  capuchind invite ana                                       one more device for ana
-  capuchind check ana connect db.internal:5432               may she, and by which rule?";
+  capuchind up                                   keys, serving, a join line
+  capuchind invite ana                           one more device for ana
+  capuchind check ana connect db.internal:5432   may she, and by which rule?";
 
 /// What both binaries do.
 pub fn main() -> ExitCode {
@@ -123,6 +124,11 @@ fn parse<A: Parser>() -> Result<A, Failure> {
         ClapKind::DisplayHelp | ClapKind::DisplayVersion => {
             let _ = error.print();
             Failure::silent(0)
+        }
+        ClapKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nothing was asked for: the help, where errors go.
+            let _ = error.print();
+            Failure::new(ErrorKind::Usage, "a command is missing")
         }
         _ => usage(&error.to_string()),
     })

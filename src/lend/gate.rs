@@ -37,5 +37,6 @@ pub(super) async fn decide(lender: &Lender, who: &Principal, target: &Target) ->
 }
 
 fn refusal(no: &policy::Refusal) -> Refusal {
-    Refusal::new(ErrorKind::Policy, no.to_string()).with_errno(Some(Errno::EACCES)).with_notes(no.explain())
+    // The first line of the explanation is the refusal itself.
+    Refusal::new(ErrorKind::Policy, no.to_string()).with_errno(Some(Errno::EACCES)).with_notes(no.explain().into_iter().skip(1))
 }

@@ -29,6 +29,7 @@ pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketA
     let mut event = Event { event: "join", peer: Some(peer.to_string()), ..Event::default() };
     let mut greeter = Greeter::new(connection);
     let outcome = tokio::time::timeout(JOIN_MAX, answer(lender, &mut greeter, &mut event)).await;
+    let mut last_words = Ended { kind: ErrorKind::Identity, text: "the join is over".to_owned() };
     let (verdict, reply) = match outcome {
         Ok(Ok(reply)) => ("granted", Some(reply)),
         Ok(Err(Ok(refusal))) => {
@@ -36,11 +37,13 @@ pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketA
             ("refused", Some(FromLender::Refusal(refusal)))
         }
         Ok(Err(Err(error))) => {
+            last_words = Ended { kind: ErrorKind::Protocol, text: error.to_string() };
             event.why = Some(error.to_string());
             ("refused", None)
         }
         Err(_) => {
-            event.why = Some("it took too long".to_owned());
+            last_words.text = "the join took too long".to_owned();
+            event.why = Some(last_words.text.clone());
             ("refused", None)
         }
     };
@@ -52,7 +55,7 @@ pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketA
     if let Some(reply) = reply {
         let _ = greeter.send(&[reply]).await;
     }
-    greeter.farewell(&Ended { kind: ErrorKind::Identity, text: "the join is over".to_owned() }).await;
+    greeter.farewell(&last_words).await;
 }
 
 /// A refusal to tell, or an error to log.

@@ -130,6 +130,7 @@ impl Home {
     pub fn password_file(&self, password: &str) -> PathBuf {
         let path = self.folder.path().join("password");
         std::fs::write(&path, format!("{password}\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         path
     }
 

@@ -169,6 +169,6 @@ async fn a_lender_that_closes_is_tried_three_times_more_and_one_that_hangs_is_gi
     });
     assert_eq!(closed.await.unwrap_err().kind(), ErrorKind::Unreachable);
     assert_eq!(attempts, 4);
-    let hung = patiently(&route, || std::future::pending::<Result<(), LinkError>>()).await;
+    let hung = patiently(&route, std::future::pending::<Result<(), LinkError>>).await;
     assert!(hung.unwrap_err().to_string().contains("no answer within 20 s"));
 }
