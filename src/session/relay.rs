@@ -38,7 +38,7 @@ pub struct Relayed {
 /// Relays until both directions have ended; a failure of one end reaches the other as a reset.
 ///
 /// # Cancellation
-/// Dropping the future drops both ends.
+/// Dropping the future resets the socket: what it was still to get is missing.
 pub async fn relay(socket: TcpStream, stream: &Stream) -> Relayed {
     match relay_unanswered(socket, stream, std::future::ready(Ok::<(), Infallible>(()))).await {
         Ok(relayed) => relayed,
@@ -55,21 +55,33 @@ pub async fn relay(socket: TcpStream, stream: &Stream) -> Relayed {
 /// # Cancellation
 /// As [`relay`].
 pub async fn relay_unanswered<E>(
-    mut socket: TcpStream,
+    socket: TcpStream,
     stream: &Stream,
     answer: impl Future<Output = Result<(), E>>,
 ) -> Result<Relayed, E> {
-    let (reader, writer) = socket.split();
+    let mut unfinished = Unfinished { socket, whole: false };
+    let (reader, writer) = unfinished.socket.split();
     let down = async {
         answer.await?;
         Ok(from_stream(stream, writer).await)
     };
     let relayed = tokio::try_join!(async { Ok(to_stream(reader, stream).await) }, down);
-    if !matches!(relayed, Ok((_, (_, Ok(()))))) {
-        // The socket's peer must see a reset and not an orderly end: bytes are missing.
-        let _ = socket.set_zero_linger();
-    }
+    unfinished.whole = matches!(relayed, Ok((_, (_, Ok(())))));
     relayed.map(|(up, down)| Relayed { to_stream: up.0, from_stream: down.0 })
+}
+
+/// A socket whose peer must see a reset and not an orderly end as long as bytes are missing.
+struct Unfinished {
+    socket: TcpStream,
+    whole: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.whole {
+            let _ = self.socket.set_zero_linger();
+        }
+    }
 }
 
 /// From the socket into the stream, until the socket ends or the stream is closed.
@@ -213,15 +225,13 @@ mod tests {
     async fn bytes_go_up_before_the_answer_and_a_no_resets_the_socket() {
         let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
         let (mut near, far) = socket_pair().await;
-        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel();
-        let relay = tokio::spawn(async move {
-            relay_unanswered(far, &ours, async { answer_rx.await.map_err(drop).and_then(|()| Err::<(), ()>(())) }).await
-        });
+        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
+        let relay = tokio::spawn(async move { relay_unanswered(far, &ours, async { answer_rx.await.unwrap() }).await });
         near.write_all(b"early").await.unwrap();
         let mut batch = Batch::default();
         assert!(theirs.read_batch(&mut batch, 16).await.unwrap());
-        answer_tx.send(()).unwrap();
-        assert_eq!(relay.await.unwrap(), Err(()));
+        answer_tx.send(Err("no")).unwrap();
+        assert_eq!(relay.await.unwrap(), Err("no"));
         let error = near.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
