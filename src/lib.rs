@@ -2,8 +2,15 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "borrow")]
+mod borrow;
 #[cfg(feature = "lend")]
 pub mod policy;
 pub mod proto;
 pub mod session;
 pub mod trust;
+
+#[cfg(feature = "borrow")]
+pub use borrow::{
+    Alias, BorrowError, Borrower, Forward, Host, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles, TcpStream,
+};

@@ -1,0 +1,125 @@
+//! A profile in the making: all of it is written beside its place, and one rename puts it there.
+//!
+//! ```text
+//!   a new host:                  hosts/.ALIAS.DEVICE.tmp/{lender.toml, ca.crt, USER/…}   ──rename──▶ hosts/ALIAS
+//!   another user of a known one: hosts/ALIAS/.USER.DEVICE.tmp/{client.key, client.crt}   ──rename──▶ hosts/ALIAS/USER
+//! ```
+//! The key is written before the invitation is redeemed, so that a full disk costs no invitation.
+//!
+//! # Cancellation
+//! A draft that is dropped before [`Draft::finish`] leaves nothing behind.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+use rustls::pki_types::CertificateDer;
+
+use super::{
+    BorrowError,
+    profile::{Alias, LenderFile, Profiles},
+};
+use crate::{
+    proto::{DeviceId, LenderName, UserName},
+    trust::{issued::is_certificate_of, keyfile, pem},
+};
+
+/// What a join line says about its lender.
+pub(super) struct Lender<'a> {
+    pub(super) name: &'a LenderName,
+    pub(super) addresses: &'a [String],
+    pub(super) ca_key: &'a [u8; 32],
+}
+
+pub(super) struct Draft {
+    /// Removed when dropped.
+    temporary: PathBuf,
+    /// Where it goes.
+    place: PathBuf,
+    /// Where key and certificate are written.
+    own: PathBuf,
+    /// The profile exists: only a user joins it.
+    known: bool,
+    lender_toml: String,
+}
+
+impl Profiles {
+    /// `true` if the alias is that of this very lender, `false` if it is free.
+    ///
+    /// # Errors
+    /// If it is another lender's.
+    pub(super) fn knows(&self, alias: &Alias, lender: &Lender<'_>) -> Result<bool, BorrowError> {
+        if self.folder(alias).symlink_metadata().is_err() {
+            return Ok(false);
+        }
+        let profile = self.profile(alias)?;
+        if profile.lender == *lender.name && is_certificate_of(&self.ca(alias)?, lender.ca_key) {
+            return Ok(true);
+        }
+        Err(BorrowError::Usage {
+            text: format!("{alias} is the name of another lender here"),
+            notes: vec![format!("give this one another name: capuchin join --as NAME")],
+        })
+    }
+
+    /// Begins the profile of a user, with everything that is known before the certificate is.
+    pub(super) fn draft(
+        &self,
+        alias: &Alias,
+        lender: &Lender<'_>,
+        user: &UserName,
+        device: DeviceId,
+        key_pem: &[u8],
+    ) -> Result<Draft, BorrowError> {
+        if matches!(user.as_str(), "lender.toml" | "ca.crt") {
+            return Err(BorrowError::usage(format!("the user {user} would stand in the way of a file of that name")));
+        }
+        let known = self.knows(alias, lender)?;
+        let default_user = if known { self.profile(alias)?.default_user } else { user.clone() };
+        let (parent, name) =
+            if known { (self.folder(alias), user.as_str()) } else { (self.hosts().to_owned(), alias.as_str()) };
+        let temporary = parent.join(format!(".{name}.{device}.tmp"));
+        let own = if known { temporary.clone() } else { temporary.join(user.as_str()) };
+        let file = LenderFile {
+            name: lender.name.to_string(),
+            addresses: lender.addresses.to_vec(),
+            user: default_user.to_string(),
+        };
+        let lender_toml = toml::to_string(&file).expect("strings and a list of strings are always TOML");
+        keyfile::create_dir(&parent)?;
+        let draft = Draft { temporary, place: parent.join(name), own, known, lender_toml };
+        keyfile::create_dir(&draft.own)?;
+        keyfile::write(&draft.own.join("client.key"), key_pem, keyfile::SECRET_MODE)?;
+        Ok(draft)
+    }
+}
+
+impl Draft {
+    /// Completes the profile and puts it in its place. An earlier key of the same user is replaced.
+    pub(super) fn finish(self, certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>) -> Result<(), BorrowError> {
+        let write = |path: PathBuf, text: &str| keyfile::write(&path, text.as_bytes(), 0o644);
+        write(self.own.join("client.crt"), &pem::certificate_pem(certificate))?;
+        let top = if self.known { self.place.parent().unwrap_or(Path::new("/")) } else { &self.temporary };
+        write(top.join("lender.toml"), &self.lender_toml)?;
+        if !self.known {
+            write(top.join("ca.crt"), &pem::certificate_pem(ca))?;
+        }
+        self.put_in_place()
+            .map_err(|errno| BorrowError::local(format!("cannot make {}", self.place.display()), errno.into()))
+    }
+
+    fn put_in_place(&self) -> rustix::io::Result<()> {
+        let rename = |flags| rustix::fs::renameat_with(CWD, &self.temporary, CWD, &self.place, flags);
+        match rename(RenameFlags::NOREPLACE) {
+            // What was there is then in the temporary place, and goes with it.
+            Err(rustix::io::Errno::EXIST) if self.known => rename(RenameFlags::EXCHANGE),
+            renamed => renamed,
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // After a rename there is nothing here, or an earlier key that was replaced.
+        let _ = std::fs::remove_dir_all(&self.temporary);
+    }
+}

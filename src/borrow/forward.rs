@@ -1,0 +1,121 @@
+//! A local port whose connections are made by the lender: the library's side of `capuchin forward -L`.
+//!
+//! What a local program sends first goes up with the request and does not wait for the answer. If the answer is no, or
+//! the target is down, the local connection is reset: its program sees a failure and not an empty reply.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use super::{BorrowError, Borrower, tcp};
+use crate::{
+    proto::{Request, Target},
+    session::{relay_unanswered, socket_options},
+};
+
+/// Wait before the next accept after one that failed; doubles up to [`ACCEPT_BACKOFF_MAX`].
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
+/// Longest wait before the next accept.
+const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A bound local port that is not served yet.
+pub struct Forward {
+    listener: TcpListener,
+    local: SocketAddr,
+    target: Target,
+    borrower: Borrower,
+}
+
+impl Forward {
+    /// Binds a local port; port 0 picks one.
+    ///
+    /// ```no_run
+    /// # async fn example(lab: capuchin::Borrower) -> Result<(), Box<dyn std::error::Error>> {
+    /// let forward = capuchin::Forward::bind(&lab, "127.0.0.1:0".parse()?, "db.internal:5432".parse()?).await?;
+    /// println!("the database is at {}", forward.local_addr());
+    /// let end = forward.serve(|failure| eprintln!("{failure}")).await;
+    /// # Err(end.into())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The port cannot be bound.
+    pub async fn bind(borrower: &Borrower, address: SocketAddr, target: Target) -> Result<Self, BorrowError> {
+        let failed = |error| BorrowError::local(format!("cannot listen on {address}"), error);
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, local, target, borrower: borrower.clone() })
+    }
+
+    /// The local address that programs connect to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Where the lender connects to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Serves connections until the session is over, and says why it is. `failed` hears of each connection that the
+    /// lender did not make.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes the port and every connection.
+    pub async fn serve(self, mut failed: impl FnMut(&BorrowError)) -> BorrowError {
+        let mut connections = JoinSet::new();
+        let mut backoff = ACCEPT_BACKOFF;
+        let ended = self.borrower.ended();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                socket = accept(&self.listener, &mut backoff) => {
+                    connections.spawn(carry(self.borrower.clone(), self.target.clone(), socket));
+                }
+                Some(done) = connections.join_next() => {
+                    if let Ok(Err(error)) = done {
+                        tracing::debug!(target = %self.target, %error, "forwarded connection failed");
+                        failed(&error);
+                    }
+                }
+                end = &mut ended => return end,
+            }
+        }
+    }
+}
+
+/// The next connection, whatever comes between: a machine out of descriptors gets them back when connections end.
+async fn accept(listener: &TcpListener, backoff: &mut Duration) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                *backoff = ACCEPT_BACKOFF;
+                return socket;
+            }
+            // Of one connection, which is gone; the next may be there already.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections for a moment");
+                tokio::time::sleep(*backoff).await;
+                *backoff = (*backoff * 2).min(ACCEPT_BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+/// One connection, until both directions have ended.
+async fn carry(borrower: Borrower, target: Target, socket: TcpStream) -> Result<(), BorrowError> {
+    socket_options(&socket);
+    let stream = borrower.open(&Request::TcpConnect(target.clone())).inspect_err(|_| {
+        // Its program must see a failure.
+        let _ = socket.set_zero_linger();
+    })?;
+    let answer = async { tcp::answer(&stream, borrower.host(), &target).await.map(drop) };
+    relay_unanswered(socket, &stream, answer).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! The way to a lender: its addresses, TCP, TLS, and what their failures mean to a user.
+
+use std::{io, sync::Arc};
+
+use rustls::{AlertDescription, CertificateError, ClientConfig};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufReader},
+    net::TcpStream,
+};
+use tokio_rustls::client::TlsStream;
+
+use super::BorrowError;
+use crate::{
+    proto::LenderName,
+    session::{GreetError, dial},
+    trust::tls::{check_alpn, server_name},
+};
+
+/// Read from the socket at once, in bytes; rustls by itself asks for 4 KiB.
+const READ_BYTES: usize = 64 * 1024;
+/// Plaintext and records that rustls holds for a slow socket, in bytes: two batches of the driver.
+const TLS_BUFFER_BYTES: usize = 256 * 1024;
+
+/// A connection to a lender whose TLS handshake is over.
+pub(super) type Link<IO = TcpStream> = TlsStream<BufReader<IO>>;
+
+/// Whom to reach, and what for.
+pub(super) struct Route<'a> {
+    /// What the user calls the lender, in errors.
+    pub(super) alias: &'a str,
+    pub(super) lender: &'a LenderName,
+    /// Each `host:port`.
+    pub(super) addresses: &'a [String],
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) alpn: &'static [u8],
+}
+
+/// Why there is no link, or nothing came over it.
+#[derive(Debug)]
+pub(super) enum LinkError {
+    /// The other side closed before it said anything: a lender that is flooded does so, and trying again may help.
+    Closed(io::Error),
+    /// Trying again would end the same way.
+    Failed(BorrowError),
+}
+
+impl Route<'_> {
+    /// Connects to whichever address answers first.
+    pub(super) async fn reach(&self) -> Result<Link, LinkError> {
+        self.handshake(self.dial().await.map_err(LinkError::Failed)?).await
+    }
+
+    /// Speaks TLS on a connection, and makes sure that the other side is the lender and means our protocol.
+    pub(super) async fn handshake<IO>(&self, connection: IO) -> Result<Link<IO>, LinkError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connection = BufReader::with_capacity(READ_BYTES, connection);
+        let connector = tokio_rustls::TlsConnector::from(self.config.clone());
+        let mut link = connector.connect(server_name(self.lender), connection).await.map_err(|e| self.io_error(e))?;
+        let tls = link.get_mut().1;
+        tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+        check_alpn(tls.alpn_protocol(), self.alpn).map_err(|error| {
+            LinkError::Failed(BorrowError::Tls { text: format!("{}: {error}", self.alias), notes: Vec::new() })
+        })?;
+        Ok(link)
+    }
+
+    /// The other side took too long.
+    pub(super) fn late(&self, deadline: std::time::Duration) -> BorrowError {
+        self.unreachable(format!("no answer within {} s", deadline.as_secs()))
+    }
+
+    /// The other side closed every time.
+    pub(super) fn closed(&self, error: &io::Error) -> BorrowError {
+        self.unreachable(format!("it closes the connection ({error})"))
+            .with_note("it may be flooded or starting; its log says more".to_owned())
+    }
+
+    /// What an exchange before the first stream failed with.
+    pub(super) fn greet_error(&self, error: GreetError) -> LinkError {
+        LinkError::Failed(match error {
+            GreetError::Io(error) => return self.io_error(error),
+            GreetError::Protocol(error) => BorrowError::protocol(self.alias, error),
+            GreetError::Ended(ended) => BorrowError::ended(self.alias, ended),
+            GreetError::Late(deadline) => self.late(deadline),
+        })
+    }
+
+    async fn dial(&self) -> Result<TcpStream, BorrowError> {
+        let (mut found, mut problem) = (Vec::new(), "it has no address".to_owned());
+        // `name@hub` is reached through another lender, which this version cannot.
+        for address in self.addresses.iter().filter(|address| !address.contains('@')) {
+            match tokio::net::lookup_host(address).await {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => problem = format!("{address}: {error}"),
+            }
+        }
+        dial(&found).await.map_err(|error| {
+            self.unreachable(error.map_or(problem, |error| error.to_string()))
+                .with_note("is capuchind running there?".to_owned())
+        })
+    }
+
+    fn unreachable(&self, why: String) -> BorrowError {
+        BorrowError::Unreachable {
+            lender: self.alias.to_owned(),
+            tried: self.addresses.join(", "),
+            why,
+            notes: Vec::new(),
+        }
+    }
+
+    fn io_error(&self, error: io::Error) -> LinkError {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return LinkError::Failed(self.tls_error(tls));
+        }
+        match error.kind() {
+            UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => LinkError::Closed(error),
+            _ => LinkError::Failed(self.unreachable(error.to_string())),
+        }
+    }
+
+    /// What rustls says, as the user needs to hear it.
+    fn tls_error(&self, error: &rustls::Error) -> BorrowError {
+        use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+        let (alias, lender) = (self.alias, self.lender);
+        let identity = |text: String, note: String| BorrowError::Identity { text, notes: vec![note] };
+        let tls = |text: String, note: &str| BorrowError::Tls { text, notes: vec![note.to_owned()] };
+        match error {
+            InvalidCertificate(why) => match why {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => identity(
+                    format!("the certificate of {lender} has expired"),
+                    "its admin restarts capuchind, which renews it; also check the clock here".to_owned(),
+                ),
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => identity(
+                    format!("the certificate of {lender} is not valid yet"),
+                    "check the clock of both machines".to_owned(),
+                ),
+                _ => identity(
+                    format!("what answers at {} is not {lender}: {error}", self.addresses.join(", ")),
+                    format!(
+                        "nothing was sent to it; if {lender} was set up anew, join it again under another name: capuchin join --as NAME"
+                    ),
+                ),
+            },
+            AlertReceived(alert) => self.alert(*alert),
+            InvalidMessage(_) | PeerIncompatible(_) | PeerMisbehaved(_) => tls(
+                format!("what answers at {} does not speak capuchin's TLS: {error}", self.addresses.join(", ")),
+                "is capuchind running there, on that port?",
+            ),
+            _ => tls(format!("the TLS handshake with {alias} failed: {error}"), "its log says more"),
+        }
+    }
+
+    /// What the lender said when it ended the handshake.
+    fn alert(&self, alert: AlertDescription) -> BorrowError {
+        use AlertDescription as Alert;
+        let (alias, lender) = (self.alias, self.lender);
+        let again = format!("join again: on {lender} run `capuchind invite USER`, here `capuchin join`");
+        let identity = |text: String, note: String| BorrowError::Identity { text, notes: vec![note] };
+        match alert {
+            Alert::NoApplicationProtocol if self.alpn == crate::trust::tls::JOIN_ALPN => BorrowError::Login {
+                text: format!("{lender} has no open invitation: it was used, has expired or was taken back"),
+                notes: vec![format!("ask for a new line: on {lender} run `capuchind invite USER`")],
+            },
+            Alert::NoApplicationProtocol => BorrowError::Tls {
+                text: format!("{alias} does not speak capuchin/1"),
+                notes: vec!["is capuchind running there, on that port?".to_owned()],
+            },
+            Alert::CertificateExpired => identity(
+                format!("{alias} does not take this device's certificate: it has expired, or is not valid yet"),
+                format!("check the clock of both machines, or {again}"),
+            ),
+            Alert::CertificateRevoked | Alert::AccessDenied => {
+                identity(format!("{alias} has revoked this device's certificate"), again)
+            }
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRequired
+            | Alert::DecryptError => {
+                identity(format!("{alias} does not take this device's certificate ({alert:?})"), again)
+            }
+            _ => BorrowError::Tls {
+                text: format!("{alias} ended the TLS handshake: {alert:?}"),
+                notes: vec!["is capuchind running there, in a version that fits?".to_owned()],
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::Error;
+
+    use super::*;
+    use crate::{
+        proto::ErrorKind,
+        trust::tls::{ALPN, JOIN_ALPN, join_client_config},
+    };
+
+    fn told(alpn: &'static [u8], error: &Error) -> (ErrorKind, String) {
+        let lender = "lab".parse().unwrap();
+        let addresses = ["10.0.0.1:2278".to_owned()];
+        let config = Arc::new(join_client_config(&[7; 32]).unwrap());
+        let route = Route { alias: "lab", lender: &lender, addresses: &addresses, config, alpn };
+        let error = match route.io_error(io::Error::new(io::ErrorKind::InvalidData, error.clone())) {
+            LinkError::Failed(error) => error,
+            LinkError::Closed(error) => panic!("{error} is no close"),
+        };
+        assert!(!error.notes().is_empty(), "{error} says nothing to do");
+        (error.kind(), error.to_string())
+    }
+
+    #[test]
+    fn each_way_a_handshake_ends_has_its_kind_and_says_what_to_do() {
+        use AlertDescription as Alert;
+        for (alpn, error, kind, text) in [
+            (ALPN, Error::AlertReceived(Alert::CertificateExpired), ErrorKind::Identity, "it has expired"),
+            (ALPN, Error::AlertReceived(Alert::UnknownCA), ErrorKind::Identity, "does not take this device's"),
+            (ALPN, Error::AlertReceived(Alert::AccessDenied), ErrorKind::Identity, "has revoked"),
+            (ALPN, Error::AlertReceived(Alert::NoApplicationProtocol), ErrorKind::Tls, "does not speak capuchin/1"),
+            (JOIN_ALPN, Error::AlertReceived(Alert::NoApplicationProtocol), ErrorKind::Login, "no open invitation"),
+            (ALPN, Error::AlertReceived(Alert::ProtocolVersion), ErrorKind::Tls, "ProtocolVersion"),
+            (ALPN, CertificateError::UnknownIssuer.into(), ErrorKind::Identity, "10.0.0.1:2278 is not lab"),
+            (ALPN, CertificateError::Expired.into(), ErrorKind::Identity, "of lab has expired"),
+            (ALPN, Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType), ErrorKind::Tls, "does not speak"),
+        ] {
+            let (got, told) = told(alpn, &error);
+            assert_eq!(got, kind, "{told}");
+            assert!(told.contains(text), "{told}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The local side: joins, logs in, and hands out borrowed sockets.
+//!
+//! ```text
+//!   Join ──▶ Profiles ──▶ Borrower ──▶ TcpStream   one borrowed connection
+//!   (once)   (on disk)    (session)└─▶ Forward     a local port, each of whose connections is one
+//! ```
+//! A program that borrows needs [`Borrower`] and [`TcpStream`]; the rest sets machines up. No runtime is started here:
+//! everything runs on the caller's tokio.
+//!
+//! # Security
+//! What a lender says (texts, notes) is handed on as it came; escape it before it reaches a terminal.
+
+#![forbid(unsafe_code)]
+
+mod connect;
+mod draft;
+mod error;
+mod forward;
+mod join;
+mod link;
+mod login;
+mod profile;
+mod tcp;
+
+pub use connect::Borrower;
+pub use error::BorrowError;
+pub use forward::Forward;
+pub use join::Join;
+pub use profile::{Alias, Host, Profile, Profiles};
+pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};

@@ -1,0 +1,314 @@
+//! The hosts that this machine has joined, as files.
+//!
+//! ```text
+//!   $XDG_CONFIG_HOME/capuchin/hosts/ALIAS/lender.toml            name, addresses, default user
+//!                                         ca.crt                 what the lender is known by
+//!                                         USER/client.key        never leaves this machine (0600)
+//!                                         USER/client.crt
+//!   $XDG_STATE_HOME/capuchin/tickets/ALIAS/USER                  the last login (0600)
+//! ```
+//!
+//! # Security
+//! Every file is opened through [`keyfile`]: a key that others can read, or that is a link, is refused with the command
+//! that mends it. Aliases and users become file names and are types that hold neither slash nor leading dot.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::BorrowError;
+use crate::{
+    proto::{LenderName, UserName},
+    trust::{
+        UnixTime,
+        keyfile::{self, KeyFileError},
+        pem,
+        ticket::{SavedTicket, TicketFileError},
+    },
+};
+
+/// Longest alias, in bytes.
+pub const ALIAS_MAX: usize = 63;
+
+/// Where the profiles of a user of this machine are.
+#[derive(Clone, Debug)]
+pub struct Profiles {
+    hosts: PathBuf,
+    tickets: PathBuf,
+}
+
+/// A lender that this machine has joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// What its user calls it.
+    pub alias: Alias,
+    /// Its own name.
+    pub lender: LenderName,
+    /// Where it is, each `host:port`.
+    pub addresses: Vec<String>,
+    /// Who is meant when no user is named.
+    pub default_user: UserName,
+    /// As whom this machine has joined.
+    pub users: Vec<UserName>,
+}
+
+/// What the user of this machine calls a lender: `[a-z0-9][a-z0-9._-]{0,62}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Alias(String);
+
+/// A lender, and maybe as whom: `lab` or `ana@lab`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// As whom; else the profile's default user.
+    pub user: Option<UserName>,
+    /// Which lender.
+    pub alias: Alias,
+}
+
+/// What a borrower shows and what it demands to see.
+pub(super) struct Credentials {
+    pub(super) ca: CertificateDer<'static>,
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) key_pem: Zeroizing<Vec<u8>>,
+}
+
+/// A host, and its profile if that can be read.
+type Listed = (Alias, Result<Profile, BorrowError>);
+
+/// `lender.toml`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LenderFile {
+    pub(super) name: String,
+    pub(super) addresses: Vec<String>,
+    pub(super) user: String,
+}
+
+impl Profiles {
+    /// Those of the user who runs this program, by `XDG_CONFIG_HOME`, `XDG_STATE_HOME` and `HOME`.
+    ///
+    /// # Errors
+    /// If none of them says where.
+    pub fn from_env() -> Result<Self, BorrowError> {
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = |rest: &str| absolute("HOME").map(|home| home.join(rest));
+        let missing = || BorrowError::usage("there is nowhere to keep profiles: set HOME or XDG_CONFIG_HOME");
+        let config = absolute("XDG_CONFIG_HOME").or_else(|| home(".config")).ok_or_else(missing)?;
+        let state = absolute("XDG_STATE_HOME").or_else(|| home(".local/state")).ok_or_else(missing)?;
+        Ok(Self::at(&config, &state))
+    }
+
+    /// Those below two folders, which stand for `XDG_CONFIG_HOME` and `XDG_STATE_HOME`.
+    pub fn at(config: &Path, state: &Path) -> Self {
+        Self { hosts: config.join("capuchin/hosts"), tickets: state.join("capuchin/tickets") }
+    }
+
+    /// Every host that was joined, by alias. One that cannot be read stands in the list with its error.
+    ///
+    /// # Errors
+    /// If the folder of hosts cannot be listed.
+    pub fn list(&self) -> Result<Vec<Listed>, BorrowError> {
+        let aliases = names(&self.hosts)?.into_iter().filter_map(|name| name.parse::<Alias>().ok());
+        Ok(aliases.map(|alias| (alias.clone(), self.profile(&alias))).collect())
+    }
+
+    /// The profile of one host.
+    ///
+    /// # Errors
+    /// If it is unknown, or its files are missing, broken or open to others.
+    pub fn profile(&self, alias: &Alias) -> Result<Profile, BorrowError> {
+        let folder = self.folder(alias);
+        if !folder.is_dir() {
+            return Err(self.unknown(alias.as_str()));
+        }
+        let path = folder.join("lender.toml");
+        let broken = |why: String| BorrowError::Profile { path: path.display().to_string(), why };
+        let text = String::from_utf8(keyfile::read_admin_file(&path)?).map_err(|error| broken(error.to_string()))?;
+        let file: LenderFile = toml::from_str(&text).map_err(|error| broken(error.message().to_owned()))?;
+        let is_user = |name: &String| folder.join(name).join("client.key").symlink_metadata().is_ok();
+        let users = names(&folder)?.into_iter().filter(is_user).filter_map(|name| name.parse().ok()).collect();
+        Ok(Profile {
+            alias: alias.clone(),
+            lender: file.name.parse().map_err(|error| broken(format!("{error}")))?,
+            addresses: file.addresses,
+            default_user: file.user.parse().map_err(|error| broken(format!("{error}")))?,
+            users,
+        })
+    }
+
+    /// The profile of a host and the user who is meant.
+    ///
+    /// # Errors
+    /// As [`Self::profile`]; also if this machine has not joined as that user.
+    pub fn find(&self, host: &Host) -> Result<(Profile, UserName), BorrowError> {
+        let profile = self.profile(&host.alias)?;
+        let user = host.user.clone().unwrap_or_else(|| profile.default_user.clone());
+        if profile.users.contains(&user) {
+            return Ok((profile, user));
+        }
+        let users: Vec<_> = profile.users.iter().map(|user| format!("{user}@{}", profile.alias)).collect();
+        let notes = vec![
+            format!("joined so far: {}", if users.is_empty() { "nobody".to_owned() } else { users.join(", ") }),
+            format!("to join as {user}: on {} run `capuchind invite {user}`, here `capuchin join`", profile.lender),
+        ];
+        Err(BorrowError::UnknownHost { host: format!("{user}@{}", host.alias), notes })
+    }
+
+    /// When the saved login of a user ends; `None` if there is none, or it is over at `now`.
+    pub fn logged_in_until(&self, alias: &Alias, user: &UserName, now: UnixTime) -> Option<UnixTime> {
+        SavedTicket::load(&self.ticket_path(alias, user))
+            .ok()
+            .map(|saved| saved.expires)
+            .filter(|expires| now < *expires)
+    }
+
+    pub(super) fn credentials(&self, alias: &Alias, user: &UserName) -> Result<Credentials, BorrowError> {
+        let folder = self.folder(alias);
+        let own = folder.join(user.as_str());
+        let certificates = |path: PathBuf| {
+            let why = |error: pem::PemError| BorrowError::Profile {
+                path: path.display().to_string(),
+                why: error.to_string(),
+            };
+            pem::certificates(&keyfile::read_admin_file(&path)?).map_err(why)
+        };
+        Ok(Credentials {
+            key_pem: keyfile::read_secret(&own.join("client.key"))?,
+            chain: certificates(own.join("client.crt"))?,
+            ca: self.ca(alias)?,
+        })
+    }
+
+    /// The certificate of the lender's CA, as it was pinned at join.
+    pub(super) fn ca(&self, alias: &Alias) -> Result<CertificateDer<'static>, BorrowError> {
+        let path = self.folder(alias).join("ca.crt");
+        let why =
+            |error: pem::PemError| BorrowError::Profile { path: path.display().to_string(), why: error.to_string() };
+        let first = pem::certificates(&keyfile::read_admin_file(&path)?).map_err(why)?.into_iter().next();
+        first.ok_or_else(|| why(pem::PemError::Certificate))
+    }
+
+    pub(super) fn ticket(&self, alias: &Alias, user: &UserName) -> Result<SavedTicket, TicketFileError> {
+        SavedTicket::load(&self.ticket_path(alias, user))
+    }
+
+    pub(super) fn save_ticket(&self, alias: &Alias, ticket: &SavedTicket) -> Result<(), KeyFileError> {
+        let path = self.ticket_path(alias, &ticket.user);
+        keyfile::create_dir(&self.tickets.join(alias.as_str()))?;
+        ticket.save(&path)
+    }
+
+    pub(super) fn hosts(&self) -> &Path {
+        &self.hosts
+    }
+
+    pub(super) fn folder(&self, alias: &Alias) -> PathBuf {
+        self.hosts.join(alias.as_str())
+    }
+
+    fn ticket_path(&self, alias: &Alias, user: &UserName) -> PathBuf {
+        self.tickets.join(alias.as_str()).join(user.as_str())
+    }
+
+    /// The error for a host that was never joined.
+    fn unknown(&self, host: &str) -> BorrowError {
+        let known: Vec<_> = names(&self.hosts).unwrap_or_default();
+        let known = if known.is_empty() {
+            "this machine has joined no host yet".to_owned()
+        } else {
+            format!("joined so far: {}", known.join(", "))
+        };
+        let how = "to join one: on the lender run `capuchind invite USER`, here `capuchin join`".to_owned();
+        BorrowError::UnknownHost { host: host.to_owned(), notes: vec![known, how] }
+    }
+}
+
+/// The names of the folders in a folder, sorted; what begins with a dot is half made and left out.
+fn names(folder: &Path) -> Result<Vec<String>, BorrowError> {
+    let failed = |error| BorrowError::local(format!("cannot list {}", folder.display()), error);
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if !name.starts_with('.') && entry.path().is_dir() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+impl Alias {
+    /// The alias as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Alias {
+    type Err = BorrowError;
+
+    fn from_str(text: &str) -> Result<Self, BorrowError> {
+        let first = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let rest = |c: u8| first(c) || matches!(c, b'.' | b'_' | b'-');
+        match text.as_bytes() {
+            [head, tail @ ..] if first(*head) && tail.len() < ALIAS_MAX && tail.iter().all(|c| rest(*c)) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => {
+                let shown: String = text.chars().take(80).collect();
+                let rule = "use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit";
+                Err(BorrowError::usage(format!("{shown:?} is not a name for a host: {rule}")))
+            }
+        }
+    }
+}
+
+/// A lender's own name is always a good alias.
+impl From<&LenderName> for Alias {
+    fn from(name: &LenderName) -> Self {
+        Self(name.as_str().to_owned())
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Host {
+    type Err = BorrowError;
+
+    fn from_str(text: &str) -> Result<Self, BorrowError> {
+        match text.split_once('@') {
+            Some((user, alias)) => {
+                let user = user.parse().map_err(|error| BorrowError::usage(format!("{error}")))?;
+                Ok(Self { user: Some(user), alias: alias.parse()? })
+            }
+            None => Ok(Self { user: None, alias: text.parse()? }),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user}@{}", self.alias),
+            None => self.alias.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

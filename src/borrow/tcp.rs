@@ -1,0 +1,167 @@
+//! A borrowed TCP connection: bytes in and out here, the socket at the lender.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::BorrowError;
+use crate::{
+    proto::{Answer, Reset, Target, TcpConnected},
+    session::{ReadHalf, Stream, WriteHalf},
+};
+
+/// A TCP connection that the lender made for us.
+///
+/// Errors carry the error number of the lender's socket. `shutdown` ends our half and leaves the other open, as on any
+/// TCP connection.
+///
+/// # Cancellation
+/// Dropping it delivers what was written, then closes the connection; it never waits.
+///
+/// ```no_run
+/// # async fn example(lab: capuchin::Borrower) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// let (mut answer, mut question) = lab.tcp_connect("db.internal:5432").await?.into_split();
+/// let asking = tokio::spawn(async move { question.write_all(b"...").await });
+/// let mut first = [0; 1];
+/// answer.read_exact(&mut first).await?;
+/// asking.await??;
+/// # Ok(())
+/// # }
+/// ```
+pub struct TcpStream {
+    stream: Stream,
+    connected: TcpConnected,
+}
+
+impl TcpStream {
+    pub(super) fn new(stream: Stream, connected: TcpConnected) -> Self {
+        Self { stream, connected }
+    }
+
+    /// The address that the lender connected to.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.connected.peer.0
+    }
+
+    /// The lender's own address of this connection.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.connected.local.0
+    }
+
+    /// Two halves for two tasks. Dropping the [`OwnedWriteHalf`] ends our half; when both are gone, so is the
+    /// connection.
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        let connected = self.connected;
+        let (reader, writer) = self.stream.into_split();
+        (OwnedReadHalf { half: reader, connected }, OwnedWriteHalf { half: writer, connected })
+    }
+}
+
+/// The reading half of a [`TcpStream`].
+pub struct OwnedReadHalf {
+    half: ReadHalf,
+    connected: TcpConnected,
+}
+
+/// The writing half of a [`TcpStream`]; dropping it ends our half.
+pub struct OwnedWriteHalf {
+    half: WriteHalf,
+    connected: TcpConnected,
+}
+
+impl OwnedReadHalf {
+    /// The address that the lender connected to.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.connected.peer.0
+    }
+
+    /// The lender's own address of this connection.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.connected.local.0
+    }
+}
+
+impl OwnedWriteHalf {
+    /// The address that the lender connected to.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.connected.peer.0
+    }
+
+    /// The lender's own address of this connection.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.connected.local.0
+    }
+}
+
+/// The lender's answer to a connection that was asked for on `stream`.
+///
+/// # Cancellation
+/// Dropping the future before the answer resets the stream, so that the lender gives up.
+pub(super) async fn answer(stream: &Stream, host: &str, target: &Target) -> Result<TcpConnected, BorrowError> {
+    let unanswered = Unanswered(stream);
+    let answer =
+        stream.read_message("answer").await.map_err(|error| BorrowError::answer(host, &target.to_string(), error))?;
+    std::mem::forget(unanswered);
+    match answer {
+        Answer::Granted(connected) => Ok(connected),
+        Answer::Refused(refusal) => Err(BorrowError::refused(host, &target.to_string(), &refusal)),
+    }
+}
+
+/// Resets the stream when dropped.
+struct Unanswered<'a>(&'a Stream);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.reset(Reset::Cancelled);
+    }
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    /// Written bytes leave by themselves.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for OwnedReadHalf {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.half).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for OwnedWriteHalf {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.half).poll_write(cx, bytes)
+    }
+
+    /// Written bytes leave by themselves.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.half).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.half).poll_shutdown(cx)
+    }
+}
