@@ -4,6 +4,8 @@
 
 #[cfg(feature = "borrow")]
 mod borrow;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "lend")]
 pub mod policy;
 pub mod proto;

@@ -1,0 +1,93 @@
+//! `capuchin hosts`.
+
+use serde_json::{Value, json};
+
+use super::report::{Failure, escape, print, print_json, warn};
+use crate::{Profile, Profiles, proto::UserName, trust::UnixTime};
+
+/// List the hosts that this machine has joined
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  capuchin hosts
+  capuchin hosts --json | jq -r '.hosts[].alias'")]
+pub struct Arguments {
+    /// One JSON document: hosts, each with alias, lender, addresses, default_user and users (user, ticket_expires);
+    /// times are in seconds since 1970
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let (profiles, now) = (Profiles::from_env()?, UnixTime::now());
+    let mut hosts = Vec::new();
+    for (alias, profile) in profiles.list()? {
+        match profile {
+            Ok(profile) => hosts.push(profile),
+            Err(error) => warn(&format!("warning: {alias} is left out: {error}")),
+        }
+    }
+    let until = |profile: &Profile, user: &UserName| profiles.logged_in_until(&profile.alias, user, now);
+    if arguments.json {
+        let hosts: Vec<_> = hosts.iter().map(|profile| document(profile, |user| until(profile, user))).collect();
+        return print_json(&json!({ "hosts": hosts }));
+    }
+    if hosts.is_empty() {
+        warn("This machine has joined no host yet: on a lender run `capuchind invite USER`, here `capuchin join`.");
+    }
+    for profile in &hosts {
+        let users: Vec<_> = profile.users.iter().map(|user| described(user, until(profile, user), now)).collect();
+        let addresses = escape(&profile.addresses.join(", "));
+        print(&format!("{}\t{} at {addresses}\t{}", profile.alias, profile.lender, users.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn document(profile: &Profile, until: impl Fn(&UserName) -> Option<UnixTime>) -> Value {
+    let user = |user: &UserName| json!({ "user": user.as_str(), "ticket_expires": until(user).map(|time| time.0) });
+    json!({
+        "alias": profile.alias.as_str(),
+        "lender": profile.lender.as_str(),
+        "addresses": profile.addresses,
+        "default_user": profile.default_user.as_str(),
+        "users": profile.users.iter().map(user).collect::<Vec<_>>(),
+    })
+}
+
+fn described(user: &UserName, until: Option<UnixTime>, now: UnixTime) -> String {
+    match until {
+        Some(until) => {
+            let minutes = until.0.saturating_sub(now.0) / 60;
+            format!("{user} (logged in for {} h {} min)", minutes / 60, minutes % 60)
+        }
+        None => format!("{user} (not logged in)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_the_document_are_stable() {
+        let profile = Profile {
+            alias: "attic".parse().unwrap(),
+            lender: "lab".parse().unwrap(),
+            addresses: vec!["lab.example:2278".to_owned()],
+            default_user: "ana".parse().unwrap(),
+            users: vec!["ana".parse().unwrap(), "bob".parse().unwrap()],
+        };
+        let until = |user: &UserName| (user.as_str() == "ana").then_some(UnixTime(7));
+        assert_eq!(
+            document(&profile, until).to_string(),
+            r#"{"addresses":["lab.example:2278"],"alias":"attic","default_user":"ana","lender":"lab","users":[{"ticket_expires":7,"user":"ana"},{"ticket_expires":null,"user":"bob"}]}"#
+        );
+    }
+
+    #[test]
+    fn a_person_reads_how_long_a_login_lasts() {
+        let ana = "ana".parse().unwrap();
+        assert_eq!(described(&ana, Some(UnixTime(7380)), UnixTime(0)), "ana (logged in for 2 h 3 min)");
+        assert_eq!(described(&ana, None, UnixTime(0)), "ana (not logged in)");
+    }
+}

@@ -1,0 +1,79 @@
+//! `capuchin join` and `capuchin login`.
+
+use std::path::PathBuf;
+
+use super::{
+    prompt::{self, Stdin},
+    report::{Failure, print},
+    signals,
+};
+use crate::{Alias, Borrower, Join, Profiles, trust::password::Password};
+
+/// Join a lender with the one line that it printed, and log in
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  capuchin join                              asks for the line, then for the password
+  capuchin join cap1_… --as attic            calls the lender attic here
+  capuchin join - --password-file - < both   the line, then the password, from stdin")]
+pub struct Arguments {
+    /// The line, or - to read it from stdin; asked for if left out
+    line: Option<String>,
+    /// What to call the lender here; its own name otherwise
+    #[arg(long = "as", value_name = "ALIAS")]
+    alias: Option<String>,
+    /// Read the password from a file (mode 0600), or - for stdin, behind the line if that comes from there too
+    #[arg(long, value_name = "FILE|-")]
+    password_file: Option<PathBuf>,
+}
+
+/// Log in with the password, and keep the ticket for the commands that follow
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  capuchin login lab
+  capuchin login ana@lab --password-file - < secret")]
+pub struct LoginArguments {
+    /// The host, as `capuchin hosts` lists it, or USER@HOST
+    host: String,
+    /// Read the password from a file (mode 0600), or - for stdin
+    #[arg(long, value_name = "FILE|-")]
+    password_file: Option<PathBuf>,
+}
+
+pub async fn join(arguments: Arguments) -> Result<(), Failure> {
+    let alias = arguments.alias.map(|alias| alias.parse::<Alias>()).transpose()?;
+    let mut stdin = None;
+    let line = match arguments.line.as_deref() {
+        Some("-") => stdin.insert(Stdin::read()?).take_line()?,
+        Some(line) => line.to_owned().into(),
+        None => prompt::join_line()?,
+    };
+    let join = Join::begin(&Profiles::from_env()?, &line, alias).await?;
+    let (user, lender) = (join.user(), join.lender());
+    let password = match (arguments.password_file, stdin) {
+        (Some(path), Some(stdin)) if path.as_os_str() == "-" => stdin.into_password()?,
+        (Some(path), _) => from_file(path)?,
+        (None, _) if join.sets_password() => prompt::new_password(&format!("New password of {user} at {lender}: "))?,
+        (None, _) => prompt::password(&format!("Password of {user} at {lender}: "))?,
+    };
+    // Not before: at a prompt a signal ends the program by itself.
+    signals::interruptible(async { Ok(join.finish(&password).await?) }).await?;
+    print(&format!("Joined {lender} as {user}; it is called {} here, and you are logged in.", join.alias()))
+}
+
+pub async fn login(arguments: LoginArguments) -> Result<(), Failure> {
+    let LoginArguments { host, password_file } = arguments;
+    // Before the question: an unknown host needs no password.
+    let (profile, user) = Profiles::from_env()?.find(&host.parse()?)?;
+    let password = match password_file {
+        Some(path) => from_file(path)?,
+        None => prompt::password(&format!("Password of {user} at {}: ", profile.lender))?,
+    };
+    let borrower = Borrower::login(&host, &password).await?;
+    print(&format!("Logged in at {} as {}.", borrower.lender(), borrower.user()))
+}
+
+fn from_file(path: PathBuf) -> Result<Password, Failure> {
+    if path.as_os_str() == "-" { Stdin::read()?.into_password() } else { prompt::password_file(&path) }
+}

@@ -1,0 +1,189 @@
+//! The command line: arguments in, exit status out.
+//!
+//! One program under two names: `capuchind …` is `capuchin lender …`. Results go to stdout and everything else to
+//! stderr; our own failures are one line `error[kind]: …` and the exit status 255, as ssh(1) has it.
+//!
+//! # Security
+//! No secret is read from the environment or from arguments, but for the one-time join line. Whatever a peer wrote is
+//! escaped before it is printed.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod forward;
+mod hosts;
+mod join;
+pub mod lender;
+mod prompt;
+pub mod report;
+mod signals;
+
+use std::{ffi::OsStr, path::Path, process::ExitCode};
+
+use clap::{Parser, error::ErrorKind as ClapKind};
+
+use self::report::Failure;
+use crate::proto::ErrorKind;
+
+/// Threads that move bytes: with two, a ping is answered while the other encrypts.
+const WORKERS: usize = 2;
+
+/// Borrow another machine's sockets, over one mutually authenticated connection and under its policy.
+#[derive(Parser)]
+#[command(name = "capuchin", version, before_help = BORROWER_EXAMPLES)]
+struct Borrowing {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Lend this machine's sockets to those who were invited, under a policy.
+#[derive(Parser)]
+#[command(name = "capuchind", version, before_help = LENDER_EXAMPLES)]
+struct Lending {
+    #[command(subcommand)]
+    command: lender::Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Join(join::Arguments),
+    Login(join::LoginArguments),
+    Hosts(hosts::Arguments),
+    Check(check::Arguments),
+    Forward(forward::Arguments),
+    /// Lend: everything that `capuchind` does
+    #[command(subcommand, before_help = LENDER_EXAMPLES)]
+    Lender(lender::Command),
+}
+
+const BORROWER_EXAMPLES: &str = "\
+Examples:
+  capuchin join cap1_…                          join with the line of a lender
+  capuchin forward lab -L 8080:intranet:80      its intranet at 127.0.0.1:8080
+  capuchin check lab connect db.internal:5432   may I, and by which rule?
+  capuchin login lab                            log in again";
+
+const LENDER_EXAMPLES: &str = "\
+Examples:
+  capuchind up                                   keys, serving, a join line
+  capuchind invite ana                           one more device for ana
+  capuchind check ana connect db.internal:5432   may she, and by which rule?";
+
+/// What both binaries do.
+pub fn main() -> ExitCode {
+    let name = std::env::args_os().next();
+    let lends = name.as_deref().map(Path::new).and_then(Path::file_stem) == Some(OsStr::new("capuchind"));
+    let result = if lends {
+        parse::<Lending>().and_then(|Lending { command }| with_log(|| lender::run(command)))
+    } else {
+        parse::<Borrowing>().and_then(|Borrowing { command }| with_log(|| run(command)))
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    // The lender makes a runtime of its own: it has to do things before any thread is there.
+    if let Command::Lender(command) = command {
+        return lender::run(command);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(ErrorKind::Local, format!("cannot start: {error}")))?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Join(arguments) => join::join(arguments).await,
+            Command::Login(arguments) => join::login(arguments).await,
+            Command::Hosts(arguments) => hosts::run(&arguments),
+            Command::Check(arguments) => check::run(arguments).await,
+            Command::Forward(arguments) => forward::run(arguments).await,
+            Command::Lender(_) => unreachable!("it has returned above"),
+        }
+    });
+    // Nobody waits for a name that is still being looked up.
+    runtime.shutdown_background();
+    result
+}
+
+/// Reads the arguments. Help and version are answers, and end the program well; the rest is a usage error.
+fn parse<A: Parser>() -> Result<A, Failure> {
+    A::try_parse().map_err(|error| match error.kind() {
+        ClapKind::DisplayHelp | ClapKind::DisplayVersion => {
+            let _ = error.print();
+            Failure::silent(0)
+        }
+        ClapKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nothing was asked for: the help, where errors go.
+            let _ = error.print();
+            Failure::new(ErrorKind::Usage, "a command is missing")
+        }
+        _ => usage(&error.to_string()),
+    })
+}
+
+/// clap's own text, in the one form that all our failures have.
+fn usage(text: &str) -> Failure {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned);
+    let first = lines.next().unwrap_or_default();
+    Failure { notes: lines.collect(), ..Failure::new(ErrorKind::Usage, first) }
+}
+
+fn with_log<T>(run: impl FnOnce() -> T) -> T {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into())
+        .with_env_var("CAPUCHIN_LOG")
+        .from_env_lossy();
+    let colour = std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+    run()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_lines_are_sound() {
+        Borrowing::command().debug_assert();
+        Lending::command().debug_assert();
+    }
+
+    #[test]
+    fn the_commands_read_as_they_are_documented() {
+        for line in [
+            "capuchin join",
+            "capuchin join - --password-file -",
+            "capuchin join cap1_x --as attic --password-file secret",
+            "capuchin login ana@lab --password-file -",
+            "capuchin hosts --json",
+            "capuchin check lab connect db.internal:5432 --json",
+            "capuchin forward lab -N -L 8080:a:80 -L [::1]:0:[::1]:81",
+        ] {
+            assert!(Borrowing::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in ["capuchin", "capuchin forward lab", "capuchin check lab listen a:1", "capuchin login"] {
+            assert!(Borrowing::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_begins_with_examples() {
+        for help in [Borrowing::command().render_long_help(), Lending::command().render_long_help()] {
+            assert!(help.to_string().starts_with("Examples:"), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_usage_error_has_one_line_and_notes() {
+        let failure = usage("error: unexpected argument '-x' found\n\nUsage: capuchin join\n");
+        assert_eq!((failure.kind, failure.code), (ErrorKind::Usage, 255));
+        assert_eq!((failure.text.as_str(), failure.notes.len()), ("unexpected argument '-x' found", 1));
+    }
+}

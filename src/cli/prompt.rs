@@ -1,0 +1,120 @@
+//! Where secrets come from: a terminal, a file, or stdin. Never an argument, never the environment.
+
+use std::{
+    io::{self, Read},
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+use super::report::Failure;
+use crate::{
+    proto::ErrorKind,
+    trust::{
+        join_line::JOIN_LINE_MAX,
+        keyfile,
+        password::{PASSWORD_MAX, Password},
+    },
+};
+
+/// Most that is read from stdin, in bytes: a join line, a password, and their newlines.
+const STDIN_MAX: usize = JOIN_LINE_MAX + PASSWORD_MAX + 4;
+
+/// What stdin holds, read once: a join line, a password, or the one and then the other.
+pub struct Stdin(Zeroizing<Vec<u8>>);
+
+impl Stdin {
+    /// Reads all of it, as far as it makes sense.
+    pub fn read() -> Result<Self, Failure> {
+        // Room at once, so that growing leaves no copy behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(STDIN_MAX + 1));
+        let read = io::stdin().lock().take(STDIN_MAX as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|error| Failure::new(ErrorKind::Local, format!("cannot read stdin: {error}")))?;
+        if bytes.len() > STDIN_MAX {
+            return Err(Failure::new(ErrorKind::Usage, format!("stdin has more than {STDIN_MAX} bytes")));
+        }
+        Ok(Self(bytes))
+    }
+
+    /// Takes the first line; the rest stays.
+    pub fn take_line(&mut self) -> Result<Zeroizing<String>, Failure> {
+        let end = self.0.iter().position(|byte| *byte == b'\n').map_or(self.0.len(), |newline| newline + 1);
+        let (line, rest) = self.0.split_at(end);
+        let text = std::str::from_utf8(line).map(|line| Zeroizing::new(line.trim().to_owned()));
+        let text = text.map_err(|_| Failure::new(ErrorKind::Usage, "the first line of stdin is not a join line"));
+        self.0 = Zeroizing::new(rest.to_vec());
+        text
+    }
+
+    /// All that is left, but for one newline at its end.
+    pub fn into_password(self) -> Result<Password, Failure> {
+        password_of(self.0)
+    }
+}
+
+/// A password file; `-` was dealt with before.
+pub fn password_file(path: &Path) -> Result<Password, Failure> {
+    let bytes = keyfile::read_secret(path).map_err(|error| Failure::from(crate::BorrowError::from(error)))?;
+    password_of(bytes)
+}
+
+/// Asks for a password on the terminal, without showing it.
+pub fn password(prompt: &str) -> Result<Password, Failure> {
+    let typed = ask(prompt, "give the password with --password-file FILE, or - for stdin")?;
+    password_of(Zeroizing::new(typed.as_bytes().to_vec()))
+}
+
+/// Asks twice for a password that is to be set.
+pub fn new_password(prompt: &str) -> Result<Password, Failure> {
+    let first = password(prompt)?;
+    if first.as_bytes() != password("The same again: ")?.as_bytes() {
+        return Err(Failure::new(ErrorKind::Usage, "the two passwords differ"));
+    }
+    Ok(first)
+}
+
+/// Asks for a join line; it is a secret too.
+pub fn join_line() -> Result<Zeroizing<String>, Failure> {
+    ask("Join line (cap1_…): ", "give the line as an argument, or - for stdin")
+}
+
+/// rpassword asks /dev/tty and nothing else, so a pipe is never taken for a person.
+fn ask(prompt: &str, instead: &str) -> Result<Zeroizing<String>, Failure> {
+    let typed = rpassword::prompt_password(super::report::escape(prompt)).map(Zeroizing::new);
+    typed.map_err(|error| Failure {
+        notes: vec![instead.to_owned()],
+        ..Failure::new(ErrorKind::Usage, format!("there is no terminal to ask on: {error}"))
+    })
+}
+
+fn password_of(bytes: Zeroizing<Vec<u8>>) -> Result<Password, Failure> {
+    Password::from_file(bytes).map_err(|error| Failure::new(ErrorKind::Usage, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stdin_holds_the_line_first_and_then_the_password() {
+        let mut stdin = Stdin(Zeroizing::new(b"cap1_x\r\n pass word\n\n".to_vec()));
+        assert_eq!(stdin.take_line().unwrap().as_str(), "cap1_x");
+        assert_eq!(stdin.into_password().unwrap().as_bytes(), b" pass word\n");
+        let mut line_alone = Stdin(Zeroizing::new(b"cap1_x".to_vec()));
+        assert_eq!(line_alone.take_line().unwrap().as_str(), "cap1_x");
+        assert_eq!(line_alone.into_password().unwrap().as_bytes(), b"");
+    }
+
+    #[test]
+    fn a_password_file_that_others_may_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        std::fs::write(&path, "secret\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(password_file(&path).unwrap().as_bytes(), b"secret");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let failure = password_file(&path).err().unwrap();
+        assert!(failure.kind == ErrorKind::Config && failure.text.contains("chmod 600"), "{}", failure.text);
+    }
+}

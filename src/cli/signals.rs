@@ -1,0 +1,24 @@
+//! The signals that end a command in good order: what it began is undone, and what it holds is closed.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::report::Failure;
+use crate::proto::ErrorKind;
+
+/// What a shell adds to a signal's number for the exit status of a program that it ended.
+const SIGNALLED: u8 = 128;
+const SIGINT: u8 = 2;
+const SIGTERM: u8 = 15;
+
+/// Does `work`, unless SIGINT or SIGTERM comes first.
+pub async fn interruptible<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::new(ErrorKind::Local, format!("cannot listen for signals: {error}")))
+    };
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        result = work => result,
+        _ = interrupt.recv() => Err(Failure::silent(SIGNALLED + SIGINT)),
+        _ = terminate.recv() => Err(Failure::silent(SIGNALLED + SIGTERM)),
+    }
+}
