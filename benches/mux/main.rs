@@ -18,10 +18,14 @@ use tokio::{
     runtime::Runtime,
 };
 
+mod process;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 
-use support::{Tls, cpu_seconds, median, resident_bytes, row};
+use process::{cpu_seconds, resident_bytes};
+use support::{median, row};
+use tls::Tls;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -113,7 +113,8 @@ async fn carry(borrower: Borrower, target: Target, socket: TcpStream) -> Result<
         // Its program must see a failure.
         let _ = socket.set_zero_linger();
     })?;
-    let answer = async { tcp::answer(&stream, borrower.host(), &target).await.map(drop) };
+    // On the heap: its room is free again while the connection idles.
+    let answer = Box::pin(async { tcp::answer(&stream, borrower.host(), &target).await.map(drop) });
     relay_unanswered(socket, &stream, answer).await.map(drop)
 }
 

@@ -4,7 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::server::Acceptor;
 use tokio::{
-    io::BufReader,
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -92,6 +92,16 @@ async fn refuse(lender: &Lender, peer: SocketAddr, why: String) {
     lender.shared.audit.log(event).await;
 }
 
+/// Closes a connection whose handshake failed only once the peer has closed, or soon: what it sent behind its certificate
+/// is unread, and closing at once would reset the connection and take the alert with it that says why.
+async fn let_go(mut socket: BufReader<TcpStream>) {
+    const MOMENT: Duration = Duration::from_secs(1);
+    let _ = socket.shutdown().await;
+    let mut rest = [0; 4096];
+    let drain = async { while socket.read(&mut rest).await.is_ok_and(|length| length > 0) {} };
+    let _ = tokio::time::timeout(MOMENT, drain).await;
+}
+
 /// TLS; `true` for a join. The ALPN of the client's first message decides which of the two it meets.
 async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, bool), String> {
     let socket = BufReader::with_capacity(READ_BYTES, socket);
@@ -102,7 +112,13 @@ async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, bo
     let until = lender.shared.store.joins_until(UnixTime::now()).map_err(|error| error.to_string())?;
     let joins = join_offered && until.is_some();
     let config = if joins { configs.join } else { configs.session };
-    let mut connection = start.into_stream(config).await.map_err(|error| error.to_string())?;
+    let mut connection = match start.into_stream(config).into_fallible().await {
+        Ok(connection) => connection,
+        Err((error, socket)) => {
+            let_go(socket).await;
+            return Err(error.to_string());
+        }
+    };
     let expected = if joins { tls::JOIN_ALPN } else { tls::ALPN };
     tls::check_alpn(connection.get_ref().1.alpn_protocol(), expected).map_err(|error| error.to_string())?;
     connection.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));

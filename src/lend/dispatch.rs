@@ -73,16 +73,17 @@ async fn serve(borrower: Borrower, session: Session, stream: Stream) {
         Err(_) => return stream.reset(Reset::Refused),
     };
     match Request::decode(&bytes) {
-        Ok(Ok(Request::TcpConnect(target))) => match gate::connect(&borrower, &target, "tcp-connect").await {
+        // The gate on the heap: its room is free again while the connection it granted idles.
+        Ok(Ok(Request::TcpConnect(target))) => match Box::pin(gate::connect(&borrower, &target, "tcp-connect")).await {
             Ok(grant) => tcp::lend(&borrower, grant, stream).await,
-            Err(refusal) => refuse(stream, refusal).await,
+            Err(refusal) => refuse(&stream, refusal).await,
         },
-        Ok(Ok(Request::Check(target))) => match gate::connect(&borrower, &target, "check").await {
+        Ok(Ok(Request::Check(target))) => match Box::pin(gate::connect(&borrower, &target, "check")).await {
             Ok(grant) => {
                 let verdict = Verdict { rule: grant.rule().to_string() };
                 let _ = stream.write_message(&Answer::Granted(verdict)).await;
             }
-            Err(refusal) => refuse(stream, refusal).await,
+            Err(refusal) => refuse(&stream, refusal).await,
         },
         Ok(Err(unknown)) => {
             let event = Event {
@@ -92,13 +93,13 @@ async fn serve(borrower: Borrower, session: Session, stream: Stream) {
                 ..borrower.event("request")
             };
             borrower.lender.shared.audit.log(event).await;
-            refuse(stream, Refusal::new(ErrorKind::Version, unknown.to_string())).await;
+            refuse(&stream, Refusal::new(ErrorKind::Version, unknown.to_string())).await;
         }
         Err(error) => session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {error}")),
     }
 }
 
-pub(super) async fn refuse(stream: Stream, refusal: Refusal) {
+pub(super) async fn refuse(stream: &Stream, refusal: Refusal) {
     // If it cannot be told, the peer has gone already.
     let _ = stream.write_message(&Answer::<Verdict>::Refused(refusal)).await;
 }

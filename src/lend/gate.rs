@@ -38,5 +38,7 @@ pub(super) async fn decide(lender: &Lender, who: &Principal, target: &Target) ->
 
 fn refusal(no: &policy::Refusal) -> Refusal {
     // The first line of the explanation is the refusal itself.
-    Refusal::new(ErrorKind::Policy, no.to_string()).with_errno(Some(Errno::EACCES)).with_notes(no.explain().into_iter().skip(1))
+    Refusal::new(ErrorKind::Policy, no.to_string())
+        .with_errno(Some(Errno::EACCES))
+        .with_notes(no.explain().into_iter().skip(1))
 }

@@ -1,6 +1,8 @@
 //! Lends TCP connections: dials what the grant allows, answers with both addresses, and relays.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
 
 use super::{
     audit::Event,
@@ -17,29 +19,9 @@ use crate::{
 /// # Cancellation
 /// A borrower that resets the stream ends the dial.
 pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: Stream) {
-    let (Connect { host, port, addresses }, _) = grant.into_parts();
-    let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| (address, port).into()).collect();
-    let dialed = tokio::select! {
-        dialed = dial(&addresses) => dialed,
-        _ = stream.write_closed() => return,
-    };
-    let connected = dialed.and_then(|socket| {
-        let answer = socket.peer_addr().and_then(|peer| Ok((peer, socket.local_addr()?)));
-        match answer {
-            Ok((peer, local)) => Ok((socket, TcpConnected { peer: WireAddr(peer), local: WireAddr(local) })),
-            Err(source) => Err(Some(DialError { address: format!("{host}:{port}"), source })),
-        }
-    });
-    let (socket, answer) = match connected {
-        Ok(connected) => connected,
-        Err(error) => return refuse(stream, down(error)).await,
-    };
-    if stream.write_message(&Answer::Granted(answer)).await.is_err() {
-        return;
-    }
-    let began = Instant::now();
+    // On the heap: its room is free again while the connection idles.
+    let Some((socket, answer)) = Box::pin(connect(grant, &stream)).await else { return };
     let relayed = relay(socket, &stream).await;
-    tracing::debug!(session = %borrower.session_id, peer = %answer.peer.0, took = ?began.elapsed(), "closed");
     let event = Event {
         target: Some(answer.peer.0.to_string()),
         bytes_in: Some(relayed.from_stream),
@@ -47,6 +29,33 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
         ..borrower.event("tcp-closed")
     };
     borrower.lender.shared.audit.log(event).await;
+}
+
+/// Dials and answers; `None` when the borrower was told that it failed, or has gone.
+async fn connect(grant: Granted<Connect>, stream: &Stream) -> Option<(TcpStream, TcpConnected)> {
+    let (Connect { host, port, addresses }, _) = grant.into_parts();
+    let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| (address, port).into()).collect();
+    let dialed = tokio::select! {
+        dialed = dial(&addresses) => dialed,
+        _ = stream.write_closed() => return None,
+    };
+    let connected = dialed.and_then(|socket| {
+        let ends = socket.peer_addr().and_then(|peer| Ok((peer, socket.local_addr()?)));
+        match ends {
+            Ok((peer, local)) => Ok((socket, TcpConnected { peer: WireAddr(peer), local: WireAddr(local) })),
+            Err(source) => Err(Some(DialError { address: format!("{host}:{port}"), source })),
+        }
+    });
+    match connected {
+        Ok((socket, answer)) => {
+            stream.write_message(&Answer::Granted(answer)).await.ok()?;
+            Some((socket, answer))
+        }
+        Err(error) => {
+            refuse(stream, down(error)).await;
+            None
+        }
+    }
 }
 
 fn down(error: Option<DialError>) -> Refusal {

@@ -225,15 +225,13 @@ mod tests {
     async fn bytes_go_up_before_the_answer_and_a_no_resets_the_socket() {
         let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
         let (mut near, far) = socket_pair().await;
-        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel();
-        let relay = tokio::spawn(async move {
-            relay_unanswered(far, &ours, async { answer_rx.await.map_err(drop).and_then(|()| Err::<(), ()>(())) }).await
-        });
+        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
+        let relay = tokio::spawn(async move { relay_unanswered(far, &ours, async { answer_rx.await.unwrap() }).await });
         near.write_all(b"early").await.unwrap();
         let mut batch = Batch::default();
         assert!(theirs.read_batch(&mut batch, 16).await.unwrap());
-        answer_tx.send(()).unwrap();
-        assert_eq!(relay.await.unwrap(), Err(()));
+        answer_tx.send(Err("no")).unwrap();
+        assert_eq!(relay.await.unwrap(), Err("no"));
         let error = near.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }

@@ -2,7 +2,7 @@
 //!
 //! The road of a device through these files: [`join_line`] brings it to the lender, [`proof`] shows both ends that the
 //! other knows the line's secret, [`authority`] issues its certificate, [`tls`] demands that certificate ever after,
-//! [`identity`] reads user and device out of it, [`password`] or [`ticket`] logs it in, and [`store`] remembers.
+//! [`identity`] reads user and device out of it, [`password`] or [`ticket`] logs it in, and the store remembers.
 //!
 //! Nothing here opens a connection. What decides takes the time as an argument.
 //!
