@@ -22,7 +22,7 @@ pub enum ListenFdError {
         /// What the system says.
         source: io::Error,
     },
-    /// It was taken before.
+    /// It was taken before; a number stays taken when its listener is closed.
     #[error("fd:{0} is in use already")]
     Taken(RawFd),
 }
@@ -69,8 +69,11 @@ mod tests {
         let inherited = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = inherited.local_addr().unwrap();
         let fd = inherited.into_raw_fd();
-        assert_eq!(adopt_listener(fd).unwrap().local_addr().unwrap(), address);
+        let adopted = adopt_listener(fd).unwrap();
+        assert_eq!(adopted.local_addr().unwrap(), address);
         assert!(matches!(adopt_listener(fd), Err(ListenFdError::Taken(_))));
+        // The number must not come back as the neighbour test's file.
+        std::mem::forget(adopted);
     }
 
     #[test]

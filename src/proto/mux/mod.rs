@@ -11,7 +11,8 @@
 //! writer and nobody else. Credit begins at [`Config::initial_credit`] and grows as `window` says; `schedule` says
 //! whose turn it is; `keep` holds what was sent until the peer has taken it.
 //!
-//! Invariants: unread bytes never exceed `max_streams` x `initial_credit` + [`POOL_BYTES`]; kept bytes never exceed
+//! Invariants: unread bytes never exceed `max_streams` x `initial_credit` + [`POOL_BYTES`], those of closed streams that
+//! nobody has read yet included: such a stream keeps its place until it is read or dropped. Kept bytes never exceed
 //! [`KEPT_BYTES_MAX`] by more than one batch; a closed stream leaves nothing behind but, until the peer has
 //! acknowledged our RST, its number.
 
@@ -156,6 +157,8 @@ pub struct Mux {
     lingering: Lingering,
     opened_by_us: Opened,
     opened_by_peer: Opened,
+    /// Streams that are closed on the wire and hold unread bytes.
+    closed_unread: u32,
     schedule: Schedule,
     /// RST and WINDOW frames that go before any data.
     urgent: VecDeque<(StreamId, Urgent)>,
@@ -193,6 +196,7 @@ impl Mux {
             lingering: Lingering::default(),
             opened_by_us: Opened::default(),
             opened_by_peer: Opened::default(),
+            closed_unread: 0,
             schedule: Schedule::default(),
             urgent: VecDeque::new(),
             goaway: None,
@@ -215,6 +219,9 @@ impl Mux {
         let limit = self.config.peer_max_streams;
         if self.opened_by_us.live >= limit {
             return Err(OpenError::TooMany { limit });
+        }
+        if self.places() >= self.config.max_streams {
+            return Err(OpenError::TooMany { limit: self.config.max_streams });
         }
         let most = self.config.peer_initial_credit as usize;
         if first.len() > most {
@@ -248,6 +255,10 @@ impl Mux {
                 Incoming::Reset(reset) => Read::Reset(reset),
             };
         };
+        if stream.inbox.bytes() == 0 && !stream.is_open_on_wire() {
+            stream.release(&mut self.pool);
+            self.closed_unread -= 1;
+        }
         if stream.incoming == Incoming::Open
             && let Some(credit) =
                 stream.window.consume(now, bytes.len(), self.keepalive.min_round_trip(), &mut self.pool)
@@ -309,21 +320,20 @@ impl Mux {
     pub fn reset(&mut self, id: StreamId, reset: Reset) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.out.clear();
-        stream.release(&mut self.pool);
-        if stream.out.unannounced {
+        if !stream.is_open_on_wire() {
+            self.forget_closed(id);
+        } else if stream.out.unannounced {
             // The peer has never heard of it.
             self.streams.remove(&id);
             self.schedule.forget_opening(id);
             self.opened_by_us.live -= 1;
-        } else if stream.is_open_on_wire() {
+        } else {
             if stream.outgoing != Outgoing::Resetting {
                 self.urgent.push_back((id, Urgent::Rst(reset)));
             }
             stream.outgoing = Outgoing::Resetting;
             stream.abandoned = true;
             stream.inbox = Chunks::default();
-        } else {
-            self.streams.remove(&id);
         }
     }
 
@@ -331,9 +341,7 @@ impl Mux {
     pub fn close(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if !stream.is_open_on_wire() {
-            stream.release(&mut self.pool);
-            self.streams.remove(&id);
-            return;
+            return self.forget_closed(id);
         }
         if stream.outgoing == Outgoing::Resetting {
             return;
@@ -396,14 +404,31 @@ impl Mux {
         (id.number() % 2 == 1) == (self.role == Role::Borrower)
     }
 
-    /// Called when a stream has just closed on the wire: its place is free, and if no handle is left, so is its memory.
+    /// Streams that hold memory, or may come to: open ones, and closed ones that were not read.
+    fn places(&self) -> u32 {
+        self.opened_by_us.live + self.opened_by_peer.live + self.closed_unread
+    }
+
+    /// Called when a stream has just closed on the wire. What nobody has read yet keeps its place and its credit.
     fn closed_on_wire(&mut self, id: StreamId) {
         self.opened_by(id).live -= 1;
-        if let Some(stream) = self.streams.get_mut(&id) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.abandoned {
             stream.release(&mut self.pool);
-            if stream.abandoned {
-                self.streams.remove(&id);
-            }
+            self.streams.remove(&id);
+        } else if stream.inbox.bytes() > 0 {
+            self.closed_unread += 1;
+        } else {
+            stream.release(&mut self.pool);
+        }
+    }
+
+    /// Drops a stream that is closed on the wire, with whatever it still holds.
+    fn forget_closed(&mut self, id: StreamId) {
+        let Some(mut stream) = self.streams.remove(&id) else { return };
+        stream.release(&mut self.pool);
+        if stream.inbox.bytes() > 0 {
+            self.closed_unread -= 1;
         }
     }
 }

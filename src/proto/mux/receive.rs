@@ -115,11 +115,12 @@ impl Mux {
         if self.opened_by_peer.live >= limit {
             return Err(ProtocolError::TooManyStreams { limit });
         }
+        let mut stream = Stream::new(self.config.initial_credit, self.config.peer_initial_credit);
+        // No fault of the peer's: streams that it has closed and nobody has read here, or that we opened, fill the room.
+        let full = self.places() >= limit || self.streams.len() >= 2 * limit as usize;
         self.opened_by_peer.last = id.number();
         self.opened_by_peer.live += 1;
-        let mut stream = Stream::new(self.config.initial_credit, self.config.peer_initial_credit);
-        // Streams that the peer has closed and whose handles are still being dropped here count too.
-        if self.streams.len() >= 2 * (limit as usize + self.config.peer_max_streams as usize) {
+        if full {
             stream.abandoned = true;
             stream.outgoing = Outgoing::Resetting;
             self.urgent.push_back((id, super::Urgent::Rst(Reset::Refused)));

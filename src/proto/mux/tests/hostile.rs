@@ -86,6 +86,30 @@ fn a_hundred_thousand_opens_end_at_the_limit() {
 }
 
 #[test]
+fn closed_streams_that_nobody_reads_keep_their_places() {
+    let (mut mux, now) = lender();
+    let mut bytes = 0;
+    for n in 0..3 * 4096 {
+        let id = id(2 * n + 1);
+        for (flags, length) in [("s", 32_000), ("f", 32_000)] {
+            mux.handle_bytes(now, &frame(id.number(), Kind::Data, flags, &vec![7; length])).unwrap();
+        }
+        mux.finish(id); // closed on the wire, and unread
+        pull(&mut mux, now, &mut Vec::new());
+        bytes = mux.unread_bytes();
+        assert!(bytes <= 4096 * 65_536 + window::POOL_BYTES as usize);
+    }
+    assert!(bytes > 4000 * 64_000, "the bound was reached: {bytes}");
+    assert_eq!(mux.open(Bytes::new()), Err(OpenError::TooMany { limit: 4096 }));
+    // Reading one of them makes room for one more.
+    read_all(&mut mux, now, id(1));
+    mux.close(id(1));
+    let next = id(6 * 4096 + 1);
+    mux.handle_bytes(now, &frame(next.number(), Kind::Data, "s", b"x")).unwrap();
+    assert_eq!(read_all(&mut mux, now, next), b"x");
+}
+
+#[test]
 fn an_open_reset_storm_ends_soon() {
     let storm: Vec<_> = (0..100_000)
         .flat_map(|n| [frame(2 * n + 1, Kind::Data, "s", b""), frame(2 * n + 1, Kind::Rst, "", &[0; 4])])
