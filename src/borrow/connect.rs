@@ -63,6 +63,25 @@ impl Borrower {
 
     /// As [`Self::connect`], with the profiles of another place.
     ///
+    #[cfg_attr(feature = "lend", doc = "```")]
+    #[cfg_attr(not(feature = "lend"), doc = "```text")]
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// # let (profiles, web, _folder) = lab().await?;
+    ///
+    /// let lab = capuchin::Borrower::connect_with(&profiles, "ana@lab").await?;
+    /// let mut page = lab.tcp_connect(web.to_string()).await?;
+    /// page.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+    /// let mut text = String::new();
+    /// page.read_to_string(&mut text).await?;
+    /// assert!(text.ends_with("hello"));
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_with(profiles: &Profiles, host: &str) -> Result<Self, BorrowError> {

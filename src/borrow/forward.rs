@@ -32,12 +32,20 @@ pub struct Forward {
 impl Forward {
     /// Binds a local port; port 0 picks one.
     ///
-    /// ```no_run
-    /// # async fn example(lab: capuchin::Borrower) -> Result<(), Box<dyn std::error::Error>> {
-    /// let forward = capuchin::Forward::bind(&lab, "127.0.0.1:0".parse()?, "db.internal:5432".parse()?).await?;
-    /// println!("the database is at {}", forward.local_addr());
-    /// let end = forward.serve(|failure| eprintln!("{failure}")).await;
-    /// # Err(end.into())
+    #[cfg_attr(feature = "lend", doc = "```")]
+    #[cfg_attr(not(feature = "lend"), doc = "```text")]
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// # let (profiles, web, _folder) = lab().await?;
+    /// # let lab = capuchin::Borrower::connect_with(&profiles, "lab").await?;
+    /// let forward = capuchin::Forward::bind(&lab, "127.0.0.1:0".parse()?, web.to_string().parse()?).await?;
+    /// println!("the web server is at {}", forward.local_addr());
+    /// let serving = tokio::spawn(forward.serve(|failure| eprintln!("{failure}")));
+    /// // Aborting it closes the port and every connection.
+    /// serving.abort();
+    /// # Ok(())
+    /// # })
     /// # }
     /// ```
     ///

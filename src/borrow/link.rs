@@ -132,7 +132,7 @@ impl Route<'_> {
             InvalidCertificate(why) => match why {
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => identity(
                     format!("the certificate of {lender} has expired"),
-                    "its admin restarts capuchind, which renews it; also check the clock here".to_owned(),
+                    "a running capuchind renews it by itself: check the clock of both machines".to_owned(),
                 ),
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => identity(
                     format!("the certificate of {lender} is not valid yet"),

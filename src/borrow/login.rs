@@ -85,11 +85,11 @@ where
     // Together: the lender's greeting is also its verdict on our certificate. If it has hung up already, what it said
     // before can still be read, and says more than the failure to write.
     let _ = greeter.send(&[FromBorrower::Greeting(Greeting::new(&ours)), FromBorrower::Login(login)]).await;
-    let greeting = match receive(route, &mut greeter, "greeting").await? {
-        FromLender::Greeting(greeting) if greeting.lanes > 0 => greeting,
+    let broken = |source| LinkError::Failed(BorrowError::protocol(route.alias, source));
+    let config = match receive(route, &mut greeter, "greeting").await? {
+        FromLender::Greeting(greeting) if greeting.lanes > 0 => greeting.agree(&ours).map_err(broken)?,
         FromLender::Greeting(_) => {
-            let source = ProtocolError::Malformed { what: "greeting", why: "it offers no lane".to_owned() };
-            return Err(LinkError::Failed(BorrowError::protocol(route.alias, source)));
+            return Err(broken(ProtocolError::Malformed { what: "greeting", why: "it offers no lane".to_owned() }));
         }
         FromLender::Refusal(refusal) => return Err(LinkError::Failed(refused(route, credential, &refusal))),
         other => return Err(unexpected(route, "greeting", &other)),
@@ -98,7 +98,7 @@ where
         receive(route, &mut greeter, "welcome").await.map_err(|error| LinkError::Failed(settled(route, error)))?;
     match answer {
         FromLender::Welcome(welcome) => Ok(LoggedIn {
-            session: Session::start(greeter.into_inner(), mux::Role::Borrower, greeting.agree(&ours)),
+            session: Session::start(greeter.into_inner(), mux::Role::Borrower, config),
             id: SessionId(welcome.session),
             ticket: welcome.ticket,
         }),

@@ -23,16 +23,24 @@ use crate::{
 /// # Cancellation
 /// Dropping it delivers what was written, then closes the connection; it never waits.
 ///
-/// ```no_run
-/// # async fn example(lab: capuchin::Borrower) -> Result<(), Box<dyn std::error::Error>> {
+#[cfg_attr(feature = "lend", doc = "```")]
+#[cfg_attr(not(feature = "lend"), doc = "```text")]
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// # let (profiles, web, _folder) = lab().await?;
+/// # let lab = capuchin::Borrower::connect_with(&profiles, "lab").await?;
 ///
-/// let (mut answer, mut question) = lab.tcp_connect("db.internal:5432").await?.into_split();
-/// let asking = tokio::spawn(async move { question.write_all(b"...").await });
-/// let mut first = [0; 1];
+/// let (mut answer, mut question) = lab.tcp_connect(web.to_string()).await?.into_split();
+/// assert_eq!(answer.peer_addr(), web);
+/// let asking = tokio::spawn(async move { question.write_all(b"GET / HTTP/1.0\r\n\r\n").await });
+/// let mut first = [0; 4];
 /// answer.read_exact(&mut first).await?;
 /// asking.await??;
+/// assert_eq!(&first, b"HTTP");
 /// # Ok(())
+/// # })
 /// # }
 /// ```
 pub struct TcpStream {

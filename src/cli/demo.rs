@@ -84,7 +84,7 @@ impl Demo {
     /// The borrower's command, in a home of the demo's.
     fn capuchin(&self) -> Command {
         let mut command = Command::new("/proc/self/exe");
-        for (name, sub) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")] {
+        for (name, sub) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state")] {
             command.env(name, self.folder.join(sub));
         }
         command.stdin(Stdio::null());

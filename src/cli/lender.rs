@@ -1,6 +1,6 @@
 //! `capuchind`: make a lender, run it, and look after its users.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -8,6 +8,7 @@ use super::{
     check::{self, Verdict},
     prompt::{self, Stdin},
     report::{Failure, escape, print, print_json, warn},
+    signals,
 };
 use crate::{
     lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderDir, SecretText, Setup},
@@ -89,7 +90,7 @@ enum User {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a user with all devices, tickets and invitations
+    /// Remove a user with all devices, tickets and invitations; sessions that are open end with the daemon
     Remove {
         /// The name
         user: String,
@@ -160,14 +161,17 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
     let listener = lender.listen().await?;
     if !lender.has_devices()? {
         let user = owner.to_string();
-        let AdminReply::Users { users } = lender.execute(AdminRequest::UserList).await? else { unreachable!() };
+        let users = match lender.execute(AdminRequest::UserList).await? {
+            AdminReply::Users { users } => users,
+            other => return Err(strange(&other)),
+        };
         if !users.iter().any(|entry| entry.user == user) {
             lender.execute(AdminRequest::UserAdd { user: user.clone() }).await?;
         }
-        let invite = AdminRequest::Invite { user, ttl_seconds: 15 * 60 };
-        if let AdminReply::Invitation { line } = lender.execute(invite).await? {
-            warn("no device has joined yet; within 15 minutes, on yours: capuchin join LINE");
-            print(&line)?;
+        warn("no device has joined yet; within 15 minutes, on yours: capuchin join LINE");
+        match lender.execute(AdminRequest::Invite { user, ttl_seconds: 15 * 60 }).await? {
+            AdminReply::Invitation { line } => print(&line)?,
+            other => return Err(strange(&other)),
         }
     }
     serve(&lender, listener).await
@@ -185,25 +189,11 @@ async fn serve_dir(dir: &LenderDir) -> Result<(), Failure> {
 }
 
 async fn serve(lender: &Lender, listener: tokio::net::TcpListener) -> Result<(), Failure> {
-    let stopped = stopped()?;
+    let stopped = signals::stopped()?;
     if let Some(address) = lender.address() {
         warn(&format!("{} listens on {address}", lender.config().name));
     }
-    Ok(lender.serve(listener, stopped).await?)
-}
-
-/// Ready at SIGINT or SIGTERM.
-fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| Failure::new(ErrorKind::Local, format!("signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
+    Ok(lender.serve(listener, async { _ = stopped.await }).await?)
 }
 
 fn done(reply: AdminReply) -> Result<(), Failure> {
@@ -246,7 +236,7 @@ async fn ask_gate(
 
 impl From<LendError> for Failure {
     fn from(error: LendError) -> Self {
-        Self::new(error.kind(), error.to_string())
+        Self::new(error.kind(), error.line())
     }
 }
 

@@ -14,9 +14,9 @@ mod demo;
 mod forward;
 mod hosts;
 mod join;
-pub mod lender;
+mod lender;
 mod prompt;
-pub mod report;
+mod report;
 mod signals;
 
 use std::{ffi::OsStr, path::Path, process::ExitCode};

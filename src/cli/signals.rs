@@ -10,15 +10,25 @@ const SIGNALLED: u8 = 128;
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 
-/// Does `work`, unless SIGINT or SIGTERM comes first.
-pub async fn interruptible<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// Ready with the signal's number at SIGINT or SIGTERM.
+pub fn stopped() -> Result<impl Future<Output = u8>, Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::new(ErrorKind::Local, format!("cannot listen for signals: {error}")))
     };
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => SIGINT,
+            _ = terminate.recv() => SIGTERM,
+        }
+    })
+}
+
+/// Does `work`, unless SIGINT or SIGTERM comes first.
+pub async fn interruptible<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let stopped = stopped()?;
     tokio::select! {
         result = work => result,
-        _ = interrupt.recv() => Err(Failure::silent(SIGNALLED + SIGINT)),
-        _ = terminate.recv() => Err(Failure::silent(SIGNALLED + SIGTERM)),
+        signal = stopped => Err(Failure::silent(SIGNALLED + signal)),
     }
 }

@@ -92,7 +92,7 @@ impl SecretText {
     }
 }
 
-/// The answers, in the order of the requests.
+/// What an admin is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -322,7 +322,7 @@ async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
     let mut line = Zeroizing::new(Vec::new());
     let mut limited = (&mut admin).take(LINE_BYTES_MAX);
     tokio::time::timeout(REQUEST_MAX, limited.read_until(b'\n', &mut line)).await??;
-    let refused = |error: LendError| Refused { kind: error.kind().to_string(), text: error.to_string() };
+    let refused = |error: LendError| Refused { kind: error.kind().to_string(), text: error.line() };
     let reply: Result<AdminReply, Refused> = match serde_json::from_slice(&line) {
         Ok(request) => lender.execute(request).await.map_err(refused),
         Err(error) => Err(Refused { kind: "usage".to_owned(), text: error.to_string() }),

@@ -78,6 +78,9 @@ pub(super) struct Event {
     pub(super) target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verdict: Option<&'static str>,
+    /// How a user logged in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) method: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<String>,
     /// Why not, or why it ended.

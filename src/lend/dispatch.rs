@@ -9,16 +9,21 @@ use crate::{
     policy::Principal,
     proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, SessionId, Verdict},
     session::{Session, Stream},
+    trust::identity::Identity,
 };
 
 /// From a stream's first frame to the end of its request.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
+
+/// What the streams of a session that is over may take to deliver what had come, and to log their end.
+const STREAMS_END_MAX: Duration = Duration::from_secs(1);
 
 /// Who borrows in this session.
 #[derive(Clone)]
 pub(super) struct Borrower {
     pub(super) lender: Lender,
     pub(super) principal: Principal,
+    pub(super) identity: Identity,
     pub(super) session_id: SessionId,
     pub(super) peer: SocketAddr,
 }
@@ -59,6 +64,8 @@ pub(super) async fn run(borrower: Borrower, session: Session, mut stopping: watc
             }
         }
     }
+    // Every stream fails with its session, and each ends with its audit line; who hangs is cut.
+    let _ = tokio::time::timeout(STREAMS_END_MAX, async { while streams.join_next().await.is_some() {} }).await;
     streams.shutdown().await;
     let ended = session.ended().await;
     tracing::info!(session = %borrower.session_id, why = %ended, "session ended");
@@ -72,6 +79,10 @@ async fn serve(borrower: Borrower, session: Session, stream: Stream) {
         Ok(Err(error)) => return break_off(&session, &stream, &error),
         Err(_) => return stream.reset(Reset::Refused),
     };
+    // A user or device that was taken away since the login borrows nothing more.
+    if let Err(error) = borrower.lender.shared.store.admit(&borrower.identity) {
+        return session.end(ErrorKind::Revoked, error.to_string());
+    }
     match Request::decode(&bytes) {
         // The gate on the heap: its room is free again while the connection it granted idles.
         Ok(Ok(Request::TcpConnect(target))) => match Box::pin(gate::connect(&borrower, &target, "tcp-connect")).await {

@@ -92,7 +92,7 @@ pub enum LendError {
         source: io::Error,
     },
     /// The daemon's answer cannot be understood.
-    #[error("the running capuchind answered strangely ({0}); is it of the same version")]
+    #[error("the running capuchind answered strangely ({0}): is it of the same version?")]
     AdminAnswer(String),
     /// The daemon said no.
     #[error("{}", .0.text)]
@@ -115,7 +115,22 @@ impl LendError {
                 ErrorKind::Local
             }
             Self::Audit(_) => ErrorKind::Local,
+            Self::Store(StoreError::InUse | StoreError::Storage(_)) => ErrorKind::Local,
             _ => ErrorKind::Config,
         }
+    }
+
+    /// The line for a person: with what the system said, where that stands behind the error and not in it.
+    pub fn line(&self) -> String {
+        let mut line = self.to_string();
+        let mut behind = std::error::Error::source(self);
+        while let Some(source) = behind {
+            let why = source.to_string();
+            if !line.contains(&why) {
+                line = format!("{line}: {why}");
+            }
+            behind = source.source();
+        }
+        line
     }
 }

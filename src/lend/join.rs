@@ -24,6 +24,9 @@ use crate::{
 /// The whole exchange; the person was asked for the password before the second connection.
 const JOIN_MAX: Duration = Duration::from_secs(20);
 
+/// From the handshake to the message, which a borrower sends at once: silent strangers must not fill the places.
+const MESSAGE_MAX: Duration = Duration::from_secs(5);
+
 /// Answers one question or one join.
 pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketAddr) {
     let mut event = Event { event: "join", peer: Some(peer.to_string()), ..Event::default() };
@@ -63,7 +66,7 @@ type No = Result<Refusal, GreetError>;
 
 async fn answer(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut Event) -> Result<FromLender, No> {
     let exporter = tls::exporter(greeter.connection().get_ref().1, Purpose::Join).map_err(|error| Ok(no(error)))?;
-    match greeter.receive("join", JOIN_MAX).await.map_err(Err)? {
+    match greeter.receive("join", MESSAGE_MAX).await.map_err(Err)? {
         FromBorrower::JoinQuestion(question) => {
             let (invitation, _) = check_proof(lender, &question, &exporter, event).map_err(Ok)?;
             let stored = lender.shared.store.password_of(&invitation.user).map_err(|error| Ok(no(error)))?;

@@ -50,7 +50,7 @@ pub(super) async fn serve(
         Err(_) => Err(No::Ended(Ended { kind: ErrorKind::Login, text: "the login took too long".to_owned() })),
     };
     drop(place);
-    let (principal, config, session_id) = match outcome {
+    let (identity, config, session_id) = match outcome {
         Ok(welcome) => welcome,
         Err(no) => {
             event.verdict = Some("refused");
@@ -69,7 +69,8 @@ pub(super) async fn serve(
     event.session = Some(session_id.to_string());
     lender.shared.audit.log(event).await;
     let session = Session::start(greeter.into_inner(), mux::Role::Lender, config);
-    let borrower = Borrower { lender: lender.clone(), principal, session_id, peer };
+    let principal = Principal { user: identity.user.clone(), device: identity.device };
+    let borrower = Borrower { lender: lender.clone(), principal, identity, session_id, peer };
     dispatch::run(borrower, session, stopping).await;
 }
 
@@ -104,7 +105,7 @@ async fn log_in(
     lender: &Lender,
     greeter: &mut Greeter<Connection>,
     event: &mut Event,
-) -> Result<(Principal, mux::Config, SessionId), No> {
+) -> Result<(Identity, mux::Config, SessionId), No> {
     let shared = &lender.shared;
     let ended = |kind, text: String| No::Ended(Ended { kind, text });
     let (certificate, exporter) = {
@@ -129,17 +130,18 @@ async fn log_in(
         FromBorrower::Greeting(greeting) => greeting,
         other => return Err(unexpected("greeting", &other)),
     };
+    let agreed = greeting.agree(&config).map_err(|error| ended(ErrorKind::Protocol, error.to_string()))?;
     let login = match greeter.receive("login", LOGIN_MAX).await? {
         FromBorrower::Login(login) => login,
         other => return Err(unexpected("login", &other)),
     };
-    event.rule = Some(format!("{:?}", login.method).to_lowercase());
+    event.method = Some(login.method.as_str());
     let ticket = check(lender, login, &identity, &exporter).await.map_err(No::Refused)?;
-    let session = random_session_id();
+    let session = SessionId(crate::trust::random());
     // Best effort: when it was last seen is for the admin's eyes only.
     let _ = shared.store.touch(identity.device, UnixTime::now());
     greeter.send(&[FromLender::Welcome(Welcome { session: session.0, ticket })]).await?;
-    Ok((Principal { user: identity.user, device: identity.device }, greeting.agree(&config), session))
+    Ok((identity, agreed, session))
 }
 
 fn unexpected(expected: &'static str, got: &FromBorrower) -> No {
@@ -198,8 +200,4 @@ async fn check_password(lender: &Lender, password: Zeroizing<Vec<u8>>, identity:
         Err(error @ PasswordError::Busy) => Err(Refusal::new(ErrorKind::Busy, error.to_string())),
         Err(error) => Err(no(error.to_string())),
     }
-}
-
-fn random_session_id() -> SessionId {
-    SessionId(crate::trust::random())
 }

@@ -92,11 +92,6 @@ impl Kind {
             _ => return None,
         })
     }
-
-    /// Counted frames are acknowledged, and kept by their sender until they are.
-    pub fn is_counted(self) -> bool {
-        matches!(self, Self::Data | Self::Rst | Self::Window | Self::Goaway)
-    }
 }
 
 /// A checked header.

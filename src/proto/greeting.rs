@@ -11,10 +11,12 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
-use super::{message, mux};
+use super::{ProtocolError, message, mux};
 
 /// Our minor version: two minors are served, and a larger one of the peer is answered with ours.
 pub const MINOR: u8 = 0;
+/// Least credit that a greeting may give new streams, in bytes: an answer fits.
+pub const INITIAL_CREDIT_MIN: u32 = 1024;
 /// Largest frame before login, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1024;
 
@@ -52,12 +54,19 @@ impl Greeting {
     }
 
     /// What both greetings agree on.
-    pub fn agree(&self, ours: &mux::Config) -> mux::Config {
-        mux::Config {
+    ///
+    /// # Errors
+    /// The peer grants so little credit that not even an answer would fit.
+    pub fn agree(&self, ours: &mux::Config) -> Result<mux::Config, ProtocolError> {
+        if self.initial_credit < INITIAL_CREDIT_MIN {
+            let why = format!("{} bytes of credit, at least {INITIAL_CREDIT_MIN} are needed", self.initial_credit);
+            return Err(ProtocolError::Malformed { what: "greeting", why });
+        }
+        Ok(mux::Config {
             peer_initial_credit: self.initial_credit.min(mux::CREDIT_MAX),
             peer_max_streams: self.max_streams,
             ..ours.clone()
-        }
+        })
     }
 }
 
@@ -95,6 +104,16 @@ pub enum LoginMethod {
     /// A ticket from an earlier login of this device.
     #[n(1)]
     Ticket,
+}
+
+impl LoginMethod {
+    /// The word in the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Ticket => "ticket",
+        }
+    }
 }
 
 /// The lender's yes.

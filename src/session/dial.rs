@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use tokio::net::TcpStream;
 
 /// Next address when the last one has not answered for so long (RFC 8305 §5 says 250 ms).
-pub const DIAL_STEP: Duration = Duration::from_millis(250);
+const DIAL_STEP: Duration = Duration::from_millis(250);
 
 /// No address answered.
 #[derive(Debug, thiserror::Error)]

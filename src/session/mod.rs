@@ -27,9 +27,9 @@ use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 
-pub use dial::{DIAL_STEP, DialError, dial, socket_options};
+pub use dial::{DialError, dial, socket_options};
 pub use greet::{GreetError, Greeter};
-pub use relay::{Relayed, from_stream, relay, relay_unanswered, to_stream};
+pub use relay::{Relayed, relay, relay_unanswered};
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 /// A session. Clones are the same session; it ends when the last clone and the last stream are gone.
@@ -108,32 +108,6 @@ impl Session {
         let _ = over.wait_for(|over| *over).await;
         self.shared.lock().ended.clone().unwrap_or_else(driver::closed)
     }
-
-    /// Why the session is over, if it is.
-    pub fn why_ended(&self) -> Option<Ended> {
-        self.shared.lock().ended.clone()
-    }
-
-    /// Numbers of this session, for tests and for whoever watches it.
-    pub fn held(&self) -> Held {
-        let state = self.shared.lock();
-        Held {
-            streams: state.mux.stream_count(),
-            unread_bytes: state.mux.unread_bytes(),
-            kept_bytes: state.mux.kept_bytes(),
-        }
-    }
-}
-
-/// What a session holds in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Streams that are not gone at this end.
-    pub streams: usize,
-    /// Bytes that came and nobody has read.
-    pub unread_bytes: usize,
-    /// Bytes that were sent and the peer has not acknowledged.
-    pub kept_bytes: usize,
 }
 
 /// Why a stream could not be opened.

@@ -2,11 +2,11 @@
 //!
 //! Bytes are read straight into the block that is sent and kept, and nothing is held for a connection that is quiet.
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, time::Duration};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWriteExt, Interest},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
@@ -23,6 +23,9 @@ use crate::proto::{
 const BUSY_BYTES: usize = 4 * FRAME_PAYLOAD_MAX;
 /// Read at once from a socket that sends little, in bytes.
 const QUIET_BYTES: usize = 4 * 1024;
+/// What was sent before the stream was given up may take so long to be taken by the socket; a peer that reads nothing
+/// must not hold it for ever.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
 /// Written at once to a socket, in bytes.
 const WRITE_BYTES: usize = 128 * 1024;
 
@@ -85,7 +88,7 @@ impl Drop for Unfinished {
 }
 
 /// From the socket into the stream, until the socket ends or the stream is closed.
-pub async fn to_stream(reader: ReadHalf<'_>, stream: &Stream) -> (u64, io::Result<()>) {
+async fn to_stream(reader: ReadHalf<'_>, stream: &Stream) -> (u64, io::Result<()>) {
     let mut copied = 0;
     let result = match copy_to_stream(&reader, stream, &mut copied).await {
         Ok(()) => {
@@ -117,7 +120,15 @@ async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, copied: &mut u64
             ready = reader.readable() => ready.map_err(Broken::Socket)?,
             closed = stream.write_closed() => return Err(Broken::Stream(closed)),
         }
-        let room = stream.write_room(size).await.map_err(Broken::Stream)?;
+        let room = tokio::select! {
+            biased;
+            room = stream.write_room(size) => room.map_err(Broken::Stream)?,
+            // A stalled stream must not hide that the socket's program is gone.
+            _ = reader.ready(Interest::ERROR) => {
+                let error = reader.as_ref().take_error().ok().flatten();
+                return Err(Broken::Socket(error.unwrap_or_else(|| Errno::ECONNRESET.into())));
+            }
+        };
         buffer.reserve(room.min(size));
         // `room` first: what is read can then always be written, and a stalled stream stops the socket.
         match reader.try_read_buf(&mut (&mut buffer).limit(room)) {
@@ -151,13 +162,18 @@ fn next_size(size: usize, filled: usize) -> usize {
 }
 
 /// From the stream into the socket, until the stream ends or either fails.
-pub async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>) -> (u64, io::Result<()>) {
+async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>) -> (u64, io::Result<()>) {
     let (mut copied, mut batch) = (0, Batch::default());
     let result = loop {
         match stream.read_batch(&mut batch, WRITE_BYTES).await {
             Ok(true) => {
                 let length = batch.remaining() as u64;
-                if let Err(error) = writer.write_all_buf(&mut batch).await {
+                let written = tokio::select! {
+                    biased;
+                    written = writer.write_all_buf(&mut batch) => written,
+                    () = abandoned(stream) => Err(Errno::ETIMEDOUT.into()),
+                };
+                if let Err(error) = written {
                     break Err(error);
                 }
                 copied += length;
@@ -168,6 +184,12 @@ pub async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>) -> (u64, io
         }
     };
     (copied, result)
+}
+
+/// Ready [`LAST_WORDS_MAX`] after the stream was given up.
+async fn abandoned(stream: &Stream) {
+    stream.given_up().await;
+    tokio::time::sleep(LAST_WORDS_MAX).await;
 }
 
 fn reset_of(error: &io::Error) -> Reset {

@@ -39,11 +39,6 @@ impl Stream {
         Self { shared, id }
     }
 
-    /// Its number in the session.
-    pub fn id(&self) -> StreamId {
-        self.id
-    }
-
     /// Ends the stream at once; what was written and has not left is dropped.
     pub fn reset(&self, reset: Reset) {
         let mut state = self.shared.lock();
@@ -109,6 +104,22 @@ impl Stream {
         let mut state = self.shared.lock();
         state.mux.write_copy(self.id, bytes);
         state.wake_driver();
+    }
+
+    /// Waits until the peer has reset the stream, or the session is over; what it sent before can still be read. To be
+    /// awaited in the task that writes.
+    pub async fn given_up(&self) {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if state.ended.is_some() || state.mux.was_reset(self.id) {
+                return Poll::Ready(());
+            }
+            if let Some(wakers) = state.streams.get_mut(&self.id) {
+                wakers.writer = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Waits until nothing can be written any more because the peer reset the stream or the session is over.

@@ -68,7 +68,7 @@ async fn attack_02_another_ca_with_the_same_name() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     let (chain, key) = certificate(&Authority::create(UnixTime::now()).unwrap(), UnixTime::now());
-    refused_certificate(&lab, &home, chain, &key, "certificate").await;
+    refused_certificate(&lab, &home, chain, &key, "UnknownIssuer").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,7 +94,7 @@ async fn attack_05_a_server_certificate_used_by_a_client() {
     let read = |name| std::fs::read(lab.dir().join(name)).unwrap();
     let chain = capuchin::trust::pem::certificates(&read("server.crt")).unwrap();
     let key = text(read("server.key"));
-    refused_certificate(&lab, &home, chain, &key, "certificate").await;
+    refused_certificate(&lab, &home, chain, &key, "extended key usage").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,16 +166,14 @@ async fn attack_08_tls_1_2() {
 async fn attack_09_no_or_a_wrong_alpn() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    for (protocols, why) in [(vec![], "no protocol"), (vec![b"h2".to_vec()], "NoApplicationProtocol")] {
+    for (protocols, why) in [(vec![], "no protocol"), (vec![b"h2".to_vec()], "application")] {
         let mut config = Credentials::of(&home, "alice").config();
         config.alpn_protocols = protocols;
         if let Ok(mut peer) = Peer::dial(lab.address, config, "lab").await {
             assert_eq!(peer.hear().await, None, "greeted without the protocol");
         }
-        let said = |line: &serde_json::Value| line["why"].as_str().unwrap_or_default().to_lowercase();
         lab.wait_for_audit(why, |line| {
-            line["event"] == "handshake-refused"
-                && (said(line).contains(&why.to_lowercase()) || said(line).contains("protocol"))
+            line["event"] == "handshake-refused" && line["why"].as_str().unwrap().to_lowercase().contains(why)
         });
     }
     still_serves(&lab, &home).await;
@@ -206,19 +204,6 @@ async fn attack_10_http_ssh_and_garbage() {
 async fn attack_11_renegotiation() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    let profile = home.profile();
-    let mut client = Command::new("openssl");
-    client.args(["s_client", "-quiet", "-no_ign_eof", "-alpn", "capuchin/1", "-servername", "lab.capuchin.internal"]);
-    client.args(["-connect", &lab.address.to_string()]);
-    client.arg("-cert").arg(profile.join("alice/client.crt")).arg("-key").arg(profile.join("alice/client.key"));
-    client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // s_client takes R for a renegotiation, which TLS 1.3 has not: it must be refused at home and never reach the wire.
-    client.args(["-state"]);
-    let mut child = client.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"R\n").unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = text(output.stderr) + &String::from_utf8_lossy(&output.stdout);
-    assert!(!said.contains("SSLv3/TLS write client hello\nSSL_connect:SSLv3/TLS write client hello\nSSL_connect:SSLv3/TLS read server hello\nSSL_connect:SSLv3/TLS read server hello"), "{said}");
     // A second ClientHello in an established connection is what a renegotiation would be: an alert, and the end.
     let mut peer = Peer::dial(lab.address, Credentials::of(&home, "alice").config(), "lab").await.unwrap();
     peer.hear().await.expect("the greeting");

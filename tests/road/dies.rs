@@ -52,6 +52,9 @@ fn a_killed_borrower_frees_what_it_borrowed_and_others_go_on() {
         gone_rx.recv_timeout(PATIENCE).expect("the target sees its connection end");
     }
     lab.wait_for_audit("the session's end", |line| line["event"] == "session-ended" && line["user"] == "alice");
+    // Every granted connection has its end in the log, with its bytes.
+    let closed = |line: &serde_json::Value| line["event"] == "tcp-closed" && line["user"] == "alice";
+    assert_eq!(lab.audit().iter().filter(|line| closed(line)).count(), 10);
     round_trip(&stays, b"still here").unwrap();
     round_trip(&dial(staying_local[0]), b"and new ones too").unwrap();
 }
@@ -77,6 +80,7 @@ fn a_lender_that_was_killed_starts_again_where_it_was() {
     let lines = lab.audit().len();
     let lab = lab.restart();
     assert!(lab.audit().len() >= lines);
+    assert!(capuchin::lend::verify_audit(&lab.dir().join("audit")).unwrap() >= lines as u64, "the chain goes on");
     let server = origin(echo);
     // It listens elsewhere now; the borrower is told so by its profile, as by an admin.
     let settings = home.profile().join("lender.toml");
@@ -88,4 +92,32 @@ fn a_lender_that_was_killed_starts_again_where_it_was() {
     std::fs::write(&settings, lines.collect::<Vec<_>>().join("\n")).unwrap();
     let (_forward, local) = home.forward(&[&format!("0:{server}")]);
     round_trip(&dial(local[0]), b"the ticket is still good").unwrap();
+}
+
+/// The descriptors of a process.
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[test]
+fn clients_that_die_behind_a_stalled_target_leave_nothing_at_the_borrower() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let stalled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (forward, local) = home.forward(&[&format!("0:{}", stalled.local_addr().unwrap())]);
+    let before = descriptors(forward.child.id());
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let socket = dial(local[0]);
+        held.push(stalled.accept().unwrap());
+        socket.set_write_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        // Until nothing moves any more.
+        while (&socket).write(&[7; 65_536]).is_ok() {}
+        rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
+    }
+    let end = std::time::Instant::now() + PATIENCE;
+    while descriptors(forward.child.id()) > before {
+        assert!(std::time::Instant::now() < end, "{} descriptors, {before} before", descriptors(forward.child.id()));
+        std::thread::yield_now();
+    }
 }

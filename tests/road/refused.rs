@@ -82,3 +82,17 @@ async fn the_lenders_own_port_is_out_of_reach_of_broad_rules() {
     let answer = ask(&lab, &home, "127.0.0.1", lab.address.port()).await;
     assert!(matches!(answer, Answer::Refused(refusal) if refusal.kind() == ErrorKind::Policy));
 }
+
+#[test]
+fn a_removed_user_borrows_nothing_more_and_is_told() {
+    let lab = Lab::start(crate::support::LOOPBACK);
+    let home = lab.join("alice");
+    let server = crate::origin(crate::echo);
+    let (mut forward, local) = home.forward(&[&format!("0:{server}")]);
+    crate::round_trip(&crate::dial(local[0]), b"still a user").unwrap();
+    crate::support::run(lab.admin().args(["user", "remove", "alice"]));
+    let mut socket = crate::dial(local[0]);
+    assert!(matches!(std::io::Read::read(&mut socket, &mut [0]), Ok(0) | Err(_)));
+    forward.wait_for_line("error[revoked]");
+    assert_eq!(forward.wait().code(), Some(255));
+}

@@ -121,7 +121,7 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
         let home = self.folder.path();
         command.env("HOME", home).env("XDG_CONFIG_HOME", home.join("config"));
-        command.env("XDG_STATE_HOME", home.join("state")).env("XDG_RUNTIME_DIR", home.join("run"));
+        command.env("XDG_STATE_HOME", home.join("state"));
         command.stdin(Stdio::null());
         command
     }

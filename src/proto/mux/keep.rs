@@ -100,7 +100,8 @@ impl Acknowledged {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        self.send_now |= self.due.is_some_and(|due| now >= due);
+        // Not due any more although it may wait for the socket: a time in the past would keep the driver spinning.
+        self.send_now |= self.due.take_if(|due| now >= *due).is_some();
     }
 
     /// The number to send, when one is due.
@@ -175,6 +176,7 @@ mod tests {
         taken.count(now, 100);
         assert_eq!(taken.poll(), None);
         taken.handle_timeout(now + ACK_AFTER);
+        assert_eq!(taken.due(), None, "a time in the past would keep the driver spinning while the socket is full");
         assert_eq!((taken.poll(), taken.due()), (Some(1), None));
         taken.count(now, ACK_BYTES);
         assert_eq!(taken.poll(), Some(2));

@@ -1,7 +1,7 @@
 //! Many streams over one connection: the same state machine at both ends, without a socket or a clock.
 //!
 //! ```text
-//!               handle_bytes ──▶ ┌─────┐ ──▶ poll_event      (open, readable, writable, closed)
+//!               handle_bytes ──▶ ┌─────┐ ──▶ poll_event      (opened, readable, writable, goaway)
 //!   connection                   │ Mux │                      streams: open read write finish close
 //!               poll_transmit ◀─ └─────┘ ◀── handle_timeout   (when poll_timeout is reached)
 //! ```
@@ -306,6 +306,11 @@ impl Mux {
         }
     }
 
+    /// Whether the peer has reset this stream.
+    pub fn was_reset(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_none_or(|stream| stream.outgoing == Outgoing::Reset)
+    }
+
     /// Ends our half: the peer reads the end after what was written.
     pub fn finish(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id)
@@ -389,11 +394,6 @@ impl Mux {
     /// Streams that this end still holds something for.
     pub fn stream_count(&self) -> usize {
         self.streams.len() + self.lingering.len()
-    }
-
-    /// Shortest round trip of the last minute, if a PING was answered.
-    pub fn min_round_trip(&self) -> Option<Duration> {
-        self.keepalive.min_round_trip()
     }
 
     fn opened_by(&mut self, id: StreamId) -> &mut Opened {

@@ -1,0 +1,176 @@
+//! The commands as people meet them: each mistake has its own message, and leaves nothing half-made.
+
+mod support;
+
+use std::{net::TcpListener, process::Command};
+
+use support::{Home, LOOPBACK, Lab, PASSWORD, capuchind, fails, json, run, run_with, text};
+
+fn one_line(stderr: &str, kind: &str, what: &str) {
+    assert!(stderr.starts_with(&format!("error[{kind}]: ")), "{stderr}");
+    assert!(stderr.contains(what), "{what:?} is missing: {stderr}");
+    let more = stderr.lines().skip(1).filter(|line| !line.starts_with("  "));
+    assert_eq!(more.count(), 0, "one line and its notes: {stderr}");
+}
+
+#[test]
+fn wrong_lines_and_wrong_passwords_leave_no_profile() {
+    let lab = Lab::start(LOOPBACK);
+    let first = lab.join("alice");
+    let home = Home::new();
+    let join = |line: &str, password: &str| {
+        let mut command = home.capuchin();
+        command.args(["join", line, "--password-file"]).arg(home.password_file(password));
+        command
+    };
+    one_line(&fails(&mut join("hello", PASSWORD), 255), "usage", "not a join line");
+    let line = lab.invite("alice");
+    let cut = &line.trim()[..line.trim().len() - 3];
+    one_line(&fails(&mut join(cut, PASSWORD), 255), "usage", "damaged or cut off");
+    one_line(&fails(&mut join(line.trim(), "not her password"), 255), "login", "wrong password");
+    assert!(!home.profile().exists());
+    // The line has survived the slip.
+    run(&mut join(line.trim(), PASSWORD));
+    assert!(home.profile().join("alice/client.key").exists());
+    run(first.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
+#[test]
+fn a_first_password_that_is_too_short_costs_nothing() {
+    let lab = Lab::start(LOOPBACK);
+    let home = Home::new();
+    let line = lab.invite("alice");
+    let stderr = text(run_with(home.capuchin().args(["join", line.trim(), "--password-file", "-"]), "short").stderr);
+    assert!(stderr.contains("at least 8 characters"), "{stderr}");
+    assert!(!home.profile().exists());
+    let joined = run_with(home.capuchin().args(["join", "-", "--password-file", "-"]), format!("{line}{PASSWORD}\n"));
+    assert!(joined.status.success(), "{joined:?}");
+}
+
+#[test]
+fn a_wrong_password_at_login_keeps_the_old_ticket() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let login = run_with(home.capuchin().args(["login", "lab", "--password-file", "-"]), "not the password");
+    assert_eq!(login.status.code(), Some(255));
+    one_line(&text(login.stderr), "login", "wrong password");
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
+#[test]
+fn an_unknown_host_says_which_are_known() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let stderr = fails(home.capuchin().args(["forward", "lap", "-L", "0:127.0.0.1:1"]), 255);
+    assert!(stderr.starts_with("error[") && stderr.contains("lap") && stderr.contains("lab"), "{stderr}");
+    let hosts = json(&run(home.capuchin().args(["hosts", "--json"])).stdout);
+    assert!(hosts.to_string().contains("alice"), "{hosts}");
+}
+
+#[test]
+fn a_taken_local_port_opens_no_forward_at_all() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut command = home.capuchin();
+    command.args(["forward", "lab", "-L", "0:127.0.0.1:1", "-L", &format!("{port}:127.0.0.1:1")]);
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(255), 0));
+    one_line(&text(output.stderr), "local", "in use");
+}
+
+#[test]
+fn a_lender_that_is_down_is_named_with_its_address() {
+    let mut lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    lab.daemon.kill();
+    let stderr = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);
+    one_line(&stderr, "unreachable", &lab.address.to_string());
+}
+
+#[test]
+fn a_broken_policy_names_its_line_and_the_daemon_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    run(capuchind(folder.path()).args(["init", "--name", "lab", "--listen", "127.0.0.1:0"]));
+    for (policy, line, what) in [
+        ("[[allow]]\nwho = [\"alice\"]\nconect = [\"a:1\"]\n", ":3", "conect"),
+        ("[[allow]]\nwho = [\"alice\"]\nconnect = [\"a\"]\n", ":3", "port"),
+        ("[[allow]\n", ":1", ""),
+        ("[[test]]\nwho = \"alice\"\nconnect = \"a:1\"\nexpect = \"allow\"\n", ":1", ""),
+    ] {
+        std::fs::write(folder.path().join("policy.toml"), policy).unwrap();
+        let stderr = fails(capuchind(folder.path()).arg("serve"), 255);
+        assert!(stderr.starts_with("error[config]"), "{stderr}");
+        assert!(stderr.contains(&format!("policy.toml{line}")) && stderr.contains(what), "{policy:?} gave {stderr}");
+    }
+}
+
+#[test]
+fn admin_commands_work_with_the_daemon_and_without_it() {
+    let mut lab = Lab::start(LOOPBACK);
+    for running in [true, false] {
+        let user = if running { "carol" } else { "dave" };
+        run(lab.admin().args(["user", "add", user]));
+        one_line(&fails(lab.admin().args(["user", "add", user]), 255), "usage", user);
+        assert!(run_with(lab.admin().args(["passwd", user, "--password-file", "-"]), PASSWORD).status.success());
+        let users = json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
+        let entry = users.as_array().unwrap().iter().find(|entry| entry["user"] == user).cloned().unwrap();
+        assert_eq!((&entry["password"], &entry["devices"]), (&true.into(), &serde_json::json!([])));
+        let check = lab.admin().args(["check", "alice", "connect", "127.0.0.1:1"]).output().unwrap();
+        assert_eq!(check.status.code(), Some(0), "{check:?}");
+        run(lab.admin().args(["user", "remove", user]));
+        if running {
+            one_line(&fails(lab.admin().args(["invite", user]), 255), "usage", user);
+        }
+        lab.daemon.kill();
+        // A port that the system would choose is not known without the daemon.
+        one_line(&fails(lab.admin().args(["invite", "alice"]), 255), "config", "--advertise");
+        assert!(!running || lab.dir().join("admin.sock").exists(), "killed, it left its socket behind");
+    }
+    let lab = Lab::serve(lab.folder);
+    assert_eq!(lab.invite("alice").lines().count(), 1, "the line alone");
+    one_line(&fails(lab.admin().arg("serve"), 255), "local", "in use by a running capuchind");
+}
+
+#[test]
+fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lender");
+    let mut up = support::Daemon::spawn(capuchind(&dir).args(["up", "--name", "lab", "--listen", "127.0.0.1:0"]));
+    let line = up.wait_for_line("cap1_");
+    up.wait_for_line("listens on");
+    let policy = std::fs::read_to_string(dir.join("policy.toml")).unwrap();
+    assert!(policy.contains("connect"), "{policy}");
+    let home = Home::new();
+    run(home.capuchin().args(["join", &line, "--password-file"]).arg(home.password_file(PASSWORD)));
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:22"]));
+    up.signal(rustix::process::Signal::TERM);
+    assert_eq!(up.wait().code(), Some(0));
+    // A device has joined: no more lines.
+    let again = support::Daemon::spawn(capuchind(&dir).arg("up"));
+    let said = again.wait_for_line("");
+    assert!(said.contains("listens on"), "{said}");
+}
+
+#[test]
+fn one_file_is_both_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut lender = Command::new(env!("CARGO_BIN_EXE_capuchin"));
+    run(lender.args(["lender", "init", "--name", "lab", "--listen", "127.0.0.1:0", "--dir"]).arg(folder.path()));
+    let users = run(capuchind(folder.path()).args(["user", "list", "--json"]));
+    assert_eq!(json(&users.stdout), serde_json::json!([]));
+    one_line(&fails(capuchind(folder.path()).arg("init"), 255), "config", "holds a lender already");
+}
+
+#[test]
+fn the_demo_shows_the_main_job_and_cleans_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_capuchin"));
+    let output = run(demo.arg("demo").env("TMPDIR", folder.path()));
+    let shown = text(output.stdout);
+    for part in ["Could not resolve host", "Forwarding 127.0.0.1:", "only the lender can reach", "denied: "] {
+        assert!(shown.contains(part), "{part:?} is missing: {shown}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
+}
