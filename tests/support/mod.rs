@@ -96,8 +96,10 @@ impl Lab {
             let left = end.checked_duration_since(Instant::now());
             let left = left.unwrap_or_else(|| panic!("no audit line of {what} in {:#?}", self.audit()));
             let timeout = event::Timespec { tv_sec: left.as_secs() as i64 + 1, tv_nsec: 0 };
-            event::poll(&mut [event::PollFd::new(&watch, event::PollFlags::IN)], Some(&timeout)).unwrap();
-            rustix::io::read(&watch, &mut [0_u8; 4096]).unwrap();
+            let ready = event::poll(&mut [event::PollFd::new(&watch, event::PollFlags::IN)], Some(&timeout)).unwrap();
+            if ready > 0 {
+                rustix::io::read(&watch, &mut [0_u8; 4096]).unwrap();
+            }
         }
     }
 
