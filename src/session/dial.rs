@@ -17,7 +17,7 @@ pub struct DialError {
     pub source: io::Error,
 }
 
-/// Connects to the first of `addresses` that answers; each gets a head start of [`DIAL_STEP`] over the next.
+/// Connects to the first of `addresses` that answers; each gets a head start of 250 ms over the next.
 ///
 /// # Errors
 /// The last failure, when all have failed; `None` for an empty list.
