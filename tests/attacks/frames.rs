@@ -98,9 +98,19 @@ async fn attack_33_window_overflow() {
     let open = frame(1, Kind::Data, true, false, b"");
     let window = frame(1, Kind::Window, false, false, &u32::MAX.to_be_bytes());
     breaks_the_protocol([open, window].concat(), "WINDOW of 4294967295").await;
-    let open = frame(1, Kind::Data, true, false, b"");
-    let overrun: Vec<u8> = (0..3).flat_map(|_| frame(1, Kind::Data, false, false, &[0; 30_000])).collect();
-    breaks_the_protocol([open, overrun].concat(), "its credit is").await;
+
+    // Whoever reads the stream gives credit back: the target must be one that reads nothing.
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    peer.send(&frame(1, Kind::Data, true, false, &request(target.local_addr().unwrap().port()))).await;
+    let overrun: Vec<u8> = frame(1, Kind::Data, false, false, &[0; 32_000]).repeat(2000);
+    peer.send(&overrun).await;
+    let goaway = peer.hear_goaway().await;
+    assert_eq!(goaway.kind, ErrorKind::Protocol, "{}", goaway.text);
+    assert!(goaway.text.contains("its credit is"), "{}", goaway.text);
+    still_serves(&lab, &home).await;
 }
 
 /// A borrower that grants no credit stops its own target's bytes, and nobody else's.
