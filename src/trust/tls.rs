@@ -166,7 +166,13 @@ fn without_memory(mut config: ServerConfig, protocol: &[u8]) -> ServerConfig {
 
 /// AES-128 first: measured fastest wherever there is AES in hardware. The post-quantum key exchange is preferred.
 fn provider() -> Arc<CryptoProvider> {
-    use aws_lc_rs::{cipher_suite as suite, kx_group};
+    // For bulk alone: on processors with VAES but without AVX-512, ring's AES-GCM is twice as fast. Keys, signatures and
+    // randomness stay aws-lc's.
+    #[cfg(not(feature = "ring-aes"))]
+    use aws_lc_rs::cipher_suite as suite;
+    use aws_lc_rs::kx_group;
+    #[cfg(feature = "ring-aes")]
+    use rustls::crypto::ring::cipher_suite as suite;
     Arc::new(CryptoProvider {
         cipher_suites: vec![
             suite::TLS13_AES_128_GCM_SHA256,
