@@ -89,7 +89,7 @@ async fn serve(
 async fn refuse(lender: &Lender, peer: SocketAddr, why: String) {
     tracing::info!(%peer, why, "handshake refused");
     let event = Event { event: "handshake-refused", peer: Some(peer.to_string()), why: Some(why), ..Event::default() };
-    lender.shared.audit.log(event).await;
+    lender.shared.audit.refused(peer.ip(), event).await;
 }
 
 /// Closes a connection whose handshake failed only once the peer has closed, or soon: what it sent behind its certificate

@@ -12,7 +12,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{LendError, Lender, LenderDir, gate};
+use super::{LendError, Lender, LenderDir, audit::Event, gate};
 use crate::{
     policy::Principal,
     proto::{DeviceId, Target, UserName},
@@ -177,11 +177,25 @@ async fn ask_daemon(dir: &LenderDir, mut daemon: UnixStream, request: &AdminRequ
 }
 
 impl Lender {
-    /// Does what an admin asks.
+    /// Does what an admin asks, in the name of the OS user whose process this is.
     ///
     /// # Errors
     /// What the request itself gives.
     pub async fn execute(&self, request: AdminRequest) -> Result<AdminReply, LendError> {
+        self.execute_for(rustix::process::getuid().as_raw(), request).await
+    }
+
+    /// Does what an admin asks, and answers once it is in the audit log. A log that cannot be written stops no admin:
+    /// taking something back must work on a full disk too.
+    async fn execute_for(&self, uid: u32, request: AdminRequest) -> Result<AdminReply, LendError> {
+        let event = Event::of_command(&request, uid);
+        let result = self.do_command(request).await;
+        self.shared.audit.log(event.with_result(&result)).await;
+        self.shared.audit.flush().await;
+        result
+    }
+
+    async fn do_command(&self, request: AdminRequest) -> Result<AdminReply, LendError> {
         let store = &self.shared.store;
         match request {
             AdminRequest::UserAdd { user } => store.add_user(&name(&user)?, UnixTime::now())?,
@@ -316,7 +330,10 @@ impl Drop for Listener {
 async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
     let peer = admin.peer_cred()?.uid();
     if peer != 0 && peer != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("uid {peer} is not the admin")));
+        let why = format!("uid {peer} is not the admin");
+        let event = Event { event: "admin", uid: Some(peer), verdict: Some("refused"), ..Event::default() };
+        lender.shared.audit.log(Event { why: Some(why.clone()), ..event }).await;
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let mut admin = BufReader::new(admin);
     let mut line = Zeroizing::new(Vec::new());
@@ -324,7 +341,7 @@ async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
     tokio::time::timeout(REQUEST_MAX, limited.read_until(b'\n', &mut line)).await??;
     let refused = |error: LendError| Refused { kind: error.kind().to_string(), text: error.line() };
     let reply: Result<AdminReply, Refused> = match serde_json::from_slice(&line) {
-        Ok(request) => lender.execute(request).await.map_err(refused),
+        Ok(request) => lender.execute_for(peer, request).await.map_err(refused),
         Err(error) => Err(Refused { kind: "usage".to_owned(), text: error.to_string() }),
     };
     admin.write_all(&serde_json::to_vec(&reply)?).await?;

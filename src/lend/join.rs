@@ -54,7 +54,10 @@ pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketA
     let asked_only = matches!(&reply, Some(FromLender::JoinStatus(_)));
     event.verdict = Some(if asked_only { "asked" } else { verdict });
     tracing::info!(%peer, verdict = event.verdict, why = event.why, "join");
-    lender.shared.audit.log(event).await;
+    match event.verdict {
+        Some("refused") => lender.shared.audit.refused(peer.ip(), event).await,
+        _ => lender.shared.audit.log(event).await,
+    }
     if let Some(reply) = reply {
         let _ = greeter.send(&[reply]).await;
     }
@@ -111,6 +114,10 @@ async fn join(
     event: &mut Event,
 ) -> Result<JoinAnswer, Refusal> {
     let shared = &lender.shared;
+    if !shared.audit.is_sound().await {
+        let text = "the lender cannot write its audit log and takes no new devices";
+        return Err(Refusal::new(ErrorKind::Busy, text));
+    }
     let (invitation, key) = check_proof(lender, &request.question, exporter, event)?;
     let id = InvitationId(request.question.id);
     let password = Password::new(std::mem::take(&mut request.password)).map_err(no)?;

@@ -138,7 +138,9 @@ impl Lender {
         tokio::select! {
             () = admin.run(self) => {}
             () = accept::run(self, listener, stop) => {}
+            () = self.shared.audit.write_counts() => {}
         }
+        self.shared.audit.flush().await;
         Ok(())
     }
 

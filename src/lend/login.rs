@@ -120,7 +120,7 @@ async fn log_in(
     event.device = Some(identity.device.to_string());
     event.serial = Some(identity.serial.clone());
     shared.store.admit(&identity).map_err(|error| ended(ErrorKind::Revoked, error.to_string()))?;
-    if !shared.audit.is_healthy() {
+    if !shared.audit.is_sound().await {
         let text = "the lender cannot write its audit log and takes no new sessions".to_owned();
         return Err(ended(ErrorKind::Busy, text));
     }

@@ -27,7 +27,10 @@ mod resolve;
 mod tcp;
 
 pub use admin::{AdminReply, AdminRequest, CheckReply, Refused, SecretText, UserEntry, ask};
-pub use audit::{AuditError, verify as verify_audit};
+pub use audit::{
+    AuditError, AuditLine, AuditProof, AuditReader, AuditWatch, ascii_json, prove as prove_audit,
+    verify as verify_audit,
+};
 pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
 pub use error::LendError;
 pub use init::{Setup, init, owner_name};

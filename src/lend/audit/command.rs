@@ -1,0 +1,38 @@
+//! What an admin's command leaves in the log: who gave it, what it was, and what came of it.
+
+use super::Event;
+use crate::lend::{AdminRequest, LendError};
+
+impl Event {
+    /// The event of a command, without its result. Each command says itself what of it may be written, so that a new one
+    /// cannot bring a secret along unseen.
+    pub(in crate::lend) fn of_command(request: &AdminRequest, uid: u32) -> Self {
+        let (command, user, target, arguments) = match request {
+            AdminRequest::UserAdd { user } => ("user add", Some(user), None, None),
+            AdminRequest::UserList => ("user list", None, None, None),
+            AdminRequest::UserRemove { user } => ("user remove", Some(user), None, None),
+            AdminRequest::Passwd { user, password: _ } => ("passwd", Some(user), None, None),
+            AdminRequest::Invite { user, ttl_seconds } => {
+                ("invite", Some(user), None, Some(format!("ttl {ttl_seconds} s")))
+            }
+            AdminRequest::Check { user, target } => ("check", Some(user), Some(target), None),
+        };
+        Self {
+            event: "admin",
+            uid: Some(uid),
+            command: Some(command),
+            user: user.cloned(),
+            target: target.cloned(),
+            arguments,
+            ..Self::default()
+        }
+    }
+
+    /// With what came of it.
+    pub(in crate::lend) fn with_result<T>(self, result: &Result<T, LendError>) -> Self {
+        match result {
+            Ok(_) => Self { verdict: Some("done"), ..self },
+            Err(error) => Self { verdict: Some("failed"), why: Some(error.line()), ..self },
+        }
+    }
+}

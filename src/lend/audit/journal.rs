@@ -1,0 +1,298 @@
+//! Writes the log: appends to the chain, begins new files, removes old ones, and mends what a crash left.
+//!
+//! ```text
+//!   open ─▶ mend ─▶ append … append ─▶ commit (on the disk, then the head) ─▶ append …
+//!                        └─▶ a new file: by size, or with a new day
+//! ```
+//! Room is reserved ahead of the end of the file: when the disk is full, the log says so while it can still write about
+//! what is going on. A line that could not be written is counted, and the next one that can be says how many are missing.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    AuditError,
+    chain::{Position, parse},
+    event::Event,
+    files::{self, Ends},
+    head::{Head, Marks},
+    io_error,
+};
+use crate::trust::keyfile;
+
+/// Largest file, in bytes: some 50,000 lines, quick to read and to pack.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Most files that are kept: more than a year of days.
+const FILES_KEPT_MAX: usize = 400;
+/// Most bytes of full files that are kept: three million lines, and little beside a disk of today.
+const BYTES_KEPT_MAX: u64 = 1024 * 1024 * 1024;
+/// Room reserved behind the end of the file, in bytes: for some 200 lines about what goes on while the disk is full.
+const RESERVE_BYTES: u64 = 64 * 1024;
+/// A clock that goes back by more than this is noted; less is what setting it right costs.
+const CLOCK_BACK: Duration = Duration::SECOND;
+
+/// When a new file begins, and how much is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) file_bytes: u64,
+    pub(super) files_kept: usize,
+    pub(super) bytes_kept: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { file_bytes: FILE_BYTES_MAX, files_kept: FILES_KEPT_MAX, bytes_kept: BYTES_KEPT_MAX }
+    }
+}
+
+pub(super) struct Journal {
+    dir: PathBuf,
+    limits: Limits,
+    file: File,
+    head: Head,
+    marks: Marks,
+    /// Where the chain has come to.
+    at: Position,
+    /// Number and day of the first line in the file; none while it is empty.
+    first: Option<(u64, Option<Date>)>,
+    /// When the last line was written.
+    last_time: Option<OffsetDateTime>,
+    /// Length of all whole lines, in bytes.
+    length: u64,
+    /// A write that failed may have left half a line behind them.
+    half_written: bool,
+    /// Up to here the disk has promised room.
+    reserved: u64,
+    /// Lines that could not be written.
+    lost: u64,
+}
+
+impl Journal {
+    /// Opens the log in `dir`, mends it, and goes on with its chain. What was mended waits to be committed.
+    pub(super) fn open(dir: &Path, limits: Limits, now: OffsetDateTime) -> Result<Self, AuditError> {
+        keyfile::create_dir(dir)?;
+        let path = files::active(dir);
+        let (head, marks) = Head::open(dir)?;
+        let mut file = keyfile::open_secret(&path)?;
+        let Ends { first, last, whole, torn } = files::ends(&mut file).map_err(io_error(&path))?;
+        let newest = match last {
+            Some(last) => Some((path.clone(), last)),
+            None => newest_old(dir)?,
+        };
+        let (at, last_time) = match &newest {
+            None => (Position::GENESIS, None),
+            Some((path, line)) => {
+                let line =
+                    parse(line).ok_or_else(|| AuditError::Foreign { path: path.clone(), dir: dir.to_owned() })?;
+                (line.at, instant(line.time))
+            }
+        };
+        let headless = marks.is_none();
+        let (marks, at, mut found) = reconcile(marks, at);
+        if headless {
+            // Before any line: a log without a head is one whose head was taken away.
+            head.write(&marks)?;
+        }
+        if torn > 0 {
+            // A crash cut the last line; what is whole before it stands.
+            found.push(format!("the last line was cut short: {torn} bytes of it were dropped"));
+            file.set_len(whole).map_err(io_error(&path))?;
+        }
+        let first = first.as_deref().and_then(parse).map(|line| (line.at.seq, instant(line.time).map(|t| t.date())));
+        let mut journal = Self {
+            dir: dir.to_owned(),
+            limits,
+            file,
+            head,
+            marks,
+            at,
+            first,
+            last_time,
+            length: whole,
+            half_written: false,
+            reserved: 0,
+            lost: 0,
+        };
+        for why in found {
+            tracing::warn!(folder = %dir.display(), why, "the audit log was mended");
+            journal.append(&Event::of_log("log-mended", why), now);
+        }
+        Ok(journal)
+    }
+
+    /// Writes a line. One that cannot be written is counted, and said to be missing as soon as there is room.
+    pub(super) fn append(&mut self, event: &Event, now: OffsetDateTime) {
+        let written = self.write_missing(now).and_then(|()| self.write(event, now));
+        if let Err(error) = written {
+            if self.lost == 0 {
+                tracing::error!(%error, event = event.event, "the audit log cannot be written");
+            }
+            self.lost += 1;
+        }
+    }
+
+    /// Brings everything to the disk. `false` while something is missing or room runs out: nothing new may begin then.
+    pub(super) fn commit(&mut self, now: OffsetDateTime) -> bool {
+        let committed = self.write_missing(now).and_then(|()| self.reserve()).and_then(|()| {
+            self.file.sync_data().map_err(self.failed())?;
+            if self.marks.last == self.at {
+                return Ok(());
+            }
+            self.marks.last = self.at;
+            self.head.write(&self.marks)
+        });
+        if let Err(error) = &committed {
+            tracing::debug!(%error, "the audit log is not sound");
+        }
+        committed.is_ok()
+    }
+
+    fn write_missing(&mut self, now: OffsetDateTime) -> Result<(), AuditError> {
+        if self.lost == 0 {
+            return Ok(());
+        }
+        // Not before there is room to go on: between two lines that are lost nothing is won by saying so.
+        self.reserve()?;
+        let why = "these lines could not be written: the disk was full or failed".to_owned();
+        self.write(&Event { count: Some(self.lost), ..Event::of_log("lines-lost", why) }, now)?;
+        tracing::info!(lines = self.lost, "the audit log is written again");
+        self.lost = 0;
+        Ok(())
+    }
+
+    fn write(&mut self, event: &Event, now: OffsetDateTime) -> Result<(), AuditError> {
+        // The numbers give the order; but who reads the times must be told that they do not.
+        if let Some(back) = self.last_time.map(|last| last - now).filter(|back| *back > CLOCK_BACK) {
+            let why = format!("the clock was put back by {} s", back.whole_seconds());
+            self.write_line(&Event::of_log("clock-back", why), now)?;
+        }
+        self.write_line(event, now)
+    }
+
+    fn write_line(&mut self, event: &Event, now: OffsetDateTime) -> Result<(), AuditError> {
+        let time = now.format(&Rfc3339).unwrap_or_default();
+        let body = event.body(self.at.seq + 1, &time)?;
+        let behind = self.at.then(&body);
+        let line = behind.seal(&body);
+        if self.is_full(line.len(), now.date())
+            && let Err(error) = self.begin_file()
+        {
+            // A file that grows too large is better than a line that is lost.
+            tracing::error!(%error, "no new file of the audit log could be begun");
+        }
+        if self.half_written {
+            self.file.set_len(self.length).map_err(self.failed())?;
+        }
+        self.half_written = true;
+        self.file.write_all_at(line.as_bytes(), self.length).map_err(self.failed())?;
+        self.half_written = false;
+        self.length += line.len() as u64;
+        self.first.get_or_insert((behind.seq, Some(now.date())));
+        (self.at, self.last_time) = (behind, Some(now));
+        Ok(())
+    }
+
+    /// Whether a line of this length must begin a file: the size, or a new day. A clock that is put back begins none.
+    fn is_full(&self, bytes: usize, today: Date) -> bool {
+        let Some((_, day)) = self.first else { return false };
+        self.length + bytes as u64 > self.limits.file_bytes || day.is_some_and(|day| today > day)
+    }
+
+    fn begin_file(&mut self) -> Result<(), AuditError> {
+        let Some((first, _)) = self.first else { return Ok(()) };
+        let (path, next) = (files::active(&self.dir), files::next(&self.dir));
+        // Whatever stands behind the lines goes, and the room that was reserved.
+        self.file.set_len(self.length).and_then(|()| self.file.sync_all()).map_err(io_error(&path))?;
+        // The new file first: making it may fail, renaming hardly can.
+        let file = keyfile::open_secret(&next)?;
+        file.set_len(0).map_err(io_error(&next))?;
+        fs::rename(&path, files::old(&self.dir, first)).map_err(io_error(&path))?;
+        fs::rename(&next, &path).map_err(io_error(&next))?;
+        (self.file, self.length, self.reserved) = (file, 0, 0);
+        (self.first, self.half_written) = (None, false);
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io_error(&self.dir))?;
+        self.remove_oldest()
+    }
+
+    /// Removes what is more than is kept. The head knows it before it is gone: a crash in between looks like nothing.
+    fn remove_oldest(&mut self) -> Result<(), AuditError> {
+        let old = files::list_old(&self.dir).map_err(io_error(&self.dir))?;
+        let (mut files, mut bytes) = (0, 0);
+        for (_, path) in old.iter().rev() {
+            let about = fs::metadata(path).map_err(io_error(path))?;
+            (files, bytes) = (files + 1, bytes + about.len());
+            if files <= self.limits.files_kept && bytes <= self.limits.bytes_kept {
+                continue;
+            }
+            let mut file = File::open(path).map_err(io_error(path))?;
+            let last = files::ends(&mut file).map_err(io_error(path))?.last;
+            if let Some(line) = last.as_deref().and_then(parse)
+                && line.at.seq > self.marks.base.seq
+            {
+                self.marks.base = line.at;
+                self.head.write(&self.marks)?;
+            }
+            fs::remove_file(path).map_err(io_error(path))?;
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self) -> Result<(), AuditError> {
+        use rustix::{fs::FallocateFlags, io::Errno};
+        if self.reserved >= self.length + RESERVE_BYTES / 2 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, RESERVE_BYTES) {
+            // A file system that reserves nothing says that it is full when it is.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.reserved = self.length + RESERVE_BYTES,
+            Err(errno) => return Err(self.failed()(errno.into())),
+        }
+        Ok(())
+    }
+
+    fn failed(&self) -> impl FnOnce(io::Error) -> AuditError + use<> {
+        io_error(&files::active(&self.dir))
+    }
+}
+
+/// Compares the head with the end of the log; gives where the chain goes on, and what is wrong.
+///
+/// A log that ends before its head was cut. The chain then goes on from the head, so that the gap stays for
+/// [`verify`](super::verify) to find.
+fn reconcile(marks: Option<Marks>, end: Position) -> (Marks, Position, Vec<String>) {
+    match marks {
+        None if end.seq == 0 => (Marks { last: end, base: end }, end, Vec::new()),
+        None => {
+            let why = "its head was missing or broken; whether lines before this one are missing cannot be said";
+            (Marks { last: end, base: Position::GENESIS }, end, vec![why.to_owned()])
+        }
+        Some(marks) if marks.last.seq > end.seq => {
+            let why = format!("the lines {} to {} are missing", end.seq + 1, marks.last.seq);
+            (marks, marks.last, vec![why])
+        }
+        Some(marks) if marks.last.seq == end.seq && marks.last.hash != end.hash => {
+            (marks, marks.last, vec![format!("line {} is not the one that was written", end.seq)])
+        }
+        Some(marks) => (marks, end, Vec::new()),
+    }
+}
+
+/// The newest full file with its last line.
+fn newest_old(dir: &Path) -> Result<Option<(PathBuf, String)>, AuditError> {
+    let Some((_, path)) = files::list_old(dir).map_err(io_error(dir))?.pop() else { return Ok(None) };
+    let ends = File::open(&path).and_then(|mut file| files::ends(&mut file)).map_err(io_error(&path))?;
+    Ok(ends.last.map(|line| (path, line)))
+}
+
+fn instant(time: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(time, &Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+use super::*;
+use crate::lend::audit::{AuditReader, prove, verify};
+
+/// 2023-11-14T22:13:20Z.
+const NOON: i64 = 1_700_000_000;
+
+fn at(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(NOON + seconds).unwrap()
+}
+
+fn event(why: &str) -> Event {
+    Event::of_log("login", why.to_owned())
+}
+
+struct Log {
+    dir: tempfile::TempDir,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self) -> Journal {
+        self.open_with(Limits::default())
+    }
+
+    fn open_with(&self, limits: Limits) -> Journal {
+        Journal::open(self.dir.path(), limits, at(0)).unwrap()
+    }
+
+    /// A log of these lines, closed.
+    fn with(whys: &[&str]) -> Self {
+        let log = Self::new();
+        log.add(whys);
+        log
+    }
+
+    fn add(&self, whys: &[&str]) {
+        let mut journal = self.open();
+        for why in whys {
+            journal.append(&event(why), at(0));
+        }
+        assert!(journal.commit(at(0)));
+    }
+
+    fn active(&self) -> PathBuf {
+        files::active(self.dir.path())
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.active()).unwrap()
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.active(), text).unwrap();
+    }
+
+    fn add_text(&self, text: &str) {
+        let mut file = fs::OpenOptions::new().append(true).open(self.active()).unwrap();
+        io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    }
+
+    fn lines(&self) -> Vec<serde_json::Value> {
+        let mut reader = AuditReader::open(self.dir.path()).unwrap();
+        let next = || reader.next_line().unwrap().map(|line| serde_json::from_str(&line.text).unwrap());
+        std::iter::from_fn(next).collect()
+    }
+
+    fn whys(&self) -> Vec<String> {
+        self.lines().iter().map(|line| line["why"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The line and the text of what is wrong.
+    fn broken(&self) -> (u64, String) {
+        match verify(self.dir.path()).unwrap_err() {
+            AuditError::Broken { line, why, .. } => (line, why),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn the_chain_goes_on_after_a_restart_and_after_a_torn_line() {
+    let log = Log::with(&["one"]);
+    log.add_text("{\"seq\":2,\"ti");
+    assert_eq!(verify(log.dir.path()).unwrap(), 1, "half a line at the end is no line yet");
+    log.add(&["two", "three"]);
+    assert_eq!(verify(log.dir.path()).unwrap(), 4);
+    let whys = log.whys();
+    assert_eq!(whys[1], "the last line was cut short: 12 bytes of it were dropped");
+    assert_eq!((whys[0].as_str(), whys[3].as_str()), ("one", "three"));
+    assert_eq!(log.lines()[1]["event"], "log-mended");
+}
+
+#[test]
+fn a_line_that_is_changed_left_out_or_put_in_is_found() {
+    let log = Log::with(&["one", "two", "three"]);
+    let whole = log.text();
+    let lines: Vec<&str> = whole.lines().collect();
+    for (forged, broken_at) in [
+        (whole.replace("two", "owt"), 2),
+        ([lines[0], lines[2], ""].join("\n"), 2),
+        ([lines[0], lines[0], lines[1], ""].join("\n"), 2),
+        (format!("{}\n", lines[1]), 1),
+        (whole.replace("\"seq\":2", "two"), 2),
+    ] {
+        log.write(&forged);
+        assert_eq!(log.broken().0, broken_at, "{forged}");
+    }
+}
+
+#[test]
+fn lines_that_are_cut_off_at_the_end_are_missed() {
+    let log = Log::with(&["one", "two", "three"]);
+    let whole = log.text();
+    let first = whole.lines().next().unwrap();
+    for left in [format!("{first}\n"), format!("{first}\n{{\"seq\":2"), first.to_owned(), String::new()] {
+        log.write(&left);
+        let (_, why) = log.broken();
+        assert!(why.contains("to 3 are missing"), "{why}");
+    }
+    fs::remove_file(log.active()).unwrap();
+    assert!(log.broken().1.contains("1 to 3 are missing"));
+}
+
+#[test]
+fn a_lender_that_starts_on_a_cut_log_says_so_and_does_not_close_the_gap() {
+    let log = Log::with(&["one", "two", "three"]);
+    let first = log.text().lines().next().unwrap().to_owned();
+    log.write(&format!("{first}\n"));
+    log.add(&["four"]);
+    assert_eq!(log.whys(), ["one", "the lines 2 to 3 are missing", "four"]);
+    assert_eq!(log.broken(), (2, "its number does not follow the line before it".to_owned()));
+}
+
+#[test]
+fn a_last_line_that_was_written_anew_stays_found_when_the_log_goes_on() {
+    let log = Log::with(&["one", "two"]);
+    let first = log.text().lines().next().unwrap().to_owned();
+    let before = parse(&first).unwrap().at;
+    let body = event("forged").body(2, "2023-11-14T22:13:20Z").unwrap();
+    log.write(&format!("{first}\n{}", before.then(&body).seal(&body)));
+    assert_eq!(log.broken(), (2, "it is not the line that was written here".to_owned()));
+    log.add(&["three"]);
+    assert_eq!(log.whys()[2], "line 2 is not the one that was written");
+    assert_eq!(log.broken().0, 3);
+}
+
+#[test]
+fn a_log_without_its_head_proves_nothing_and_a_restart_says_so() {
+    let log = Log::with(&["one"]);
+    fs::remove_file(Head::path(log.dir.path())).unwrap();
+    assert!(log.broken().1.contains("cannot be said"));
+    log.add(&["two"]);
+    assert!(log.whys()[1].contains("head was missing"));
+    assert_eq!(verify(log.dir.path()).unwrap(), 3);
+}
+
+#[test]
+fn a_crash_between_a_line_and_the_head_breaks_nothing() {
+    let log = Log::with(&["one"]);
+    let head = fs::read(Head::path(log.dir.path())).unwrap();
+    log.add(&["two", "three"]);
+    fs::write(Head::path(log.dir.path()), head).unwrap();
+    assert_eq!(verify(log.dir.path()).unwrap(), 3);
+    log.add(&["four"]);
+    assert_eq!(log.whys(), ["one", "two", "three", "four"]);
+    assert_eq!(prove(log.dir.path()).unwrap().last, 4);
+}
+
+#[test]
+fn a_file_that_is_none_of_the_log_is_left_alone() {
+    let log = Log::new();
+    for text in ["a letter\n".to_owned(), "x".repeat(1 << 20)] {
+        log.write(&text);
+        fs::set_permissions(log.active(), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        assert!(Journal::open(log.dir.path(), Limits::default(), at(0)).is_err());
+        assert_eq!(log.text(), text);
+    }
+}
+
+#[test]
+fn a_full_file_and_a_new_day_begin_a_file_and_the_chain_goes_on() {
+    const DAY: i64 = 86_400;
+    let log = Log::new();
+    let limits = Limits { file_bytes: 1000, ..Limits::default() };
+    let mut journal = log.open_with(limits);
+    for n in 0..10 {
+        journal.append(&event(&format!("{n}")), at(0));
+    }
+    journal.append(&event("tomorrow"), at(DAY));
+    // Put back: no new file, the chain goes on, and the log says what happened.
+    journal.append(&event("today again"), at(0));
+    assert!(journal.commit(at(0)));
+    let old = files::list_old(log.dir.path()).unwrap();
+    assert!(old.len() >= 2, "{old:?}");
+    for (_, path) in &old {
+        let about = fs::metadata(path).unwrap();
+        assert!(about.len() <= 1000, "{path:?}");
+        // What was reserved was given back.
+        assert!(std::os::unix::fs::MetadataExt::blocks(&about) * 512 <= 4096, "{path:?}");
+    }
+    let whys = log.whys();
+    assert_eq!(whys[..10], (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(whys[10..], ["tomorrow", "the clock was put back by 86400 s", "today again"]);
+    assert_eq!(verify(log.dir.path()).unwrap(), 13);
+    drop(journal);
+    log.add(&["after a restart"]);
+    assert_eq!(verify(log.dir.path()).unwrap(), 14);
+}
+
+#[test]
+fn old_files_go_and_what_is_kept_still_proves_itself() {
+    let log = Log::new();
+    for limits in [
+        Limits { file_bytes: 600, files_kept: 3, ..Limits::default() },
+        Limits { file_bytes: 600, bytes_kept: 1500, ..Limits::default() },
+    ] {
+        let mut journal = log.open_with(limits);
+        for n in 0..30 {
+            journal.append(&event(&format!("{n}")), at(0));
+        }
+        assert!(journal.commit(at(0)));
+        let old = files::list_old(log.dir.path()).unwrap();
+        assert!((2..=3).contains(&old.len()), "{old:?}");
+        let proof = prove(log.dir.path()).unwrap();
+        assert!(proof.lines < 20, "{proof:?}");
+    }
+    // But nobody else may remove one.
+    let old = files::list_old(log.dir.path()).unwrap();
+    fs::remove_file(&old[0].1).unwrap();
+    assert_eq!(log.broken(), (1, "the lines before it are missing".to_owned()));
+}
+
+#[test]
+fn a_crash_in_the_middle_of_beginning_a_file_loses_nothing() {
+    let log = Log::with(&["one", "two"]);
+    fs::rename(log.active(), files::old(log.dir.path(), 1)).unwrap();
+    assert_eq!(verify(log.dir.path()).unwrap(), 2);
+    log.add(&["three"]);
+    assert_eq!(log.whys(), ["one", "two", "three"]);
+    assert_eq!(verify(log.dir.path()).unwrap(), 3);
+}
+
+#[test]
+fn a_reader_goes_on_through_new_files_and_waits_for_whole_lines() {
+    let log = Log::new();
+    let mut journal = log.open_with(Limits { file_bytes: 500, ..Limits::default() });
+    let mut reader = AuditReader::open(log.dir.path()).unwrap();
+    let mut read = Vec::new();
+    for n in 0..20 {
+        journal.append(&event(&format!("{n}")), at(0));
+        if n % 3 == 0 {
+            while let Some(line) = reader.next_line().unwrap() {
+                read.push(parse(&line.text).unwrap().at.seq);
+            }
+        }
+    }
+    let whole = log.text();
+    log.write(&whole[..whole.len() - 10]);
+    while let Some(line) = reader.next_line().unwrap() {
+        read.push(parse(&line.text).unwrap().at.seq);
+    }
+    assert_eq!(read.last(), Some(&19));
+    log.add_text(&whole[whole.len() - 10..]);
+    read.push(parse(&reader.next_line().unwrap().unwrap().text).unwrap().at.seq);
+    assert_eq!(read, (1..=20).collect::<Vec<_>>());
+}
