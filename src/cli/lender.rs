@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 
 use super::{
+    audit,
     check::{self, Verdict},
     prompt::{self, Stdin},
     report::{Failure, escape, print, print_json, warn},
@@ -60,6 +61,7 @@ enum Command {
         #[command(subcommand)]
         what: check::What,
     },
+    Audit(audit::Arguments),
 }
 
 /// A new lender's settings.
@@ -134,6 +136,7 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
             }
         }
         Command::Check { user, what } => ask_gate(&dir, user, what).await,
+        Command::Audit(arguments) => audit::run(&dir.audit(), arguments).await,
     }
 }
 
@@ -241,7 +244,7 @@ impl From<LendError> for Failure {
 }
 
 /// A number and one of s, m, h, d.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time such as 90s, 15m, 2h or 1d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod check;
 mod demo;
 mod forward;
@@ -74,7 +75,8 @@ const LENDER_EXAMPLES: &str = "\
 Examples:
   capuchind up                                   keys, serving, a join line
   capuchind invite ana                           one more device for ana
-  capuchind check ana connect db.internal:5432   may she, and by which rule?";
+  capuchind check ana connect db.internal:5432   may she, and by which rule?
+  capuchind audit --follow                       who does what, as it happens";
 
 /// What both binaries do.
 pub fn main() -> ExitCode {

@@ -98,7 +98,8 @@ pub fn print(line: &str) -> Result<(), Failure> {
 /// # Errors
 /// As [`print`].
 pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
-    print(&value.to_string())
+    // A peer's text may stand in it, and a terminal be at its end.
+    print(&crate::lend::ascii_json(&value.to_string()))
 }
 
 /// Prints a line to stderr that is no failure of the command.
