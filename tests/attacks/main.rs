@@ -4,11 +4,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
+mod audit_commands;
 mod frames;
 mod handshake;
 mod join;
 mod key_files;
 mod login;
+mod terminal;
 
 use support::{Home, Lab, peer::Peer};
 
