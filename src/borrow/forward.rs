@@ -13,7 +13,7 @@ use tokio::{
 use super::{BorrowError, Borrower, tcp};
 use crate::{
     proto::{Request, Target},
-    session::{relay_unanswered, socket_options},
+    session::{Meter, relay_unanswered, socket_options},
 };
 
 /// Wait before the next accept after one that failed; doubles up to [`ACCEPT_BACKOFF_MAX`].
@@ -123,7 +123,7 @@ async fn carry(borrower: Borrower, target: Target, socket: TcpStream) -> Result<
     })?;
     // On the heap: its room is free again while the connection idles.
     let answer = Box::pin(async { tcp::answer(&stream, borrower.host(), &target).await.map(drop) });
-    relay_unanswered(socket, &stream, answer).await.map(drop)
+    relay_unanswered(socket, &stream, &Meter::default(), answer).await
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `capuchind`: make a lender, run it, and look after its users.
 
-use std::{path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -9,7 +9,7 @@ use super::{
     check::{self, Verdict},
     prompt::{self, Stdin},
     report::{Failure, escape, print, print_json, warn},
-    signals,
+    sessions, signals,
 };
 use crate::{
     lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderDir, SecretText, Setup},
@@ -53,6 +53,8 @@ enum Command {
         #[arg(long, default_value = "15m", value_parser = duration)]
         ttl: Duration,
     },
+    #[command(flatten)]
+    Live(sessions::Command),
     /// Say whether the policy would allow something, and why; exit status 0 allowed, 1 denied, 2 error
     Check {
         /// Who would ask
@@ -92,7 +94,7 @@ enum User {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a user with all devices, tickets and invitations; sessions that are open end with the daemon
+    /// Remove a user with all devices, tickets and invitations; live sessions end
     Remove {
         /// The name
         user: String,
@@ -135,6 +137,7 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
                 other => Err(strange(&other)),
             }
         }
+        Command::Live(command) => sessions::run(&dir, command).await,
         Command::Check { user, what } => ask_gate(&dir, user, what).await,
         Command::Audit(arguments) => audit::run(&dir.audit(), arguments).await,
     }
@@ -196,17 +199,30 @@ async fn serve(lender: &Lender, listener: tokio::net::TcpListener) -> Result<(),
     if let Some(address) = lender.address() {
         warn(&format!("{} listens on {address}", lender.config().name));
     }
-    Ok(lender.serve(listener, async { _ = stopped.await }).await?)
+    let hangups = signals::hangups()?;
+    let serving = lender.serve(listener, async { _ = stopped.await });
+    tokio::select! {
+        served = serving => Ok(served?),
+        never = reload_at_each(lender, hangups) => match never {},
+    }
 }
 
-fn done(reply: AdminReply) -> Result<(), Failure> {
+/// SIGHUP reads the policy again. What is wrong with it is in the log, and the policy of before stays.
+async fn reload_at_each(lender: &Lender, mut hangups: tokio::signal::unix::Signal) -> Infallible {
+    loop {
+        hangups.recv().await;
+        let _ = lender.reload_policy().await;
+    }
+}
+
+pub(super) fn done(reply: AdminReply) -> Result<(), Failure> {
     match reply {
         AdminReply::Done => Ok(()),
         other => Err(strange(&other)),
     }
 }
 
-fn strange(reply: &AdminReply) -> Failure {
+pub(super) fn strange(reply: &AdminReply) -> Failure {
     Failure::from(LendError::AdminAnswer(format!("{reply:?}")))
 }
 

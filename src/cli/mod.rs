@@ -18,6 +18,7 @@ mod join;
 mod lender;
 mod prompt;
 mod report;
+mod sessions;
 mod signals;
 
 use std::{ffi::OsStr, path::Path, process::ExitCode};

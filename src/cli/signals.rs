@@ -1,6 +1,6 @@
 //! The signals that end a command in good order: what it began is undone, and what it holds is closed.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::report::Failure;
 use crate::proto::ErrorKind;
@@ -10,11 +10,17 @@ const SIGNALLED: u8 = 128;
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 
+/// Each SIGHUP, which no longer ends the program.
+pub fn hangups() -> Result<Signal, Failure> {
+    listen(SignalKind::hangup())
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new(ErrorKind::Local, format!("cannot listen for signals: {error}")))
+}
+
 /// Ready with the signal's number at SIGINT or SIGTERM.
 pub fn stopped() -> Result<impl Future<Output = u8>, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::new(ErrorKind::Local, format!("cannot listen for signals: {error}")))
-    };
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     Ok(async move {
         tokio::select! {

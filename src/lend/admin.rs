@@ -12,7 +12,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{LendError, Lender, LenderDir, audit::Event, gate};
+use super::{LendError, Lender, LenderDir, Revoked, SessionEntry, audit::Event, gate};
 use crate::{
     policy::Principal,
     proto::{DeviceId, Target, UserName},
@@ -61,6 +61,23 @@ pub enum AdminRequest {
         user: String,
         /// How long it stands, in seconds.
         ttl_seconds: u64,
+    },
+    /// Ends a user's tickets: every next login needs the password. Sessions that are open go on.
+    Logout {
+        /// The name.
+        user: String,
+    },
+    /// Lists the live sessions.
+    Sessions,
+    /// Ends a live session, or one stream of it.
+    Cut {
+        /// `SESSION` or `SESSION/STREAM`; the first digits of the id are enough.
+        what: String,
+    },
+    /// Takes a user, a device or a session away for good.
+    Revoke {
+        /// Whom.
+        whom: Revoked,
     },
     /// Asks the gate about a connection and does nothing.
     Check {
@@ -111,6 +128,18 @@ pub enum AdminReply {
     },
     /// To [`AdminRequest::Check`].
     Check(CheckReply),
+    /// To [`AdminRequest::Sessions`].
+    Sessions {
+        /// The oldest first.
+        sessions: Vec<SessionEntry>,
+    },
+    /// To [`AdminRequest::Cut`] and [`AdminRequest::Revoke`].
+    Cut {
+        /// Sessions that were ended.
+        sessions: usize,
+        /// Streams that were open in them, or the one that was cut.
+        streams: usize,
+    },
 }
 
 /// One user.
@@ -200,7 +229,15 @@ impl Lender {
         match request {
             AdminRequest::UserAdd { user } => store.add_user(&name(&user)?, UnixTime::now())?,
             AdminRequest::UserList => return Ok(AdminReply::Users { users: list(store)? }),
-            AdminRequest::UserRemove { user } => store.remove_user(&name(&user)?)?,
+            AdminRequest::UserRemove { user } => {
+                let user = name(&user)?;
+                store.remove_user(&user)?;
+                self.end_of_user(&user).await;
+            }
+            AdminRequest::Logout { user } => store.drop_tickets(&name(&user)?)?,
+            AdminRequest::Sessions => return Ok(self.sessions()),
+            AdminRequest::Cut { what } => return self.cut(&what).await,
+            AdminRequest::Revoke { whom } => return self.revoke(&whom).await,
             AdminRequest::Passwd { user, password } => {
                 let user = name(&user)?;
                 store.password_of(&user)?;

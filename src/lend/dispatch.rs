@@ -1,15 +1,13 @@
 //! A session's streams: reads what each asks for, asks the gate, and hands the grant to its provider.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Lender, audit::Event, gate, tcp};
+use super::{audit::Event, borrower::Borrower, gate, tcp};
 use crate::{
-    policy::Principal,
-    proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, SessionId, Verdict},
+    proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
-    trust::identity::Identity,
 };
 
 /// From a stream's first frame to the end of its request.
@@ -18,38 +16,15 @@ const REQUEST_MAX: Duration = Duration::from_secs(20);
 /// What the streams of a session that is over may take to deliver what had come, and to log their end.
 const STREAMS_END_MAX: Duration = Duration::from_secs(1);
 
-/// Who borrows in this session.
-#[derive(Clone)]
-pub(super) struct Borrower {
-    pub(super) lender: Lender,
-    pub(super) principal: Principal,
-    pub(super) identity: Identity,
-    pub(super) session_id: SessionId,
-    pub(super) peer: SocketAddr,
-}
-
-impl Borrower {
-    /// An audit event of this session.
-    pub(super) fn event(&self, event: &'static str) -> Event {
-        Event {
-            event,
-            session: Some(self.session_id.to_string()),
-            user: Some(self.principal.user.to_string()),
-            device: Some(self.principal.device.to_string()),
-            peer: Some(self.peer.to_string()),
-            ..Event::default()
-        }
-    }
-}
-
 /// Serves a session to its end; everything that it borrowed goes with it.
-pub(super) async fn run(borrower: Borrower, session: Session, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<bool>) {
+    let session = &borrower.session;
     tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, peer = %borrower.peer, "session");
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             stream = session.accept() => match stream {
-                Some(stream) => drop(streams.spawn(serve(borrower.clone(), session.clone(), stream))),
+                Some(stream) => drop(streams.spawn(serve(borrower.clone(), stream))),
                 None => break,
             },
             Some(ended) = streams.join_next() => {
@@ -57,6 +32,7 @@ pub(super) async fn run(borrower: Borrower, session: Session, mut stopping: watc
                     tracing::error!(%error, "a stream's task failed");
                 }
             }
+            () = borrower.expired() => drop(borrower.cut(ErrorKind::Identity, "the certificate of this device has ended")),
             // Without a sender the lender is gone, which is the same.
             _ = stopping.wait_for(|stopping| *stopping) => {
                 session.end(ErrorKind::Lost, "the lender is stopping");
@@ -73,16 +49,13 @@ pub(super) async fn run(borrower: Borrower, session: Session, mut stopping: watc
     borrower.lender.shared.audit.log(event).await;
 }
 
-async fn serve(borrower: Borrower, session: Session, stream: Stream) {
+async fn serve(borrower: Arc<Borrower>, stream: Stream) {
+    let session = &borrower.session;
     let bytes = match tokio::time::timeout(REQUEST_MAX, stream.read_message_bytes("request")).await {
         Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => return break_off(&session, &stream, &error),
+        Ok(Err(error)) => return break_off(session, &stream, &error),
         Err(_) => return stream.reset(Reset::Refused),
     };
-    // A user or device that was taken away since the login borrows nothing more.
-    if let Err(error) = borrower.lender.shared.store.admit(&borrower.identity) {
-        return session.end(ErrorKind::Revoked, error.to_string());
-    }
     match Request::decode(&bytes) {
         // The gate on the heap: its room is free again while the connection it granted idles.
         Ok(Ok(Request::TcpConnect(target))) => match Box::pin(gate::connect(&borrower, &target, "tcp-connect")).await {

@@ -1,6 +1,6 @@
 //! The one gate: every request meets the policy here, before it has any effect, and every decision is logged.
 
-use super::{Lender, audit::Event, dispatch::Borrower, resolve::resolve};
+use super::{Lender, audit::Event, borrower::Borrower, resolve::resolve};
 use crate::{
     policy::{self, Connect, Facts, Granted, Host, Principal},
     proto::{Errno, ErrorKind, Refusal, Target},
@@ -26,7 +26,7 @@ pub(super) async fn connect(
 
 /// The decision alone, for `check`: the same function as the gate, without its event.
 pub(super) async fn decide(lender: &Lender, who: &Principal, target: &Target) -> Result<Granted<Connect>, Refusal> {
-    let policy = &lender.shared.policy;
+    let policy = &lender.policy();
     let host =
         Host::parse(&target.host).map_err(|error| refusal(&policy::Refusal::bad_host(&target.to_string(), error)))?;
     policy::may_match(policy, who, &host, target.port).map_err(|no| refusal(&no))?;
@@ -34,6 +34,14 @@ pub(super) async fn decide(lender: &Lender, who: &Principal, target: &Target) ->
     let own = lender.own_listeners(&addresses, target.port);
     let request = Connect { host, port: target.port, addresses };
     policy::decide(policy, who, request, &Facts { own: &own }).map_err(|no| refusal(&no))
+}
+
+/// Judges a connection that was granted once more, by the policy of now and the very addresses of then.
+pub(super) fn still(borrower: &Borrower, request: &Connect) -> Result<(), Refusal> {
+    let lender = &borrower.lender;
+    let own = lender.own_listeners(&request.addresses, request.port);
+    let facts = Facts { own: &own };
+    policy::decide(&lender.policy(), &borrower.principal, request.clone(), &facts).map(drop).map_err(|no| refusal(&no))
 }
 
 fn refusal(no: &policy::Refusal) -> Refusal {

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use tokio::net::TcpListener;
@@ -11,11 +11,19 @@ use super::{
     LendError, LenderConfig, LenderDir, Listen, accept, admin,
     audit::Audit,
     identity::{self, Configs, ServerIdentity},
+    live::Live,
 };
 use crate::{
     policy::Policy,
     sys,
-    trust::{UnixTime, authority::Authority, keyfile, lockout::Lockout, password::PasswordQueue, store::Store},
+    trust::{
+        UnixTime,
+        authority::Authority,
+        keyfile,
+        lockout::Lockout,
+        password::PasswordQueue,
+        store::{Store, StoreError},
+    },
 };
 
 /// A lender. Clones share everything.
@@ -46,7 +54,8 @@ pub(super) struct Shared {
     pub(super) dir: LenderDir,
     pub(super) config: LenderConfig,
     pub(super) authority: Authority,
-    pub(super) policy: Policy,
+    policy: RwLock<Arc<Policy>>,
+    pub(super) live: Live,
     pub(super) store: Store,
     pub(super) audit: Audit,
     pub(super) passwords: PasswordQueue,
@@ -72,7 +81,8 @@ impl Lender {
             dir: dir.clone(),
             config,
             authority,
-            policy,
+            policy: RwLock::new(Arc::new(policy)),
+            live: Live::default(),
             store,
             audit,
             passwords: PasswordQueue::new(),
@@ -137,6 +147,7 @@ impl Lender {
         super::notify::ready();
         tokio::select! {
             () = admin.run(self) => {}
+            () = self.follow_policy() => {}
             () = accept::run(self, listener, stop) => {}
             () = self.shared.audit.write_counts() => {}
         }
@@ -144,8 +155,36 @@ impl Lender {
         Ok(())
     }
 
+    /// The policy of now; whoever decides twice may meet two.
+    pub(super) fn policy(&self) -> Arc<Policy> {
+        self.shared.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another policy in force, and takes back what it does not allow; gives how many handles.
+    pub(super) fn put_in_force(&self, policy: Policy) -> usize {
+        *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.judge_again()
+    }
+
     pub(super) fn configs(&self) -> Result<Configs, LendError> {
         self.shared.identity.configs(&self.shared.authority, UnixTime::now())
+    }
+
+    /// Does what waits for the disk where it holds up nobody else.
+    ///
+    /// # Cancellation
+    /// What was begun is finished, whoever hangs up.
+    pub(super) async fn store<T, E>(&self, work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let shared = self.shared.clone();
+        match tokio::task::spawn_blocking(move || work(&shared.store)).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(StoreError::Stopping.into()),
+        }
     }
 
     /// The addresses for a join line.
@@ -177,7 +216,7 @@ impl Lender {
     }
 }
 
-fn load_policy(dir: &LenderDir) -> Result<Policy, LendError> {
+pub(super) fn load_policy(dir: &LenderDir) -> Result<Policy, LendError> {
     let path = dir.policy_toml();
     let bytes = keyfile::read_admin_file(&path)?;
     let text = String::from_utf8(bytes)

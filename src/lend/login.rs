@@ -2,21 +2,15 @@
 
 use std::{
     net::SocketAddr,
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use zeroize::Zeroizing;
 
-use super::{
-    Lender,
-    accept::Connection,
-    audit::Event,
-    dispatch::{self, Borrower},
-};
+use super::{Lender, accept::Connection, audit::Event, borrower::Borrower, dispatch};
 use crate::{
-    policy::Principal,
     proto::{
         ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, Refusal, SessionId, Welcome,
         mux,
@@ -69,9 +63,14 @@ pub(super) async fn serve(
     event.session = Some(session_id.to_string());
     lender.shared.audit.log(event).await;
     let session = Session::start(greeter.into_inner(), mux::Role::Lender, config);
-    let principal = Principal { user: identity.user.clone(), device: identity.device };
-    let borrower = Borrower { lender: lender.clone(), principal, identity, session_id, peer };
-    dispatch::run(borrower, session, stopping).await;
+    let borrower = Arc::new(Borrower::new(lender.clone(), identity, session_id, peer, session));
+    let listed = lender.shared.live.list(borrower);
+    let borrower = listed.borrower();
+    // Whoever revokes writes first and cuts afterwards: what was written before the session was in the list is seen here.
+    if let Err(error) = lender.shared.store.admit(&borrower.identity) {
+        borrower.cut(ErrorKind::Revoked, &error.to_string());
+    }
+    dispatch::run(borrower.clone(), stopping).await;
 }
 
 /// Why a login failed.

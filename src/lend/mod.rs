@@ -13,16 +13,21 @@
 mod accept;
 mod admin;
 mod audit;
+mod borrower;
 mod config;
+mod control;
 mod dispatch;
 mod error;
+mod folder_watch;
 mod gate;
 mod identity;
 mod init;
 mod join;
 mod lender;
+mod live;
 mod login;
 mod notify;
+mod reload;
 mod resolve;
 mod tcp;
 
@@ -32,6 +37,7 @@ pub use audit::{
     verify as verify_audit,
 };
 pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
+pub use control::{Revoked, SessionEntry, StreamEntry};
 pub use error::LendError;
 pub use init::{Setup, init, owner_name};
 pub use lender::Lender;

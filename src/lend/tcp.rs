@@ -4,10 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::{
-    audit::Event,
-    dispatch::{Borrower, refuse},
-};
+use super::{audit::Event, borrower::Borrower, dispatch::refuse, gate};
 use crate::{
     policy::{Connect, Granted},
     proto::{Answer, Errno, ErrorKind, Refusal, TcpConnected, WireAddr},
@@ -17,15 +14,19 @@ use crate::{
 /// Dials exactly the addresses that were judged, and relays until both directions have ended.
 ///
 /// # Cancellation
-/// A borrower that resets the stream ends the dial.
+/// A borrower that resets the stream ends the dial; a handle that is taken back ends dial and connection.
 pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: Stream) {
+    let request = grant.request().clone();
+    let target = format!("{}:{}", request.host, request.port);
+    let held = borrower.hold(&stream, "tcp-connect", target, Box::new(move |borrower| gate::still(borrower, &request)));
     // On the heap: its room is free again while the connection idles.
-    let Some((socket, answer)) = Box::pin(connect(grant, &stream)).await else { return };
-    let relayed = relay(socket, &stream).await;
+    let Some(Some((socket, answer))) = held.serve(&stream, Box::pin(connect(grant, &stream))).await else { return };
+    held.serve(&stream, relay(socket, &stream, held.meter())).await;
     let event = Event {
         target: Some(answer.peer.0.to_string()),
-        bytes_in: Some(relayed.from_stream),
-        bytes_out: Some(relayed.to_stream),
+        bytes_in: Some(held.meter().from_stream()),
+        bytes_out: Some(held.meter().to_stream()),
+        why: held.why_taken(),
         ..borrower.event("tcp-closed")
     };
     borrower.lender.shared.audit.log(event).await;

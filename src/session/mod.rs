@@ -12,6 +12,7 @@
 mod dial;
 mod driver;
 mod greet;
+mod meter;
 mod relay;
 mod stream;
 
@@ -29,7 +30,8 @@ use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 
 pub use dial::{DialError, dial, socket_options};
 pub use greet::{GreetError, Greeter};
-pub use relay::{Relayed, relay, relay_unanswered};
+pub use meter::{Meter, Pace};
+pub use relay::{relay, relay_unanswered};
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 /// A session. Clones are the same session; it ends when the last clone and the last stream are gone.

@@ -13,7 +13,7 @@ use tokio::{
     },
 };
 
-use super::Stream;
+use super::{Meter, Stream};
 use crate::proto::{
     Errno, FRAME_PAYLOAD_MAX, Reset,
     mux::{Batch, COPY_BYTES_MAX},
@@ -29,22 +29,13 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
 /// Written at once to a socket, in bytes.
 const WRITE_BYTES: usize = 128 * 1024;
 
-/// How many bytes went each way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Relayed {
-    /// From the socket into the stream, in bytes.
-    pub to_stream: u64,
-    /// From the stream into the socket, in bytes.
-    pub from_stream: u64,
-}
-
 /// Relays until both directions have ended; a failure of one end reaches the other as a reset.
 ///
 /// # Cancellation
 /// Dropping the future resets the socket: what it was still to get is missing.
-pub async fn relay(socket: TcpStream, stream: &Stream) -> Relayed {
-    match relay_unanswered(socket, stream, std::future::ready(Ok::<(), Infallible>(()))).await {
-        Ok(relayed) => relayed,
+pub async fn relay(socket: TcpStream, stream: &Stream, meter: &Meter) {
+    match relay_unanswered(socket, stream, meter, std::future::ready(Ok::<(), Infallible>(()))).await {
+        Ok(()) => {}
         Err(never) => match never {},
     }
 }
@@ -60,17 +51,22 @@ pub async fn relay(socket: TcpStream, stream: &Stream) -> Relayed {
 pub async fn relay_unanswered<E>(
     socket: TcpStream,
     stream: &Stream,
+    meter: &Meter,
     answer: impl Future<Output = Result<(), E>>,
-) -> Result<Relayed, E> {
+) -> Result<(), E> {
     let mut unfinished = Unfinished { socket, whole: false };
     let (reader, writer) = unfinished.socket.split();
     let down = async {
         answer.await?;
-        Ok(from_stream(stream, writer).await)
+        Ok(from_stream(stream, writer, meter).await)
     };
-    let relayed = tokio::try_join!(async { Ok(to_stream(reader, stream).await) }, down);
-    unfinished.whole = matches!(relayed, Ok((_, (_, Ok(())))));
-    relayed.map(|(up, down)| Relayed { to_stream: up.0, from_stream: down.0 })
+    let up = async {
+        to_stream(reader, stream, meter).await;
+        Ok(())
+    };
+    let ((), down) = tokio::try_join!(up, down)?;
+    unfinished.whole = down.is_ok();
+    Ok(())
 }
 
 /// A socket whose peer must see a reset and not an orderly end as long as bytes are missing.
@@ -88,41 +84,33 @@ impl Drop for Unfinished {
 }
 
 /// From the socket into the stream, until the socket ends or the stream is closed.
-async fn to_stream(reader: ReadHalf<'_>, stream: &Stream) -> (u64, io::Result<()>) {
-    let mut copied = 0;
-    let result = match copy_to_stream(&reader, stream, &mut copied).await {
-        Ok(()) => {
-            stream.finish();
-            Ok(())
-        }
-        Err(Broken::Socket(error)) => {
-            stream.reset(reset_of(&error));
-            Err(error)
-        }
+async fn to_stream(reader: ReadHalf<'_>, stream: &Stream, meter: &Meter) {
+    match copy_to_stream(&reader, stream, meter).await {
+        Ok(()) => stream.finish(),
+        Err(Broken::Socket(error)) => stream.reset(reset_of(&error)),
         // No reset: what the peer sent before it closed is still to be read.
-        Err(Broken::Stream(error)) => Err(error),
-    };
-    (copied, result)
+        Err(Broken::Stream) => {}
+    }
 }
 
 /// Which end failed.
 enum Broken {
     Socket(io::Error),
-    Stream(io::Error),
+    Stream,
 }
 
-async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, copied: &mut u64) -> Result<(), Broken> {
+async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, meter: &Meter) -> Result<(), Broken> {
     let mut buffer = BytesMut::new();
     let mut size = QUIET_BYTES;
     loop {
         tokio::select! {
             biased;
             ready = reader.readable() => ready.map_err(Broken::Socket)?,
-            closed = stream.write_closed() => return Err(Broken::Stream(closed)),
+            _ = stream.write_closed() => return Err(Broken::Stream),
         }
         let room = tokio::select! {
             biased;
-            room = stream.write_room(size) => room.map_err(Broken::Stream)?,
+            room = stream.write_room(size) => room.map_err(|_| Broken::Stream)?,
             // A stalled stream must not hide that the socket's program is gone.
             _ = reader.ready(Interest::ERROR) => {
                 let error = reader.as_ref().take_error().ok().flatten();
@@ -134,7 +122,6 @@ async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, copied: &mut u64
         match reader.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => return Ok(()),
             Ok(length) => {
-                *copied += length as u64;
                 if length <= COPY_BYTES_MAX {
                     stream.write_copy(&buffer);
                     buffer.clear();
@@ -142,6 +129,7 @@ async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, copied: &mut u64
                     stream.write_bytes(buffer.split().freeze());
                 }
                 size = next_size(size, length);
+                meter.went_to_stream(length).await;
             }
             // A quiet connection holds no buffer.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
@@ -162,28 +150,24 @@ fn next_size(size: usize, filled: usize) -> usize {
 }
 
 /// From the stream into the socket, until the stream ends or either fails.
-async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>) -> (u64, io::Result<()>) {
-    let (mut copied, mut batch) = (0, Batch::default());
-    let result = loop {
+async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>, meter: &Meter) -> io::Result<()> {
+    let mut batch = Batch::default();
+    loop {
         match stream.read_batch(&mut batch, WRITE_BYTES).await {
             Ok(true) => {
-                let length = batch.remaining() as u64;
-                let written = tokio::select! {
+                let length = batch.remaining();
+                tokio::select! {
                     biased;
-                    written = writer.write_all_buf(&mut batch) => written,
-                    () = abandoned(stream) => Err(Errno::ETIMEDOUT.into()),
-                };
-                if let Err(error) = written {
-                    break Err(error);
+                    written = writer.write_all_buf(&mut batch) => written?,
+                    () = abandoned(stream) => return Err(Errno::ETIMEDOUT.into()),
                 }
-                copied += length;
+                meter.went_from_stream(length).await;
             }
             // An end that cannot be passed on has been seen by the socket's peer already.
-            Ok(false) => break writer.shutdown().await.or(Ok(())),
-            Err(error) => break Err(error),
+            Ok(false) => return writer.shutdown().await.or(Ok(())),
+            Err(error) => return Err(error),
         }
-    };
-    (copied, result)
+    }
 }
 
 /// Ready [`LAST_WORDS_MAX`] after the stream was given up.
@@ -236,11 +220,15 @@ mod tests {
         // The whole stream is closed at the other end, not only its sending half, before a byte was relayed.
         drop(theirs);
         ours.write_closed().await;
-        let relay = tokio::spawn(async move { relay(far, &ours).await });
+        let relay = tokio::spawn(async move {
+            let meter = Meter::default();
+            relay(far, &ours, &meter).await;
+            meter.from_stream()
+        });
         let mut got = Vec::new();
         near.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, sent);
-        assert_eq!(relay.await.unwrap().from_stream, 60_000);
+        assert_eq!(relay.await.unwrap(), 60_000);
     }
 
     #[tokio::test]
@@ -248,7 +236,9 @@ mod tests {
         let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
         let (mut near, far) = socket_pair().await;
         let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
-        let relay = tokio::spawn(async move { relay_unanswered(far, &ours, async { answer_rx.await.unwrap() }).await });
+        let relay = tokio::spawn(async move {
+            relay_unanswered(far, &ours, &Meter::default(), async { answer_rx.await.unwrap() }).await
+        });
         near.write_all(b"early").await.unwrap();
         let mut batch = Batch::default();
         assert!(theirs.read_batch(&mut batch, 16).await.unwrap());

@@ -39,6 +39,11 @@ impl Stream {
         Self { shared, id }
     }
 
+    /// Its number on the wire.
+    pub fn id(&self) -> StreamId {
+        self.id
+    }
+
     /// Ends the stream at once; what was written and has not left is dropped.
     pub fn reset(&self, reset: Reset) {
         let mut state = self.shared.lock();

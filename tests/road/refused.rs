@@ -89,9 +89,9 @@ fn a_removed_user_borrows_nothing_more_and_is_told() {
     let home = lab.join("alice");
     let server = crate::origin(crate::echo);
     let (mut forward, local) = home.forward(&[&format!("0:{server}")]);
-    crate::round_trip(&crate::dial(local[0]), b"still a user").unwrap();
-    crate::support::run(lab.admin().args(["user", "remove", "alice"]));
     let mut socket = crate::dial(local[0]);
+    crate::round_trip(&socket, b"still a user").unwrap();
+    crate::support::run(lab.admin().args(["user", "remove", "alice"]));
     assert!(matches!(std::io::Read::read(&mut socket, &mut [0]), Ok(0) | Err(_)));
     forward.wait_for_line("error[revoked]");
     assert_eq!(forward.wait().code(), Some(255));

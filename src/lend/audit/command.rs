@@ -1,7 +1,7 @@
 //! What an admin's command leaves in the log: who gave it, what it was, and what came of it.
 
 use super::Event;
-use crate::lend::{AdminRequest, LendError};
+use crate::lend::{AdminRequest, LendError, Revoked};
 
 impl Event {
     /// The event of a command, without its result. Each command says itself what of it may be written, so that a new one
@@ -15,6 +15,12 @@ impl Event {
             AdminRequest::Invite { user, ttl_seconds } => {
                 ("invite", Some(user), None, Some(format!("ttl {ttl_seconds} s")))
             }
+            AdminRequest::Logout { user } => ("logout", Some(user), None, None),
+            AdminRequest::Sessions => ("sessions", None, None, None),
+            AdminRequest::Cut { what } => ("cut", None, Some(what), None),
+            AdminRequest::Revoke { whom: Revoked::User(user) } => ("revoke --user", Some(user), None, None),
+            AdminRequest::Revoke { whom: Revoked::Device(device) } => ("revoke --device", None, Some(device), None),
+            AdminRequest::Revoke { whom: Revoked::Session(session) } => ("revoke --session", None, Some(session), None),
             AdminRequest::Check { user, target } => ("check", Some(user), Some(target), None),
         };
         Self {

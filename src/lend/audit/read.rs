@@ -3,13 +3,10 @@
 use std::{
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
-
-use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
 
 use super::{
     AuditError,
@@ -17,6 +14,7 @@ use super::{
     files::{self, Lines},
     io_error,
 };
+use crate::lend::folder_watch::{FolderWatch, WatchFlags};
 
 /// One line, and where it stands.
 #[derive(Clone, Debug)]
@@ -139,7 +137,7 @@ impl Current {
 /// Tells when a log may have grown.
 pub struct AuditWatch {
     dir: PathBuf,
-    inotify: AsyncFd<OwnedFd>,
+    watch: FolderWatch,
 }
 
 impl AuditWatch {
@@ -148,13 +146,9 @@ impl AuditWatch {
     /// # Errors
     /// If the kernel gives no more watches.
     pub fn new(dir: &Path) -> Result<Self, AuditError> {
-        use inotify::{CreateFlags, WatchFlags};
-        let begin = || -> io::Result<AsyncFd<OwnedFd>> {
-            let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-            inotify::add_watch(&watch, dir, WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::CREATE)?;
-            crate::sys::await_readable(watch)
-        };
-        Ok(Self { dir: dir.to_owned(), inotify: begin().map_err(io_error(dir))? })
+        let flags = WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::CREATE;
+        let watch = FolderWatch::new(dir, flags).map_err(io_error(dir))?;
+        Ok(Self { dir: dir.to_owned(), watch })
     }
 
     /// Ready when something was written since the last time.
@@ -165,10 +159,6 @@ impl AuditWatch {
     /// # Cancellation
     /// Nothing is lost.
     pub async fn changed(&self) -> Result<(), AuditError> {
-        let changed = self.inotify.async_io(tokio::io::Interest::READABLE, |watch| {
-            // What changed does not matter; a buffer that stays full is read again.
-            rustix::io::read(watch, &mut [0_u8; 4096]).map_err(io::Error::from)
-        });
-        changed.await.map(drop).map_err(io_error(&self.dir))
+        self.watch.changed().await.map_err(io_error(&self.dir))
     }
 }

@@ -163,6 +163,8 @@ pub struct Mux {
     /// RST and WINDOW frames that go before any data.
     urgent: VecDeque<(StreamId, Urgent)>,
     goaway: Option<Goaway>,
+    /// Our GOAWAY has left: nothing follows it.
+    gone: bool,
     pool: CreditPool,
     kept: Kept,
     acknowledged: Acknowledged,
@@ -200,6 +202,7 @@ impl Mux {
             schedule: Schedule::default(),
             urgent: VecDeque::new(),
             goaway: None,
+            gone: false,
             pool: CreditPool::new(),
             kept: Kept::default(),
             acknowledged: Acknowledged::default(),
@@ -359,7 +362,8 @@ impl Mux {
         self.schedule.activate(id, stream);
     }
 
-    /// Ends the session once what is queued before it has left.
+    /// Ends the session: the next frame says why, and nothing follows it. What is queued stays here, as the peer would
+    /// not look at it any more.
     pub fn go_away(&mut self, goaway: Goaway) {
         self.goaway.get_or_insert(goaway);
     }

@@ -317,6 +317,20 @@ fn goaway_reaches_the_other_end_with_its_reason() {
 }
 
 #[test]
+fn nothing_follows_a_goaway() {
+    let mut pair = Pair::new();
+    let id = pair.open(b"request");
+    pair.settle();
+    pair.lender.write(id, Bytes::from(vec![7; 60_000]));
+    pair.lender.go_away(Goaway { kind: ErrorKind::Revoked, text: "over".into() });
+    let mut batch = Batch::default();
+    pair.lender.poll_transmit(pair.now, &mut batch);
+    assert!(batch.remaining() < 100, "what was queued for somebody who was cut off stays here");
+    pair.lender.poll_transmit(pair.now, &mut batch);
+    assert!(batch.remaining() < 100);
+}
+
+#[test]
 fn opening_stops_at_the_peers_limit_and_goes_on_when_a_stream_ends() {
     let mut pair = Pair::with(Config { max_streams: 2, peer_max_streams: 2, ..Config::default() });
     let first = pair.open(b"1");

@@ -60,12 +60,16 @@ impl Buf for Batch {
 impl Mux {
     /// Adds what is due to `batch`, up to [`BATCH_BYTES`] and one frame.
     pub fn poll_transmit(&mut self, now: Instant, batch: &mut Batch) {
+        if self.gone {
+            return;
+        }
         self.transmit_session(now, batch);
         let mut log = Log { scratch: std::mem::take(&mut self.scratch), complete: 0, batch };
         if let Some(goaway) = self.goaway.take() {
             log.frame(header(StreamId::SESSION, Kind::Goaway), &goaway.encode());
+            self.gone = true;
         }
-        while log.len() < BATCH_BYTES && !self.kept.is_full() {
+        while !self.gone && log.len() < BATCH_BYTES && !self.kept.is_full() {
             if let Some((id, urgent)) = self.urgent.pop_front() {
                 self.transmit_urgent(id, urgent, &mut log);
             } else if let Some(id) = self.schedule.next_opening() {

@@ -62,6 +62,9 @@ pub enum StoreError {
         /// Where.
         table: &'static str,
     },
+    /// Asked too late.
+    #[error("the lender is stopping")]
+    Stopping,
     /// The disk, or the file as a whole.
     #[error("the store failed")]
     Storage(#[source] Box<redb::Error>),

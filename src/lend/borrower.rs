@@ -1,0 +1,187 @@
+//! One borrower's session as the lender sees it: who, since when, and every handle that it holds.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::{Lender, audit::Event};
+use crate::{
+    policy::Principal,
+    proto::{ErrorKind, Refusal, Reset, SessionId, StreamId},
+    session::{Meter, Session, Stream},
+    trust::{UnixTime, identity::Identity},
+};
+
+/// How often a session looks at the wall clock, which may be set while it runs.
+const CLOCK_STEP: Duration = Duration::from_secs(30);
+
+/// Who borrows in this session, and what.
+pub(super) struct Borrower {
+    pub(super) lender: Lender,
+    pub(super) principal: Principal,
+    pub(super) identity: Identity,
+    pub(super) session_id: SessionId,
+    pub(super) peer: SocketAddr,
+    pub(super) since: UnixTime,
+    pub(super) session: Session,
+    /// When its certificate ends; a renewal moves it.
+    not_after: watch::Sender<UnixTime>,
+    handles: Mutex<BTreeMap<StreamId, Arc<Handle>>>,
+}
+
+impl Borrower {
+    pub(super) fn new(
+        lender: Lender,
+        identity: Identity,
+        session_id: SessionId,
+        peer: SocketAddr,
+        session: Session,
+    ) -> Self {
+        Self {
+            lender,
+            principal: Principal { user: identity.user.clone(), device: identity.device },
+            not_after: watch::Sender::new(identity.not_after),
+            identity,
+            session_id,
+            peer,
+            since: UnixTime::now(),
+            session,
+            handles: Mutex::default(),
+        }
+    }
+
+    /// An audit event of this session.
+    pub(super) fn event(&self, event: &'static str) -> Event {
+        Event {
+            event,
+            session: Some(self.session_id.to_string()),
+            user: Some(self.principal.user.to_string()),
+            device: Some(self.principal.device.to_string()),
+            peer: Some(self.peer.to_string()),
+            ..Event::default()
+        }
+    }
+
+    /// Lists what a stream is for, until the guard is dropped. `still` judges it again after the policy has changed.
+    pub(super) fn hold(&self, stream: &Stream, kind: &'static str, target: String, still: Still) -> Held<'_> {
+        let handle = Arc::new(Handle {
+            kind,
+            target,
+            since: UnixTime::now(),
+            meter: Meter::default(),
+            still,
+            taken: OnceLock::new(),
+            wake: Notify::new(),
+        });
+        self.handles().insert(stream.id(), handle.clone());
+        Held { borrower: self, stream: stream.id(), handle }
+    }
+
+    /// What it holds now, by stream.
+    pub(super) fn held(&self) -> Vec<(StreamId, Arc<Handle>)> {
+        self.handles().iter().map(|(id, handle)| (*id, handle.clone())).collect()
+    }
+
+    /// Takes back one handle; `false` when it is gone already.
+    pub(super) fn take_back(&self, stream: StreamId, why: &str) -> bool {
+        let handle = self.handles().get(&stream).cloned();
+        handle.inspect(|handle| handle.take_back(why)).is_some()
+    }
+
+    /// Ends the session and everything in it at once; the borrower is told why. Gives how many handles it held.
+    pub(super) fn cut(&self, kind: ErrorKind, why: &str) -> usize {
+        // Handles first: what they hold must not deliver its last words.
+        let held = self.held();
+        for (_, handle) in &held {
+            handle.take_back(why);
+        }
+        self.session.end(kind, why);
+        held.len()
+    }
+
+    /// Its certificate was renewed.
+    pub(super) fn renewed(&self, not_after: UnixTime) {
+        self.not_after.send_replace(not_after);
+    }
+
+    /// Waits until its certificate has ended.
+    pub(super) async fn expired(&self) {
+        let mut not_after = self.not_after.subscribe();
+        loop {
+            let left = not_after.borrow_and_update().0.saturating_sub(UnixTime::now().0);
+            if left == 0 {
+                return;
+            }
+            let step = Duration::from_secs(left).min(CLOCK_STEP);
+            // The sender lives in `self`.
+            let _ = tokio::time::timeout(step, not_after.changed()).await;
+        }
+    }
+
+    fn handles(&self) -> MutexGuard<'_, BTreeMap<StreamId, Arc<Handle>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Judges a handle again.
+pub(super) type Still = Box<dyn Fn(&Borrower) -> Result<(), Refusal> + Send + Sync>;
+
+/// One borrowed thing.
+pub(super) struct Handle {
+    pub(super) kind: &'static str,
+    pub(super) target: String,
+    pub(super) since: UnixTime,
+    pub(super) meter: Meter,
+    pub(super) still: Still,
+    /// Why it was taken back.
+    taken: OnceLock<String>,
+    wake: Notify,
+}
+
+impl Handle {
+    pub(super) fn take_back(&self, why: &str) {
+        // Whoever was first has said why.
+        let _ = self.taken.set(why.to_owned());
+        self.wake.notify_one();
+    }
+}
+
+/// A handle in the list of its session; dropping it takes it off.
+pub(super) struct Held<'a> {
+    borrower: &'a Borrower,
+    stream: StreamId,
+    handle: Arc<Handle>,
+}
+
+impl Held<'_> {
+    pub(super) fn meter(&self) -> &Meter {
+        &self.handle.meter
+    }
+
+    /// Why it was taken back, if it was.
+    pub(super) fn why_taken(&self) -> Option<String> {
+        self.handle.taken.get().cloned()
+    }
+
+    /// Serves the handle until it is done or taken back, which resets its stream.
+    pub(super) async fn serve<T>(&self, stream: &Stream, serving: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = serving => Some(done),
+            () = self.handle.wake.notified() => {
+                stream.reset(Reset::Failed(crate::proto::Errno::EACCES.0));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.borrower.handles().remove(&self.stream);
+    }
+}

@@ -1,0 +1,174 @@
+//! What an admin does to live sessions: look, cut, revoke. What must last is written before anything is cut.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AdminReply, LendError, Lender, Refused, borrower::Borrower};
+use crate::{
+    proto::{DeviceId, ErrorKind, StreamId, UserName},
+    trust::UnixTime,
+};
+
+/// Fewest digits of a session's id that name it: a slip of the finger should not meet another one.
+const PREFIX_MIN: usize = 4;
+
+/// Whom [`AdminRequest::Revoke`](super::AdminRequest::Revoke) ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Revoked {
+    /// Every device, ticket and invitation of this user.
+    User(String),
+    /// One device, by its 16 hexadecimal digits.
+    Device(String),
+    /// One session, and the tickets of its user: what follows needs the password.
+    Session(String),
+}
+
+/// One live session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEntry {
+    /// Its id: 32 hexadecimal digits.
+    pub session: String,
+    /// Whose.
+    pub user: String,
+    /// From which device.
+    pub device: String,
+    /// From where, `address:port`.
+    pub peer: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// What it holds.
+    pub streams: Vec<StreamEntry>,
+}
+
+/// One borrowed thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamEntry {
+    /// The stream's number in its session.
+    pub stream: u64,
+    /// The request that opened it.
+    pub kind: String,
+    /// What it asked for.
+    pub target: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// From the borrower so far, in bytes.
+    pub bytes_in: u64,
+    /// To the borrower so far, in bytes.
+    pub bytes_out: u64,
+}
+
+impl Lender {
+    pub(super) fn sessions(&self) -> AdminReply {
+        AdminReply::Sessions { sessions: self.shared.live.all().iter().map(|borrower| entry(borrower)).collect() }
+    }
+
+    /// Ends one session, or one stream of it: `SESSION` or `SESSION/STREAM`.
+    pub(super) async fn cut(&self, what: &str) -> Result<AdminReply, LendError> {
+        let (session, stream) = match what.split_once('/') {
+            None => (what, None),
+            Some((session, stream)) => {
+                let number = stream.parse().ok().and_then(StreamId::new);
+                let usage = || refused(ErrorKind::Usage, format!("{stream:?} is not the number of a stream"));
+                (session, Some(number.ok_or_else(usage)?))
+            }
+        };
+        let borrower = self.find(session)?;
+        let Some(stream) = stream else {
+            return Ok(self
+                .end_of(ErrorKind::Revoked, "the lender's admin has cut this session", |other| {
+                    other.session_id == borrower.session_id
+                })
+                .await);
+        };
+        if !borrower.take_back(stream, "cut by the admin") {
+            return Err(refused(
+                ErrorKind::Usage,
+                format!("session {session} has no stream {stream}: see `capuchind sessions`"),
+            ));
+        }
+        Ok(AdminReply::Cut { sessions: 0, streams: 1 })
+    }
+
+    /// Written and synced first; then every live session that it concerns is cut.
+    pub(super) async fn revoke(&self, whom: &Revoked) -> Result<AdminReply, LendError> {
+        let now = UnixTime::now();
+        match whom {
+            Revoked::User(name) => {
+                let user: UserName = parsed(name)?;
+                self.store({
+                    let user = user.clone();
+                    move |store| store.revoke_user(&user, now).map(drop)
+                })
+                .await?;
+                let why = format!("the user {user} was revoked");
+                Ok(self.end_of(ErrorKind::Revoked, &why, |live| live.principal.user == user).await)
+            }
+            Revoked::Device(id) => {
+                let device: DeviceId = parsed(id)?;
+                self.store(move |store| store.revoke_device(device, now)).await?;
+                let why = format!("the device {device} was revoked");
+                Ok(self.end_of(ErrorKind::Revoked, &why, |live| live.principal.device == device).await)
+            }
+            Revoked::Session(id) => {
+                let borrower = self.find(id)?;
+                let user = borrower.principal.user.clone();
+                self.store(move |store| store.drop_tickets(&user)).await?;
+                let id = borrower.session_id;
+                Ok(self.end_of(ErrorKind::Revoked, "this session was revoked", |live| live.session_id == id).await)
+            }
+        }
+    }
+
+    /// Ends the sessions of a user who was removed.
+    pub(super) async fn end_of_user(&self, user: &UserName) {
+        let why = format!("the user {user} was removed");
+        self.end_of(ErrorKind::Revoked, &why, |live| live.principal.user == *user).await;
+    }
+
+    async fn end_of(&self, kind: ErrorKind, why: &str, chosen: impl Fn(&Borrower) -> bool) -> AdminReply {
+        let (sessions, streams) = self.shared.live.cut(kind, why, chosen).await;
+        AdminReply::Cut { sessions, streams }
+    }
+
+    /// The one live session whose id begins so.
+    fn find(&self, prefix: &str) -> Result<std::sync::Arc<Borrower>, LendError> {
+        let no = |why: &str| Err(refused(ErrorKind::Usage, format!("{prefix:?} {why}: see `capuchind sessions`")));
+        if prefix.len() < PREFIX_MIN {
+            return no("is too short for a session's id, 4 digits are needed");
+        }
+        let mut found =
+            self.shared.live.all().into_iter().filter(|live| live.session_id.to_string().starts_with(prefix));
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => no("begins the ids of several sessions"),
+            (None, _) => no("is no live session"),
+        }
+    }
+}
+
+fn entry(borrower: &Borrower) -> SessionEntry {
+    let streams = borrower.held().into_iter().map(|(id, handle)| StreamEntry {
+        stream: id.number(),
+        kind: handle.kind.to_owned(),
+        target: handle.target.clone(),
+        since: handle.since.0,
+        bytes_in: handle.meter.from_stream(),
+        bytes_out: handle.meter.to_stream(),
+    });
+    SessionEntry {
+        session: borrower.session_id.to_string(),
+        user: borrower.principal.user.to_string(),
+        device: borrower.principal.device.to_string(),
+        peer: borrower.peer.to_string(),
+        since: borrower.since.0,
+        streams: streams.collect(),
+    }
+}
+
+fn parsed<T: std::str::FromStr<Err = crate::proto::NameError>>(text: &str) -> Result<T, LendError> {
+    text.parse().map_err(|error: crate::proto::NameError| refused(ErrorKind::Usage, error.to_string()))
+}
+
+fn refused(kind: ErrorKind, text: String) -> LendError {
+    LendError::Admin(Refused { kind: kind.to_string(), text })
+}

@@ -1,0 +1,114 @@
+//! What a relay has moved, for whoever wants to see it while it runs, and how fast it may.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// What may pass at once after a pause, as time at the full rate: a tenth of a second is not felt, and keeps batches
+/// whole.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Counts a relay's bytes, and slows it where a limit says so.
+#[derive(Debug, Default)]
+pub struct Meter {
+    to_stream: AtomicU64,
+    from_stream: AtomicU64,
+    pace: Option<Arc<Pace>>,
+}
+
+impl Meter {
+    /// A meter that keeps to `pace`, which others may share.
+    pub fn paced(pace: Option<Arc<Pace>>) -> Self {
+        Self { pace, ..Self::default() }
+    }
+
+    /// From the socket into the stream so far, in bytes.
+    pub fn to_stream(&self) -> u64 {
+        self.to_stream.load(Ordering::Relaxed)
+    }
+
+    /// From the stream into the socket so far, in bytes.
+    pub fn from_stream(&self) -> u64 {
+        self.from_stream.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn went_to_stream(&self, bytes: usize) {
+        self.to_stream.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.keep_pace(bytes).await;
+    }
+
+    pub(super) async fn went_from_stream(&self, bytes: usize) {
+        self.from_stream.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.keep_pace(bytes).await;
+    }
+
+    async fn keep_pace(&self, bytes: usize) {
+        if let Some(pace) = &self.pace {
+            pace.pass(bytes).await;
+        }
+    }
+}
+
+/// A rate that everybody who shares it keeps to together.
+#[derive(Debug)]
+pub struct Pace {
+    bytes_per_second: u64,
+    /// When all that has passed would have passed at the full rate.
+    paid_until: Mutex<Instant>,
+}
+
+impl Pace {
+    /// So many bytes a second, at least one.
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(1), paid_until: Mutex::new(Instant::now()) }
+    }
+
+    /// Accounts for bytes that have passed, and waits for as long as they were too fast.
+    async fn pass(&self, bytes: usize) {
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let paid_until = {
+            let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
+            *paid_until = (*paid_until).max(Instant::now()) + cost;
+            *paid_until
+        };
+        if let Some(until) = paid_until.checked_sub(BURST) {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn two_who_share_a_pace_have_it_together() {
+        let pace = Arc::new(Pace::new(1_000_000));
+        let began = Instant::now();
+        let relay = |pace: Arc<Pace>| async move {
+            let meter = Meter::paced(Some(pace));
+            for _ in 0..10 {
+                meter.went_to_stream(50_000).await;
+                meter.went_from_stream(50_000).await;
+            }
+            meter.to_stream() + meter.from_stream()
+        };
+        let (one, two) = tokio::join!(relay(pace.clone()), relay(pace));
+        assert_eq!((one, two), (1_000_000, 1_000_000));
+        let took = began.elapsed();
+        assert!((Duration::from_millis(1890)..Duration::from_millis(2010)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_pace_nothing_waits() {
+        let (meter, began) = (Meter::default(), Instant::now());
+        meter.went_to_stream(usize::MAX >> 8).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,223 @@
+//! Taking back what is lent, while it is in use: revocation, cuts, a changed policy, the end of a certificate.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use capuchin::{
+    proto::{ErrorKind, Kind, Request, Target, message},
+    trust::{
+        UnixTime,
+        authority::{Authority, LEAF_LIFETIME},
+        keyfile, pem,
+        request::SubjectKey,
+        tls::Purpose,
+    },
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{
+    still_serves,
+    support::{
+        LOOPBACK, Lab, PATIENCE, fails, json,
+        peer::{Credentials, Peer, frame, saved_ticket, ticket_login},
+        run,
+    },
+};
+
+/// A server that says one byte to each who comes and then keeps the connection.
+fn target() -> (SocketAddr, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    (listener.local_addr().unwrap(), listener)
+}
+
+/// A connection through a forward, and its other end.
+fn connection(local: SocketAddr, target: &TcpListener) -> (TcpStream, TcpStream) {
+    let near = TcpStream::connect(local).unwrap();
+    let (mut far, _) = target.accept().unwrap();
+    for socket in [&near, &far] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    far.write_all(b"!").unwrap();
+    (&near).read_exact(&mut [0]).unwrap();
+    (near, far)
+}
+
+/// Both ends see that it is over.
+fn is_cut((mut near, mut far): (TcpStream, TcpStream)) {
+    for socket in [&mut near, &mut far] {
+        assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)), "nothing more comes");
+    }
+}
+
+fn still_works((near, far): &mut (TcpStream, TcpStream)) {
+    near.write_all(b"?").unwrap();
+    far.read_exact(&mut [0]).unwrap();
+}
+
+fn sessions(lab: &Lab) -> Vec<Value> {
+    json(&run(lab.admin().args(["sessions", "--json"])).stdout)["sessions"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_14_a_user_revoked_in_mid_session() {
+    let lab = Lab::start(LOOPBACK);
+    let (alice, bob) = (lab.join("alice"), lab.join("bob"));
+    let (address, target) = target();
+    let (mut forward, local) = alice.forward(&[&format!("0:{address}")]);
+    let (_other, others) = bob.forward(&[&format!("0:{address}")]);
+    let lent: Vec<_> = (0..3).map(|_| connection(local[0], &target)).collect();
+    let mut unharmed = connection(others[0], &target);
+
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    forward.wait_for_line("error[revoked]");
+    assert_eq!(forward.wait().code(), Some(255));
+    lent.into_iter().for_each(is_cut);
+    lab.wait_for_audit("the end", |line| {
+        line["event"] == "session-ended" && line["why"].as_str().unwrap().contains("the user alice was revoked")
+    });
+    lab.wait_for_audit("a cut connection", |line| {
+        line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("revoked"))
+    });
+    lab.wait_for_audit("the command", |line| line["event"] == "admin" && line["command"] == "revoke --user");
+    let said = fails(alice.capuchin().args(["check", "lab", "connect", &address.to_string()]), 2);
+    assert!(said.starts_with("error[revoked]"), "{said}");
+    still_works(&mut unharmed);
+
+    // A new device of hers is a new beginning.
+    let again = lab.join("alice");
+    still_serves(&lab, &again).await;
+}
+
+#[test]
+fn attack_14_a_device_and_a_session_revoked_in_mid_session() {
+    let lab = Lab::start(LOOPBACK);
+    let (laptop, desktop) = (lab.join("alice"), lab.join("alice"));
+    let (address, target) = target();
+    let (mut forward, local) = laptop.forward(&[&format!("0:{address}")]);
+    let lent = connection(local[0], &target);
+    let (other, others) = desktop.forward(&[&format!("0:{address}")]);
+    let mut kept = connection(others[0], &target);
+
+    let device = sessions(&lab)[0]["device"].as_str().unwrap().to_owned();
+    run(lab.admin().args(["revoke", "--device", &device]));
+    forward.wait_for_line("error[revoked]");
+    assert_eq!(forward.wait().code(), Some(255));
+    is_cut(lent);
+    still_works(&mut kept);
+
+    let left = sessions(&lab);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let session = left[0]["session"].as_str().unwrap();
+    run(lab.admin().args(["revoke", "--session", &session[..8]]));
+    other.wait_for_line("error[revoked]");
+    is_cut(kept);
+    // The ticket went with it; the device may come back with the password.
+    let said = fails(desktop.capuchin().args(["check", "lab", "connect", &address.to_string()]), 2);
+    assert!(said.starts_with("error[login]"), "{said}");
+    let password = desktop.password_file(crate::support::PASSWORD);
+    run(desktop.capuchin().args(["login", "lab", "--password-file"]).arg(password));
+}
+
+#[test]
+fn one_stream_is_cut_and_the_others_go_on() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (address, target) = target();
+    let (forward, local) = home.forward(&[&format!("0:{address}")]);
+    let (one, mut two) = (connection(local[0], &target), connection(local[0], &target));
+    let listed = sessions(&lab);
+    let session = &listed[0];
+    assert_eq!(session["user"], "alice");
+    let streams = session["streams"].as_array().unwrap();
+    assert_eq!(streams.len(), 2, "{streams:?}");
+    assert_eq!((&streams[0]["kind"], &streams[0]["target"]), (&"tcp-connect".into(), &address.to_string().into()));
+    assert_eq!((&streams[0]["bytes_in"], &streams[0]["bytes_out"]), (&0.into(), &1.into()));
+
+    let id = session["session"].as_str().unwrap();
+    run(lab.admin().args(["cut", &format!("{}/{}", &id[..6], streams[0]["stream"])]));
+    is_cut(one);
+    still_works(&mut two);
+    lab.wait_for_audit("the cut", |line| line["event"] == "tcp-closed" && line["why"] == "cut by the admin");
+    assert_eq!(sessions(&lab)[0]["streams"].as_array().unwrap().len(), 1);
+
+    for (what, why) in [("zz", "too short"), ("zzzz", "no live session"), (&format!("{id}/7777"), "no stream 7777")] {
+        let said = fails(lab.admin().args(["cut", what]), 255);
+        assert!(said.starts_with("error[usage]") && said.contains(why), "{said}");
+    }
+    run(lab.admin().args(["cut", id]));
+    forward.wait_for_line("error[revoked]");
+    // A cut says nothing about tomorrow.
+    run(home.capuchin().args(["check", "lab", "connect", &address.to_string()]));
+}
+
+#[test]
+fn attack_67_a_broken_policy_on_reload() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (address, target) = target();
+    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
+    let mut lent = connection(local[0], &target);
+    let policy = lab.dir().join("policy.toml");
+
+    std::fs::write(&policy, "[[allow]]\nwho = [\"alice\"]\nconnnect = [\"*:*\"]\n").unwrap();
+    let kept = lab.wait_for_audit("the broken file", |line| line["event"] == "policy-kept");
+    assert!(kept["why"].as_str().unwrap().contains("connnect"), "{kept}");
+    still_works(&mut lent);
+    let another = connection(local[0], &target);
+
+    // By renaming, as editors do; and what is no longer allowed ends.
+    let new = lab.dir().join("policy.new");
+    std::fs::write(&new, "[[allow]]\nwho = [\"alice\"]\nconnect = [\"127.0.0.1:1\"]\n").unwrap();
+    std::fs::rename(&new, &policy).unwrap();
+    let loaded = lab.wait_for_audit("the new file", |line| line["event"] == "policy-loaded");
+    assert_eq!(loaded["why"], "2 handles were taken back");
+    is_cut(lent);
+    is_cut(another);
+    lab.wait_for_audit("a handle taken back", |line| {
+        line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("the policy has changed"))
+    });
+    fails(home.capuchin().args(["check", "lab", "connect", &address.to_string()]), 1);
+
+    // SIGHUP reads it again, changed or not.
+    let before = lab.audit().iter().filter(|line| line["event"] == "policy-loaded").count();
+    lab.daemon.signal(Signal::HUP);
+    lab.wait_for_audit("SIGHUP", |_| {
+        lab.audit().iter().filter(|line| line["event"] == "policy-loaded").count() > before
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_15_a_certificate_that_ends_in_mid_session() {
+    const LEFT: Duration = Duration::from_secs(4);
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let read = |name| std::fs::read(lab.dir().join(name)).unwrap();
+    let ca = pem::certificates(&read("ca.crt")).unwrap().remove(0);
+    let authority = Authority::load(&keyfile::read_secret(&lab.dir().join("ca.key")).unwrap(), ca).unwrap();
+    let credentials = Credentials::of(&home, "alice");
+    let key = SubjectKey::of_key(&credentials.key_pem).unwrap();
+    let made = UnixTime::now().plus(LEFT).minus(LEAF_LIFETIME);
+    let chain = vec![authority.issue_client(&"alice".parse().unwrap(), &key, made).unwrap()];
+
+    let (address, target) = target();
+    let config = Credentials { chain, ..credentials }.config();
+    let mut peer = Peer::dial(lab.address, config, "lab").await.unwrap();
+    let login = ticket_login(&saved_ticket(&home, "alice"), peer.exporter(Purpose::Login));
+    peer.log_in_with(login).await;
+    let request = Request::TcpConnect(Target { host: "127.0.0.1".into(), port: address.port() });
+    peer.send(&frame(1, Kind::Data, true, false, &message::encode_prefixed(&request))).await;
+    let (mut far, _) = target.accept().unwrap();
+    far.set_read_timeout(Some(PATIENCE)).unwrap();
+    let goaway = peer.hear_goaway().await;
+    assert_eq!((goaway.kind, goaway.text.as_str()), (ErrorKind::Identity, "the certificate of this device has ended"));
+    assert!(matches!(far.read(&mut [0]), Ok(0) | Err(_)));
+    lab.wait_for_audit("the end", |line| {
+        line["event"] == "session-ended"
+            && line["why"].as_str().unwrap().contains("certificate of this device has ended")
+    });
+    still_serves(&lab, &home).await;
+}
