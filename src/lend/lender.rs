@@ -15,7 +15,14 @@ use super::{
 use crate::{
     policy::Policy,
     sys,
-    trust::{UnixTime, authority::Authority, keyfile, lockout::Lockout, password::PasswordQueue, store::Store},
+    trust::{
+        UnixTime,
+        authority::Authority,
+        keyfile,
+        lockout::Lockout,
+        password::PasswordQueue,
+        store::{Store, StoreError},
+    },
 };
 
 /// A lender. Clones share everything.
@@ -62,8 +69,17 @@ impl Lender {
     /// # Errors
     /// If a file is missing, too open or broken, or a daemon runs already.
     pub fn open(dir: &LenderDir) -> Result<Self, LendError> {
+        Self::open_with(dir, load_policy(dir)?)
+    }
+
+    /// As [`Self::open`], for what asks no policy: a broken policy.toml must not keep the admin from, say, removing a user.
+    pub(super) fn open_without_policy(dir: &LenderDir) -> Result<Self, LendError> {
+        // Nothing is allowed.
+        Self::open_with(dir, Policy::parse("", &dir.policy_toml().display().to_string())?)
+    }
+
+    fn open_with(dir: &LenderDir, policy: Policy) -> Result<Self, LendError> {
         let config = LenderConfig::load(dir)?;
-        let policy = load_policy(dir)?;
         let authority = identity::authority(dir)?;
         let identity = ServerIdentity::load(dir, &authority, &config.name)?;
         let store = Store::open(&dir.store())?;
@@ -144,6 +160,23 @@ impl Lender {
 
     pub(super) fn configs(&self) -> Result<Configs, LendError> {
         self.shared.identity.configs(&self.shared.authority, UnixTime::now())
+    }
+
+    /// Does what waits for the disk where it holds up nobody else.
+    ///
+    /// # Cancellation
+    /// What was begun is finished, whoever hangs up.
+    pub(super) async fn store<T, E>(&self, work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let shared = self.shared.clone();
+        match tokio::task::spawn_blocking(move || work(&shared.store)).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(StoreError::Stopping.into()),
+        }
     }
 
     /// The addresses for a join line.

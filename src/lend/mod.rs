@@ -12,6 +12,7 @@
 
 mod accept;
 mod admin;
+mod admission;
 mod audit;
 mod config;
 mod dispatch;
@@ -24,6 +25,7 @@ mod lender;
 mod login;
 mod notify;
 mod resolve;
+mod stranger;
 mod tcp;
 
 pub use admin::{AdminReply, AdminRequest, CheckReply, Refused, SecretText, UserEntry, ask};
