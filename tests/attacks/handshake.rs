@@ -56,7 +56,10 @@ async fn attack_01_no_certificate() {
     let home = lab.join("alice");
     let mut roots = rustls::RootCertStore::empty();
     roots.add(Credentials::of(&home, "alice").ca).unwrap();
-    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    // Two providers are built in, so none is the process's own.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![tls::ALPN.to_vec()];
     if let Ok(mut peer) = Peer::dial(lab.address, config, "lab").await {
         assert_eq!(peer.hear().await, None);
