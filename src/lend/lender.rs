@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use tokio::net::TcpListener;
@@ -61,6 +61,8 @@ pub(super) struct Shared {
     identity: ServerIdentity,
     /// Where it accepts connections, once it does.
     bound: OnceLock<SocketAddr>,
+    /// Opened with the listening socket, until it is served.
+    admin: Mutex<Option<admin::Listener>>,
 }
 
 impl Lender {
@@ -95,6 +97,7 @@ impl Lender {
             lockout: Mutex::default(),
             identity,
             bound: OnceLock::new(),
+            admin: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -117,10 +120,11 @@ impl Lender {
         Ok(!self.shared.store.list_devices()?.is_empty())
     }
 
-    /// Opens its listening socket: the one that systemd passed (`LISTEN_FDS`), else the one of lender.toml.
+    /// Opens its listening socket, the one that systemd passed (`LISTEN_FDS`) or else the one of lender.toml, and the
+    /// admin's; both are answered once it serves.
     ///
     /// # Errors
-    /// If the address is taken or the descriptor does not listen.
+    /// If the address is taken, the descriptor does not listen, or the admin's socket cannot be made.
     pub async fn listen(&self) -> Result<TcpListener, LendError> {
         let listen = inherited().unwrap_or(self.shared.config.listen);
         let failed = |source| LendError::Listen { address: listen.to_string(), source };
@@ -137,6 +141,9 @@ impl Lender {
         };
         let bound = listener.local_addr().map_err(failed)?;
         let _ = self.shared.bound.set(bound);
+        // Now, so that whoever is told that it listens finds the admin's socket, too.
+        let admin = admin::Listener::open(&self.shared.dir)?;
+        *self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
         Ok(listener)
     }
 
@@ -148,7 +155,8 @@ impl Lender {
     /// # Cancellation
     /// Dropping the future closes every connection at once.
     pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), LendError> {
-        let admin = admin::Listener::open(&self.shared.dir)?;
+        let opened = self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let admin = opened.map_or_else(|| admin::Listener::open(&self.shared.dir), Ok)?;
         tracing::info!(name = %self.shared.config.name, address = ?self.shared.bound.get(), "serving");
         super::notify::ready();
         tokio::select! {
