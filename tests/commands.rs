@@ -138,8 +138,8 @@ fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("lender");
     let mut up = support::Daemon::spawn(capuchind(&dir).args(["up", "--name", "lab", "--listen", "127.0.0.1:0"]));
+    // It listens before it prints the line; which of stdout and stderr is read first is open.
     let line = up.wait_for_line("cap1_");
-    up.wait_for_line("listens on");
     let policy = std::fs::read_to_string(dir.join("policy.toml")).unwrap();
     assert!(policy.contains("connect"), "{policy}");
     let home = Home::new();
@@ -151,6 +151,17 @@ fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
     let again = support::Daemon::spawn(capuchind(&dir).arg("up"));
     let said = again.wait_for_line("");
     assert!(said.contains("listens on"), "{said}");
+}
+
+#[test]
+fn what_asks_no_policy_works_beside_a_broken_one() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    std::fs::write(lab.dir().join("policy.toml"), "[[allow]\n").unwrap();
+    let users = run(lab.admin().args(["user", "list"]));
+    assert!(text(users.stdout).starts_with("alice"));
+    run(lab.admin().args(["user", "remove", "bob"]));
+    one_line(&fails(lab.admin().args(["check", "alice", "connect", "127.0.0.1:1"]), 2), "config", "policy.toml");
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Profiles {
 impl Draft {
     /// Completes the profile and puts it in its place. An earlier key of the same user is replaced.
     pub(super) fn finish(self, certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>) -> Result<(), BorrowError> {
-        let write = |path: PathBuf, text: &str| keyfile::write(&path, text.as_bytes(), 0o644);
+        let write = |path: PathBuf, text: &str| keyfile::write(&path, text.as_bytes(), keyfile::PUBLIC_MODE);
         write(self.own.join("client.crt"), &pem::certificate_pem(certificate))?;
         let top = if self.known { self.place.parent().unwrap_or(Path::new("/")) } else { &self.temporary };
         write(top.join("lender.toml"), &self.lender_toml)?;

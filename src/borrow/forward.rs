@@ -3,7 +3,7 @@
 //! What a local program sends first goes up with the request and does not wait for the answer. If the answer is no, or
 //! the target is down, the local connection is reset: its program sees a failure and not an empty reply.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -13,13 +13,8 @@ use tokio::{
 use super::{BorrowError, Borrower, tcp};
 use crate::{
     proto::{Request, Target},
-    session::{Meter, relay_unanswered, socket_options},
+    session::{Backoff, Meter, relay_unanswered, socket_options},
 };
-
-/// Wait before the next accept after one that failed; doubles up to [`ACCEPT_BACKOFF_MAX`].
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
-/// Longest wait before the next accept.
-const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A bound local port that is not served yet.
 pub struct Forward {
@@ -75,7 +70,7 @@ impl Forward {
     /// Dropping the future closes the port and every connection.
     pub async fn serve(self, mut failed: impl FnMut(&BorrowError)) -> BorrowError {
         let mut connections = JoinSet::new();
-        let mut backoff = ACCEPT_BACKOFF;
+        let mut backoff = Backoff::new();
         let ended = self.borrower.ended();
         tokio::pin!(ended);
         loop {
@@ -95,21 +90,15 @@ impl Forward {
     }
 }
 
-/// The next connection, whatever comes between: a machine out of descriptors gets them back when connections end.
-async fn accept(listener: &TcpListener, backoff: &mut Duration) -> TcpStream {
+/// The next connection, whatever comes between.
+async fn accept(listener: &TcpListener, backoff: &mut Backoff) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                *backoff = ACCEPT_BACKOFF;
+                backoff.reset();
                 return socket;
             }
-            // Of one connection, which is gone; the next may be there already.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections for a moment");
-                tokio::time::sleep(*backoff).await;
-                *backoff = (*backoff * 2).min(ACCEPT_BACKOFF_MAX);
-            }
+            Err(error) => backoff.wait("forward", &error).await,
         }
     }
 }

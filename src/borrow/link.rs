@@ -12,14 +12,9 @@ use tokio_rustls::client::TlsStream;
 use super::BorrowError;
 use crate::{
     proto::LenderName,
-    session::{GreetError, dial},
+    session::{GreetError, READ_BYTES, TLS_BUFFER_BYTES, dial},
     trust::tls::{check_alpn, server_name},
 };
-
-/// Read from the socket at once, in bytes; rustls by itself asks for 4 KiB.
-const READ_BYTES: usize = 64 * 1024;
-/// Plaintext and records that rustls holds for a slow socket, in bytes: two batches of the driver.
-const TLS_BUFFER_BYTES: usize = 256 * 1024;
 
 /// A connection to a lender whose TLS handshake is over.
 pub(super) type Link<IO = TcpStream> = TlsStream<BufReader<IO>>;
@@ -74,7 +69,10 @@ impl Route<'_> {
     /// The other side closed every time.
     pub(super) fn closed(&self, error: &io::Error) -> BorrowError {
         self.unreachable(format!("it closes the connection ({error})"))
-            .with_note("it may be flooded or starting; its log says more".to_owned())
+            .with_note(
+                "it may be flooded or starting, or hear nobody from this address for a while after failed logins; its log says more"
+                    .to_owned(),
+            )
     }
 
     /// What an exchange before the first stream failed with.

@@ -1,48 +1,68 @@
 //! The accept loop: outlives its errors, bounds what strangers may cost, one task for each connection.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustls::server::Acceptor;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    io::BufReader,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::{Lender, audit::Event, join, login};
+use super::{
+    LendError, Lender,
+    admission::{Admission, Arrival, Offence, Place},
+    audit::Event,
+    join, login, stranger,
+};
 use crate::{
-    session::socket_options,
-    trust::{UnixTime, tls},
+    session::{Backoff, READ_BYTES, TLS_BUFFER_BYTES, close_gently, socket_options},
+    trust::{
+        UnixTime,
+        tls::{self, TlsError},
+    },
 };
 
-/// Connections that are not logged in yet; one more waits in the kernel's queue.
-pub(super) const HANDSHAKES_MAX: usize = 128;
 /// A TLS handshake takes at most this long: a few round trips and two signatures.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// Pause after an accept that failed for want of descriptors or memory: trying at once would only spin.
-const BACK_OFF: Duration = Duration::from_millis(100);
-/// Read at once from a connection, in bytes: rustls by itself reads 4 KiB at a time.
-const READ_BYTES: usize = 64 * 1024;
-/// Encrypted bytes that may wait for the socket, in bytes: two batches.
-const TLS_BUFFER_BYTES: usize = 256 * 1024;
+/// Joins at once, of all places: whoever has no certificate at all must not keep out those who have one.
+const JOINS_MAX: usize = 32;
+/// How long sessions may take to say good-bye when the lender stops.
+const STOP_MAX: Duration = Duration::from_secs(3);
 
 /// A TLS connection as the lender has it.
 pub(super) type Connection = TlsStream<BufReader<TcpStream>>;
 
+/// What connections share.
+#[derive(Clone)]
+struct Entrance {
+    lender: Lender,
+    admission: Admission,
+    joins: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
+}
+
 /// Accepts until `stop` is ready.
 pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Future<Output = ()>) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let (stopping_tx, stopping) = tokio::sync::watch::channel(false);
+    let (stopping_tx, stopping) = watch::channel(false);
+    let entrance = Entrance {
+        lender: lender.clone(),
+        admission: Admission::new(lender.config().per_source, lender.config().penalties),
+        joins: Arc::new(Semaphore::new(JOINS_MAX)),
+        stopping,
+    };
     let mut connections = JoinSet::new();
+    let mut backoff = Backoff::new();
     let mut stop = std::pin::pin!(stop);
     loop {
-        let accepted = async {
-            // Never closed.
-            let place = places.clone().acquire_owned().await.ok();
-            (place, listener.accept().await)
-        };
         tokio::select! {
             () = &mut stop => break,
             Some(ended) = connections.join_next() => {
@@ -50,14 +70,22 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
                     tracing::error!(%error, "a connection's task failed");
                 }
             }
-            (Some(place), accepted) = accepted => match accepted {
-                Ok((socket, peer)) => {
-                    let stopping = stopping.clone();
-                    connections.spawn(serve(lender.clone(), socket, peer, place, stopping));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(BACK_OFF).await;
+            (socket, peer) = accept(lender, &listener, &mut backoff) => {
+                match entrance.admission.arrive(peer.ip(), Instant::now()) {
+                    Arrival::Admitted(place) => drop(connections.spawn(entrance.clone().serve(socket, peer, place))),
+                    Arrival::Waits(waiting) => {
+                        let entrance = entrance.clone();
+                        connections.spawn(async move {
+                            match waiting.place().await {
+                                Some(place) => entrance.serve(socket, peer, place).await,
+                                None => entrance.tell_closed(entrance.admission.gave_up(Instant::now())).await,
+                            }
+                        });
+                    }
+                    Arrival::Closed(count) => {
+                        drop(socket);
+                        entrance.tell_closed(count).await;
+                    }
                 }
             }
         }
@@ -65,62 +93,122 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
     drop(listener);
     stopping_tx.send_replace(true);
     // Sessions say good-bye; who does not within the time is cut with the set.
-    let _ =
-        tokio::time::timeout(Duration::from_secs(3), async { while connections.join_next().await.is_some() {} }).await;
+    let _ = tokio::time::timeout(STOP_MAX, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-/// One connection, from its first byte to its last.
-async fn serve(
-    lender: Lender,
-    socket: TcpStream,
-    peer: SocketAddr,
-    place: OwnedSemaphorePermit,
-    stopping: tokio::sync::watch::Receiver<bool>,
-) {
-    socket_options(&socket);
-    match tokio::time::timeout(HANDSHAKE_MAX, handshake(&lender, socket)).await {
-        Ok(Ok((connection, true))) => join::serve(&lender, connection, peer).await,
-        Ok(Ok((connection, false))) => login::serve(&lender, connection, peer, place, stopping).await,
-        Ok(Err(error)) => refuse(&lender, peer, error).await,
-        Err(_) => refuse(&lender, peer, "the handshake took too long".to_owned()).await,
+/// The next connection, whatever comes between.
+async fn accept(lender: &Lender, listener: &TcpListener, backoff: &mut Backoff) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => {
+                backoff.reset();
+                return accepted;
+            }
+            Err(error) => {
+                if backoff.is_first() && error.kind() != io::ErrorKind::ConnectionAborted {
+                    let why = Some(error.to_string());
+                    lender.shared.audit.log(Event { event: "accept-failed", why, ..Event::default() }).await;
+                }
+                backoff.wait("lender", &error).await;
+            }
+        }
     }
 }
 
-async fn refuse(lender: &Lender, peer: SocketAddr, why: String) {
-    tracing::info!(%peer, why, "handshake refused");
-    let event = Event { event: "handshake-refused", peer: Some(peer.to_string()), why: Some(why), ..Event::default() };
-    lender.shared.audit.refused(peer.ip(), event).await;
+impl Entrance {
+    /// One connection, from its first byte to its last.
+    async fn serve(self, socket: TcpStream, peer: SocketAddr, place: Place) {
+        let lender = &self.lender;
+        socket_options(&socket);
+        let outcome = tokio::time::timeout(HANDSHAKE_MAX, handshake(lender, socket)).await;
+        match outcome.unwrap_or(Err(HandshakeError::Late)) {
+            Ok((connection, true)) => join::serve(lender, connection, peer, place, &self.joins).await,
+            Ok((connection, false)) => login::serve(lender, connection, peer, place, self.stopping).await,
+            // A port that was looked at; a line for each would let anybody fill the log.
+            Err(HandshakeError::Gone(error)) => tracing::debug!(%peer, %error, "gone in the handshake"),
+            Err(error) => {
+                let why = error.to_string();
+                tracing::info!(%peer, why, "handshake refused");
+                let event = Event {
+                    event: "handshake-refused",
+                    peer: Some(peer.to_string()),
+                    why: Some(why),
+                    ..Event::default()
+                };
+                lender.shared.audit.refused(peer.ip(), event).await;
+                stranger::blame(lender, &place, error.offence()).await;
+            }
+        }
+    }
+
+    /// Logs that so many connections were closed without a word, if it is time to say so.
+    async fn tell_closed(&self, count: Option<u64>) {
+        let Some(count) = count else { return };
+        let why = format!("{count} closed unheard: their source is penalised, or too many wait");
+        tracing::info!(why, "connections closed");
+        let event = Event { event: "connections-closed", why: Some(why), ..Event::default() };
+        self.lender.shared.audit.log(event).await;
+    }
 }
 
-/// Closes a connection whose handshake failed only once the peer has closed, or soon: what it sent behind its certificate
-/// is unread, and closing at once would reset the connection and take the alert with it that says why.
-async fn let_go(mut socket: BufReader<TcpStream>) {
-    const MOMENT: Duration = Duration::from_secs(1);
-    let _ = socket.shutdown().await;
-    let mut rest = [0; 4096];
-    let drain = async { while socket.read(&mut rest).await.is_ok_and(|length| length > 0) {} };
-    let _ = tokio::time::timeout(MOMENT, drain).await;
+/// Why a handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    /// It was begun and not ended.
+    #[error("the handshake took too long")]
+    Late,
+    /// The peer hung up without a word.
+    #[error("{0}")]
+    Gone(io::Error),
+    /// What rustls says of what came.
+    #[error("{0}")]
+    Tls(io::Error),
+    /// It agreed on no protocol of ours.
+    #[error("{0}")]
+    Alpn(TlsError),
+    /// The lender itself.
+    #[error("{0}")]
+    Lender(LendError),
+}
+
+impl HandshakeError {
+    /// What the source has done. Protocols that do not meet are nobody's fault.
+    fn offence(&self) -> Option<Offence> {
+        match self {
+            Self::Late => Some(Offence::Deadline),
+            Self::Gone(_) | Self::Alpn(_) | Self::Lender(_) => None,
+            Self::Tls(error) => stranger::tls_offence(error),
+        }
+    }
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        let judged = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        if judged { Self::Tls(error) } else { Self::Gone(error) }
+    }
 }
 
 /// TLS; `true` for a join. The ALPN of the client's first message decides which of the two it meets.
-async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, bool), String> {
+async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, bool), HandshakeError> {
     let socket = BufReader::with_capacity(READ_BYTES, socket);
-    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(|error| error.to_string())?;
-    let configs = lender.configs().map_err(|error| error.to_string())?;
+    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let configs = lender.configs().map_err(HandshakeError::Lender)?;
     let join_offered = start.client_hello().alpn().into_iter().flatten().any(|protocol| protocol == tls::JOIN_ALPN);
     // Without an open invitation the join protocol does not exist.
-    let until = lender.shared.store.joins_until(UnixTime::now()).map_err(|error| error.to_string())?;
-    let joins = join_offered && until.is_some();
+    let until = lender.shared.store.joins_until(UnixTime::now());
+    let joins = join_offered && until.map_err(|error| HandshakeError::Lender(error.into()))?.is_some();
     let config = if joins { configs.join } else { configs.session };
     let mut connection = match start.into_stream(config).into_fallible().await {
         Ok(connection) => connection,
-        Err((error, socket)) => {
-            let_go(socket).await;
-            return Err(error.to_string());
+        Err((error, mut socket)) => {
+            // What it sent behind its certificate is unread, and the alert must arrive that says why.
+            close_gently(&mut socket, b"").await;
+            return Err(error.into());
         }
     };
     let expected = if joins { tls::JOIN_ALPN } else { tls::ALPN };
-    tls::check_alpn(connection.get_ref().1.alpn_protocol(), expected).map_err(|error| error.to_string())?;
+    tls::check_alpn(connection.get_ref().1.alpn_protocol(), expected).map_err(HandshakeError::Alpn)?;
     connection.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     Ok((connection, joins))
 }

@@ -16,6 +16,7 @@ use super::{LendError, Lender, LenderDir, Revoked, SessionEntry, audit::Event, g
 use crate::{
     policy::Principal,
     proto::{DeviceId, Target, UserName},
+    session::Backoff,
     trust::{
         UnixTime,
         join_line::JoinLine,
@@ -187,7 +188,11 @@ pub async fn ask(dir: &LenderDir, request: AdminRequest) -> Result<AdminReply, L
     match UnixStream::connect(dir.admin_sock()).await {
         Ok(daemon) => ask_daemon(dir, daemon, &request).await,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            Lender::open(dir)?.execute(request).await
+            let lender = match request {
+                AdminRequest::Check { .. } => Lender::open(dir)?,
+                _ => Lender::open_without_policy(dir)?,
+            };
+            lender.execute(request).await
         }
         Err(source) => Err(LendError::AdminSocket { path: dir.admin_sock(), source }),
     }
@@ -225,35 +230,42 @@ impl Lender {
     }
 
     async fn do_command(&self, request: AdminRequest) -> Result<AdminReply, LendError> {
-        let store = &self.shared.store;
         match request {
-            AdminRequest::UserAdd { user } => store.add_user(&name(&user)?, UnixTime::now())?,
-            AdminRequest::UserList => return Ok(AdminReply::Users { users: list(store)? }),
+            AdminRequest::UserAdd { user } => {
+                let user = name(&user)?;
+                self.store(move |store| store.add_user(&user, UnixTime::now())).await?;
+            }
+            AdminRequest::UserList => return Ok(AdminReply::Users { users: list(&self.shared.store)? }),
             AdminRequest::UserRemove { user } => {
                 let user = name(&user)?;
-                store.remove_user(&user)?;
+                let removed = user.clone();
+                self.store(move |store| store.remove_user(&removed)).await?;
                 self.end_of_user(&user).await;
             }
-            AdminRequest::Logout { user } => store.drop_tickets(&name(&user)?)?,
+            AdminRequest::Logout { user } => {
+                let user = name(&user)?;
+                self.store(move |store| store.drop_tickets(&user)).await?;
+            }
             AdminRequest::Sessions => return Ok(self.sessions()),
             AdminRequest::Cut { what } => return self.cut(&what).await,
             AdminRequest::Revoke { whom } => return self.revoke(&whom).await,
             AdminRequest::Passwd { user, password } => {
                 let user = name(&user)?;
-                store.password_of(&user)?;
+                self.shared.store.password_of(&user)?;
                 let password = Password::new(password.0.as_bytes().to_vec())?;
-                store.set_password(&user, &self.shared.passwords.hash(password).await?)?;
+                let phc = self.shared.passwords.hash(password).await?;
+                self.store(move |store| store.set_password(&user, &phc)).await?;
             }
-            AdminRequest::Invite { user, ttl_seconds } => return self.invite(&name(&user)?, ttl_seconds),
+            AdminRequest::Invite { user, ttl_seconds } => return self.invite(name(&user)?, ttl_seconds).await,
             AdminRequest::Check { user, target } => return self.check(name(&user)?, &target).await,
         }
         Ok(AdminReply::Done)
     }
 
-    fn invite(&self, user: &UserName, ttl_seconds: u64) -> Result<AdminReply, LendError> {
+    async fn invite(&self, user: UserName, ttl_seconds: u64) -> Result<AdminReply, LendError> {
         let (now, ttl) = (UnixTime::now(), Duration::from_secs(ttl_seconds));
         let addresses = self.advertised()?;
-        let (id, secret) = self.shared.store.create_invitation(user, ttl, now)?;
+        let (id, secret) = self.store(move |store| store.create_invitation(&user, ttl, now)).await?;
         let line = JoinLine {
             expires: now.plus(ttl),
             lender: self.shared.config.name.clone(),
@@ -335,11 +347,13 @@ impl Listener {
     pub(super) async fn run(&self, lender: &Lender) {
         let places = Arc::new(Semaphore::new(PLACES));
         let mut tasks = tokio::task::JoinSet::new();
+        let mut backoff = Backoff::new();
         loop {
             // Never closed.
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match self.socket.accept().await {
                 Ok((admin, _)) => {
+                    backoff.reset();
                     let lender = lender.clone();
                     tasks.spawn(async move {
                         if let Err(error) = answer(&lender, admin).await {
@@ -348,10 +362,7 @@ impl Listener {
                         drop(place);
                     });
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed on the admin's socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => backoff.wait("admin", &error).await,
             }
             while tasks.try_join_next().is_some() {}
         }

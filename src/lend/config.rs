@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::LendError;
+use super::{LendError, admission};
 use crate::{proto::LenderName, trust::keyfile};
 
 /// The port of capuchin.
@@ -100,6 +100,11 @@ pub struct LenderConfig {
     pub listen: Listen,
     /// Where borrowers find it, `host:port`, at most four; empty: found out from `listen`.
     pub advertise: Vec<String>,
+    /// Handshakes at once from one address, or from one IPv6 /64; default 8, at most 128. More wait.
+    pub per_source: usize,
+    /// Whether an address that failed too often is not heard for a while; default true. To be `false` only behind a proxy
+    /// that hides where connections come from.
+    pub penalties: bool,
 }
 
 /// Where to accept connections.
@@ -118,6 +123,10 @@ struct File {
     listen: String,
     #[serde(default)]
     advertise: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    per_source: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    penalties: Option<bool>,
 }
 
 impl LenderConfig {
@@ -137,12 +146,21 @@ impl LenderConfig {
         let name = file.name.parse().map_err(|error| wrong(format!("name: {error}")))?;
         let listen = file.listen.parse().map_err(|error| wrong(format!("listen: {error}")))?;
         check_advertised(&file.advertise).map_err(|problem| wrong(format!("advertise: {problem}")))?;
-        Ok(Self { name, listen, advertise: file.advertise })
+        let per_source = file.per_source.unwrap_or(admission::PER_SOURCE);
+        if !(1..=admission::PLACES).contains(&per_source) {
+            return Err(wrong(format!("per_source: {per_source} is outside 1 to {}", admission::PLACES)));
+        }
+        Ok(Self { name, listen, advertise: file.advertise, per_source, penalties: file.penalties.unwrap_or(true) })
     }
 
     pub(super) fn to_toml(&self) -> String {
-        let file =
-            File { name: self.name.to_string(), listen: self.listen.to_string(), advertise: self.advertise.clone() };
+        let file = File {
+            name: self.name.to_string(),
+            listen: self.listen.to_string(),
+            advertise: self.advertise.clone(),
+            per_source: Some(self.per_source).filter(|share| *share != admission::PER_SOURCE),
+            penalties: Some(self.penalties).filter(|penalties| !penalties),
+        };
         let body = toml::to_string(&file).unwrap_or_default();
         format!("# The lender's own settings. Who may borrow what stands in policy.toml.\n{body}")
     }
@@ -181,6 +199,26 @@ impl fmt::Display for Listen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_share_of_a_source_is_bounded_and_optional() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = LenderDir::single(folder.path());
+        let load = |more: &str| {
+            std::fs::write(dir.lender_toml(), format!("name = \"lab\"\nlisten = \"fd:3\"\n{more}")).unwrap();
+            LenderConfig::load(&dir)
+        };
+        let config = load("").unwrap();
+        assert_eq!((config.per_source, config.penalties), (8, true));
+        let config = load("per_source = 128\npenalties = false\n").unwrap();
+        assert_eq!((config.per_source, config.penalties), (128, false));
+        std::fs::write(dir.lender_toml(), config.to_toml()).unwrap();
+        assert_eq!(LenderConfig::load(&dir).unwrap(), config);
+        for bad in ["per_source = 0", "per_source = 129", "per_source = -1", "penalties = 1"] {
+            let error = load(bad).unwrap_err().to_string();
+            assert!(error.contains("lender.toml"), "{error}");
+        }
+    }
 
     #[test]
     fn listen_is_an_address_or_a_descriptor() {

@@ -115,7 +115,7 @@ impl LendError {
                 ErrorKind::Local
             }
             Self::Audit(_) => ErrorKind::Local,
-            Self::Store(StoreError::InUse | StoreError::Storage(_)) => ErrorKind::Local,
+            Self::Store(StoreError::InUse | StoreError::Stopping | StoreError::Storage(_)) => ErrorKind::Local,
             _ => ErrorKind::Config,
         }
     }

@@ -59,7 +59,7 @@ pub(super) fn issue(dir: &LenderDir, authority: &Authority, name: &LenderName) -
         .issue_server(name, &subject, UnixTime::now())
         .map_err(|source| LendError::Authority { what: "signing the server certificate".to_owned(), source })?;
     keyfile::write(&dir.server_key(), key.as_bytes(), keyfile::SECRET_MODE)?;
-    keyfile::write(&dir.server_crt(), pem::certificate_pem(&certificate).as_bytes(), 0o644)?;
+    keyfile::write(&dir.server_crt(), pem::certificate_pem(&certificate).as_bytes(), keyfile::PUBLIC_MODE)?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::{
     trust::{UnixTime, authority::Authority, keyfile, pem},
 };
 
-use super::{DEFAULT_PORT, LendError, LenderConfig, LenderDir, Listen, config::check_advertised, identity};
+use super::{DEFAULT_PORT, LendError, LenderConfig, LenderDir, Listen, admission, config::check_advertised, identity};
 
 /// What a new lender is told.
 #[derive(Clone, Debug, Default)]
@@ -38,23 +38,25 @@ pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
         },
         listen: setup.listen.unwrap_or(Listen::Address((std::net::Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into())),
         advertise: setup.advertise,
+        per_source: admission::PER_SOURCE,
+        penalties: true,
     };
     keyfile::create_dir(dir.config())?;
     keyfile::create_dir(dir.state())?;
     let authority = Authority::create(UnixTime::now())
         .map_err(|source| LendError::Authority { what: "making the CA".to_owned(), source })?;
     keyfile::write(&dir.ca_key(), authority.key_pem().as_bytes(), keyfile::SECRET_MODE)?;
-    keyfile::write(&dir.ca_crt(), pem::certificate_pem(authority.cert_der()).as_bytes(), 0o644)?;
+    keyfile::write(&dir.ca_crt(), pem::certificate_pem(authority.cert_der()).as_bytes(), keyfile::PUBLIC_MODE)?;
     identity::issue(dir, &authority, &config.name)?;
     if !dir.policy_toml().exists() {
         let text = match &setup.owner {
             Some(owner) => policy::for_owner(owner),
             None => policy::starter().to_owned(),
         };
-        keyfile::write(&dir.policy_toml(), text.as_bytes(), 0o644)?;
+        keyfile::write(&dir.policy_toml(), text.as_bytes(), keyfile::PUBLIC_MODE)?;
     }
     // Last: a lender without it is begun again, one with it is whole.
-    keyfile::write(&dir.lender_toml(), config.to_toml().as_bytes(), 0o644)?;
+    keyfile::write(&dir.lender_toml(), config.to_toml().as_bytes(), keyfile::PUBLIC_MODE)?;
     Ok(config)
 }
 

@@ -63,6 +63,8 @@ pub(super) struct Shared {
     identity: ServerIdentity,
     /// Where it accepts connections, once it does.
     bound: OnceLock<SocketAddr>,
+    /// Opened with the listening socket, until it is served.
+    admin: Mutex<Option<admin::Listener>>,
 }
 
 impl Lender {
@@ -71,8 +73,17 @@ impl Lender {
     /// # Errors
     /// If a file is missing, too open or broken, or a daemon runs already.
     pub fn open(dir: &LenderDir) -> Result<Self, LendError> {
+        Self::open_with(dir, load_policy(dir)?)
+    }
+
+    /// As [`Self::open`], for what asks no policy: a broken policy.toml must not keep the admin from, say, removing a user.
+    pub(super) fn open_without_policy(dir: &LenderDir) -> Result<Self, LendError> {
+        // Nothing is allowed.
+        Self::open_with(dir, Policy::parse("", &dir.policy_toml().display().to_string())?)
+    }
+
+    fn open_with(dir: &LenderDir, policy: Policy) -> Result<Self, LendError> {
         let config = LenderConfig::load(dir)?;
-        let policy = load_policy(dir)?;
         let authority = identity::authority(dir)?;
         let identity = ServerIdentity::load(dir, &authority, &config.name)?;
         let store = Store::open(&dir.store())?;
@@ -89,6 +100,7 @@ impl Lender {
             lockout: Mutex::default(),
             identity,
             bound: OnceLock::new(),
+            admin: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -111,10 +123,11 @@ impl Lender {
         Ok(!self.shared.store.list_devices()?.is_empty())
     }
 
-    /// Opens its listening socket: the one that systemd passed (`LISTEN_FDS`), else the one of lender.toml.
+    /// Opens its listening socket, the one that systemd passed (`LISTEN_FDS`) or else the one of lender.toml, and the
+    /// admin's; both are answered once it serves.
     ///
     /// # Errors
-    /// If the address is taken or the descriptor does not listen.
+    /// If the address is taken, the descriptor does not listen, or the admin's socket cannot be made.
     pub async fn listen(&self) -> Result<TcpListener, LendError> {
         let listen = inherited().unwrap_or(self.shared.config.listen);
         let failed = |source| LendError::Listen { address: listen.to_string(), source };
@@ -131,6 +144,9 @@ impl Lender {
         };
         let bound = listener.local_addr().map_err(failed)?;
         let _ = self.shared.bound.set(bound);
+        // Now, so that whoever is told that it listens finds the admin's socket, too.
+        let admin = admin::Listener::open(&self.shared.dir)?;
+        *self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
         Ok(listener)
     }
 
@@ -142,7 +158,8 @@ impl Lender {
     /// # Cancellation
     /// Dropping the future closes every connection at once.
     pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), LendError> {
-        let admin = admin::Listener::open(&self.shared.dir)?;
+        let opened = self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let admin = opened.map_or_else(|| admin::Listener::open(&self.shared.dir), Ok)?;
         tracing::info!(name = %self.shared.config.name, address = ?self.shared.bound.get(), "serving");
         super::notify::ready();
         tokio::select! {

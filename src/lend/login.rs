@@ -2,25 +2,31 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::{Lender, accept::Connection, audit::Event, borrower::Borrower, dispatch};
+use super::{
+    Lender,
+    accept::Connection,
+    admission::Place,
+    audit::Event,
+    borrower::Borrower,
+    dispatch,
+    stranger::{self, No},
+};
 use crate::{
-    proto::{
-        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, Refusal, SessionId, Welcome,
-        mux,
-    },
-    session::{Ended, GreetError, Greeter, Session},
+    proto::{ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, SessionId, Welcome, mux},
+    session::{Greeter, Session},
     trust::{
         UnixTime,
         identity::{Identity, identity_of},
+        lockout::{Blocked, Lockout},
         password::{Password, PasswordError},
-        store,
+        store::{self, StoreError, TicketRefusal},
         ticket::{TICKET_LIFETIME, TicketId},
         tls::{self, Purpose},
     },
@@ -29,36 +35,33 @@ use crate::{
 /// From the end of the handshake to the login: a person may be asked for a password before the connection, not in it.
 pub(super) const LOGIN_MAX: Duration = Duration::from_secs(20);
 
+/// Largest certificate chain, in bytes: ours is one certificate of about 400, and room for an admin's own hierarchy.
+const CHAIN_BYTES_MAX: usize = 16 * 1024;
+
 /// Logs a peer in and serves its session to its end.
 pub(super) async fn serve(
     lender: &Lender,
     connection: Connection,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    place: Place,
     stopping: watch::Receiver<bool>,
 ) {
     let mut event = Event { event: "login", peer: Some(peer.to_string()), ..Event::default() };
     let mut greeter = Greeter::new(connection);
-    let outcome = match tokio::time::timeout(LOGIN_MAX, log_in(lender, &mut greeter, &mut event)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(No::Ended(Ended { kind: ErrorKind::Login, text: "the login took too long".to_owned() })),
-    };
-    drop(place);
-    let (identity, config, session_id) = match outcome {
+    let outcome = tokio::time::timeout(LOGIN_MAX, log_in(lender, &mut greeter, &mut event)).await;
+    let (identity, config, session_id) = match outcome.unwrap_or(Err(No::Late)) {
         Ok(welcome) => welcome,
         Err(no) => {
             event.verdict = Some("refused");
             event.why = Some(no.to_string());
             tracing::info!(%peer, why = %no, "login refused");
             lender.shared.audit.log(event).await;
-            match no {
-                No::Refused(refusal) => drop(greeter.send(&[FromLender::Refusal(refusal)]).await),
-                No::Ended(ended) => return greeter.farewell(&ended).await,
-                No::Gone(_) => {}
-            }
-            return greeter.farewell(&Ended { kind: ErrorKind::Login, text: "the login was refused".to_owned() }).await;
+            stranger::blame(lender, &place, no.offence()).await;
+            // The place is held to the end: a socket that is being closed costs as much as one that is not.
+            return no.tell(greeter, "the login was refused").await;
         }
     };
+    drop(place);
     event.verdict = Some("granted");
     event.session = Some(session_id.to_string());
     lender.shared.audit.log(event).await;
@@ -73,79 +76,54 @@ pub(super) async fn serve(
     dispatch::run(borrower.clone(), stopping).await;
 }
 
-/// Why a login failed.
-#[derive(Debug, thiserror::Error)]
-enum No {
-    /// Told in the place of the welcome.
-    #[error("{}", .0.text())]
-    Refused(Refusal),
-    /// Told as the connection's end.
-    #[error("{0}")]
-    Ended(Ended),
-    /// There is nobody left to tell.
-    #[error("{0}")]
-    Gone(std::io::Error),
-}
-
-impl From<GreetError> for No {
-    fn from(error: GreetError) -> Self {
-        match error {
-            GreetError::Io(error) => Self::Gone(error),
-            GreetError::Ended(ended) => Self::Gone(std::io::Error::other(ended)),
-            GreetError::Protocol(error) => Self::Ended(Ended { kind: ErrorKind::Protocol, text: error.to_string() }),
-            GreetError::Late(_) => {
-                Self::Ended(Ended { kind: ErrorKind::Login, text: "the login took too long".to_owned() })
-            }
-        }
-    }
-}
-
 async fn log_in(
     lender: &Lender,
     greeter: &mut Greeter<Connection>,
     event: &mut Event,
 ) -> Result<(Identity, mux::Config, SessionId), No> {
     let shared = &lender.shared;
-    let ended = |kind, text: String| No::Ended(Ended { kind, text });
-    let (certificate, exporter) = {
-        let tls = greeter.connection().get_ref().1;
-        let certificate = tls.peer_certificates().and_then(|chain| chain.first()).cloned();
-        (certificate, tls::exporter(tls, Purpose::Login))
-    };
-    let certificate = certificate.ok_or_else(|| ended(ErrorKind::Identity, "no certificate".to_owned()))?;
-    let exporter = exporter.map_err(|error| ended(ErrorKind::Tls, error.to_string()))?;
-    let identity = identity_of(&certificate).map_err(|error| ended(ErrorKind::Identity, error.to_string()))?;
-    event.user = Some(identity.user.to_string());
-    event.device = Some(identity.device.to_string());
-    event.serial = Some(identity.serial.clone());
-    shared.store.admit(&identity).map_err(|error| ended(ErrorKind::Revoked, error.to_string()))?;
+    let (certificate, exporter) = certificate_of(greeter)?;
+    event.user = Some(certificate.user.to_string());
+    event.device = Some(certificate.device.to_string());
+    event.serial = Some(certificate.serial.clone());
+    shared.store.admit(&certificate).map_err(|error| No::ended(ErrorKind::Revoked, error))?;
     if !shared.audit.is_sound().await {
-        let text = "the lender cannot write its audit log and takes no new sessions".to_owned();
-        return Err(ended(ErrorKind::Busy, text));
+        let text = "the lender cannot write its audit log and takes no new sessions";
+        return Err(No::ended(ErrorKind::Busy, text));
     }
     let config = mux::Config::default();
     greeter.send(&[FromLender::Greeting(Greeting::new(&config))]).await?;
     let greeting = match greeter.receive("greeting", LOGIN_MAX).await? {
         FromBorrower::Greeting(greeting) => greeting,
-        other => return Err(unexpected("greeting", &other)),
+        other => return Err(No::unexpected("greeting", &other)),
     };
-    let agreed = greeting.agree(&config).map_err(|error| ended(ErrorKind::Protocol, error.to_string()))?;
+    let agreed = greeting.agree(&config)?;
     let login = match greeter.receive("login", LOGIN_MAX).await? {
         FromBorrower::Login(login) => login,
-        other => return Err(unexpected("login", &other)),
+        other => return Err(No::unexpected("login", &other)),
     };
     event.method = Some(login.method.as_str());
-    let ticket = check(lender, login, &identity, &exporter).await.map_err(No::Refused)?;
+    let ticket = check(lender, login, &certificate, &exporter).await?;
     let session = SessionId(crate::trust::random());
-    // Best effort: when it was last seen is for the admin's eyes only.
-    let _ = shared.store.touch(identity.device, UnixTime::now());
     greeter.send(&[FromLender::Welcome(Welcome { session: session.0, ticket })]).await?;
-    Ok((identity, agreed, session))
+    let device = certificate.device;
+    // Best effort: when it was last seen is for the admin's eyes only.
+    let _ = lender.store(move |store| store.touch(device, UnixTime::now())).await;
+    Ok((certificate, agreed, session))
 }
 
-fn unexpected(expected: &'static str, got: &FromBorrower) -> No {
-    let error = crate::proto::ProtocolError::Unexpected { expected, got: got.name().to_owned() };
-    No::Ended(Ended { kind: ErrorKind::Protocol, text: error.to_string() })
+/// Who the peer's certificate says it is, and the value that its proofs are bound to.
+fn certificate_of(greeter: &Greeter<Connection>) -> Result<(Identity, [u8; 32]), No> {
+    let tls = greeter.connection().get_ref().1;
+    let chain = tls.peer_certificates().unwrap_or_default();
+    let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
+    if bytes > CHAIN_BYTES_MAX {
+        let text = format!("a certificate chain of {bytes} bytes, the limit is {CHAIN_BYTES_MAX}");
+        return Err(No::ended(ErrorKind::Protocol, text));
+    }
+    let certificate = chain.first().ok_or_else(|| No::ended(ErrorKind::Identity, "no certificate"))?;
+    let exporter = tls::exporter(tls, Purpose::Login).map_err(|error| No::ended(ErrorKind::Tls, error))?;
+    Ok((identity_of(certificate).map_err(|error| No::ended(ErrorKind::Identity, error))?, exporter))
 }
 
 /// Checks password or ticket; a password earns a new ticket.
@@ -154,49 +132,94 @@ async fn check(
     mut login: Login,
     identity: &Identity,
     exporter: &[u8; 32],
-) -> Result<Option<IssuedTicket>, Refusal> {
-    let no = |text: String| Refusal::new(ErrorKind::Login, text);
-    let store = &lender.shared.store;
+) -> Result<Option<IssuedTicket>, No> {
     match login.method {
         LoginMethod::Ticket => {
             let (Some(id), Some(proof)) = (login.ticket_id, login.ticket_proof) else {
-                return Err(no("a login by ticket needs its id and its proof".to_owned()));
+                return Err(No::refused(ErrorKind::Login, "a login by ticket needs its id and its proof"));
             };
-            let redeemed = store.redeem_ticket(TicketId(id), &proof, exporter, identity, UnixTime::now());
-            redeemed.map(|_| None).map_err(|error| no(format!("the ticket was refused: {error}; log in again")))
+            let store = &lender.shared.store;
+            match store.redeem_ticket(TicketId(id), &proof, exporter, identity, UnixTime::now()) {
+                Ok(_) => Ok(None),
+                Err(error) => {
+                    use TicketRefusal::{OtherDevice, WrongProof};
+                    let stolen = matches!(error, StoreError::Ticket(WrongProof | OtherDevice));
+                    let text = format!("the ticket was refused: {error}; log in again");
+                    Err(if stolen { No::wrong(ErrorKind::Login, text) } else { No::refused(ErrorKind::Login, text) })
+                }
+            }
         }
         LoginMethod::Password => {
             let password = Zeroizing::new(login.password.take().unwrap_or_default());
-            let stored = check_password(lender, password, identity).await?;
-            let earned = store::Login { at: UnixTime::now(), epoch: stored };
-            let (ticket, expires) = store
-                .issue_ticket(identity, earned, TICKET_LIFETIME, UnixTime::now())
-                .map_err(|error| no(error.to_string()))?;
+            let epoch = check_password(lender, password, identity).await?;
+            let (now, identity) = (UnixTime::now(), identity.clone());
+            let earned = store::Login { at: now, epoch };
+            let issued = lender.store(move |store| store.issue_ticket(&identity, earned, TICKET_LIFETIME, now)).await;
+            let (ticket, expires) = issued.map_err(|error| No::refused(ErrorKind::Login, error))?;
             Ok(Some(IssuedTicket { id: ticket.id().0, secret: *ticket.as_bytes(), expires: expires.0 }))
         }
     }
 }
 
 /// Gives the epoch under which the password was right.
-async fn check_password(lender: &Lender, password: Zeroizing<Vec<u8>>, identity: &Identity) -> Result<u64, Refusal> {
-    let no = |text: String| Refusal::new(ErrorKind::Login, text);
+async fn check_password(lender: &Lender, password: Zeroizing<Vec<u8>>, identity: &Identity) -> Result<u64, No> {
+    let no = |error: &dyn std::error::Error| No::refused(ErrorKind::Login, error);
     let shared = &lender.shared;
-    let lockout = || shared.lockout.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(wait) = lockout().wait(&identity.user, identity.device, Instant::now()) {
-        return Err(no(format!("too many wrong passwords: try again in {} s", wait.as_secs() + 1)));
-    }
-    let password = Password::new(password.to_vec()).map_err(|error| no(error.to_string()))?;
-    let stored = shared.store.password_of(&identity.user).map_err(|error| no(error.to_string()))?;
+    let password = Password::new(password.to_vec()).map_err(|error| no(&error))?;
+    let stored = shared.store.password_of(&identity.user).map_err(|error| no(&error))?;
+    let guess = Guess::begin(&shared.lockout, identity)?;
     match shared.passwords.verify(password, stored.phc).await {
         Ok(true) => {
-            lockout().succeeded(&identity.user, identity.device);
+            guess.end(Lockout::succeeded);
             Ok(stored.epoch)
         }
-        Ok(false) => {
-            lockout().failed(&identity.user, identity.device, Instant::now());
-            Err(no("wrong password".to_owned()))
+        Ok(false) => Err(No::wrong(ErrorKind::Login, "wrong password")),
+        Err(error) => {
+            guess.end(Lockout::withdraw);
+            let kind = if matches!(error, PasswordError::Busy) { ErrorKind::Busy } else { ErrorKind::Login };
+            Err(No::refused(kind, error))
         }
-        Err(error @ PasswordError::Busy) => Err(Refusal::new(ErrorKind::Busy, error.to_string())),
-        Err(error) => Err(no(error.to_string())),
+    }
+}
+
+/// A password that is being judged. Dropped, it was wrong: who does not wait for the verdict gains no guess.
+struct Guess<'a> {
+    lockout: &'a Mutex<Lockout>,
+    identity: &'a Identity,
+    ended: bool,
+}
+
+impl<'a> Guess<'a> {
+    fn begin(lockout: &'a Mutex<Lockout>, identity: &'a Identity) -> Result<Self, No> {
+        let mut table = lockout.lock().unwrap_or_else(PoisonError::into_inner);
+        match table.begin(&identity.user, identity.device, Instant::now()) {
+            Ok(()) => Ok(Self { lockout, identity, ended: false }),
+            Err(Blocked::Locked(wait)) => {
+                let text = format!("too many wrong passwords: try again in {} s", wait.as_secs() + 1);
+                Err(No::refused(ErrorKind::Login, text))
+            }
+            Err(Blocked::Judging) => {
+                let text = "too many logins of this device at once: try again in a moment";
+                Err(No::refused(ErrorKind::Busy, text))
+            }
+        }
+    }
+
+    fn end(mut self, how: impl FnOnce(&mut Lockout, &crate::proto::UserName, crate::proto::DeviceId)) {
+        self.ended = true;
+        how(
+            &mut self.lockout.lock().unwrap_or_else(PoisonError::into_inner),
+            &self.identity.user,
+            self.identity.device,
+        );
+    }
+}
+
+impl Drop for Guess<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut lockout = self.lockout.lock().unwrap_or_else(PoisonError::into_inner);
+            lockout.failed(&self.identity.user, self.identity.device, Instant::now());
+        }
     }
 }

@@ -12,6 +12,7 @@
 
 mod accept;
 mod admin;
+mod admission;
 mod audit;
 mod borrower;
 mod config;
@@ -29,6 +30,7 @@ mod login;
 mod notify;
 mod reload;
 mod resolve;
+mod stranger;
 mod tcp;
 
 pub use admin::{AdminReply, AdminRequest, CheckReply, Refused, SecretText, UserEntry, ask};

@@ -7,6 +7,11 @@ use tokio::net::TcpStream;
 /// Next address when the last one has not answered for so long (RFC 8305 §5 says 250 ms).
 const DIAL_STEP: Duration = Duration::from_millis(250);
 
+/// Read from a socket at once, in bytes: rustls by itself asks for 4 KiB.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Plaintext and records that rustls holds for a slow socket, in bytes: two batches of the driver.
+pub const TLS_BUFFER_BYTES: usize = 256 * 1024;
+
 /// No address answered.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {source}")]

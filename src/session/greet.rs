@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use minicbor::{Decode, Encode};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::Ended;
+use super::{Ended, close_gently};
 use crate::proto::{Frame, FrameReader, HANDSHAKE_BYTES_MAX, Header, Kind, ProtocolError, StreamId, message};
 
 /// A connection on which greeting, login or join are spoken.
@@ -87,23 +87,11 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Greeter<C> {
 
     /// Ends the connection with a word about why; the peer gets a moment to read it.
     pub async fn farewell(mut self, ended: &Ended) {
-        const MOMENT: Duration = Duration::from_secs(2);
         let goaway = crate::proto::Goaway { kind: ended.kind, text: ended.text.clone() };
         let body = goaway.encode();
         let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
         let header = Header { stream: StreamId::SESSION, kind: Kind::Goaway, syn: false, fin: false, length };
-        let _ = tokio::time::timeout(MOMENT, async {
-            self.connection.write_all(&[&header.encode()[..], &body].concat()).await?;
-            self.connection.shutdown().await?;
-            // Unread bytes would turn the close into a reset, and the word might be lost.
-            loop {
-                match self.connection.fill_buf().await?.len() {
-                    0 => return Ok::<_, std::io::Error>(()),
-                    length => self.connection.consume(length),
-                }
-            }
-        })
-        .await;
+        close_gently(&mut self.connection, &[&header.encode()[..], &body].concat()).await;
     }
 
     async fn receive_frame(&mut self, what: &'static str) -> Result<Frame, GreetError> {

@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+mod backoff;
+mod close;
 mod dial;
 mod driver;
 mod greet;
@@ -28,7 +30,9 @@ use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 
-pub use dial::{DialError, dial, socket_options};
+pub use backoff::Backoff;
+pub use close::close_gently;
+pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
 pub use relay::{relay, relay_unanswered};

@@ -26,6 +26,8 @@ pub const SECRET_FILE_MAX: usize = 64 * 1024;
 pub const ADMIN_FILE_MAX: usize = 1024 * 1024;
 /// Mode of a file that only its owner may read.
 pub const SECRET_MODE: u32 = 0o600;
+/// Mode of a file that everyone may read and only its owner may write.
+pub const PUBLIC_MODE: u32 = 0o644;
 
 /// Why a file or folder is not used. Each message ends with what mends it, where something does.
 #[derive(Debug, thiserror::Error)]

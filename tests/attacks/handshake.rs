@@ -2,16 +2,20 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use capuchin::trust::{UnixTime, authority::Authority, request::SubjectKey, request::new_key, tls};
+use capuchin::{
+    proto::ErrorKind,
+    trust::{UnixTime, authority::Authority, request::SubjectKey, request::new_key, tls},
+};
 use rustls::pki_types::CertificateDer;
 
 use crate::{
+    flood::connect_from,
     still_serves,
     support::{
         Home, LOOPBACK, Lab, PATIENCE,
@@ -52,12 +56,10 @@ async fn attack_01_no_certificate() {
     let home = lab.join("alice");
     let mut roots = rustls::RootCertStore::empty();
     roots.add(Credentials::of(&home, "alice").ca).unwrap();
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    // Two providers are built in, so none is the process's own.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![tls::ALPN.to_vec()];
     if let Ok(mut peer) = Peer::dial(lab.address, config, "lab").await {
         assert_eq!(peer.hear().await, None);
@@ -191,7 +193,8 @@ async fn attack_10_http_ssh_and_garbage() {
     let garbage: Vec<u8> = (0..2000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let hellos: [&[u8]; 3] = [b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", &garbage];
     for (count, hello) in hellos.iter().enumerate() {
-        let mut socket = TcpStream::connect(lab.address).unwrap();
+        // Each from elsewhere: two of them from one address close the door to it.
+        let mut socket = connect_from(Ipv4Addr::new(127, 0, 10, count as u8 + 1), lab.address);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(hello).unwrap();
         let mut answer = Vec::new();
@@ -223,6 +226,42 @@ async fn attack_11_renegotiation() {
     tokio::io::AsyncWriteExt::write_all(socket, &raw).await.unwrap();
     assert_eq!(peer.hear().await, None, "the connection must end");
     still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_11_key_updates_without_end() {
+    // What is left of renegotiation in TLS 1.3: each update asks for one in return, and costs both ends a key.
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut peer = Peer::dial(lab.address, Credentials::of(&home, "alice").config(), "lab").await.unwrap();
+    peer.hear().await.expect("the greeting");
+    for _ in 0..200 {
+        peer.tls.get_mut().1.refresh_traffic_keys().unwrap();
+    }
+    peer.send(b"").await;
+    assert_eq!(peer.hear().await, None, "the connection must end");
+    let line = lab.wait_for_verdict("login", "refused");
+    assert!(line["why"].as_str().unwrap().contains("KeyUpdate"), "{line}");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_13_resumption_after_a_revocation() {
+    let lab = Lab::start(LOOPBACK);
+    let (alice, bob) = (lab.join("alice"), lab.join("bob"));
+    let mut config = Credentials::of(&bob, "bob").config();
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    // Cloned, the memory is shared: the second handshake would resume what the first one left.
+    let mut peer = Peer::dial(lab.address, config.clone(), "lab").await.unwrap();
+    peer.hear_message().await.expect("the greeting");
+    run(lab.admin().args(["user", "remove", "bob"]));
+    let mut peer = Peer::dial(lab.address, config, "lab").await.unwrap();
+    let goaway = peer.hear_goaway().await;
+    assert_eq!(goaway.kind, ErrorKind::Revoked, "{}", goaway.text);
+    assert_eq!(peer.tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    let line = lab.wait_for_verdict("login", "refused");
+    assert_eq!(line["user"], "bob");
+    still_serves(&lab, &alice).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Invitations: used twice, raced, expired, guessed, of another lender, with hostile requests.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use capuchin::{
     proto::{ErrorKind, FromBorrower, FromLender, JoinQuestion, JoinRequest},
@@ -15,12 +15,20 @@ use capuchin::{
 
 use crate::{
     still_serves,
-    support::{Home, LOOPBACK, Lab, PASSWORD, fails, peer::Peer, run, text},
+    support::{
+        Home, LOOPBACK, Lab, PASSWORD, fails,
+        peer::{ATTACKER, Peer},
+        run, text,
+    },
 };
 
 async fn dial(lab: &Lab, line: &JoinLine) -> Peer {
+    dial_from(ATTACKER, lab, line).await
+}
+
+async fn dial_from(source: Ipv4Addr, lab: &Lab, line: &JoinLine) -> Peer {
     let config = tls::join_client_config(&line.ca_key).unwrap();
-    Peer::dial(lab.address, config, line.lender.as_str()).await.unwrap()
+    Peer::dial_from(source, lab.address, config, line.lender.as_str()).await.unwrap()
 }
 
 fn parsed(line: &str) -> JoinLine {
@@ -93,6 +101,8 @@ async fn attack_61_two_racing_joins_get_one_certificate() {
 async fn attack_62_an_expired_invitation() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
+    // Another invitation keeps the join protocol open; the one that follows must not be swept away for it.
+    lab.invite("alice");
     let mut line = parsed(&text(run(lab.admin().args(["invite", "alice", "--ttl", "1s"])).stdout));
     // The borrower sees it by itself …
     line.expires = UnixTime::now().minus(Duration::from_secs(1));
@@ -101,8 +111,7 @@ async fn attack_62_an_expired_invitation() {
     let expired = line.encode().unwrap();
     let stderr = fails(other.capuchin().args(["join", &expired, "--password-file"]).arg(&password), 255);
     assert!(stderr.contains("expired"), "{stderr}");
-    // … and the lender does not take a borrower's word for the time. Another invitation keeps the join protocol open.
-    lab.invite("alice");
+    // … and the lender does not take a borrower's word for the time.
     let issued = UnixTime::now();
     while UnixTime::now() <= issued.plus(Duration::from_secs(1)) {
         std::thread::yield_now();
@@ -125,7 +134,8 @@ async fn attack_63_five_wrong_proofs_use_the_invitation_up() {
     let other = parsed(&lab.invite("alice"));
     let (_, csr) = new_device_key().unwrap();
     for guess in 1..=5 {
-        let mut peer = dial(&lab, &line).await;
+        // Each from elsewhere: three wrong proofs from one address close the door to it.
+        let mut peer = dial_from(Ipv4Addr::new(127, 0, 1, guess), &lab, &line).await;
         let wrong = request(&peer, &line, &JoinKeys::derive(&other.secret), &csr);
         peer.say(&wrong).await;
         let (kind, text) = refused(&mut peer).await;
@@ -204,6 +214,91 @@ async fn attack_65_hostile_certificate_requests() {
     assert!(!certificate.is_ca());
     let identity = capuchin::trust::identity::identity_of(&answer.certificate.clone().into()).unwrap();
     assert_eq!(identity.user.as_str(), "alice");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_joins_leave_the_places_of_members_alone() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let line = parsed(&lab.invite("alice"));
+    let mut silent = Vec::new();
+    for number in 0..40 {
+        silent.push(dial_from(Ipv4Addr::new(127, 0, 60, number + 1), &lab, &line).await);
+    }
+    // Those beyond the share of joins are told so at once.
+    let busy = silent.last_mut().unwrap().hear_goaway().await;
+    assert!(busy.kind == ErrorKind::Busy && busy.text.contains("try again"), "{}", busy.text);
+    still_serves(&lab, &home).await;
+    lab.wait_for_audit("busy", |line| {
+        line["event"] == "join" && line["why"].as_str().is_some_and(|why| why.contains("other joins"))
+    });
+    // With them gone, the invitation still stands.
+    drop(silent);
+    let other = Home::new();
+    let password = other.password_file(PASSWORD);
+    run(other.capuchin().args(["join", &line.encode().unwrap(), "--password-file"]).arg(password));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_first_devices_the_late_one_keeps_its_invitation() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    // bob has no password yet, and two lines.
+    let lines = [parsed(&lab.invite("bob")), parsed(&lab.invite("bob"))];
+    let mut racers = Vec::new();
+    for line in lines {
+        let (peer, (_, csr)) = (dial(&lab, &line).await, new_device_key().unwrap());
+        let request = request(&peer, &line, &JoinKeys::derive(&line.secret), &csr);
+        racers.push((peer, request, line, csr));
+    }
+    // Both say it before either is answered.
+    for (peer, request, ..) in &mut racers {
+        peer.say(request).await;
+    }
+    for (mut peer, _, line, csr) in racers {
+        match peer.hear_message().await {
+            Some(FromLender::JoinAnswer(_)) => {}
+            Some(FromLender::Refusal(refusal)) => {
+                assert_eq!(refusal.kind(), ErrorKind::Login);
+                assert!(refusal.text().contains("has a password: give it"), "{}", refusal.text());
+                let mut peer = dial(&lab, &line).await;
+                let again = request(&peer, &line, &JoinKeys::derive(&line.secret), &csr);
+                peer.say(&again).await;
+                assert!(matches!(peer.hear_message().await, Some(FromLender::JoinAnswer(_))), "it still stands");
+            }
+            other => panic!("neither an answer nor a refusal: {:?}", other.map(|other| other.name())),
+        }
+    }
+    let users = crate::support::json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
+    assert_eq!(users[1]["devices"].as_array().unwrap().len(), 2, "{users}");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passwords_guessed_at_once_with_one_line_are_five() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let line = parsed(&lab.invite("alice"));
+    let keys = JoinKeys::derive(&line.secret);
+    let mut guesses = Vec::new();
+    for number in 0..20 {
+        let mut peer = dial_from(Ipv4Addr::new(127, 0, 61, number + 1), &lab, &line).await;
+        let (_, csr) = new_device_key().unwrap();
+        let FromBorrower::JoinRequest(mut guess) = request(&peer, &line, &keys, &csr) else { unreachable!() };
+        guess.password = b"not the password".to_vec();
+        guesses.push(tokio::spawn(async move {
+            peer.say(&FromBorrower::JoinRequest(guess)).await;
+            refused(&mut peer).await.1
+        }));
+    }
+    let mut texts = Vec::new();
+    for guess in guesses {
+        texts.push(guess.await.unwrap());
+    }
+    assert_eq!(texts.iter().filter(|text| text.contains("wrong password")).count(), 5, "{texts:?}");
+    assert!(texts.iter().filter(|text| text.contains("no such invitation")).count() >= 15, "{texts:?}");
+    lab.wait_for_verdict("join", "refused");
     still_serves(&lab, &home).await;
 }
 

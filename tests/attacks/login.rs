@@ -1,8 +1,10 @@
 //! At the login: passwords, tickets, replays, impatience.
 
+use std::net::Ipv4Addr;
+
 use capuchin::{
     proto::{ErrorKind, FromBorrower, FromLender, Kind},
-    trust::tls::Purpose,
+    trust::{store::Store, tls::Purpose},
 };
 
 use crate::{
@@ -101,6 +103,101 @@ async fn attack_20_streams_before_the_login() {
     }
     let line = lab.wait_for_verdict("login", "refused");
     assert!(line["why"].as_str().unwrap().contains("log in first"));
+    still_serves(&lab, &home).await;
+}
+
+/// What each of so many logins with this password is answered, all at once and each from an address of its own.
+async fn at_once(lab: &Lab, homes: &[&crate::support::Home], count: u8, password: &'static [u8]) -> Vec<FromLender> {
+    let mut peers = Vec::new();
+    for number in 0..count {
+        let home = homes[usize::from(number) % homes.len()];
+        let source = Ipv4Addr::new(127, 0, 21, number + 1);
+        let config = Credentials::of(home, "alice").config();
+        peers.push(Peer::dial_from(source, lab.address, config, "lab").await.unwrap());
+    }
+    let logins =
+        peers.into_iter().map(|mut peer| tokio::spawn(async move { peer.log_in_with(password_login(password)).await }));
+    let mut answers = Vec::new();
+    for login in logins.collect::<Vec<_>>() {
+        answers.push(login.await.unwrap());
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_21_a_hundred_wrong_passwords() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let answers = at_once(&lab, &[&home], 100, b"not the password").await;
+    let texts: Vec<_> = answers.into_iter().map(refusal).collect();
+    let judged = texts.iter().filter(|(_, text)| text == "wrong password").count();
+    assert_eq!(judged, 5, "of guesses at once, as many are judged as lock: {texts:?}");
+    let told = |(kind, text): &&(ErrorKind, String)| match kind {
+        ErrorKind::Login => text == "wrong password" || text.contains("too many wrong passwords"),
+        kind => *kind == ErrorKind::Busy && text.contains("try again in a moment"),
+    };
+    assert_eq!(texts.iter().filter(told).count(), 100, "{texts:?}");
+    // One after the other they are locked out, the right one too.
+    for password in [&b"one more"[..], PASSWORD.as_bytes()] {
+        let (kind, text) = refusal(dial(&lab, &home, "alice").await.log_in_with(password_login(password)).await);
+        assert!(kind == ErrorKind::Login && text.contains("too many wrong passwords"), "{text}");
+    }
+    lab.wait_for_audit("the lock", |line| {
+        line["event"] == "login" && line["why"].as_str().is_some_and(|why| why.contains("too many wrong passwords"))
+    });
+    // Another device of hers is not, and no ticket is.
+    still_serves(&lab, &lab.join("alice")).await;
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_22_sixty_four_logins_at_once() {
+    let lab = Lab::start(LOOPBACK);
+    let homes: Vec<_> = (0..4).map(|_| lab.join("alice")).collect();
+    // A hash has been computed by now, so its memory is in the peak already.
+    let before = crate::flood::memory_kib(&lab.daemon, "VmHWM");
+    let answers = at_once(&lab, &homes.iter().collect::<Vec<_>>(), 64, PASSWORD.as_bytes()).await;
+    let welcome = answers.iter().filter(|answer| matches!(answer, FromLender::Welcome(_))).count();
+    let refused: Vec<_> =
+        answers.into_iter().filter(|answer| !matches!(answer, FromLender::Welcome(_))).map(refusal).collect();
+    assert!(welcome > 0 && refused.iter().all(|(kind, _)| *kind == ErrorKind::Busy), "{welcome}, {refused:?}");
+    assert!(!refused.is_empty(), "all 64 were judged");
+    let peak = crate::flood::memory_kib(&lab.daemon, "VmHWM");
+    let turns = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2) as u64;
+    assert!(peak < before + (turns - 1) * 64 * 1024 + 32 * 1024, "{before} KiB before, {peak} KiB at most");
+    lab.wait_for_audit("busy", |line| {
+        line["event"] == "login" && line["why"].as_str().is_some_and(|why| why.contains("try again in a moment"))
+    });
+    // None of them was wrong, so none is held against anybody.
+    let mut peer = dial(&lab, &homes[0], "alice").await;
+    assert!(matches!(peer.log_in_with(password_login(PASSWORD.as_bytes())).await, FromLender::Welcome(_)));
+    still_serves(&lab, &homes[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_24_a_stored_hash_that_asks_for_4_gib() {
+    let mut lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    lab.daemon.kill();
+    let costly = "$argon2id$v=19$m=4194304,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    Store::open(&lab.dir().join("state.redb")).unwrap().set_password(&"alice".parse().unwrap(), costly).unwrap();
+    let lab = Lab::serve(lab.folder);
+    let mut peer = dial(&lab, &home, "alice").await;
+    let (kind, text) = refusal(peer.log_in_with(password_login(PASSWORD.as_bytes())).await);
+    assert!(kind == ErrorKind::Login && text.contains("not within 19 to 256 MiB"), "{text}");
+    let peak = crate::flood::memory_kib(&lab.daemon, "VmHWM");
+    assert!(peak < 64 * 1024, "{peak} KiB: it was refused before it was computed");
+    let line = lab.wait_for_verdict("login", "refused");
+    assert!(line["why"].as_str().unwrap().contains("set the password again"), "{line}");
+    // What the message says mends it.
+    let changed = run_with(lab.admin().args(["passwd", "alice", "--password-file", "-"]), PASSWORD);
+    assert!(changed.status.success(), "{changed:?}");
+    let mut peer = dial(&lab, &home, "alice").await;
+    let FromLender::Welcome(welcome) = peer.log_in_with(password_login(PASSWORD.as_bytes())).await else {
+        panic!("the new hash is as good as the password");
+    };
+    assert!(welcome.ticket.is_some());
+    let home = lab.join("alice");
     still_serves(&lab, &home).await;
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 mod audit;
 mod audit_commands;
+mod flood;
 mod frames;
 mod handshake;
 mod join;

@@ -1,6 +1,10 @@
 //! A borrower that says what a test wants it to say: real TLS with a joined device's key, raw bytes inside.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use capuchin::{
     proto::{
@@ -13,12 +17,17 @@ use minicbor::Encode;
 use rustls::{ClientConfig, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Home, PATIENCE};
+
+/// Where attacks come from, and the commands that a test starts.
+pub const ATTACKER: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Where an honest borrower comes from meanwhile.
+pub const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A connection to a lender, after TLS and before anything else.
 pub struct Peer {
@@ -58,7 +67,19 @@ pub fn saved_ticket(home: &Home, user: &str) -> SavedTicket {
 impl Peer {
     /// A handshake as the lender `name`; the lender may still refuse the certificate afterwards.
     pub async fn dial(address: SocketAddr, config: ClientConfig, name: &str) -> std::io::Result<Self> {
-        let socket = TcpStream::connect(address).await?;
+        Self::dial_from(ATTACKER, address, config, name).await
+    }
+
+    /// As [`Self::dial`], from another address of this machine: what one source did is not held against another.
+    pub async fn dial_from(
+        source: Ipv4Addr,
+        address: SocketAddr,
+        config: ClientConfig,
+        name: &str,
+    ) -> std::io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let socket = socket.connect(address).await?;
         socket.set_nodelay(true)?;
         let name = tls::server_name(&name.parse().unwrap());
         let connect = TlsConnector::from(Arc::new(config)).connect(name, socket);
@@ -132,9 +153,10 @@ impl Peer {
         self.hear_message().await.expect("an answer to the login")
     }
 
-    /// A logged-in connection of this home's user, ready for frames of streams.
+    /// A logged-in connection of this home's user, ready for frames of streams; it does not come from where attackers do.
     pub async fn logged_in(address: SocketAddr, home: &Home, user: &str) -> Self {
-        let mut peer = Self::dial(address, Credentials::of(home, user).config(), "lab").await.unwrap();
+        let config = Credentials::of(home, user).config();
+        let mut peer = Self::dial_from(HONEST, address, config, "lab").await.unwrap();
         let login = ticket_login(&saved_ticket(home, user), peer.exporter(tls::Purpose::Login));
         assert!(matches!(peer.log_in_with(login).await, FromLender::Welcome(_)), "logged in");
         peer

@@ -1,5 +1,7 @@
 //! Borrowed connections and forwards, against a lender whose answers the test makes up.
 
+use std::io;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex},
     net::TcpStream as Socket,

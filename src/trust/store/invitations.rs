@@ -1,8 +1,8 @@
-//! Invitations: `pending --burn--> burned`, once; five wrong proofs, or its end, remove a pending one.
+//! Invitations: `pending --redeem_invitation--> burned`, once; five wrong proofs, or its end, remove a pending one.
 //!
-//! It is burned *before* a certificate is signed, and certificate and device are noted together: two racing joins give
-//! one certificate, and a crash in between gives none. For ten minutes the same request may ask again, in case the
-//! answer was lost on the way.
+//! Burning it, setting the first password, signing and noting the certificate and its device are one transaction: two
+//! racing joins give one certificate, the one that comes too late loses nothing, and a crash leaves all or nothing. For
+//! ten minutes the same request may ask again, in case the answer was lost on the way.
 
 use std::time::Duration;
 
@@ -45,14 +45,13 @@ pub struct PendingInvitation {
     pub expires: UnixTime,
 }
 
-/// What to do for someone whose proof was right.
+/// What a request gets for an invitation: `issued` is `false` if it got it before.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Burn {
-    /// Sign a certificate for this user, and note it.
-    Sign(UserName),
-    /// Send this certificate again.
-    Again(CertificateDer<'static>),
+pub struct Redeemed {
+    /// To be sent.
+    pub certificate: CertificateDer<'static>,
+    /// Whether this call used the invitation up.
+    pub issued: bool,
 }
 
 impl Store {
@@ -71,7 +70,9 @@ impl Store {
         self.write(|txn| {
             users::record_of(&txn.open_table(users::USERS).map_err(storage)?, user)?;
             let mut invitations = txn.open_table(INVITATIONS).map_err(storage)?;
-            remove_if(&mut invitations, INVITATIONS.name(), |record: &InvitationRecord| !record.is_open(now))?;
+            remove_if(&mut invitations, INVITATIONS.name(), |record: &InvitationRecord| {
+                !record.is_open(now) || record.is_guessed_at()
+            })?;
             let record = InvitationRecord {
                 user: user.as_str().to_owned(),
                 client_key: *keys.client,
@@ -92,80 +93,83 @@ impl Store {
     pub fn invitation(&self, id: InvitationId, now: UnixTime) -> Result<Invitation, StoreError> {
         let invitations = self.read()?.open_table(INVITATIONS).map_err(storage)?;
         let record = open_record(&invitations, id, now)?;
+        if record.is_guessed_at() {
+            return Err(StoreError::NoInvitation);
+        }
         Ok(Invitation {
             user: user_name(INVITATIONS.name(), &record.user)?,
             keys: JoinKeys { client: Zeroizing::new(record.client_key), server: Zeroizing::new(record.server_key) },
         })
     }
 
-    /// Notes a wrong proof, and removes the invitation at the fifth. Gives how many more it takes.
+    /// Counts a wrong proof, or a password *before* it is judged, so that guesses made at once count as well. Gives how
+    /// many more the invitation takes; one that takes no more is found by nobody.
     ///
     /// # Errors
-    /// If there is no such invitation.
-    pub fn count_wrong_proof(&self, id: InvitationId) -> Result<u8, StoreError> {
+    /// If there is no such invitation, or it takes no more.
+    pub fn count_guess(&self, id: InvitationId) -> Result<u8, StoreError> {
         self.write(|txn| {
-            let mut invitations = txn.open_table(INVITATIONS).map_err(storage)?;
-            let mut record: InvitationRecord =
-                get(&invitations, INVITATIONS.name(), id.0)?.ok_or(StoreError::NoInvitation)?;
-            record.wrong_count = record.wrong_count.saturating_add(1);
-            if record.wrong_count >= WRONG_PROOFS_MAX {
-                invitations.remove(id.0).map_err(storage)?;
-            } else {
-                put(&mut invitations, id.0, &record)?;
-            }
-            Ok(WRONG_PROOFS_MAX.saturating_sub(record.wrong_count))
+            change(txn, id, |record| {
+                if record.is_guessed_at() {
+                    return Err(StoreError::NoInvitation);
+                }
+                record.wrong_count += 1;
+                Ok(WRONG_PROOFS_MAX - record.wrong_count)
+            })
         })
     }
 
-    /// Uses an invitation up for one certificate request, named by its SHA-256. To be called once its proof was found
-    /// right, and before anything is signed.
+    /// Takes a password back that was counted, and was right or not judged.
     ///
     /// # Errors
-    /// If there is none, it has ended, or another request was first. The same request is too late as well while its
-    /// certificate is not noted yet.
-    pub fn burn(&self, id: InvitationId, request_sha256: &[u8; 32], now: UnixTime) -> Result<Burn, StoreError> {
+    /// If there is no such invitation.
+    pub fn forgive_guess(&self, id: InvitationId) -> Result<(), StoreError> {
+        self.write(|txn| {
+            change(txn, id, |record| {
+                record.wrong_count = record.wrong_count.saturating_sub(1);
+                Ok(())
+            })
+        })
+    }
+
+    /// Uses an invitation up for one certificate request, named by its SHA-256: `sign` makes the certificate for its
+    /// user. Together with it the first password is set, if one is given, and the device is noted; either all of it is on
+    /// the disk when this returns, or nothing has happened. To be called once the proof was found right.
+    ///
+    /// The same request gets its certificate again for ten minutes.
+    ///
+    /// # Errors
+    /// If there is none, it has ended, or another request was first; if the user has a password already while one is to
+    /// be set, the device is refused as by [`Store::add_device`], or `sign` fails. The invitation then still stands.
+    pub fn redeem_invitation<E: From<StoreError>>(
+        &self,
+        id: InvitationId,
+        request_sha256: &[u8; 32],
+        first_password: Option<&str>,
+        now: UnixTime,
+        sign: impl FnOnce(&UserName) -> Result<(CertificateDer<'static>, Identity), E>,
+    ) -> Result<Redeemed, E> {
         self.write(|txn| {
             let mut invitations = txn.open_table(INVITATIONS).map_err(storage)?;
             let mut record = open_record(&invitations, id, now)?;
             match record.state {
-                State::Pending => {
-                    record.state = State::Burned { request_sha256: *request_sha256, at: now, certificate: None };
-                    put(&mut invitations, id.0, &record)?;
-                    user_name(INVITATIONS.name(), &record.user).map(Burn::Sign)
+                State::Pending => {}
+                State::Burned { request_sha256: first, certificate, .. } if first == *request_sha256 => {
+                    return Ok(Redeemed { certificate: certificate.into(), issued: false });
                 }
-                State::Burned { request_sha256: first, certificate: Some(certificate), .. }
-                    if first == *request_sha256 =>
-                {
-                    Ok(Burn::Again(certificate.into()))
-                }
-                State::Burned { .. } => Err(StoreError::InvitationUsed),
+                State::Burned { .. } => return Err(StoreError::InvitationUsed.into()),
             }
-        })
-    }
-
-    /// Notes the certificate that a burned invitation gave, and its device, before it is sent.
-    ///
-    /// # Errors
-    /// If the invitation is not burned, gave one already or is for another user, or the device is refused as by
-    /// [`Store::add_device`]. The certificate must then not be sent.
-    pub fn record_issued(
-        &self,
-        id: InvitationId,
-        certificate: &CertificateDer<'_>,
-        identity: &Identity,
-        now: UnixTime,
-    ) -> Result<(), StoreError> {
-        self.write(|txn| {
-            let mut invitations = txn.open_table(INVITATIONS).map_err(storage)?;
-            let mut record = open_record(&invitations, id, now)?;
-            match &mut record.state {
-                State::Burned { certificate: noted @ None, .. } if record.user == identity.user.as_str() => {
-                    *noted = Some(certificate.to_vec());
-                }
-                _ => return Err(StoreError::InvitationUsed),
+            let user = user_name(INVITATIONS.name(), &record.user)?;
+            if let Some(phc) = first_password {
+                users::set_first_password(txn, &user, phc)?;
             }
+            // Nobody sees it before all of this is on the disk.
+            let (certificate, identity) = sign(&user)?;
+            record.state =
+                State::Burned { request_sha256: *request_sha256, at: now, certificate: certificate.to_vec() };
             put(&mut invitations, id.0, &record)?;
-            devices::add(txn, identity, now)
+            devices::add(txn, &identity, now)?;
+            Ok(Redeemed { certificate, issued: true })
         })
     }
 
@@ -208,7 +212,7 @@ impl Store {
         for entry in invitations.iter().map_err(storage)? {
             let (id, value) = entry.map_err(storage)?;
             let record: InvitationRecord = decode(INVITATIONS.name(), value.value())?;
-            if record.is_open(now) {
+            if record.is_open(now) && !record.is_guessed_at() {
                 visit(InvitationId(id.value()), record)?;
             }
         }
@@ -244,9 +248,9 @@ enum State {
         request_sha256: [u8; 32],
         #[n(1)]
         at: UnixTime,
-        /// DER; none until it is signed.
+        /// DER.
         #[cbor(n(2), with = "minicbor::bytes")]
-        certificate: Option<Vec<u8>>,
+        certificate: Vec<u8>,
     },
 }
 
@@ -262,6 +266,10 @@ impl InvitationRecord {
     fn is_open(&self, now: UnixTime) -> bool {
         now < self.end()
     }
+
+    fn is_guessed_at(&self) -> bool {
+        self.wrong_count >= WRONG_PROOFS_MAX
+    }
 }
 
 fn open_record(
@@ -275,6 +283,18 @@ fn open_record(
         State::Pending => Err(StoreError::InvitationExpired),
         State::Burned { .. } => Err(StoreError::InvitationUsed),
     }
+}
+
+fn change<T>(
+    txn: &WriteTransaction,
+    id: InvitationId,
+    edit: impl FnOnce(&mut InvitationRecord) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut invitations = txn.open_table(INVITATIONS).map_err(storage)?;
+    let mut record: InvitationRecord = get(&invitations, INVITATIONS.name(), id.0)?.ok_or(StoreError::NoInvitation)?;
+    let done = edit(&mut record)?;
+    put(&mut invitations, id.0, &record)?;
+    Ok(done)
 }
 
 pub(super) fn remove_all(txn: &WriteTransaction, user: &UserName) -> Result<(), StoreError> {

@@ -25,7 +25,7 @@ use redb::{
 
 pub use self::{
     devices::Device,
-    invitations::{Burn, Invitation, PendingInvitation},
+    invitations::{Invitation, PendingInvitation, Redeemed},
     tickets::{Login, TicketRefusal},
     users::{StoredPassword, User},
 };
@@ -137,7 +137,7 @@ impl Store {
     }
 
     /// One transaction: on the disk when it returns `Ok`, without effect when it returns an error.
-    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn write<T, E: From<StoreError>>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, E>) -> Result<T, E> {
         // A commit is durable and synced unless a transaction says otherwise.
         let txn = self.db.begin_write().map_err(storage)?;
         let value = work(&txn)?;

@@ -98,23 +98,6 @@ impl Store {
         })
     }
 
-    /// Sets the password of a user who has none. Of two first devices that join at once, one sets it.
-    ///
-    /// # Errors
-    /// If there is no such user, or there is a password.
-    pub fn set_first_password(&self, user: &UserName, phc: &str) -> Result<(), StoreError> {
-        self.write(|txn| {
-            change(txn, user, |record| {
-                if record.password.is_some() {
-                    return Err(StoreError::HasPassword(user.clone()));
-                }
-                record.password = Some(phc.to_owned());
-                record.epoch += 1;
-                Ok(())
-            })
-        })
-    }
-
     /// Ends every ticket of the user: `capuchind logout`.
     ///
     /// # Errors
@@ -196,6 +179,19 @@ fn change(
     let mut record = record_of(&users, user)?;
     edit(&mut record)?;
     put(&mut users, user.as_str(), &record)
+}
+
+/// Sets the password of a user who has none, as part of a larger transaction. Of two first devices that join at once,
+/// one sets it.
+pub(super) fn set_first_password(txn: &WriteTransaction, user: &UserName, phc: &str) -> Result<(), StoreError> {
+    change(txn, user, |record| {
+        if record.password.is_some() {
+            return Err(StoreError::HasPassword(user.clone()));
+        }
+        record.password = Some(phc.to_owned());
+        record.epoch += 1;
+        Ok(())
+    })
 }
 
 pub(super) const USERS: Cbor<&'static str> = Cbor::new("users");

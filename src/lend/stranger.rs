@@ -1,0 +1,139 @@
+//! Strangers who get no further: what they are told, what is logged, and what is held against where they come from.
+
+use std::time::Instant;
+
+use super::{
+    Lender,
+    accept::Connection,
+    admission::{Offence, Place},
+    audit::Event,
+};
+use crate::{
+    proto::{ErrorKind, FromBorrower, FromLender, ProtocolError, Refusal},
+    session::{Ended, GreetError, Greeter},
+    trust::store::StoreError,
+};
+
+/// Why a login or a join failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum No {
+    /// Told in the place of the answer.
+    #[error("{}", .0.text())]
+    Refused(Refusal),
+    /// As [`Self::Refused`], for a proof that was wrong.
+    #[error("{}", .0.text())]
+    Wrong(Refusal),
+    /// Told as the connection's end.
+    #[error("{0}")]
+    Ended(Ended),
+    /// Nothing came for too long.
+    #[error("the login or join took too long")]
+    Late,
+    /// There is nobody left to tell.
+    #[error("{0}")]
+    Gone(std::io::Error),
+}
+
+impl No {
+    pub(super) fn ended(kind: ErrorKind, error: impl ToString) -> Self {
+        Self::Ended(Ended { kind, text: error.to_string() })
+    }
+
+    pub(super) fn refused(kind: ErrorKind, error: impl ToString) -> Self {
+        Self::Refused(Refusal::new(kind, error.to_string()))
+    }
+
+    pub(super) fn wrong(kind: ErrorKind, error: impl ToString) -> Self {
+        Self::Wrong(Refusal::new(kind, error.to_string()))
+    }
+
+    /// Something else than the message that was due.
+    pub(super) fn unexpected(expected: &'static str, got: &FromBorrower) -> Self {
+        ProtocolError::Unexpected { expected, got: got.name().to_owned() }.into()
+    }
+
+    /// What its source has done. One that hangs up, or has no luck, has done nothing.
+    pub(super) fn offence(&self) -> Option<Offence> {
+        match self {
+            Self::Wrong(_) => Some(Offence::Proof),
+            Self::Ended(Ended { kind: ErrorKind::Protocol, .. }) => Some(Offence::Protocol),
+            Self::Late => Some(Offence::Deadline),
+            Self::Gone(error) => tls_offence(error),
+            Self::Refused(_) | Self::Ended(_) => None,
+        }
+    }
+
+    /// Tells the peer, if it still listens, and closes. `over` stands behind a refusal.
+    pub(super) async fn tell(self, mut greeter: Greeter<Connection>, over: &str) {
+        let text = match &self {
+            Self::Refused(_) | Self::Wrong(_) => over.to_owned(),
+            other => other.to_string(),
+        };
+        let last_words = match self {
+            Self::Refused(refusal) | Self::Wrong(refusal) => {
+                // If it cannot be told, the peer has gone already.
+                let _ = greeter.send(&[FromLender::Refusal(refusal)]).await;
+                Ended { kind: ErrorKind::Login, text }
+            }
+            Self::Ended(ended) => ended,
+            Self::Late | Self::Gone(_) => Ended { kind: ErrorKind::Login, text },
+        };
+        greeter.farewell(&last_words).await;
+    }
+}
+
+impl From<ProtocolError> for No {
+    fn from(error: ProtocolError) -> Self {
+        Self::ended(ErrorKind::Protocol, error)
+    }
+}
+
+impl From<GreetError> for No {
+    fn from(error: GreetError) -> Self {
+        match error {
+            GreetError::Io(error) => Self::Gone(error),
+            GreetError::Ended(ended) => Self::Gone(std::io::Error::other(ended)),
+            GreetError::Protocol(error) => error.into(),
+            GreetError::Late(_) => Self::Late,
+        }
+    }
+}
+
+/// What the store says to a join.
+impl From<StoreError> for No {
+    fn from(error: StoreError) -> Self {
+        let kind = match error {
+            // The other device was first: with its password this one may come again.
+            StoreError::HasPassword(_) => ErrorKind::Login,
+            _ => ErrorKind::Identity,
+        };
+        Self::refused(kind, error)
+    }
+}
+
+/// What a connection's source has done if it failed with this error. Versions that do not meet are nobody's fault, and a
+/// peer that hangs up has done nothing.
+pub(super) fn tls_offence(error: &std::io::Error) -> Option<Offence> {
+    use rustls::Error as Tls;
+    match error.get_ref()?.downcast_ref()? {
+        Tls::InvalidCertificate(_) => Some(Offence::Proof),
+        Tls::InvalidMessage(_)
+        | Tls::PeerMisbehaved(_)
+        | Tls::InappropriateMessage { .. }
+        | Tls::InappropriateHandshakeMessage { .. }
+        | Tls::DecryptError
+        | Tls::PeerSentOversizedRecord => Some(Offence::Protocol),
+        _ => None,
+    }
+}
+
+/// Holds an offence against the source of a connection, and logs it when its connections are closed from now on.
+pub(super) async fn blame(lender: &Lender, place: &Place, offence: Option<Offence>) {
+    let Some(offence) = offence else { return };
+    let Some(bites_for) = place.blame(offence, Instant::now()) else { return };
+    let source = place.source().to_string();
+    let why = format!("no connection of it is heard for {} s ({offence:?})", bites_for.as_secs());
+    tracing::warn!(source, why, "source penalised");
+    let event = Event { event: "source-penalised", peer: Some(source), why: Some(why), ..Event::default() };
+    lender.shared.audit.log(event).await;
+}

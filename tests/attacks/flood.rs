@@ -1,0 +1,189 @@
+//! What strangers may cost: half-open connections by the thousand, descriptors that run out, chains that are too long.
+
+use std::{
+    collections::VecDeque,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use capuchin::{proto::ErrorKind, trust::tls};
+
+use crate::{
+    still_serves,
+    support::{
+        Daemon, Home, LOOPBACK, Lab, PATIENCE,
+        peer::{ATTACKER, Credentials, Peer, password_login},
+        run,
+    },
+};
+
+/// How soon a good client must be in while others flood.
+const GOOD_CLIENT_MAX: Duration = Duration::from_secs(1);
+
+/// A connection from this address of the machine that says nothing.
+pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((source, 0))).unwrap();
+    connect(&socket, &to).unwrap();
+    socket.into()
+}
+
+/// Whether the lender closes it without a word.
+fn hears_an_end(mut socket: TcpStream) -> bool {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    match socket.read(&mut [0; 64]) {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+fn descriptors(daemon: &Daemon) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap().count()
+}
+
+/// A line of /proc/PID/status, in KiB.
+pub fn memory_kib(daemon: &Daemon, what: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// How long a whole honest login takes.
+async fn login_time(lab: &Lab, home: &Home) -> Duration {
+    let began = Instant::now();
+    still_serves(lab, home).await;
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_26_ten_thousand_half_open_connections() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    // Twice, so that what the first login allocates is not taken for a leak.
+    login_time(&lab, &home).await;
+    let quiet = login_time(&lab, &home).await;
+    let (descriptors_before, memory_before) = (descriptors(&lab.daemon), memory_kib(&lab.daemon, "VmRSS"));
+
+    // At most so many at once, the oldest goes first: this process has a limit of descriptors, too.
+    const AT_ONCE: usize = 400;
+    let mut open = VecDeque::new();
+    let mut slowest = Duration::ZERO;
+    for number in 0..10_000 {
+        if open.len() == AT_ONCE {
+            open.pop_front();
+        }
+        open.push_back(connect_from(ATTACKER, lab.address));
+        if number % 1000 == 999 {
+            slowest = slowest.max(login_time(&lab, &home).await);
+        }
+    }
+    // Where a login alone takes long, it may take longer.
+    let allowed = GOOD_CLIENT_MAX.max(quiet * 10);
+    assert!(slowest < allowed, "a good client took {slowest:?} in the flood, and {quiet:?} without it");
+
+    // Those that got a place are cut after five seconds, and then their source is not heard at all.
+    lab.wait_for_audit("the deadline", |line| {
+        line["event"] == "handshake-refused" && line["why"].as_str().unwrap().contains("took too long")
+    });
+    let line = lab.wait_for_audit("the penalty", |line| line["event"] == "source-penalised");
+    assert_eq!(line["peer"], "127.0.0.1/32");
+    assert!(hears_an_end(connect_from(ATTACKER, lab.address)));
+    lab.wait_for_audit("the closed ones", |line| line["event"] == "connections-closed");
+    drop(open);
+
+    let end = Instant::now() + PATIENCE;
+    while descriptors(&lab.daemon) > descriptors_before {
+        assert!(Instant::now() < end, "{} descriptors, {descriptors_before} before", descriptors(&lab.daemon));
+        still_serves(&lab, &home).await;
+    }
+    let memory = memory_kib(&lab.daemon, "VmRSS");
+    assert!(memory < memory_before + 16 * 1024, "{memory} KiB, {memory_before} KiB before");
+    let lines = lab.audit().len();
+    assert!(lines < 200, "a flood of 10,000 gave {lines} audit lines");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_27_no_descriptor_left_to_accept_with() {
+    let mut lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    lab.daemon.kill();
+    // Room for some twenty connections beside what the daemon has open anyhow.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 44 && exec \"$0\" serve", env!("CARGO_BIN_EXE_capuchind")]);
+    let daemon = Daemon::spawn(limited.env("CAPUCHIND_DIR", lab.dir()));
+    let said = daemon.wait_for_line("listens on");
+    let lab = Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), folder: lab.folder, daemon };
+    still_serves(&lab, &home).await;
+
+    // Each from elsewhere, so that none waits for its share.
+    let sources = (1..=60).map(|number| Ipv4Addr::new(127, 0, 27, number));
+    let flood: Vec<_> = sources.map(|source| connect_from(source, lab.address)).collect();
+    let line = lab.wait_for_audit("the full table", |line| line["event"] == "accept-failed");
+    assert!(line["why"].as_str().unwrap().contains("Too many open files"), "{line}");
+    drop(flood);
+    still_serves(&lab, &home).await;
+    run(lab.admin().args(["user", "list"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_28_a_certificate_chain_of_64_kib() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let own = Credentials::of(&home, "alice");
+    let chain_of = |bytes: usize| {
+        let mut chain = own.chain.clone();
+        chain.resize(1 + bytes / own.ca.len(), own.ca.clone());
+        tls::borrower_config(&own.ca, chain, &own.key_pem).unwrap()
+    };
+    // Below the limit the same certificate is good, however it is padded.
+    let mut peer = Peer::dial(lab.address, chain_of(12 * 1024), "lab").await.unwrap();
+    peer.hear_message().await.expect("the greeting");
+    // Above it the lender says so; above what TLS takes, the handshake ends.
+    let mut peer = Peer::dial(lab.address, chain_of(20 * 1024), "lab").await.unwrap();
+    let goaway = peer.hear_goaway().await;
+    assert_eq!(goaway.kind, ErrorKind::Protocol);
+    assert!(goaway.text.contains("the limit is 16384"), "{}", goaway.text);
+    let line = lab.wait_for_verdict("login", "refused");
+    assert!(line["why"].as_str().unwrap().contains("certificate chain"), "{line}");
+    if let Ok(mut peer) = Peer::dial(lab.address, chain_of(64 * 1024 + own.ca.len()), "lab").await {
+        assert_eq!(peer.hear().await, None, "a greeting would mean that the chain was accepted");
+    }
+    lab.wait_for_audit("the handshake", |line| line["event"] == "handshake-refused");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_passwords_close_the_door_to_their_address_and_to_no_other() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let config = || Credentials::of(&home, "alice").config();
+    for _ in 0..4 {
+        let mut peer = Peer::dial(lab.address, config(), "lab").await.unwrap();
+        peer.log_in_with(password_login(b"a wrong password")).await;
+    }
+    let line = lab.wait_for_audit("the penalty", |line| line["event"] == "source-penalised");
+    assert_eq!(line["peer"], "127.0.0.1/32");
+    assert!(Peer::dial(lab.address, config(), "lab").await.is_err(), "it is closed before it is heard");
+    // The command says what may be the matter.
+    let stderr = crate::support::fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);
+    assert!(stderr.contains("error[unreachable]") && stderr.contains("failed logins"), "{stderr}");
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_reset_or_end_after_a_good_certificate_cost_nothing() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    for _ in 0..20 {
+        drop(connect_from(ATTACKER, lab.address));
+        let mut peer = Peer::dial(lab.address, Credentials::of(&home, "alice").config(), "lab").await.unwrap();
+        peer.hear_message().await.expect("the greeting");
+    }
+    // From the same address.
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+    assert!(!lab.audit().iter().any(|line| line["event"] == "source-penalised"));
+}
