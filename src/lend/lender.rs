@@ -13,7 +13,7 @@ use super::{
     identity::{self, Configs, ServerIdentity},
 };
 use crate::{
-    policy::Policy,
+    policy::{LenderPath, Policy},
     sys,
     trust::{UnixTime, authority::Authority, keyfile, lockout::Lockout, password::PasswordQueue, store::Store},
 };
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) config: LenderConfig,
     pub(super) authority: Authority,
     pub(super) policy: Policy,
+    /// Its folders, as they are named and where they really are.
+    own_folders: Vec<LenderPath>,
     pub(super) store: Store,
     pub(super) audit: Audit,
     pub(super) passwords: PasswordQueue,
@@ -73,6 +75,7 @@ impl Lender {
             config,
             authority,
             policy,
+            own_folders: dir.own_folders(),
             store,
             audit,
             passwords: PasswordQueue::new(),
@@ -162,6 +165,11 @@ impl Lender {
         let address = if bound.ip().is_unspecified() { outward().unwrap_or(bound.ip()) } else { bound.ip() };
         let address = if address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { address };
         Ok(vec![SocketAddr::new(address, bound.port()).to_string()])
+    }
+
+    /// The folders that nobody borrows, whatever the policy says.
+    pub(super) fn own_folders(&self) -> &[LenderPath] {
+        &self.shared.own_folders
     }
 
     /// Of `addresses`, those where connecting to `port` would reach this lender's own listener.

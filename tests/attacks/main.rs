@@ -11,6 +11,7 @@ mod handshake;
 mod join;
 mod key_files;
 mod login;
+mod policy;
 mod terminal;
 
 use support::{Home, Lab, peer::Peer};
