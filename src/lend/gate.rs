@@ -100,8 +100,11 @@ impl Verdict {
 async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, verdict: Verdict) {
     let Verdict { granted, rule, why } = verdict;
     let verdict = if granted { "granted" } else { "refused" };
-    tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, event, %target, verdict, rule, why, "decision");
-    let event = Event { target: Some(target.to_string()), verdict: Some(verdict), rule, why, ..borrower.event(event) };
+    let target = target.to_string();
+    // The target as a text, which the log quotes, and not by `Display`: it may hold a line break.
+    let wanted = target.as_str();
+    tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, event, wanted, verdict, rule, why, "decision");
+    let event = Event { target: Some(target), verdict: Some(verdict), rule, why, ..borrower.event(event) };
     borrower.lender.shared.audit.log(event).await;
 }
 

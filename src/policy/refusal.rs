@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Policy, command_line::shell_word, host::HostError, kind::Kind, path::LenderPath, reader::Entry};
-use crate::proto::UserName;
+use crate::proto::{REFUSAL_TEXT_MAX, UserName};
 
 /// A request that is not granted. It shows only rules that name its user. As one line: what, and why;
 /// [`explain`](Self::explain) says the rest.
@@ -156,7 +156,12 @@ impl Refusal {
                 admin_command("check", user, kind, target, ""),
             ),
         };
-        Self { request, reason, rule: None, nearest: None, help, send: Some(send.into()) }
+        // A command that is cut off would be another command.
+        let (help, send) = match send.len() < REFUSAL_TEXT_MAX - INDENT.len() {
+            true => (help, Some(send.into())),
+            false => (help + " (a line too long to be shown)", None),
+        };
+        Self { request, reason, rule: None, nearest: None, help, send }
     }
 
     /// A refusal of the network profile, which no rule allows by itself.
@@ -172,12 +177,13 @@ impl Refusal {
     /// The whole story, line by line: what and why, the rule that decided, the nearest one, what to do, and, last and
     /// alone, the line to send to the lender's admin.
     pub fn explain(&self) -> Vec<String> {
-        let label = |name: &str, rule: &Option<Box<RuleRef>>| rule.as_ref().map(|rule| format!("  {name}: {rule}"));
+        let label =
+            |name: &str, rule: &Option<Box<RuleRef>>| rule.as_ref().map(|rule| format!("{INDENT}{name}: {rule}"));
         let mut lines = vec![self.to_string()];
         lines.extend(label("rule", &self.rule));
         lines.extend(label("nearest", &self.nearest));
-        lines.push(format!("  help: {}", self.help));
-        lines.extend(self.send.as_ref().map(|line| format!("  {line}")));
+        lines.push(format!("{INDENT}help: {}", self.help));
+        lines.extend(self.send.as_ref().map(|line| format!("{INDENT}{line}")));
         lines
     }
 }
@@ -223,5 +229,6 @@ fn admin_command(command: &str, user: &UserName, kind: Kind, target: &str, optio
     }
 }
 
+const INDENT: &str = "  ";
 /// How much of a text that is no host is shown, in characters.
 const SHOWN_MAX: usize = 80;

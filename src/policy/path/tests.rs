@@ -127,3 +127,11 @@ fn the_nearest_rule_goes_the_longest_way_along() {
     assert_eq!(&*refusal.send.unwrap(), "capuchind allow ana read /srv/data/out --for 1h");
     assert_eq!(judge(policy, Kind::Read, "/home/a", &[]).unwrap_err().nearest, None);
 }
+
+#[test]
+fn a_line_that_would_be_cut_is_not_shown_at_all() {
+    for (bytes, shown) in [(900, true), (2000, false)] {
+        let refusal = judge("", Kind::Read, &format!("/{}", "a".repeat(bytes)), &[]).unwrap_err();
+        assert_eq!((refusal.send.is_some(), refusal.help.ends_with("(a line too long to be shown)")), (shown, !shown));
+    }
+}
