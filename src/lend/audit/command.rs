@@ -1,7 +1,10 @@
 //! What an admin's command leaves in the log: who gave it, what it was, and what came of it.
 
 use super::Event;
-use crate::lend::{AdminRequest, LendError};
+use crate::{
+    lend::{AdminRequest, LendError},
+    proto::Ask,
+};
 
 impl Event {
     /// The event of a command, without its result. Each command says itself what of it may be written, so that a new one
@@ -15,14 +18,17 @@ impl Event {
             AdminRequest::Invite { user, ttl_seconds } => {
                 ("invite", Some(user), None, Some(format!("ttl {ttl_seconds} s")))
             }
-            AdminRequest::Check { user, target } => ("check", Some(user), Some(target), None),
+            AdminRequest::Check { user, kind, target } => {
+                let ask = Ask { kind: kind.clone(), target: target.clone() };
+                ("check", Some(user), Some(ask.to_string()), None)
+            }
         };
         Self {
             event: "admin",
             uid: Some(uid),
             command: Some(command),
             user: user.cloned(),
-            target: target.cloned(),
+            target,
             arguments,
             ..Self::default()
         }
