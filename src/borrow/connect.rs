@@ -10,7 +10,9 @@ use super::{
     tcp,
 };
 use crate::{
-    proto::{Answer, LenderName, Request, SessionId, Target, UserName, Verdict, message},
+    proto::{
+        ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, LenderName, Request, SessionId, Target, UserName, Verdict, message,
+    },
     session::{Session, Stream},
     trust::{
         UnixTime,
@@ -186,16 +188,22 @@ impl Borrower {
         Ok(TcpStream::new(stream, connected))
     }
 
-    /// Asks whether the policy would let us connect to `target`, and by which rule. Nothing is connected.
+    /// Asks whether the policy would allow a request, and by which rule. Nothing is done. `kind` is the policy's key, such
+    /// as `connect` or `env.send`, and `target` what is wanted, as `capuchin check` takes both.
     ///
     /// # Errors
     /// [`BorrowError::Refused`] of the kind `policy`, with the rule that decided and how to mend it in its notes.
-    pub async fn check(&self, target: &Target) -> Result<Verdict, BorrowError> {
-        let stream = self.open(&Request::Check(target.clone()))?;
+    pub async fn check(&self, kind: &str, target: &str) -> Result<Verdict, BorrowError> {
+        let ask = Ask { kind: kind.to_owned(), target: target.to_owned() };
+        if !(1..=ASK_KIND_MAX).contains(&kind.len()) || target.len() > ASK_TARGET_MAX {
+            let limits = format!("a kind has 1 to {ASK_KIND_MAX} bytes, a target at most {ASK_TARGET_MAX}");
+            return Err(BorrowError::usage(limits));
+        }
+        let stream = self.open(&Request::Check(ask.clone()))?;
         let answer = stream.read_message("answer").await;
-        match answer.map_err(|error| BorrowError::answer(self.host(), &target.to_string(), error))? {
+        match answer.map_err(|error| BorrowError::answer(self.host(), &ask.to_string(), error))? {
             Answer::Granted(verdict) => Ok(verdict),
-            Answer::Refused(refusal) => Err(BorrowError::refused(self.host(), &target.to_string(), &refusal)),
+            Answer::Refused(refusal) => Err(BorrowError::refused(self.host(), target, &refusal)),
         }
     }
 

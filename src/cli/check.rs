@@ -1,83 +1,111 @@
 //! `check`, on both sides: would the policy allow it, and by which rule?
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use super::report::{Failure, escape, print, print_json};
-use crate::{
-    BorrowError, Borrower,
-    proto::{ErrorKind, Target},
-};
+use crate::{BorrowError, Borrower, policy::Kind, proto::ErrorKind};
 
 /// Exit status when the policy says no.
 const DENIED: u8 = 1;
 /// Exit status when there is no answer.
 pub const ERROR: u8 = 2;
 
-/// Ask whether the policy would allow something, and why; nothing is connected
+/// Ask whether the policy would allow something, and why; nothing is done
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
   capuchin check lab connect db.internal:5432
-  capuchin check lab connect db.internal:5432 --json
+  capuchin check lab listen 127.0.0.1:9000/udp
+  capuchin check lab exec '/usr/bin/git status' --json
+  capuchin check lab shell
 
 Exit status: 0 allowed, 1 denied, 2 no answer.")]
 pub struct Arguments {
     /// The host, as `capuchin hosts` lists it, or USER@HOST
     host: String,
-    #[command(subcommand)]
-    what: What,
+    #[command(flatten)]
+    question: Question,
 }
 
 /// What is asked about.
-#[derive(clap::Subcommand)]
-pub enum What {
-    /// Connect to host:port by TCP
-    Connect {
-        /// As in db.internal:5432 or [fd00::1]:443
-        target: String,
-        /// One JSON document: host or user, target, allowed, and rule or reason and notes
-        #[arg(long)]
-        json: bool,
-    },
+#[derive(clap::Args)]
+pub struct Question {
+    /// What it is, by its key in policy.toml
+    #[arg(value_parser = kinds())]
+    kind: Kind,
+    /// What is wanted: host:port, a path, a name, or a command line in one argument; none for shell, python and profile
+    target: Option<String>,
+    /// One JSON document: host or user, kind, target, allowed, warnings, and rule or reason and notes
+    #[arg(long)]
+    json: bool,
 }
 
 /// What the gate says.
 pub enum Verdict {
-    /// Yes, by this rule.
-    Allowed(String),
-    /// No, for this reason, with notes that explain it.
-    Denied(String, Vec<String>),
+    /// Yes.
+    Allowed {
+        /// By this rule.
+        rule: String,
+        /// Rules that say less than they seem to.
+        warnings: Vec<String>,
+    },
+    /// No.
+    Denied {
+        /// Why.
+        reason: String,
+        /// What explains it, and what to do.
+        notes: Vec<String>,
+        /// Rules that say less than they seem to.
+        warnings: Vec<String>,
+    },
+}
+
+impl Question {
+    /// The kind and the target in words.
+    pub fn words(&self) -> (String, String) {
+        (self.kind.to_string(), self.target.clone().unwrap_or_default())
+    }
 }
 
 /// `capuchin check`.
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { host, what: What::Connect { target, json } } = arguments;
-    let verdict = match ask(&host, &target).await {
-        Ok(rule) => Verdict::Allowed(rule),
-        Err(BorrowError::Refused { kind: ErrorKind::Policy, reason, notes, .. }) => Verdict::Denied(reason, notes),
+pub async fn run(Arguments { host, question }: Arguments) -> Result<(), Failure> {
+    let (kind, target) = question.words();
+    let verdict = match ask(&host, &kind, &target).await {
+        Ok(verdict) => verdict,
+        Err(BorrowError::Refused { kind: ErrorKind::Policy, reason, notes, .. }) => {
+            Verdict::Denied { reason, notes, warnings: Vec::new() }
+        }
         Err(error) => return Err(Failure::from(error).with_code(ERROR)),
     };
-    show(("host", &host), &target, verdict, json)
+    show(("host", &host), &question, verdict)
 }
 
 /// Prints a verdict; a denial is its own exit status.
-pub fn show((key, who): (&str, &str), target: &str, verdict: Verdict, as_json: bool) -> Result<(), Failure> {
+pub fn show((key, who): (&str, &str), question: &Question, verdict: Verdict) -> Result<(), Failure> {
+    let (kind, target) = question.words();
     let (document, text, result) = match verdict {
-        Verdict::Allowed(rule) => (
-            json!({ key: who, "target": target, "allowed": true, "rule": rule }),
-            format!("allowed: connect {} by {}", escape(target), escape(&rule)),
-            Ok(()),
-        ),
-        Verdict::Denied(reason, notes) => {
+        Verdict::Allowed { rule, warnings } => {
+            let asked = format!("{kind} {target}");
+            let mut text = format!("allowed: {} by {}", escape(asked.trim_end()), escape(&rule));
+            append(&mut text, "warning: ", &warnings);
+            let document = json!({
+                key: who, "kind": kind, "target": target, "allowed": true, "rule": rule, "warnings": warnings,
+            });
+            (document, text, Ok(()))
+        }
+        Verdict::Denied { reason, notes, warnings } => {
             let mut text = format!("denied: {}", escape(&reason));
-            for note in &notes {
-                text.push_str(&format!("\n  {}", escape(note.trim_start())));
-            }
-            let document = json!({ key: who, "target": target, "allowed": false, "reason": reason, "notes": notes });
+            append(&mut text, "warning: ", &warnings);
+            append(&mut text, "", &notes);
+            let document = json!({
+                key: who, "kind": kind, "target": target, "allowed": false, "reason": reason, "notes": notes,
+                "warnings": warnings,
+            });
             (document, text, Err(Failure::silent(DENIED)))
         }
     };
-    if as_json {
+    if question.json {
         print_json(&document)?
     } else {
         print(&text)?
@@ -85,8 +113,18 @@ pub fn show((key, who): (&str, &str), target: &str, verdict: Verdict, as_json: b
     result
 }
 
-async fn ask(host: &str, target: &str) -> Result<String, BorrowError> {
-    let wrong = |error: crate::proto::TargetError| BorrowError::Usage { text: error.to_string(), notes: Vec::new() };
-    let target: Target = target.parse().map_err(wrong)?;
-    Ok(Borrower::connect(host).await?.check(&target).await?.rule)
+fn append(text: &mut String, label: &str, lines: &[String]) {
+    for line in lines {
+        text.push_str(&format!("\n  {label}{}", escape(line.trim_start())));
+    }
+}
+
+async fn ask(host: &str, kind: &str, target: &str) -> Result<Verdict, BorrowError> {
+    let verdict = Borrower::connect(host).await?.check(kind, target).await?;
+    Ok(Verdict::Allowed { rule: verdict.rule, warnings: verdict.warnings })
+}
+
+/// Kinds by name, listed in the help.
+fn kinds() -> impl TypedValueParser<Value = Kind> {
+    PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(|name| name.parse::<Kind>())
 }

@@ -59,7 +59,7 @@ async fn forward(host: &str, specs: &[Spec]) -> Result<(), Failure> {
     let borrower = Borrower::connect(host).await?;
     let mut forwards = Vec::new();
     for Spec { bind, target } in specs {
-        match borrower.check(target).await {
+        match borrower.check("connect", &target.to_string()).await {
             // Down, or without an address for now: not the policy's no.
             Ok(_) | Err(BorrowError::Dial { .. }) | Err(BorrowError::Refused { kind: ErrorKind::Target, .. }) => {}
             Err(error) => return Err(error.into()),

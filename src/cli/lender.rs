@@ -59,9 +59,8 @@ enum Command {
     Check {
         /// Who would ask
         user: String,
-        /// The kind of request
-        #[command(subcommand)]
-        what: check::What,
+        #[command(flatten)]
+        question: check::Question,
     },
     Audit(audit::Arguments),
 }
@@ -138,7 +137,7 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
             }
         }
         Command::Live(command) => sessions::run(&dir, command).await,
-        Command::Check { user, what } => ask_gate(&dir, user, what).await,
+        Command::Check { user, question } => ask_gate(&dir, user, question).await,
         Command::Audit(arguments) => audit::run(&dir.audit(), arguments).await,
     }
 }
@@ -238,19 +237,18 @@ fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn ask_gate(
-    dir: &LenderDir,
-    user: String,
-    check::What::Connect { target, json }: check::What,
-) -> Result<(), Failure> {
-    let request = AdminRequest::Check { user: user.clone(), target: target.clone() };
+async fn ask_gate(dir: &LenderDir, user: String, question: check::Question) -> Result<(), Failure> {
+    let (kind, target) = question.words();
+    let request = AdminRequest::Check { user: user.clone(), kind, target };
     let reply = lend::ask(dir, request).await.map_err(|error| Failure::from(error).with_code(check::ERROR))?;
-    let AdminReply::Check(CheckReply { allowed, rule, reason, notes, .. }) = reply else { return Err(strange(&reply)) };
-    let verdict = match allowed {
-        true => Verdict::Allowed(rule.unwrap_or_default()),
-        false => Verdict::Denied(reason.unwrap_or_default(), notes),
+    let AdminReply::Check(CheckReply { allowed, rule, reason, notes, warnings, .. }) = reply else {
+        return Err(strange(&reply));
     };
-    check::show(("user", &user), &target, verdict, json)
+    let verdict = match allowed {
+        true => Verdict::Allowed { rule: rule.unwrap_or_default(), warnings },
+        false => Verdict::Denied { reason: reason.unwrap_or_default(), notes, warnings },
+    };
+    check::show(("user", &user), &question, verdict)
 }
 
 impl From<LendError> for Failure {

@@ -176,11 +176,13 @@ mod tests {
             "capuchin login ana@lab --password-file -",
             "capuchin hosts --json",
             "capuchin check lab connect db.internal:5432 --json",
+            "capuchin check lab shell",
+            "capuchin check lab env.send --json -- LANG",
             "capuchin forward lab -N -L 8080:a:80 -L [::1]:0:[::1]:81",
         ] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["capuchin", "capuchin forward lab", "capuchin check lab listen a:1", "capuchin login"] {
+        for line in ["capuchin", "capuchin forward lab", "capuchin check lab lisen a:1", "capuchin login"] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{LendError, Lender, LenderDir, Revoked, SessionEntry, audit::Event, gate};
 use crate::{
     policy::Principal,
-    proto::{DeviceId, Target, UserName},
+    proto::{Ask, DeviceId, ErrorKind, UserName},
     session::Backoff,
     trust::{
         UnixTime,
@@ -80,11 +80,13 @@ pub enum AdminRequest {
         /// Whom.
         whom: Revoked,
     },
-    /// Asks the gate about a connection and does nothing.
+    /// Asks the gate about a request and does nothing.
     Check {
         /// For whom.
         user: String,
-        /// `host:port`.
+        /// The kind, as the policy calls it.
+        kind: String,
+        /// What is wanted, as the kind writes it; empty where it needs nothing more.
         target: String,
     },
 }
@@ -169,6 +171,8 @@ pub struct CheckReply {
     pub reason: Option<String>,
     /// More of it.
     pub notes: Vec<String>,
+    /// Rules for the user that say less than they seem to.
+    pub warnings: Vec<String>,
 }
 
 /// The daemon's no.
@@ -257,7 +261,7 @@ impl Lender {
                 self.store(move |store| store.set_password(&user, &phc)).await?;
             }
             AdminRequest::Invite { user, ttl_seconds } => return self.invite(name(&user)?, ttl_seconds).await,
-            AdminRequest::Check { user, target } => return self.check(name(&user)?, &target).await,
+            AdminRequest::Check { user, kind, target } => return self.check(name(&user)?, &Ask { kind, target }).await,
         }
         Ok(AdminReply::Done)
     }
@@ -278,26 +282,31 @@ impl Lender {
     }
 
     /// The gate's own function, for a user who need not be there.
-    async fn check(&self, user: UserName, target: &str) -> Result<AdminReply, LendError> {
-        let usage = |text: String| LendError::Admin(Refused { kind: "usage".to_owned(), text });
-        let target: Target = target.parse().map_err(|error: crate::proto::TargetError| usage(error.to_string()))?;
+    async fn check(&self, user: UserName, ask: &Ask) -> Result<AdminReply, LendError> {
+        let warnings = self.policy().warnings(&user);
         // Rules go by user; the device plays no part yet.
         let principal = Principal { user, device: DeviceId::from_bytes([0; 8]) };
-        Ok(AdminReply::Check(match gate::decide(self, &principal, &target).await {
+        Ok(AdminReply::Check(match gate::decide(self, &principal, ask).await {
             Ok(grant) => CheckReply {
                 allowed: true,
                 rule: Some(grant.rule().to_string()),
-                addresses: grant.request().addresses.iter().map(ToString::to_string).collect(),
+                addresses: grant.request().addresses().iter().map(ToString::to_string).collect(),
                 reason: None,
                 notes: Vec::new(),
+                warnings,
             },
-            Err(no) => CheckReply {
+            Err(no) if no.kind() == ErrorKind::Policy => CheckReply {
                 allowed: false,
                 rule: None,
                 addresses: Vec::new(),
                 reason: Some(no.text().to_owned()),
                 notes: no.notes().to_vec(),
+                warnings,
             },
+            // Neither yes nor no: a name that does not resolve, a target that is none.
+            Err(no) => {
+                return Err(LendError::Admin(Refused { kind: no.kind().to_string(), text: no.text().to_owned() }));
+            }
         }))
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    os::fd::RawFd,
+    os::{fd::RawFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{LendError, admission};
-use crate::{proto::LenderName, trust::keyfile};
+use crate::{policy::LenderPath, proto::LenderName, trust::keyfile};
 
 /// The port of capuchin.
 pub const DEFAULT_PORT: u16 = 2278;
@@ -83,6 +83,18 @@ impl LenderDir {
     /// The admin's socket, there while the daemon runs.
     pub fn admin_sock(&self) -> PathBuf {
         self.state.join("admin.sock")
+    }
+
+    /// Its folders as they are named and where they really are, for the policy to keep out of every loan.
+    pub(super) fn own_folders(&self) -> Vec<LenderPath> {
+        let named = [&self.config, &self.state].map(std::path::absolute);
+        let real = [&self.config, &self.state].map(std::fs::canonicalize);
+        let paths = named.into_iter().chain(real).flatten();
+        let mut folders: Vec<_> =
+            paths.filter_map(|path| LenderPath::parse(path.as_os_str().as_bytes()).ok()).collect();
+        folders.sort();
+        folders.dedup();
+        folders
     }
 
     /// The audit log's folder.

@@ -58,17 +58,21 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
     };
     match Request::decode(&bytes) {
         // The gate on the heap: its room is free again while the connection it granted idles.
-        Ok(Ok(Request::TcpConnect(target))) => match Box::pin(gate::connect(&borrower, &target, "tcp-connect")).await {
+        Ok(Ok(Request::TcpConnect(target))) => match Box::pin(gate::connect(&borrower, &target)).await {
             Ok(grant) => tcp::lend(&borrower, grant, stream).await,
             Err(refusal) => refuse(&stream, refusal).await,
         },
-        Ok(Ok(Request::Check(target))) => match Box::pin(gate::connect(&borrower, &target, "check")).await {
+        Ok(Ok(Request::Check(ask))) => match Box::pin(gate::check(&borrower, &ask)).await {
             Ok(grant) => {
-                let verdict = Verdict { rule: grant.rule().to_string() };
-                let _ = stream.write_message(&Answer::Granted(verdict)).await;
+                let warnings = borrower.lender.policy().warnings(&borrower.principal.user);
+                let _ = stream.write_message(&Answer::Granted(Verdict::new(grant.rule(), warnings))).await;
             }
             Err(refusal) => refuse(&stream, refusal).await,
         },
+        Ok(Ok(Request::Planned { name, ask })) => {
+            let refusal = Box::pin(gate::planned(&borrower, name, &ask)).await;
+            refuse(&stream, refusal).await;
+        }
         Ok(Err(unknown)) => {
             let event = Event {
                 target: Some(unknown.name.clone()),

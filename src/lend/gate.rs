@@ -1,46 +1,118 @@
 //! The one gate: every request meets the policy here, before it has any effect, and every decision is logged.
 
+use std::{fmt::Display, net::IpAddr};
+
 use super::{Lender, audit::Event, borrower::Borrower, resolve::resolve};
 use crate::{
-    policy::{self, Connect, Facts, Granted, Host, Principal},
-    proto::{Errno, ErrorKind, Refusal, Target},
+    policy::{self, AnyRequest, Connect, Facts, Granted, Host, Kind, Principal, Transport},
+    proto::{Ask, Errno, ErrorKind, Refusal, Target},
 };
 
-/// Asks for a connection to `target`. A name that no rule could allow is not even resolved; a name that could be is
-/// resolved once, and the grant holds the very addresses that were judged.
-pub(super) async fn connect(
-    borrower: &Borrower,
-    target: &Target,
-    event: &'static str,
-) -> Result<Granted<Connect>, Refusal> {
-    let decision = decide(&borrower.lender, &borrower.principal, target).await;
-    let (verdict, rule, why) = match &decision {
-        Ok(grant) => ("granted", Some(grant.rule().to_string()), None),
-        Err(refusal) => ("refused", None, Some(refusal.text().to_owned())),
-    };
-    tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, %target, verdict, rule, why, "decision");
-    let event = Event { target: Some(target.to_string()), verdict: Some(verdict), rule, why, ..borrower.event(event) };
-    borrower.lender.shared.audit.log(event).await;
+/// Asks for a connection to `target`.
+pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
+    let decision = decide_connect(&borrower.lender, &borrower.principal, target).await;
+    log(borrower, "tcp-connect", target, Verdict::of(&decision)).await;
     decision
 }
 
-/// The decision alone, for `check`: the same function as the gate, without its event.
-pub(super) async fn decide(lender: &Lender, who: &Principal, target: &Target) -> Result<Granted<Connect>, Refusal> {
-    let policy = &lender.policy();
-    let host =
-        Host::parse(&target.host).map_err(|error| refusal(&policy::Refusal::bad_host(&target.to_string(), error)))?;
-    policy::may_match(policy, who, &host, target.port).map_err(|no| refusal(&no))?;
-    let addresses = resolve(&host).await?;
+/// Asks about a request of any kind, and does nothing.
+pub(super) async fn check(borrower: &Borrower, ask: &Ask) -> Result<Granted<AnyRequest>, Refusal> {
+    let decision = decide(&borrower.lender, &borrower.principal, ask).await;
+    log(borrower, "check", ask, Verdict::of(&decision)).await;
+    decision
+}
+
+/// Decides a request that nothing here serves: refused by the policy, or because it is not offered.
+pub(super) async fn planned(borrower: &Borrower, name: &'static str, ask: &Ask) -> Refusal {
+    let decision = decide(&borrower.lender, &borrower.principal, ask).await;
+    let verdict = match &decision {
+        Ok(_) => Verdict { granted: false, why: Some(NOT_OFFERED.to_owned()), ..Verdict::of(&decision) },
+        Err(_) => Verdict::of(&decision),
+    };
+    log(borrower, name, ask, verdict).await;
+    match decision {
+        Ok(_) => Refusal::new(ErrorKind::Target, format!("{name}: {ask} is allowed, but {NOT_OFFERED}")),
+        Err(refusal) => refusal,
+    }
+}
+
+/// The decision alone: the same function for the gate and for the admin's `check`.
+pub(super) async fn decide(lender: &Lender, who: &Principal, ask: &Ask) -> Result<Granted<AnyRequest>, Refusal> {
+    let kind: Kind = ask
+        .kind
+        .parse()
+        .map_err(|unknown: policy::UnknownKind| Refusal::new(ErrorKind::Version, format!("this lender: {unknown}")))?;
+    let asked = AnyRequest::parse(kind, &ask.target).map_err(|error| match error.refusal() {
+        Some(no) => refusal(&no),
+        None => Refusal::new(ErrorKind::Usage, error.to_string()),
+    })?;
+    let Some((transport, host, port)) = asked.host() else {
+        // What listens would stand in the way of any of the ports that are asked for.
+        let own: Vec<_> = lender.address().into_iter().collect();
+        let facts = Facts { own: &own, own_folders: lender.own_folders(), ..Facts::default() };
+        return policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no));
+    };
+    let addresses = addresses(lender, who, transport, host, port).await?;
+    let own = lender.own_listeners(&addresses, port);
+    let facts = Facts { own: &own, ..Facts::default() };
+    policy::decide(&lender.policy(), who, asked.resolved(addresses), &facts).map_err(|no| refusal(&no))
+}
+
+async fn decide_connect(lender: &Lender, who: &Principal, target: &Target) -> Result<Granted<Connect>, Refusal> {
+    let host = Host::parse(&target.host)
+        .map_err(|error| refusal(&policy::Refusal::bad_host(Kind::Connect, &target.to_string(), error)))?;
+    let addresses = addresses(lender, who, Transport::Tcp, &host, target.port).await?;
     let own = lender.own_listeners(&addresses, target.port);
-    let request = Connect { host, port: target.port, addresses };
-    policy::decide(policy, who, request, &Facts { own: &own }).map_err(|no| refusal(&no))
+    let request = Connect::new(host, target.port, addresses);
+    let facts = Facts { own: &own, ..Facts::default() };
+    policy::decide(&lender.policy(), who, request, &facts).map_err(|no| refusal(&no))
+}
+
+/// A name that no rule could allow is not even resolved; a name that could be is resolved once, and the grant holds the
+/// very addresses that were judged.
+async fn addresses(
+    lender: &Lender,
+    who: &Principal,
+    transport: Transport,
+    host: &Host,
+    port: u16,
+) -> Result<Vec<IpAddr>, Refusal> {
+    policy::may_match(&lender.policy(), who, transport, host, port).map_err(|no| refusal(&no))?;
+    resolve(host).await
+}
+
+/// What the audit says of a decision.
+struct Verdict {
+    granted: bool,
+    rule: Option<String>,
+    why: Option<String>,
+}
+
+impl Verdict {
+    fn of<R>(decision: &Result<Granted<R>, Refusal>) -> Self {
+        match decision {
+            Ok(grant) => Self { granted: true, rule: Some(grant.rule().to_string()), why: None },
+            Err(refusal) => Self { granted: false, rule: None, why: Some(refusal.text().to_owned()) },
+        }
+    }
+}
+
+async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, verdict: Verdict) {
+    let Verdict { granted, rule, why } = verdict;
+    let verdict = if granted { "granted" } else { "refused" };
+    let target = target.to_string();
+    // The target as a text, which the log quotes, and not by `Display`: it may hold a line break.
+    let wanted = target.as_str();
+    tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, event, wanted, verdict, rule, why, "decision");
+    let event = Event { target: Some(target), verdict: Some(verdict), rule, why, ..borrower.event(event) };
+    borrower.lender.shared.audit.log(event).await;
 }
 
 /// Judges a connection that was granted once more, by the policy of now and the very addresses of then.
 pub(super) fn still(borrower: &Borrower, request: &Connect) -> Result<(), Refusal> {
     let lender = &borrower.lender;
     let own = lender.own_listeners(&request.addresses, request.port);
-    let facts = Facts { own: &own };
+    let facts = Facts { own: &own, ..Facts::default() };
     policy::decide(&lender.policy(), &borrower.principal, request.clone(), &facts).map(drop).map_err(|no| refusal(&no))
 }
 
@@ -50,3 +122,5 @@ fn refusal(no: &policy::Refusal) -> Refusal {
         .with_errno(Some(Errno::EACCES))
         .with_notes(no.explain().into_iter().skip(1))
 }
+
+const NOT_OFFERED: &str = "not offered by this lender";

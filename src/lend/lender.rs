@@ -14,7 +14,7 @@ use super::{
     live::Live,
 };
 use crate::{
-    policy::Policy,
+    policy::{LenderPath, Policy},
     sys,
     trust::{
         UnixTime,
@@ -56,6 +56,8 @@ pub(super) struct Shared {
     pub(super) authority: Authority,
     policy: RwLock<Arc<Policy>>,
     pub(super) live: Live,
+    /// Its folders, as they are named and where they really are.
+    own_folders: Vec<LenderPath>,
     pub(super) store: Store,
     pub(super) audit: Audit,
     pub(super) passwords: PasswordQueue,
@@ -94,6 +96,7 @@ impl Lender {
             authority,
             policy: RwLock::new(Arc::new(policy)),
             live: Live::default(),
+            own_folders: dir.own_folders(),
             store,
             audit,
             passwords: PasswordQueue::new(),
@@ -218,6 +221,11 @@ impl Lender {
         let address = if bound.ip().is_unspecified() { outward().unwrap_or(bound.ip()) } else { bound.ip() };
         let address = if address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { address };
         Ok(vec![SocketAddr::new(address, bound.port()).to_string()])
+    }
+
+    /// The folders that nobody borrows, whatever the policy says.
+    pub(super) fn own_folders(&self) -> &[LenderPath] {
+        &self.shared.own_folders
     }
 
     /// Of `addresses`, those where connecting to `port` would reach this lender's own listener.

@@ -34,7 +34,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
 
 /// Dials and answers; `None` when the borrower was told that it failed, or has gone.
 async fn connect(grant: Granted<Connect>, stream: &Stream) -> Option<(TcpStream, TcpConnected)> {
-    let (Connect { host, port, addresses }, _) = grant.into_parts();
+    let (Connect { host, port, addresses, .. }, _) = grant.into_parts();
     let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| (address, port).into()).collect();
     let dialed = tokio::select! {
         dialed = dial(&addresses) => dialed,

@@ -59,6 +59,11 @@ pub(super) fn special(address: IpAddr) -> Option<Special> {
     })
 }
 
+/// Whether `net` lies inside one special range, so that a rule for it opens what no name and no `*` does.
+pub(super) fn special_range(net: IpNet) -> bool {
+    special(net.addr()).is_some_and(|special| special.range.contains(&net))
+}
+
 /// `address` and every IPv4 address that it carries.
 pub(super) fn forms(address: IpAddr) -> Vec<IpAddr> {
     let mut forms = vec![address];

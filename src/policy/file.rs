@@ -4,10 +4,10 @@ use toml::de::DeTable;
 
 use super::{
     expectation,
-    pattern::Target,
     problem::{PolicyError, Problem},
-    reader::{Entry, Reader},
-    rule::{Groups, Place, Rule, read_groups},
+    reader::Reader,
+    rule::{Groups, Patterns, Place, Rule, read_groups},
+    terms::check_run_as,
 };
 use crate::proto::UserName;
 
@@ -32,7 +32,7 @@ pub const POLICY_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub(super) file: String,
-    allow: Vec<Rule>,
+    pub(super) allow: Vec<Rule>,
     deny: Vec<Rule>,
 }
 
@@ -61,6 +61,7 @@ impl Policy {
         };
         let allow = read_rules(&mut reader, table, "allow", Place::Allow, &groups)?;
         let deny = read_rules(&mut reader, table, "deny", Place::Deny, &groups)?;
+        check_run_as(file, &allow)?;
         let policy = Self { file: file.to_owned(), allow, deny };
         if let Some(value) = table.get("test") {
             for block in reader.tables(value, "test")? {
@@ -70,14 +71,18 @@ impl Policy {
         Ok(policy)
     }
 
-    /// The `connect` patterns that are allowed to a user.
-    pub(super) fn allows<'p>(&'p self, user: &'p UserName) -> impl Iterator<Item = &'p Entry<Target>> {
-        self.allow.iter().filter(|rule| rule.who.names(user)).flat_map(|rule| &rule.connect)
+    /// What is allowed to a user, rule by rule.
+    pub(super) fn allows<'p>(&'p self, user: &'p UserName) -> impl Iterator<Item = &'p Patterns> {
+        self.allow_rules(user).map(|rule| &rule.patterns)
     }
 
-    /// The `connect` patterns that are denied to a user.
-    pub(super) fn denies<'p>(&'p self, user: &'p UserName) -> impl Iterator<Item = &'p Entry<Target>> {
-        self.deny.iter().filter(|rule| rule.who.names(user)).flat_map(|rule| &rule.connect)
+    /// What is denied to a user, rule by rule.
+    pub(super) fn denies<'p>(&'p self, user: &'p UserName) -> impl Iterator<Item = &'p Patterns> {
+        self.deny.iter().filter(|rule| rule.who.names(user)).map(|rule| &rule.patterns)
+    }
+
+    pub(super) fn allow_rules<'p>(&'p self, user: &'p UserName) -> impl Iterator<Item = &'p Rule> {
+        self.allow.iter().filter(|rule| rule.who.names(user))
     }
 }
 

@@ -84,7 +84,7 @@ impl HostName {
         &self.0
     }
 
-    fn parse(text: &str) -> Result<Self, HostError> {
+    pub(super) fn parse(text: &str) -> Result<Self, HostError> {
         let not_a_host = || HostError::NotAHost(text.to_owned());
         // IDNA first: it maps full-width digits and dots to ASCII, and what is checked below is what will be resolved.
         let ascii = idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY).map_err(|_| not_a_host())?;

@@ -10,32 +10,64 @@
 //! Invariant: a name is matched as the borrower wrote it *and* by each address it resolved to, in every form that such
 //! an address has, so that a name pointing at 127.0.0.1 cannot slip past an address rule.
 //!
-//! The whole grammar is checked; only `connect` is decided yet. Requests of every other kind are refused.
+//! One file for each idea: `connect`, `datagram`, `listen`, `socket`, `files`, `program`, `variable`, `service` and
+//! `lookup` hold the requests, and `search` the one walk over the rules that decides all of them.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod address;
+mod any;
+mod command_line;
 mod connect;
+mod datagram;
 mod decide;
 mod expectation;
 mod file;
-mod grammar;
+mod files;
+mod grant;
 mod host;
+mod kind;
+mod listen;
+mod lookup;
+mod moot;
+mod path;
 mod pattern;
 mod problem;
+mod program;
+mod reach;
 mod reader;
 mod refusal;
 mod rule;
+mod search;
+mod service;
+mod socket;
 mod template;
-mod undecided;
+mod terms;
+mod variable;
+mod word;
 
-pub use connect::{ADDRESSES_MAX, Connect, may_match};
-pub use decide::{Facts, Granted, Principal, Request, decide};
+pub use any::{AnyRequest, TargetError, Why};
+pub use command_line::CommandLineError;
+pub use connect::Connect;
+pub use datagram::Datagram;
+pub use decide::{Answered, Facts, Granted, Principal, Request, decide};
 pub use file::{POLICY_BYTES_MAX, Policy};
+pub use files::{ReadPath, WritePath};
+pub use grant::Grant;
 pub use host::{HOST_NAME_MAX, Host, HostError, HostName};
+pub use kind::{Kind, UnknownKind};
+pub use listen::Listen;
+pub use lookup::{Profile, Resolve};
+pub use path::{LenderPath, PATH_BYTES_MAX, PathError};
 pub use problem::{PolicyError, Problem};
+pub use program::{Exec, ProgramError, Python, Shell};
+pub use reach::{ADDRESSES_MAX, Transport, may_match};
 pub use reader::PATTERNS_MAX;
-pub use refusal::{Reason, Refusal, RuleRef};
+pub use refusal::{Origin, Reason, Refusal, RuleRef};
+pub use service::{OfferService, UseService};
+pub use socket::{UnixConnect, UnixListen};
 pub use template::{for_owner, starter};
-pub use undecided::Undecided;
+pub use terms::{Limits, Terms};
+pub use variable::{ReadVariable, SendVariable};
+pub use word::{NAME_BYTES_MAX, WordError};

@@ -68,6 +68,16 @@ pub enum Problem {
         /// The group.
         group: String,
     },
+    /// Two rules that name one user, and not the same `run_as`.
+    #[error("{user} would run as {first} and as {second}: give all rules that name {user} the same `run_as`")]
+    TwoRunAs {
+        /// The user.
+        user: String,
+        /// What the first rule says.
+        first: String,
+        /// What this one says.
+        second: String,
+    },
     /// A `[[test]]` that the rules do not hold.
     #[error("test failed: {found}, but the test expects {expected:?}: change the rule or the test")]
     TestFailed {

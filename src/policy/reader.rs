@@ -1,13 +1,16 @@
 //! Takes TOML values apart, and says by file and line what does not fit.
 
-use std::{fmt::Display, ops::Range};
+use std::{fmt::Display, ops::Range, sync::Arc};
 
 use toml::{
     Spanned,
     de::{DeString, DeTable, DeValue},
 };
 
-use super::problem::{PolicyError, Problem};
+use super::{
+    problem::{PolicyError, Problem},
+    refusal::Origin,
+};
 
 /// Most patterns and names in one file: each may be compared with every address of every request.
 pub const PATTERNS_MAX: usize = 10_000;
@@ -21,6 +24,7 @@ pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 /// One file being read: its name, its lines, and how many patterns it may still hold.
 pub(super) struct Reader<'a> {
     file: &'a str,
+    shared_file: Arc<str>,
     newlines: Vec<usize>,
     patterns_left: usize,
 }
@@ -29,14 +33,15 @@ pub(super) struct Reader<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Entry<T> {
     pub value: T,
-    pub line: u32,
+    pub origin: Origin,
+    /// The value as a policy writes it.
     pub text: String,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(text: &str, file: &'a str) -> Self {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
-        Self { file, newlines, patterns_left: PATTERNS_MAX }
+        Self { file, shared_file: file.into(), newlines, patterns_left: PATTERNS_MAX }
     }
 
     pub fn error(&self, span: Range<usize>, problem: Problem) -> PolicyError {
@@ -63,6 +68,11 @@ impl<'a> Reader<'a> {
     /// The line that a span begins in, from 1.
     pub fn line(&self, span: &Range<usize>) -> u32 {
         u32::try_from(self.newlines.partition_point(|newline| *newline < span.start) + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Where a value stands.
+    pub fn origin(&self, value: &Value<'_>) -> Origin {
+        Origin::File { file: self.shared_file.clone(), line: self.line(&value.span()) }
     }
 
     pub fn table<'t, 'v>(&self, value: &'v Value<'t>, key: &'static str) -> Result<&'v DeTable<'t>, PolicyError> {
@@ -106,7 +116,7 @@ impl<'a> Reader<'a> {
             return Err(self.bad_value(value, key, format!("a text has at most {TEXT_BYTES_MAX} bytes")));
         }
         let parsed = parse(text).map_err(|message| self.bad_value(value, key, message))?;
-        Ok(Entry { value: parsed, line: self.line(&value.span()), text: text.to_owned() })
+        Ok(Entry { value: parsed, origin: self.origin(value), text: format!("{text:?}") })
     }
 
     /// One text, or a list of them.

@@ -3,9 +3,11 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
-use super::{Policy, host::HostError, reader::Entry, undecided::Undecided};
+use super::{Policy, command_line::shell_word, host::HostError, kind::Kind, path::LenderPath, reader::Entry};
+use crate::proto::{REFUSAL_TEXT_MAX, UserName};
 
 /// A request that is not granted. It shows only rules that name its user. As one line: what, and why;
 /// [`explain`](Self::explain) says the rest.
@@ -17,12 +19,15 @@ pub struct Refusal {
     pub request: String,
     /// Why it is refused.
     pub reason: Reason,
-    /// The deny that decided, or the allow that covers the request and may not open the address.
+    /// The deny that decided, or the allow that covers the request and may not open it.
     pub rule: Option<Box<RuleRef>>,
     /// The user's own rule that comes closest to allowing it.
     pub nearest: Option<Box<RuleRef>>,
     /// What to do about it.
     pub help: String,
+    /// The command to send to the lender's admin, where the admin can do something: a grant for an hour, or, where no
+    /// grant helps, the question that shows the admin why.
+    pub send: Option<Box<str>>,
 }
 
 /// Why a request is refused.
@@ -49,61 +54,181 @@ pub enum Reason {
         /// The address and port.
         address: SocketAddr,
     },
+    /// The lender itself listens there.
+    #[error("the lender itself listens on {address}")]
+    OwnPort {
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// It lies in a folder of the lender itself.
+    #[error("{folder} is the lender's own, and never lent")]
+    OwnFolder {
+        /// The folder.
+        folder: LenderPath,
+    },
+    /// It lies in a tree that only a rule inside it opens.
+    #[error("{tree} is no part of \"/\": a rule must name it")]
+    SpecialTree {
+        /// The tree, e.g. `/proc`.
+        tree: &'static str,
+    },
     /// It names no host.
     #[error(transparent)]
     BadHost(#[from] HostError),
     /// The name is allowed, and has no address.
     #[error("the lender's resolver gives it no address")]
     NothingResolved,
-    /// Its kind is not decided yet.
-    #[error("this version of the lender refuses every `{kind}`, whatever the policy says")]
-    KindNotDecided {
-        /// The kind.
-        kind: Undecided,
-    },
+}
+
+/// What a refused borrower can do.
+pub(super) enum Remedy {
+    /// Have this pattern added.
+    Add(String),
+    /// Have the deny narrowed.
+    Narrow,
+    /// Nothing by a rule.
+    Ask,
+    CheckName,
 }
 
 /// One pattern of a rule and where it stands: `policy.toml:12 connect = "db.internal:5432"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleRef {
-    /// The file as the lender names it.
-    pub file: String,
-    /// The line, from 1.
-    pub line: u32,
+    /// Where it stands.
+    pub origin: Origin,
     /// Key and pattern as they are written.
     pub text: String,
 }
 
+/// Where a rule stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// In a policy file.
+    File {
+        /// The file, as the lender names it.
+        file: Arc<str>,
+        /// The line, from 1.
+        line: u32,
+    },
+    /// In the lender's store: a timed grant, by the label that it was given, e.g. `grant 7`.
+    Grant(String),
+}
+
 impl Refusal {
-    /// A refusal of `text`, which names no host.
-    pub fn bad_host(text: &str, error: HostError) -> Self {
-        let shown: String = text.chars().take(SHOWN_MAX).collect();
+    /// A refusal of `target`, which names no host.
+    pub fn bad_host(kind: Kind, target: &str, error: HostError) -> Self {
+        let shown: String = target.chars().take(SHOWN_MAX).collect();
         let help = "write the name as DNS knows it, or the address".to_owned();
-        Self { request: format!("connect {shown:?}"), reason: error.into(), rule: None, nearest: None, help }
+        let request = format!("{kind} {shown:?}");
+        Self { request, reason: error.into(), rule: None, nearest: None, help, send: None }
     }
 
-    /// The whole story, line by line: what and why, the rule that decided, the nearest one, and what to do.
+    /// A refusal of `target`, by no rule yet.
+    pub(super) fn new(
+        policy: &Policy,
+        user: &UserName,
+        kind: Kind,
+        target: &str,
+        reason: Reason,
+        remedy: &Remedy,
+    ) -> Self {
+        let file = &policy.file;
+        let request = format!("{kind} {target}").trim_end().to_owned();
+        let (help, send) = match remedy {
+            Remedy::Add(pattern) => (
+                format!(
+                    "ask the lender's admin to add `{}` to an [[allow]] of {file}, or to allow it for an hour:",
+                    kind.rule(pattern)
+                ),
+                admin_command("allow", user, kind, pattern, " --for 1h"),
+            ),
+            Remedy::Narrow => (
+                format!("a deny beats every allow: ask the lender's admin to narrow it in {file}; this shows it:"),
+                admin_command("check", user, kind, target, ""),
+            ),
+            Remedy::Ask => (
+                "no rule can allow it; this shows the lender's admin why:".to_owned(),
+                admin_command("check", user, kind, target, ""),
+            ),
+            Remedy::CheckName => (
+                "check the name: it is resolved at the lender, where its admin can try it:".to_owned(),
+                admin_command("check", user, kind, target, ""),
+            ),
+        };
+        // A command that is cut off would be another command.
+        let (help, send) = match send.len() < REFUSAL_TEXT_MAX - INDENT.len() {
+            true => (help, Some(send.into())),
+            false => (help + " (a line too long to be shown)", None),
+        };
+        Self { request, reason, rule: None, nearest: None, help, send }
+    }
+
+    /// A refusal of the network profile, which no rule allows by itself.
+    pub(super) fn no_profile(policy: &Policy, user: &UserName) -> Self {
+        let help = format!(
+            "a connect, udp or resolve rule of {} brings it along; this shows the lender's admin:",
+            policy.file
+        );
+        let refusal = Self::new(policy, user, Kind::Profile, "", Reason::NoRule, &Remedy::Ask);
+        Self { help, ..refusal }
+    }
+
+    /// The whole story, line by line: what and why, the rule that decided, the nearest one, what to do, and, last and
+    /// alone, the line to send to the lender's admin.
     pub fn explain(&self) -> Vec<String> {
-        let label = |name: &str, rule: &Option<Box<RuleRef>>| rule.as_ref().map(|rule| format!("  {name}: {rule}"));
+        let label =
+            |name: &str, rule: &Option<Box<RuleRef>>| rule.as_ref().map(|rule| format!("{INDENT}{name}: {rule}"));
         let mut lines = vec![self.to_string()];
         lines.extend(label("rule", &self.rule));
         lines.extend(label("nearest", &self.nearest));
-        lines.push(format!("  help: {}", self.help));
+        lines.push(format!("{INDENT}help: {}", self.help));
+        lines.extend(self.send.as_ref().map(|line| format!("{INDENT}{line}")));
         lines
     }
 }
 
 impl RuleRef {
-    pub(super) fn new<T>(policy: &Policy, key: &str, entry: &Entry<T>) -> Self {
-        Self { file: policy.file.clone(), line: entry.line, text: format!("{key} = {:?}", entry.text) }
+    pub(super) fn new<T>(kind: Kind, entry: &Entry<T>) -> Self {
+        Self { origin: entry.origin.clone(), text: format!("{kind} = {}", entry.text) }
     }
 }
 
 impl fmt::Display for RuleRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} {}", self.file, self.line, self.text)
+        write!(f, "{} {}", self.origin, self.text)
     }
 }
 
+impl Origin {
+    /// The line in the file; 0 for what stands in none.
+    pub(super) fn line(&self) -> u32 {
+        match self {
+            Self::File { line, .. } => *line,
+            Self::Grant(_) => 0,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, line } => write!(f, "{file}:{line}"),
+            Self::Grant(label) => f.write_str(label),
+        }
+    }
+}
+
+/// A line for the lender's admin to run, whatever the target holds.
+fn admin_command(command: &str, user: &UserName, kind: Kind, target: &str, options: &str) -> String {
+    match target {
+        "" => format!("capuchind {command} {user} {kind}{options}"),
+        // A target that begins like a flag stands behind the end of the flags.
+        _ if target.starts_with('-') => format!("capuchind {command} {user} {kind}{options} -- {}", shell_word(target)),
+        _ => format!("capuchind {command} {user} {kind} {}{options}", shell_word(target)),
+    }
+}
+
+const INDENT: &str = "  ";
 /// How much of a text that is no host is shown, in characters.
 const SHOWN_MAX: usize = 80;

@@ -7,10 +7,14 @@ use std::{
 };
 
 use super::{
-    pattern::Target,
+    listen::ListenPattern,
+    path::PathPattern,
+    pattern::{HostPattern, Target},
     problem::{PolicyError, Problem},
+    program::ProgramPattern,
     reader::{Block, Entry, Key, Reader, Value},
-    undecided::Undecided,
+    terms::RuleTerms,
+    word::{WordError, WordPattern},
 };
 use crate::proto::UserName;
 
@@ -19,7 +23,30 @@ pub(super) type Groups = BTreeMap<String, Arc<BTreeSet<UserName>>>;
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub who: Who,
+    pub patterns: Patterns,
+    pub terms: RuleTerms,
+}
+
+/// What one rule covers, by kind.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Patterns {
     pub connect: Vec<Entry<Target>>,
+    pub udp: Vec<Entry<Target>>,
+    pub listen: Vec<Entry<ListenPattern>>,
+    pub unix: Vec<Entry<PathPattern>>,
+    pub unix_listen: Vec<Entry<PathPattern>>,
+    pub resolve: Vec<Entry<HostPattern>>,
+    /// Whether its `connect` and `udp` bring only the names of its `resolve` along, and not all.
+    pub names_narrowed: bool,
+    pub read: Vec<Entry<PathPattern>>,
+    pub write: Vec<Entry<PathPattern>>,
+    pub exec: Vec<Entry<ProgramPattern>>,
+    pub shell: Vec<Entry<()>>,
+    pub python: Vec<Entry<()>>,
+    pub env_send: Vec<Entry<WordPattern>>,
+    pub env_read: Vec<Entry<WordPattern>>,
+    pub service_offer: Vec<Entry<WordPattern>>,
+    pub service_use: Vec<Entry<WordPattern>>,
 }
 
 /// The users of a rule; groups are shared, since many rules may name a large one.
@@ -44,16 +71,16 @@ impl Rule {
         place: Place,
         groups: &Groups,
     ) -> Result<Self, PolicyError> {
-        let mut rule = Self { who: Who::default(), connect: Vec::new() };
+        let mut rule = Self { who: Who::default(), patterns: Patterns::default(), terms: RuleTerms::default() };
         for (key, value) in table {
-            match key.get_ref().as_ref() {
-                "who" => rule.who = Who::read(reader, value, groups)?,
-                "connect" => rule.connect = reader.strings(value, "connect", Target::parse)?,
-                other => match Undecided::with_key(other) {
-                    Some(kind) => kind.check(reader, value, place)?,
-                    None if place == Place::Allow => check_term(reader, key, value)?,
-                    None => return Err(reader.unknown_key(key, place.name(), place.keys())),
-                },
+            if key.get_ref() == "who" {
+                rule.who = Who::read(reader, value, groups)?;
+                continue;
+            }
+            let known = rule.patterns.read(reader, key, value, place)?
+                || (place == Place::Allow && rule.terms.read(reader, key, value)?);
+            if !known {
+                return Err(reader.unknown_key(key, place.name(), place.keys()));
             }
         }
         if !table.contains_key("who") {
@@ -63,9 +90,58 @@ impl Rule {
     }
 }
 
+impl Patterns {
+    /// Reads one key; `false` when it is none of a pattern.
+    fn read(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &Key<'_>,
+        value: &Value<'_>,
+        place: Place,
+    ) -> Result<bool, PolicyError> {
+        match key.get_ref().as_ref() {
+            "connect" => self.connect = reader.strings(value, "connect", Target::parse)?,
+            "udp" => self.udp = reader.strings(value, "udp", Target::parse)?,
+            "listen" => self.listen = reader.strings(value, "listen", ListenPattern::parse)?,
+            "unix" => self.unix = reader.strings(value, "unix", PathPattern::parse_socket)?,
+            "unix_listen" => self.unix_listen = reader.strings(value, "unix_listen", PathPattern::parse_socket)?,
+            "resolve" => {
+                self.resolve = reader.strings(value, "resolve", HostPattern::parse_name)?;
+                self.names_narrowed = true;
+            }
+            "read" => self.read = reader.strings(value, "read", PathPattern::parse_tree)?,
+            "write" => self.write = reader.strings(value, "write", PathPattern::parse_tree)?,
+            "exec" => self.exec = ProgramPattern::read_all(reader, value)?,
+            "shell" => self.shell = read_switch(reader, value, "shell", place)?,
+            "python" => self.python = read_switch(reader, value, "python", place)?,
+            "env" => {
+                let parse = WordPattern::parse_variable;
+                [self.env_send, self.env_read] = read_parts(reader, value, "env", ["send", "read"], parse)?;
+            }
+            "services" => {
+                let parse = WordPattern::parse_service;
+                [self.service_offer, self.service_use] =
+                    read_parts(reader, value, "services", ["offer", "use"], parse)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
 impl Who {
+    /// One user alone.
+    pub fn user(user: UserName) -> Self {
+        Self { users: BTreeSet::from([user]), groups: Vec::new() }
+    }
+
     pub fn names(&self, user: &UserName) -> bool {
         self.users.contains(user) || self.groups.iter().any(|group| group.contains(user))
+    }
+
+    /// Every user it names, some of them twice.
+    pub fn all(&self) -> impl Iterator<Item = &UserName> {
+        self.users.iter().chain(self.groups.iter().flat_map(|group| group.iter()))
     }
 
     fn read(reader: &mut Reader<'_>, value: &Value<'_>, groups: &Groups) -> Result<Self, PolicyError> {
@@ -103,11 +179,11 @@ impl Place {
     /// Every key that may stand here.
     pub fn keys(self) -> impl Iterator<Item = &'static str> + Clone {
         let own: &[&str] = match self {
-            Self::Allow => &TERMS,
+            Self::Allow => &RuleTerms::KEYS,
             Self::Deny => &[],
             Self::Test => &["expect", "resolves_to"],
         };
-        ["who", "connect"].into_iter().chain(Undecided::ALL.map(Undecided::key)).chain(own.iter().copied())
+        KEYS.into_iter().chain(own.iter().copied())
     }
 }
 
@@ -132,23 +208,58 @@ pub(super) fn read_groups(reader: &mut Reader<'_>, value: &Value<'_>) -> Result<
     Ok(groups)
 }
 
-/// The keys of an `[[allow]]` that say how something is lent, and not what.
-const TERMS: [&str; 5] = ["limits", "run_as", "allow_root", "setuid", "detach"];
-const LIMITS: [&str; 4] = ["streams", "sessions", "mbit", "hours"];
-
-fn check_term(reader: &mut Reader<'_>, key: &Key<'_>, value: &Value<'_>) -> Result<(), PolicyError> {
-    match TERMS.into_iter().find(|term| term == key.get_ref()) {
-        Some("limits") => {
-            for (key, value) in reader.table(value, "limits")? {
-                match LIMITS.into_iter().find(|limit| limit == key.get_ref()) {
-                    Some(limit) => reader.count(value, limit).map(drop)?,
-                    None => return Err(reader.unknown_key(key, "limits", LIMITS.into_iter())),
-                }
-            }
-            Ok(())
+/// A switch that is off is as good as absent; in a deny it would read as if it allowed.
+fn read_switch(
+    reader: &Reader<'_>,
+    value: &Value<'_>,
+    key: &'static str,
+    place: Place,
+) -> Result<Vec<Entry<()>>, PolicyError> {
+    match reader.flag(value, key)? {
+        true => Ok(vec![Entry { value: (), origin: reader.origin(value), text: "true".to_owned() }]),
+        false if place == Place::Allow => Ok(Vec::new()),
+        false => {
+            let message = format!("false says nothing in {place}: write true, or leave the key out");
+            Err(reader.bad_value(value, key, message))
         }
-        Some("run_as") => reader.string(value, "run_as", str::parse::<UserName>).map(drop),
-        Some(flag) => reader.flag(value, flag).map(drop),
-        None => Err(reader.unknown_key(key, Place::Allow.name(), Place::Allow.keys())),
     }
 }
+
+/// A table with two lists of names.
+fn read_parts(
+    reader: &mut Reader<'_>,
+    value: &Value<'_>,
+    place: &'static str,
+    parts: [&'static str; 2],
+    parse: fn(&str) -> Result<WordPattern, WordError>,
+) -> Result<[Vec<Entry<WordPattern>>; 2], PolicyError> {
+    let [first, second] = parts;
+    let mut lists = [Vec::new(), Vec::new()];
+    let [first_list, second_list] = &mut lists;
+    for (key, value) in reader.table(value, place)? {
+        match key.get_ref().as_ref() {
+            part if part == first => *first_list = reader.strings(value, first, parse)?,
+            part if part == second => *second_list = reader.strings(value, second, parse)?,
+            _ => return Err(reader.unknown_key(key, place, parts.into_iter())),
+        }
+    }
+    Ok(lists)
+}
+
+/// The keys of every block.
+const KEYS: [&str; 14] = [
+    "who",
+    "connect",
+    "udp",
+    "listen",
+    "unix",
+    "unix_listen",
+    "resolve",
+    "read",
+    "write",
+    "exec",
+    "shell",
+    "python",
+    "env",
+    "services",
+];

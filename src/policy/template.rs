@@ -23,21 +23,44 @@ pub fn for_owner(user: &UserName) -> String {
 mod tests {
     use super::*;
     use crate::{
-        policy::{Connect, Facts, Host, Policy, Principal, decide},
+        policy::{AnyRequest, Facts, Kind, Policy, Principal, decide},
         proto::DeviceId,
     };
 
-    fn reaches(policy: &Policy, user: &str, address: &str) -> bool {
+    fn may(policy: &Policy, user: &str, kind: Kind, target: &str) -> bool {
         let principal = Principal { user: user.parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
-        let host = Host::parse(address).unwrap();
-        let request = Connect { host, port: 22, addresses: vec![address.parse().unwrap()] };
+        let request = AnyRequest::parse(kind, target).unwrap();
+        let address = target.rsplit_once(':').and_then(|(host, _)| host.trim_matches(['[', ']']).parse().ok());
+        let request = request.resolved(address.into_iter().collect());
         decide(policy, &principal, request, &Facts::default()).is_ok()
     }
+
+    /// One request of every kind.
+    const EVERY_KIND: [(Kind, &str); 16] = [
+        (Kind::Connect, "10.0.0.1:22"),
+        (Kind::Udp, "10.0.0.1:53"),
+        (Kind::Listen, "10.0.0.1:80"),
+        (Kind::Unix, "/run/app.sock"),
+        (Kind::UnixListen, "/tmp/a"),
+        (Kind::Resolve, "db.internal"),
+        (Kind::Read, "/etc/passwd"),
+        (Kind::Write, "/tmp/a"),
+        (Kind::Exec, "/bin/true x"),
+        (Kind::Shell, ""),
+        (Kind::Python, ""),
+        (Kind::EnvSend, "LANG"),
+        (Kind::EnvRead, "HOME"),
+        (Kind::ServiceOffer, "a"),
+        (Kind::ServiceUse, "a"),
+        (Kind::Profile, ""),
+    ];
 
     #[test]
     fn the_starter_refuses_everything() {
         let policy = Policy::parse(starter(), "policy.toml").unwrap();
-        assert!(!reaches(&policy, "alice", "10.0.0.1"));
+        for (kind, target) in EVERY_KIND {
+            assert!(!may(&policy, "alice", kind, target), "{kind}");
+        }
     }
 
     #[test]
@@ -56,13 +79,17 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_reaches_what_the_machine_reaches_and_nobody_else_does() {
+    fn the_owner_may_what_the_user_of_the_machine_may_and_nobody_else_does() {
         let policy = Policy::parse(&for_owner(&"ana".parse().unwrap()), "policy.toml").unwrap();
-        for address in
-            ["127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "fd00:ec2::254", "fe80::1", "10.0.0.1", "2001:db8::1"]
-        {
-            assert!(reaches(&policy, "ana", address), "{address}");
-            assert!(!reaches(&policy, "bob", address), "{address}");
+        let special = ["127.0.0.1", "[::1]", "0.0.0.0", "169.254.169.254", "[fd00:ec2::254]", "[fe80::1]"];
+        let special = special.map(|address| format!("{address}:22"));
+        let reached =
+            special.iter().flat_map(|target| [(Kind::Connect, target.as_str()), (Kind::Udp, target.as_str())]);
+        let bound = [(Kind::Listen, "0.0.0.0:80"), (Kind::Listen, "[::1]:0"), (Kind::Udp, "224.0.0.1:5353")];
+        for (kind, target) in EVERY_KIND.into_iter().chain(reached).chain(bound) {
+            assert!(may(&policy, "ana", kind, target), "{kind} {target}");
+            assert!(!may(&policy, "bob", kind, target), "{kind} {target}");
         }
+        assert!(!may(&policy, "ana", Kind::Read, "/proc/self/mem"), "it must be spelled out");
     }
 }

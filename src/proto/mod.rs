@@ -25,6 +25,6 @@ pub use greeting::{
 };
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
 pub use request::{
-    Answer, HOST_BYTES_MAX, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal, Request, Target, TargetError, TcpConnected,
-    UnknownRequest, Verdict, WireAddr,
+    ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, HOST_BYTES_MAX, PLANNED, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal,
+    Request, Target, TargetError, TcpConnected, UnknownRequest, Verdict, WireAddr,
 };

@@ -13,6 +13,24 @@ use super::{Errno, ErrorKind, ProtocolError, message};
 pub const HOST_BYTES_MAX: usize = 255;
 /// Longest text of a refusal and of each of its notes, in bytes.
 pub const REFUSAL_TEXT_MAX: usize = 1024;
+/// Longest kind in an [`Ask`], in bytes: twice the longest that there is.
+pub const ASK_KIND_MAX: usize = 32;
+/// Longest target in an [`Ask`], in bytes: a command line of several of the longest paths, half of a message.
+pub const ASK_TARGET_MAX: usize = 32 * 1024;
+/// The requests that are planned, by name, each with the kinds that it can be.
+pub const PLANNED: [(&str, &[&str]); 11] = [
+    ("udp-bind", &["udp", "listen"]),
+    ("tcp-listen", &["listen"]),
+    ("unix-connect", &["unix"]),
+    ("unix-listen", &["unix_listen"]),
+    ("resolve", &["resolve"]),
+    ("profile", &["profile"]),
+    ("spawn", &["exec", "shell", "python"]),
+    ("files", &["read", "write"]),
+    ("service-connect", &["services.use"]),
+    ("service-listen", &["services.offer"]),
+    ("objects", &["python"]),
+];
 /// Most notes of a refusal.
 pub const REFUSAL_NOTES_MAX: usize = 8;
 
@@ -22,8 +40,25 @@ pub const REFUSAL_NOTES_MAX: usize = 8;
 pub enum Request {
     /// A TCP connection made by the lender; answered with [`TcpConnected`].
     TcpConnect(Target),
-    /// Asks the gate about a request and does nothing; answered with a [`Verdict`].
-    Check(Target),
+    /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`].
+    Check(Ask),
+    /// A request that has its name and its place at the gate, and that no lender of this version serves: one of
+    /// [`PLANNED`]. It is decided, and refused by the policy or as not offered.
+    Planned {
+        /// Its name.
+        name: &'static str,
+        /// What it wants.
+        ask: Ask,
+    },
+}
+
+/// A request in words: what the policy calls its kind, and its target as a person writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ask {
+    /// The kind, e.g. `connect`; the lender says whether it knows it.
+    pub kind: String,
+    /// What is wanted, e.g. `db.internal:5432`; empty where a kind needs nothing more.
+    pub target: String,
 }
 
 /// `host:port` as the borrower wrote it; the lender resolves and judges it.
@@ -41,6 +76,7 @@ impl Request {
         match self {
             Self::TcpConnect(_) => "tcp-connect",
             Self::Check(_) => "check",
+            Self::Planned { name, .. } => name,
         }
     }
 
@@ -50,24 +86,52 @@ impl Request {
     /// What cannot be read breaks the protocol; a name that is not known is an [`UnknownRequest`] and only refused.
     pub fn decode(bytes: &[u8]) -> Result<Result<Self, UnknownRequest>, ProtocolError> {
         let Head { name } = message::decode("request", bytes)?;
-        let target = || -> Result<Target, ProtocolError> {
-            let TargetBody { host, port } = message::decode("request", bytes)?;
-            let why = "a host of 1 to 255 bytes and a port above 0 are needed".to_owned();
-            let fits = (1..=HOST_BYTES_MAX).contains(&host.len()) && port > 0;
-            fits.then_some(Target { host, port }).ok_or(ProtocolError::Malformed { what: "request", why })
-        };
         Ok(Ok(match name.as_str() {
-            "tcp-connect" => Self::TcpConnect(target()?),
-            "check" => Self::Check(target()?),
-            _ => return Ok(Err(UnknownRequest { name: name.chars().take(64).collect() })),
+            "tcp-connect" => {
+                let TargetBody { host, port } = message::decode("request", bytes)?;
+                let fits = (1..=HOST_BYTES_MAX).contains(&host.len()) && port > 0;
+                Self::TcpConnect(
+                    fits.then_some(Target { host, port })
+                        .ok_or_else(|| malformed("a host of 1 to 255 bytes and a port above 0 are needed"))?,
+                )
+            }
+            "check" => Self::Check(Ask::decode(bytes)?),
+            other => match PLANNED.into_iter().find(|(name, _)| *name == other) {
+                Some((name, kinds)) => {
+                    let ask = Ask::decode(bytes)?;
+                    if !kinds.contains(&ask.kind.as_str()) {
+                        return Err(malformed("the kind is none of this request"));
+                    }
+                    Self::Planned { name, ask }
+                }
+                None => return Ok(Err(UnknownRequest { name: name.chars().take(64).collect() })),
+            },
         }))
     }
 }
 
+impl Ask {
+    fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let AskBody { kind, target } = message::decode("request", bytes)?;
+        let fits = (1..=ASK_KIND_MAX).contains(&kind.len()) && target.len() <= ASK_TARGET_MAX;
+        let why = "a kind of 1 to 32 bytes and a target of at most 32,768 are needed";
+        fits.then_some(Self { kind, target }).ok_or_else(|| malformed(why))
+    }
+}
+
+fn malformed(why: &str) -> ProtocolError {
+    ProtocolError::Malformed { what: "request", why: why.to_owned() }
+}
+
 impl<C> Encode<C> for Request {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        let (Self::TcpConnect(target) | Self::Check(target)) = self;
-        e.map(3)?.u8(0)?.str(self.name())?.u8(1)?.str(&target.host)?.u8(2)?.u16(target.port)?.ok()
+        e.map(3)?.u8(0)?.str(self.name())?;
+        match self {
+            Self::TcpConnect(Target { host, port }) => e.u8(1)?.str(host)?.u8(2)?.u16(*port)?.ok(),
+            Self::Check(Ask { kind, target }) | Self::Planned { ask: Ask { kind, target }, .. } => {
+                e.u8(1)?.str(kind)?.u8(2)?.str(target)?.ok()
+            }
+        }
     }
 }
 
@@ -87,12 +151,28 @@ struct TargetBody {
     port: u16,
 }
 
+#[derive(Decode)]
+#[cbor(map)]
+struct AskBody {
+    #[n(1)]
+    kind: String,
+    #[n(2)]
+    target: String,
+}
+
 /// A request that this build does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this lender does not know the request {name:?}")]
 pub struct UnknownRequest {
     /// The name, cut at 64 characters.
     pub name: String,
+}
+
+impl std::fmt::Display for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.kind)?;
+        if self.target.is_empty() { Ok(()) } else { write!(f, " {}", self.target) }
+    }
 }
 
 impl std::fmt::Display for Target {
@@ -217,6 +297,18 @@ pub struct Verdict {
     /// The rule that allows it.
     #[n(0)]
     pub rule: String,
+    /// Lines about rules of this user that say less than they seem to.
+    #[n(1)]
+    #[cbor(default)]
+    pub warnings: Vec<String>,
+}
+
+impl Verdict {
+    /// A yes by `rule`; of the warnings those over [`REFUSAL_NOTES_MAX`] are left out, as of a refusal's notes.
+    pub fn new(rule: &impl std::fmt::Display, warnings: impl IntoIterator<Item = String>) -> Self {
+        let warnings = warnings.into_iter().take(REFUSAL_NOTES_MAX).map(cut).collect();
+        Self { rule: cut(rule.to_string()), warnings }
+    }
 }
 
 /// Why something was refused.

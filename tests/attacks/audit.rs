@@ -11,7 +11,7 @@ use std::{
 
 use capuchin::{
     lend::verify_audit,
-    proto::{Frame, Kind, Request, Target, message},
+    proto::{Ask, Frame, Kind, Request, Target, message},
     trust::{
         UnixTime,
         identity::Identity,
@@ -107,7 +107,8 @@ fn small_disk(lab: &Lab) -> PathBuf {
 
 /// Asks the gate this often in a live session: a line each.
 async fn ask(peer: &mut Peer, streams: std::ops::Range<u64>) {
-    let request = message::encode_prefixed(&Request::Check(Target { host: "127.0.0.1".into(), port: 1 }));
+    let request =
+        message::encode_prefixed(&Request::Check(Ask { kind: "connect".into(), target: "127.0.0.1:1".into() }));
     for number in streams {
         let stream = 2 * number + 1;
         peer.send(&frame(stream, Kind::Data, true, true, &request)).await;

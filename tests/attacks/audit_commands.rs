@@ -39,7 +39,7 @@ fn an_admins_commands_are_in_the_log_with_who_gave_them_and_what_came_of_it() {
         );
         let uid = rustix::process::getuid().as_raw();
         assert!(lines.iter().all(|line| line["event"] == "admin" && line["uid"] == uid));
-        assert!(lines[1]["why"].as_str().unwrap().contains("exists") && lines[3]["target"] == "127.0.0.1:1");
+        assert!(lines[1]["why"].as_str().unwrap().contains("exists") && lines[3]["target"] == "connect 127.0.0.1:1");
         lab.daemon.kill();
     }
 }

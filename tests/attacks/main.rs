@@ -12,6 +12,7 @@ mod handshake;
 mod join;
 mod key_files;
 mod login;
+mod policy;
 mod revocation;
 mod terminal;
 

@@ -99,7 +99,7 @@ async fn lend(trick: Trick, session: Session) {
     let Some(stream) = session.accept().await else { return };
     assert!(stream.read_message_bytes("request").await.is_ok());
     let answer = match trick {
-        Trick::NamesAStrangeRule => Answer::Granted(Verdict { rule: HOSTILE.to_owned() }),
+        Trick::NamesAStrangeRule => Answer::Granted(Verdict::new(&HOSTILE, [HOSTILE.to_owned()])),
         Trick::EndsTheSession => {
             session.end(ErrorKind::Revoked, HOSTILE);
             drop(session.ended().await);

@@ -56,7 +56,9 @@ async fn a_forward_to_a_refused_target_opens_nothing() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.starts_with("error[policy]"), "{stderr}");
     assert!(stderr.contains("policy.toml:3") && stderr.contains("db.internal:5432"), "the nearest rule: {stderr}");
-    assert!(stderr.contains("connect = [\"db.internal:5433\"]"), "the line for the admin: {stderr}");
+    assert!(stderr.contains("connect = [\"db.internal:5433\"]"), "the rule to add: {stderr}");
+    let last = stderr.lines().last().unwrap();
+    assert_eq!(last, "  = capuchind allow alice connect db.internal:5433 --for 1h", "the line for the admin: {stderr}");
 }
 
 #[test]
@@ -71,8 +73,64 @@ fn check_says_the_same_on_both_sides() {
             assert_eq!(json(&output.stdout)["allowed"], allowed, "{output:?}");
         }
     }
-    fails(home.capuchin().args(["check", "lab", "connect", "nonsense"]), 2);
-    fails(lab.admin().args(["check", "alice", "connect", "nonsense"]), 2);
+    for question in [&["connect", "nonsense"][..], &["read", "srv"], &["shell", "x"], &["read"]] {
+        fails(home.capuchin().args(["check", "lab"]).args(question), 2);
+        fails(lab.admin().args(["check", "alice"]).args(question), 2);
+    }
+    for side in [home.capuchin().args(["check", "lab"]), lab.admin().args(["check", "alice"])] {
+        assert!(fails(side.args(["lisen", "127.0.0.1:1"]), 255).contains("listen"));
+    }
+}
+
+#[test]
+fn check_answers_for_every_kind_on_both_sides_alike() {
+    let lab = Lab::start(
+        "[[allow]]\nwho = \"alice\"\nread = \"/srv/data\"\nshell = true\nenv.send = \"LC_*\"\nconnect = [\"*:*\", \"a.internal:1\"]\n\
+         exec = [{ path = \"/usr/bin/git\" }]\n[[deny]]\nwho = \"bob\"\nread = \"/srv/secret\"\n",
+    );
+    let home = lab.join("alice");
+    for (kind, target, code) in [
+        ("read", "/srv/data/x", 0),
+        ("read", "/srv/data2", 1),
+        ("write", "/srv/data/x", 1),
+        ("exec", "/usr/bin/git status", 0),
+        ("env.send", "LC_ALL", 0),
+        ("env.read", "HOME", 1),
+        ("shell", "", 0),
+        ("python", "", 1),
+        ("profile", "", 0),
+        ("resolve", "a.internal", 0),
+        ("listen", "127.0.0.1:9000/udp", 1),
+        ("udp", "10.0.0.1:53", 1),
+        ("unix", "/run/a", 1),
+        ("unix_listen", "/run/a", 1),
+        ("services.use", "calc", 1),
+        ("services.offer", "calc", 1),
+    ] {
+        let question: &[&str] = if target.is_empty() { &[kind, "--json"] } else { &[kind, target, "--json"] };
+        let borrower = home.capuchin().args(["check", "lab"]).args(question).output().unwrap();
+        let admin = lab.admin().args(["check", "alice"]).args(question).output().unwrap();
+        assert_eq!((borrower.status.code(), admin.status.code()), (Some(code), Some(code)), "{kind}: {borrower:?}");
+        let [borrower, admin] = [borrower, admin].map(|output| json(&output.stdout));
+        for part in ["kind", "target", "allowed", "rule", "reason", "notes"] {
+            assert_eq!(borrower[part], admin[part], "{kind} {part}");
+        }
+        assert!(!borrower.to_string().contains("secret"), "another user's rule: {borrower}");
+        if code == 1 {
+            let notes = borrower["notes"].as_array().unwrap();
+            let send = notes.last().unwrap().as_str().unwrap().trim_start();
+            assert!(
+                send.starts_with(&format!("capuchind allow alice {kind}")) && send.ends_with(" --for 1h"),
+                "{send}"
+            );
+        }
+    }
+    let text = crate::support::text(crate::support::run(home.capuchin().args(["check", "lab", "shell"])).stdout);
+    assert!(text.starts_with("allowed: shell by ") && text.contains("policy.toml:4 shell = true"), "{text}");
+    for moot in ["shell = true makes finer rules for alice moot", "connect = \"*:*\" makes finer rules for alice moot"]
+    {
+        assert!(text.contains(moot), "{moot:?} is missing: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -77,10 +77,11 @@ impl Lab {
         home
     }
 
-    /// Every audit line so far.
+    /// Every audit line so far; one that is being written counts when it is whole.
     pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir().join("audit/audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits for an audit line that fits; the kernel tells of each that is written.

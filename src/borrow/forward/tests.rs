@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 use crate::{
     TcpStream,
-    proto::{Answer, Errno, ErrorKind, Refusal, SessionId, TcpConnected, Verdict, WireAddr, message, mux},
+    proto::{Answer, Ask, Errno, ErrorKind, Refusal, SessionId, TcpConnected, Verdict, WireAddr, message, mux},
     session::{Session, Stream},
 };
 
@@ -105,11 +105,10 @@ async fn a_target_that_is_down_gives_its_true_errno() {
 #[tokio::test]
 async fn a_check_gives_the_rule() {
     let (borrower, lender) = pair();
-    let target: Target = "web:80".parse().unwrap();
-    let (verdict, ()) = tokio::join!(borrower.check(&target), async {
+    let (verdict, ()) = tokio::join!(borrower.check("connect", "web:80"), async {
         let (stream, request) = asked(&lender).await;
-        assert_eq!(request, Request::Check("web:80".parse().unwrap()));
-        let verdict = Verdict { rule: "policy.toml:3".to_owned() };
+        assert_eq!(request, Request::Check(Ask { kind: "connect".into(), target: "web:80".into() }));
+        let verdict = Verdict::new(&"policy.toml:3", []);
         stream.write_message(&Answer::Granted(verdict)).await.unwrap();
     });
     assert_eq!(verdict.unwrap().rule, "policy.toml:3");

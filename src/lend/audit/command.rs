@@ -1,7 +1,10 @@
 //! What an admin's command leaves in the log: who gave it, what it was, and what came of it.
 
 use super::Event;
-use crate::lend::{AdminRequest, LendError, Revoked};
+use crate::{
+    lend::{AdminRequest, LendError, Revoked},
+    proto::Ask,
+};
 
 impl Event {
     /// The event of a command, without its result. Each command says itself what of it may be written, so that a new one
@@ -17,18 +20,21 @@ impl Event {
             }
             AdminRequest::Logout { user } => ("logout", Some(user), None, None),
             AdminRequest::Sessions => ("sessions", None, None, None),
-            AdminRequest::Cut { what } => ("cut", None, Some(what), None),
+            AdminRequest::Cut { what } => ("cut", None, Some(what.clone()), None),
             AdminRequest::Revoke { whom: Revoked::User(user) } => ("revoke --user", Some(user), None, None),
-            AdminRequest::Revoke { whom: Revoked::Device(device) } => ("revoke --device", None, Some(device), None),
-            AdminRequest::Revoke { whom: Revoked::Session(session) } => ("revoke --session", None, Some(session), None),
-            AdminRequest::Check { user, target } => ("check", Some(user), Some(target), None),
+            AdminRequest::Revoke { whom: Revoked::Device(device) } => ("revoke --device", None, Some(device.clone()), None),
+            AdminRequest::Revoke { whom: Revoked::Session(session) } => ("revoke --session", None, Some(session.clone()), None),
+            AdminRequest::Check { user, kind, target } => {
+                let ask = Ask { kind: kind.clone(), target: target.clone() };
+                ("check", Some(user), Some(ask.to_string()), None)
+            }
         };
         Self {
             event: "admin",
             uid: Some(uid),
             command: Some(command),
             user: user.cloned(),
-            target: target.cloned(),
+            target,
             arguments,
             ..Self::default()
         }

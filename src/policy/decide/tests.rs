@@ -1,9 +1,7 @@
 use std::net::IpAddr;
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::policy::{Connect, Host, HostError, Reason, Undecided, may_match};
+use crate::policy::{Connect, Host, HostError, Kind, Reason, Transport, may_match};
 
 fn policy(rules: &str) -> Policy {
     Policy::parse(rules, "policy.toml").unwrap()
@@ -23,7 +21,7 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 fn connect(host: &str, port: u16, resolved: &[&str]) -> Connect {
-    Connect { host: Host::parse(host).unwrap(), port, addresses: addresses(resolved) }
+    Connect::new(Host::parse(host).unwrap(), port, addresses(resolved))
 }
 
 /// What is left of `resolved` for ana.
@@ -34,7 +32,7 @@ fn kept(policy: &Policy, host: &str, port: u16, resolved: &[&str]) -> Result<Vec
 /// Whether ana reaches one literal address.
 fn reaches(policy: &Policy, address: &str) -> bool {
     let address = address.parse::<IpAddr>().unwrap();
-    let request = Connect { host: Host::Address(address), port: 80, addresses: vec![address] };
+    let request = Connect::new(Host::Address(address), 80, vec![address]);
     decide(policy, &user("ana"), request, &Facts::default()).is_ok()
 }
 
@@ -152,7 +150,7 @@ fn numbers_that_resolvers_read_as_loopback_are_no_host() {
     for text in ["2130706433", "0x7f.1", "0177.1", "127.1", "0", "0x7f000001", "0177.0.0.1"] {
         let error = Host::parse(text).unwrap_err();
         assert!(matches!(error, HostError::Numeric(_)), "{text}");
-        assert_eq!(Refusal::bad_host(text, error.clone()).reason, Reason::BadHost(error));
+        assert_eq!(Refusal::bad_host(Kind::Connect, text, error.clone()).reason, Reason::BadHost(error));
     }
 }
 
@@ -176,7 +174,11 @@ fn a_denied_name_is_denied_in_every_spelling_and_before_it_is_resolved() {
     for name in ["secret.internal", "SECRET.internal.", "ｓecret。internal", "BÜCHER.example.", "xn--bcher-kva.example"]
     {
         let host = Host::parse(name).unwrap();
-        assert_eq!(may_match(&policy, &user("ana"), &host, 80).unwrap_err().reason, Reason::Denied, "{name}");
+        assert_eq!(
+            may_match(&policy, &user("ana"), Transport::Tcp, &host, 80).unwrap_err().reason,
+            Reason::Denied,
+            "{name}"
+        );
         assert_eq!(reason(&policy, name, 80, &["10.0.0.1"]), Reason::Denied, "{name}");
     }
 }
@@ -186,8 +188,9 @@ fn a_denied_name_is_denied_in_every_spelling_and_before_it_is_resolved() {
 fn the_lenders_own_listener_is_opened_by_its_address_and_port_alone() {
     let own = ["0.0.0.0:7443".parse().unwrap(), "10.0.0.5:7443".parse().unwrap()];
     let judge = |allow: &str, address: &str, port| {
-        let request = Connect { host: Host::parse(address).unwrap(), port, addresses: addresses(&[address]) };
-        decide(&ana_may(&["*:*", allow], &[]), &user("ana"), request, &Facts { own: &own }).map_err(|it| it.reason)
+        let facts = Facts { own: &own, ..Facts::default() };
+        let request = connect(address, port, &[address]);
+        decide(&ana_may(&["*:*", allow], &[]), &user("ana"), request, &facts).map_err(|it| it.reason)
     };
     for (allow, address) in [
         ("*:7443", "10.0.0.5"),
@@ -213,21 +216,12 @@ fn the_lenders_own_listener_is_opened_by_its_address_and_port_alone() {
 #[test]
 fn a_name_that_no_rule_could_allow_is_refused_before_it_is_resolved() {
     let policy = ana_may(&["db.internal:5432", "10.0.0.0/8:443"], &["*:25"]);
-    let ask = |host: &str, port| may_match(&policy, &user("ana"), &Host::parse(host).unwrap(), port);
+    let ask = |host: &str, port| may_match(&policy, &user("ana"), Transport::Tcp, &Host::parse(host).unwrap(), port);
     assert!(ask("db.internal", 5432).is_ok());
     assert!(ask("any.example", 443).is_ok(), "it may resolve into 10.0.0.0/8");
     assert_eq!(ask("any.example", 5432).unwrap_err().reason, Reason::NoRule);
     assert_eq!(ask("db.internal", 25).unwrap_err().reason, Reason::Denied);
-    assert_eq!(ask("11.0.0.1", 443).unwrap_err().reason, Reason::NoRule, "an address resolves to itself");
-}
-
-#[test]
-fn every_other_kind_is_refused_even_where_a_rule_names_it() {
-    let policy = policy("[[allow]]\nwho = \"ana\"\nshell = true\nudp = \"*:*\"");
-    for kind in Undecided::ALL {
-        let refusal = decide(&policy, &user("ana"), kind, &Facts::default()).unwrap_err();
-        assert_eq!(refusal.reason, Reason::KindNotDecided { kind });
-    }
+    assert!(ask("11.0.0.1", 443).is_ok(), "an address needs no resolving: it is decided at once");
 }
 
 #[test]
@@ -238,7 +232,9 @@ fn a_refusal_reads_like_a_compiler_and_names_the_line_to_add() {
         [
             "connect db.internal:22 is refused: no rule allows it",
             "  nearest: policy.toml:3 connect = \"db.internal:5432\"",
-            "  help: ask the lender's admin to add `connect = [\"db.internal:22\"]` to an [[allow]] of policy.toml",
+            "  help: ask the lender's admin to add `connect = [\"db.internal:22\"]` to an [[allow]] of policy.toml, \
+             or to allow it for an hour:",
+            "  capuchind allow ana connect db.internal:22 --for 1h",
         ]
     );
     assert_eq!(
@@ -246,7 +242,9 @@ fn a_refusal_reads_like_a_compiler_and_names_the_line_to_add() {
         [
             "connect db.internal:5432 is refused: ::1 is loopback, which a rule must name by its address",
             "  rule: policy.toml:3 connect = \"db.internal:5432\"",
-            "  help: ask the lender's admin to add `connect = [\"[::1]:5432\"]` to an [[allow]] of policy.toml",
+            "  help: ask the lender's admin to add `connect = [\"[::1]:5432\"]` to an [[allow]] of policy.toml, \
+             or to allow it for an hour:",
+            "  capuchind allow ana connect '[::1]:5432' --for 1h",
         ]
     );
     let same_port = kept(&policy, "new.example", 5432, &["10.0.0.1"]).unwrap_err();
@@ -266,119 +264,11 @@ fn a_borrower_is_shown_nothing_of_the_rules_of_others() {
 #[test]
 fn a_huge_dns_answer_is_judged_up_to_its_bound() {
     let answers: Vec<IpAddr> = (0..10_000u32).map(|n| IpAddr::V4((0x0a00_0000 + n).into())).collect();
-    let request = Connect { host: Host::parse("db.internal").unwrap(), port: 80, addresses: answers };
+    let request = Connect::new(Host::parse("db.internal").unwrap(), 80, answers);
     let granted = decide(&ana_may(&["*:*"], &[]), &user("ana"), request, &Facts::default()).unwrap();
     assert_eq!(granted.request().addresses.len(), crate::policy::ADDRESSES_MAX);
 }
 
-fn pattern() -> impl Strategy<Value = String> {
-    let hosts = prop::sample::select(vec![
-        "*",
-        "*.internal",
-        "db.internal",
-        "web.internal",
-        "10.0.0.1",
-        "10.0.0.0/8",
-        "0.0.0.0/0",
-        "127.0.0.0/8",
-        "127.0.0.1",
-        "169.254.169.254",
-        "[::1]",
-        "[::/0]",
-        "[64:ff9b::7f00:1]",
-        "[::ffff:10.0.0.1]",
-    ]);
-    (hosts, prop::sample::select(vec!["80", "80-443", "443", "*"])).prop_map(|(host, ports)| format!("{host}:{ports}"))
-}
-
-fn answer() -> impl Strategy<Value = IpAddr> {
-    let near = prop::sample::select(addresses(&[
-        "10.0.0.1",
-        "11.0.0.1",
-        "127.0.0.1",
-        "::1",
-        "::",
-        "169.254.169.254",
-        "::ffff:10.0.0.1",
-        "::ffff:127.0.0.1",
-        "64:ff9b::7f00:1",
-        "2002:7f00:1::",
-        "fd00::1",
-    ]));
-    prop_oneof![near, any::<IpAddr>()]
-}
-
-fn request() -> impl Strategy<Value = Connect> {
-    let hosts = prop::sample::select(vec!["db.internal", "web.internal", "example", "10.0.0.1", "127.0.0.1", "::1"]);
-    let ports = prop::sample::select(vec![0, 80, 443, 444]);
-    (hosts, ports, prop::collection::vec(answer(), 0..4)).prop_map(|(host, port, answers)| {
-        let host = Host::parse(host).unwrap();
-        let addresses = if let Host::Address(address) = host { vec![address] } else { answers };
-        Connect { host, port, addresses }
-    })
-}
-
-fn list(patterns: &[String]) -> Vec<&str> {
-    patterns.iter().map(String::as_str).collect()
-}
-
-proptest! {
-    #[test]
-    fn adding_a_deny_never_grants_and_a_denied_address_is_never_kept(
-        allow in prop::collection::vec(pattern(), 0..4), deny in pattern(), request in request(),
-    ) {
-        let (ana, facts) = (user("ana"), Facts::default());
-        let before = decide(&ana_may(&list(&allow), &[]), &ana, request.clone(), &facts);
-        let after = decide(&ana_may(&list(&allow), &[&deny]), &ana, request.clone(), &facts);
-        if let Ok(after) = after {
-            let before = before.unwrap();
-            prop_assert!(after.request().addresses.iter().all(|it| before.request().addresses.contains(it)));
-            // What was kept is refused by a policy that allows only what was denied: no deny covers it.
-            for address in &after.request().addresses {
-                let alone = Connect { addresses: vec![*address], ..request.clone() };
-                prop_assert!(decide(&ana_may(&[&deny, "*:*"], &[&deny]), &ana, alone, &facts).map_or_else(
-                    |refusal| refusal.reason != Reason::Denied, |_| true));
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_allowed_and_denied_alike_is_refused(rule in pattern(), request in request()) {
-        let (ana, facts) = (user("ana"), Facts::default());
-        prop_assert!(decide(&ana_may(&[&rule], &[&rule]), &ana, request, &facts).is_err());
-    }
-
-    #[test]
-    fn adding_an_allow_never_removes_a_permission(
-        rules in prop::collection::vec(pattern(), 0..4), deny in prop::collection::vec(pattern(), 0..2),
-        more in pattern(), first in any::<bool>(), request in request(),
-    ) {
-        let (ana, facts) = (user("ana"), Facts::default());
-        let mut wider = rules.clone();
-        wider.insert(if first { 0 } else { rules.len() }, more);
-        if let Ok(before) = decide(&ana_may(&list(&rules), &list(&deny)), &ana, request.clone(), &facts) {
-            let after = decide(&ana_may(&list(&wider), &list(&deny)), &ana, request, &facts).unwrap();
-            prop_assert!(before.request().addresses.iter().all(|it| after.request().addresses.contains(it)));
-        }
-    }
-
-    #[test]
-    fn what_may_not_match_is_refused_whatever_it_resolves_to(
-        allow in prop::collection::vec(pattern(), 0..4), deny in prop::collection::vec(pattern(), 0..2),
-        request in request(), answers in prop::collection::vec(any::<IpAddr>(), 0..8),
-    ) {
-        let (policy, ana) = (ana_may(&list(&allow), &list(&deny)), user("ana"));
-        if may_match(&policy, &ana, &request.host, request.port).is_err() {
-            prop_assert!(decide(&policy, &ana, request.clone(), &Facts::default()).is_err());
-            let other = Connect { addresses: answers, ..request };
-            prop_assert!(decide(&policy, &ana, other, &Facts::default()).is_err());
-        }
-    }
-
-    #[test]
-    fn no_text_makes_the_host_parser_panic_and_its_spelling_is_stable(text in ".{0,300}") {
-        if let Ok(host) = Host::parse(&text) {
-            prop_assert_eq!(Host::parse(&host.to_string()), Ok(host));
-        }
-    }
-}
+mod again;
+mod answered;
+mod properties;

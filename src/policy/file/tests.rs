@@ -142,6 +142,34 @@ fn who_is_needed_and_names_users_and_known_groups() {
 }
 
 #[test]
+fn nobody_is_two_users_of_the_machine() {
+    let rule = |who: &str, run_as: &str| format!("[[allow]]\nwho = {who:?}\nrun_as = {run_as:?}\n");
+    let groups = "groups.dev = [\"ana\", \"bob\"]\n";
+    assert_eq!(
+        error(&format!("{groups}{}{}", rule("group:dev", "dev"), rule("bob", "bob"))),
+        "policy.toml:7: bob would run as dev and as bob: give all rules that name bob the same `run_as`"
+    );
+    let same = parse(&format!("{groups}{}{}", rule("group:dev", "dev"), rule("bob", "dev"))).unwrap();
+    assert_eq!(same.terms(&"bob".parse().unwrap()).run_as, Some("dev".parse().unwrap()));
+}
+
+#[test]
+fn terms_of_all_rules_of_a_user_add_up() {
+    let policy = parse(
+        "[[allow]]\nwho = [\"ana\", \"bob\"]\nlimits = { streams = 64, mbit = 10 }\nsetuid = true\n\
+         [[allow]]\nwho = \"ana\"\nlimits = { streams = 8, sessions = 2, hours = 4 }\ndetach = true\nallow_root = true\n",
+    )
+    .unwrap();
+    let terms = |user: &str| policy.terms(&user.parse().unwrap());
+    let ana = terms("ana");
+    assert_eq!((ana.limits.streams, ana.limits.sessions, ana.limits.mbit), (Some(64), Some(2), Some(10)));
+    assert_eq!((ana.limits.hours, ana.setuid, ana.detach, ana.allow_root), (Some(4), true, true, true));
+    let bob = terms("bob");
+    assert_eq!((bob.limits.sessions, bob.setuid, bob.detach, bob.allow_root), (None, true, false, false));
+    assert_eq!(terms("eve"), crate::policy::Terms::default());
+}
+
+#[test]
 fn tables_where_arrays_of_tables_belong_are_told_apart() {
     assert!(error("[allow]\nwho = \"ana\"").starts_with("policy.toml:1: `allow`: write [[allow]]"));
     assert!(error("allow = [1]").starts_with("policy.toml:1: `allow`: write a table"));
@@ -162,12 +190,15 @@ fn a_test_that_fails_tells_its_line_the_decision_and_the_rule() {
         "policy.toml:4: test failed: connect db.internal:22 is refused: ::1 is loopback, which a rule must name by its \
          address, by policy.toml:3 connect = \"*.internal:22\", but the test expects \"allow\": change the rule or the test"
     );
-    assert!(error(&test("shell = true\nexpect = \"allow\"")).contains("shell is refused: this version"));
+    assert!(error(&test("shell = true\nexpect = \"allow\"")).contains("shell is refused: no rule allows it"));
 }
 
 #[test]
 fn tests_that_hold_keep_the_policy() {
-    let rules = allow("connect = [\"*.internal:22\", \"10.0.0.0/8:80\"]\nshell = true");
+    let rules = allow(
+        "connect = [\"*.internal:22\", \"10.0.0.0/8:80\"]\nshell = true\nread = \"/srv/data\"\nenv.send = \"LC_*\"\n\
+         listen = \"127.0.0.1:9000-9099\"\nexec = [{ path = \"/usr/bin/git\", args = [\"status\"] }]\nservices.use = \"calc\"",
+    );
     for test in [
         "connect = \"db.internal:22\"\nexpect = \"allow\"",
         "connect = \"db.internal:22\"\nresolves_to = [\"10.0.0.1\", \"127.0.0.1\"]\nexpect = \"allow\"",
@@ -176,8 +207,24 @@ fn tests_that_hold_keep_the_policy() {
         "connect = \"x.example:80\"\nexpect = \"deny\"",
         "connect = \"[::1]:22\"\nexpect = \"deny\"",
         "connect = \"2130706433:22\"\nexpect = \"deny\"",
-        "shell = true\nexpect = \"deny\"",
-        "read = \"/etc\"\nexpect = \"deny\"",
+        "shell = true\nexpect = \"allow\"",
+        "python = true\nexpect = \"deny\"",
+        "read = \"/srv/data/x\"\nexpect = \"allow\"",
+        "read = \"/srv/data2\"\nexpect = \"deny\"",
+        "write = \"/srv/data\"\nexpect = \"deny\"",
+        "udp = \"10.0.0.1:80\"\nexpect = \"deny\"",
+        "udp = \"x.internal:80\"\nresolves_to = \"10.0.0.1\"\nexpect = \"deny\"",
+        "listen = \"127.0.0.1:9000/udp\"\nexpect = \"allow\"",
+        "listen = \"0.0.0.0:9000\"\nexpect = \"deny\"",
+        "exec = \"/usr/bin/git status -s\"\nexpect = \"allow\"",
+        "exec = \"/usr/bin/git push\"\nexpect = \"deny\"",
+        "env.send = \"LC_ALL\"\nexpect = \"allow\"",
+        "env = { read = \"HOME\" }\nexpect = \"deny\"",
+        "services.use = \"calc\"\nexpect = \"allow\"",
+        "services.offer = \"calc\"\nexpect = \"deny\"",
+        "resolve = \"db.internal\"\nexpect = \"allow\"",
+        "unix = \"/run/app.sock\"\nexpect = \"deny\"",
+        "unix_listen = \"/run/app.sock\"\nexpect = \"deny\"",
     ] {
         parse(&format!("{rules}[[test]]\nwho = \"ana\"\n{test}\n")).unwrap();
     }
@@ -197,6 +244,13 @@ fn a_test_is_checked_as_strictly_as_a_rule() {
         test("who = \"ana\"\nconnect = \"10.0.0.1:1\"\nresolves_to = []\nexpect = \"deny\"").contains("only a name")
     );
     assert!(test("who = \"ana\"\nexpects = \"deny\"").contains("did you mean `expect`?"));
+    assert!(test("who = \"ana\"\nenv.sent = \"A\"\nexpect = \"deny\"").contains("did you mean `send`?"));
+    assert!(test("who = \"ana\"\nenv = { send = \"A\", read = \"A\" }").contains("asks one thing"));
+    assert!(test("who = \"ana\"\nenv.send = \"LC_*\"").contains("is not a variable"));
+    assert!(test("who = \"ana\"\nread = \"/srv/../etc\"").contains("is not an absolute path"));
+    assert!(test("who = \"ana\"\nexec = [{ path = \"/bin/a\" }]").contains("write a text in quotes"));
+    assert!(test("who = \"ana\"\npython = false").contains("false says nothing in [[test]]"));
+    assert!(test("who = \"ana\"\nprofile = true").contains("unknown key \"profile\""));
 }
 
 #[test]

@@ -13,7 +13,14 @@ fn requests_have_their_golden_bytes() {
     let wire = message::encode_prefixed(&Request::TcpConnect(target.clone()));
     assert_eq!(hex(&wire), "0000001fa3006b7463702d636f6e6e656374016b64622e696e7465726e616c02191538");
     assert_eq!(Request::decode(&wire[4..]), Ok(Ok(Request::TcpConnect(target.clone()))));
-    assert_eq!(hex(&message::encode(&Request::Check(target))), "a30065636865636b016b64622e696e7465726e616c02191538");
+    let ask = Ask { kind: "connect".into(), target: "db.internal:5432".into() };
+    let wire = message::encode(&Request::Check(ask.clone()));
+    assert_eq!(hex(&wire), "a30065636865636b0167636f6e6e656374027064622e696e7465726e616c3a35343332");
+    assert_eq!(Request::decode(&wire), Ok(Ok(Request::Check(ask))));
+    let shell = Request::Planned { name: "spawn", ask: Ask { kind: "shell".into(), target: String::new() } };
+    let wire = message::encode(&shell);
+    assert_eq!(hex(&wire), "a30065737061776e01657368656c6c0260");
+    assert_eq!(Request::decode(&wire), Ok(Ok(shell)));
 }
 
 #[test]
@@ -31,6 +38,35 @@ fn answers_have_their_golden_bytes() {
     let wire = message::encode(&refused);
     assert_eq!(hex(&wire), "a101a40007010d02626e6f0381616e");
     assert_eq!(message::decode::<Answer<TcpConnected>>("answer", &wire), Ok(refused));
+}
+
+#[test]
+fn a_verdict_has_its_golden_bytes_and_its_warnings_may_be_missing() {
+    let verdict = Answer::Granted(Verdict::new(&"p:3 shell = true", ["w".to_owned()]));
+    let wire = message::encode(&verdict);
+    assert_eq!(hex(&wire), "a100a20070703a33207368656c6c203d207472756501816177");
+    assert_eq!(message::decode::<Answer<Verdict>>("answer", &wire), Ok(verdict));
+    let bare = data_encoding::HEXLOWER.decode(b"a100a1006172").unwrap();
+    let expected = Answer::Granted(Verdict { rule: "r".into(), warnings: Vec::new() });
+    assert_eq!(message::decode::<Answer<Verdict>>("answer", &bare), Ok(expected));
+}
+
+#[test]
+fn a_planned_request_is_of_one_of_its_kinds_and_within_its_bounds() {
+    let decode = |name: &'static str, kind: &str, bytes: usize| {
+        let ask = Ask { kind: kind.into(), target: "x".repeat(bytes) };
+        Request::decode(&message::encode(&Request::Planned { name, ask }))
+    };
+    for (name, kinds) in PLANNED {
+        assert!(kinds.iter().all(|kind| matches!(decode(name, kind, 1), Ok(Ok(Request::Planned { .. })))), "{name}");
+        assert!(matches!(decode(name, "connect", 1), Err(ProtocolError::Malformed { .. })), "{name}");
+    }
+    assert!(decode("files", "read", ASK_TARGET_MAX).is_ok() && decode("files", "read", ASK_TARGET_MAX + 1).is_err());
+    let check = |kind: usize| {
+        let ask = Ask { kind: "k".repeat(kind), target: String::new() };
+        Request::decode(&message::encode(&Request::Check(ask)))
+    };
+    assert!(check(ASK_KIND_MAX).is_ok() && check(ASK_KIND_MAX + 1).is_err() && check(0).is_err());
 }
 
 #[test]

@@ -1,69 +1,26 @@
-//! Sequences of operations on two muxes whose bytes cross, wait and come in pieces: honest ends never find each other
-//! at fault, what arrives is what was written, and nothing stays behind. Beside them a third mux is given what no honest
-//! end sends, and stays within its bounds.
-
-#![no_main]
+//! Two honest ends, the bytes between them, and what must come of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
-use bytes::Buf;
 use capuchin::proto::{
-    FRAME_PAYLOAD_MAX, Frame, FrameReader, Reset, StreamId,
-    mux::{ACK_AFTER, BATCH_BYTES, Batch, Config, Event, KEPT_BYTES_MAX, Mux, POOL_BYTES, Read, Role, Write},
+    Reset, StreamId,
+    mux::{ACK_AFTER, Config, Event, Mux, Read, Role, Write},
 };
-use libfuzzer_sys::{
-    arbitrary::{self, Arbitrary},
-    fuzz_target,
-};
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
-/// More would only be slower: every state is a few operations away.
-const OPS_MAX: usize = 256;
-
-#[derive(Arbitrary, Debug)]
-struct Input<'a> {
-    limits: [Limits; 2],
-    ops: Vec<Op>,
-    hostile: Vec<Hostile<'a>>,
-}
-
-/// What one end allows the other, kept small so that it is reached.
-#[derive(Arbitrary, Clone, Copy, Debug)]
-struct Limits {
-    credit_kib: u8,
-    streams: u8,
-}
-
-impl Limits {
-    fn credit(self) -> u32 {
-        (u32::from(self.credit_kib) + 1) * 1024
-    }
-
-    fn streams(self) -> u32 {
-        u32::from(self.streams % 16) + 1
-    }
-}
-
-fn config(ours: Limits, theirs: Limits) -> Config {
-    Config {
-        initial_credit: ours.credit(),
-        peer_initial_credit: theirs.credit(),
-        max_streams: ours.streams(),
-        peer_max_streams: theirs.streams(),
-        ..Config::default()
-    }
-}
+use crate::bounds::{Bounds, Limits, config};
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
-enum Side {
+pub enum Side {
     Borrower,
     Lender,
 }
 
 #[derive(Arbitrary, Debug)]
-enum Op {
+pub enum Op {
     Open {
         side: Side,
         bytes: u16,
@@ -106,46 +63,6 @@ enum Op {
     },
 }
 
-#[derive(Arbitrary, Debug)]
-enum Hostile<'a> {
-    Raw(&'a [u8]),
-    Frame {
-        stream: u8,
-        flags: u8,
-        payload: &'a [u8],
-    },
-    /// Many bytes without many in the input.
-    Data {
-        stream: u8,
-        flags: u8,
-        length: u16,
-    },
-    Open {
-        bytes: u8,
-    },
-    Write {
-        which: u8,
-        bytes: u16,
-    },
-    Read {
-        which: u8,
-        most: u16,
-    },
-    Finish {
-        which: u8,
-    },
-    Reset {
-        which: u8,
-    },
-    Close {
-        which: u8,
-    },
-    Transmit,
-    Sleep {
-        millis: u16,
-    },
-}
-
 /// One honest end.
 struct End {
     mux: Mux,
@@ -154,49 +71,6 @@ struct End {
     /// Bytes that left this end and have not arrived.
     wire: VecDeque<u8>,
     limits: Bounds,
-}
-
-/// What a mux promises whatever is done to it.
-struct Bounds {
-    streams: usize,
-    unread: usize,
-    /// RSTs that left; each may linger until it is acknowledged.
-    resets: usize,
-    reader: FrameReader,
-}
-
-impl Bounds {
-    fn of(config: &Config) -> Self {
-        // Handles of streams that are over on the wire count beside those that are open.
-        let both = config.max_streams as usize + config.peer_max_streams as usize;
-        let streams = 2 * both + config.max_streams as usize;
-        let unread = streams * config.initial_credit as usize + POOL_BYTES as usize;
-        Self { streams, unread, resets: 0, reader: FrameReader::new() }
-    }
-
-    fn check(&self, mux: &Mux) {
-        assert!(mux.unread_bytes() <= self.unread, "{} unread", mux.unread_bytes());
-        assert!(mux.stream_count() <= self.streams + self.resets, "{} streams", mux.stream_count());
-        assert!(mux.kept_bytes() < KEPT_BYTES_MAX + BATCH_BYTES + FRAME_PAYLOAD_MAX, "{} kept", mux.kept_bytes());
-    }
-
-    /// One batch of a mux; it has whole frames only.
-    fn transmit(&mut self, mux: &mut Mux, now: Instant) -> Vec<u8> {
-        let (mut batch, mut out) = (Batch::default(), Vec::new());
-        mux.poll_transmit(now, &mut batch);
-        while batch.has_remaining() {
-            out.extend_from_slice(batch.chunk());
-            batch.advance(batch.chunk().len());
-        }
-        let mut rest = &out[..];
-        while !rest.is_empty() {
-            let (taken, frame) = self.reader.read(rest).expect("a mux sends what it would take");
-            self.resets += usize::from(matches!(frame, Some(Frame::Rst { .. })));
-            rest = &rest[taken..];
-        }
-        assert!(self.reader.is_between_frames());
-        out
-    }
 }
 
 impl End {
@@ -231,7 +105,7 @@ struct Half {
 }
 
 /// Two ends, the bytes between them, and what must come of it. Halves are named by who writes.
-struct Pair {
+pub struct Pair {
     now: Instant,
     ends: [End; 2],
     halves: BTreeMap<(usize, StreamId), Half>,
@@ -241,7 +115,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(limits: [Limits; 2]) -> Self {
+    pub fn new(limits: [Limits; 2]) -> Self {
         let now = Instant::now();
         let [borrower, lender] = limits;
         let ends = [
@@ -252,7 +126,7 @@ impl Pair {
     }
 
     /// `false`: an end has heard nothing for so long that it gives up, as it should.
-    fn apply(&mut self, op: &Op) -> bool {
+    pub fn apply(&mut self, op: &Op) -> bool {
         match *op {
             Op::Open { side, bytes } => self.open(side as usize, bytes.into()),
             Op::Write { side, which, bytes, copied } => {
@@ -397,7 +271,7 @@ impl Pair {
     }
 
     /// Reads all that was written, gives every handle back, and looks for what stayed behind.
-    fn drain(mut self) {
+    pub fn drain(mut self) {
         let mut moved = true;
         while moved {
             self.settle();
@@ -435,71 +309,3 @@ fn byte_at(side: usize, id: StreamId, at: usize) -> u8 {
     let seed = id.number() as usize * 131 + side * 57;
     (seed + at * 7 + (at >> 8) * 13) as u8
 }
-
-/// A mux alone with somebody who sends what he likes, while its own application does what it likes.
-fn endure(limits: [Limits; 2], hostile: &[Hostile<'_>]) {
-    let mut now = Instant::now();
-    let config = config(limits[0], limits[1]);
-    let mut bounds = Bounds::of(&config);
-    let mut mux = Mux::new(Role::Lender, config, now);
-    let mut handles: Vec<StreamId> = Vec::new();
-    for step in hostile {
-        let pick = |which: u8| handles.get(usize::from(which).checked_rem(handles.len())?).copied();
-        let mut wire = Vec::new();
-        match *step {
-            Hostile::Raw(bytes) => wire.extend_from_slice(bytes),
-            Hostile::Frame { stream, flags, payload } => frame(&mut wire, stream, flags, payload),
-            Hostile::Data { stream, flags, length } => {
-                let length = usize::from(length).min(FRAME_PAYLOAD_MAX);
-                frame(&mut wire, stream, flags & 0x30, &vec![stream; length]);
-            }
-            Hostile::Open { bytes } => handles.extend(mux.open(vec![1; bytes.into()].into())),
-            Hostile::Write { which, bytes } => {
-                if let Some(id) = pick(which)
-                    && let Write::Room(room) = mux.poll_write(id, bytes.into())
-                {
-                    mux.write(id, vec![2; room].into());
-                }
-            }
-            Hostile::Read { which, most } => drop(pick(which).map(|id| mux.read(now, id, usize::from(most).max(1)))),
-            Hostile::Finish { which } => drop(pick(which).map(|id| mux.finish(id))),
-            Hostile::Reset { which } | Hostile::Close { which } => {
-                if let Some(id) = pick(which) {
-                    handles.retain(|handle| *handle != id);
-                    if matches!(step, Hostile::Reset { .. }) { mux.reset(id, Reset::Cancelled) } else { mux.close(id) }
-                }
-            }
-            Hostile::Transmit => drop(bounds.transmit(&mut mux, now)),
-            Hostile::Sleep { millis } => {
-                now += Duration::from_millis(millis.into());
-                if !mux.handle_timeout(now) {
-                    return;
-                }
-            }
-        }
-        let taken = mux.handle_bytes(now, &wire).and_then(|()| mux.check_backlog());
-        while let Some(event) = mux.poll_event() {
-            if let Event::Opened(id) = event {
-                handles.push(id);
-            }
-        }
-        bounds.check(&mux);
-        if taken.is_err() {
-            return;
-        }
-    }
-}
-
-fn frame(wire: &mut Vec<u8>, stream: u8, flags: u8, payload: &[u8]) {
-    wire.extend_from_slice(&[0, 0, 0, 0, stream, flags]);
-    wire.extend_from_slice(&(payload.len() as u16).to_be_bytes());
-    wire.extend_from_slice(payload);
-}
-
-fuzz_target!(|input: Input<'_>| {
-    endure(input.limits, &input.hostile);
-    let mut pair = Pair::new(input.limits);
-    if input.ops.iter().take(OPS_MAX).all(|op| pair.apply(op)) {
-        pair.drain();
-    }
-});

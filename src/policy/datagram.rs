@@ -1,0 +1,48 @@
+//! Datagrams to a peer: judged like connections, and again for each destination that a socket sends to.
+
+use std::net::IpAddr;
+
+use super::{
+    Policy,
+    decide::{Facts, Judged, Principal},
+    host::{Host, HostName},
+    reach::{Reach, Transport, names_of},
+    refusal::{Refusal, RuleRef},
+};
+
+/// Datagrams to `host`; the fields are those of [`Connect`](super::Connect).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// What the borrower asked for.
+    pub host: Host,
+    /// The port, from 1.
+    pub port: u16,
+    /// What `host` resolved to; a literal address is itself.
+    pub addresses: Vec<IpAddr>,
+    /// Other names of the host.
+    pub names: Vec<HostName>,
+}
+
+impl Datagram {
+    /// Datagrams to what `host` resolved to, without aliases.
+    pub fn new(host: Host, port: u16, addresses: Vec<IpAddr>) -> Self {
+        Self { host, port, addresses, names: Vec::new() }
+    }
+
+    fn reach<'a>(&'a self, facts: &Facts<'a>) -> Reach<'a> {
+        Reach { transport: Transport::Udp, host: &self.host, port: self.port, names: &self.names, own: facts.own }
+    }
+}
+
+impl Judged for Datagram {
+    fn judge(mut self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<(Self, RuleRef), Refusal> {
+        self.names = names_of(&self.host, self.names, facts);
+        let (kept, rule) = self.reach(facts).judge(policy, &principal.user, &self.addresses)?;
+        self.addresses = kept;
+        Ok((self, rule))
+    }
+
+    fn judge_again(&self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<RuleRef, Refusal> {
+        self.reach(facts).judge_all(policy, &principal.user, &self.addresses)
+    }
+}

@@ -1,0 +1,89 @@
+use super::*;
+use crate::{
+    policy::{AnyRequest, decide},
+    proto::DeviceId,
+};
+
+fn judge(rules: &str, kind: Kind, line: &str) -> Result<RuleRef, Refusal> {
+    let policy = Policy::parse(&format!("[[allow]]\nwho = \"ana\"\n{rules}"), "policy.toml").unwrap();
+    let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
+    decide(&policy, &ana, AnyRequest::parse(kind, line).unwrap(), &Facts::default()).map(|it| it.rule().clone())
+}
+
+fn runs(entry: &str, line: &str) -> bool {
+    judge(&format!("exec = [{entry}]"), Kind::Exec, line).is_ok()
+}
+
+/// Attack 52.
+#[test]
+fn arguments_are_compared_one_by_one_and_no_shell_reads_them() {
+    let exact = "{ path = \"/usr/bin/git\", args = [\"status\"], exact = true }";
+    assert!(runs(exact, "/usr/bin/git status"));
+    for attack in [
+        "/usr/bin/git",
+        "/usr/bin/git 'status; rm -rf /'",
+        "/usr/bin/git status ';' rm -rf /",
+        "/usr/bin/git '$(rm -rf /)'",
+        "/usr/bin/git -c core.pager=/bin/sh status",
+        "/usr/bin/git status --upload-pack=/bin/sh",
+        "/usr/bin/git 'status '",
+        "/usr/bin/git Status",
+        "'/usr/bin/git status'",
+        "/usr/bin/gitx status",
+        "/usr/local/bin/git status",
+    ] {
+        assert!(!runs(exact, attack), "{attack}");
+    }
+    let beginning = "{ path = \"/usr/bin/git\", args = [\"fetch\", \"origin\"] }";
+    assert!(runs(beginning, "/usr/bin/git fetch origin --depth 1"));
+    assert!(!runs(beginning, "/usr/bin/git fetch --upload-pack=/bin/sh origin"), "an option in front is no beginning");
+    assert!(!runs(beginning, "/usr/bin/git -c x=y fetch origin") && !runs(beginning, "/usr/bin/git fetch origina"));
+}
+
+#[test]
+fn an_entry_takes_any_arguments_none_or_every_program() {
+    let git = "{ path = \"/usr/bin/git\" }";
+    assert!(runs(git, "/usr/bin/git") && runs(git, "/usr/bin/git push --force"));
+    let bare = "{ path = \"/usr/bin/git\", exact = true }";
+    assert!(runs(bare, "/usr/bin/git") && !runs(bare, "/usr/bin/git push"));
+    assert!(runs("{ path = \"*\" }", "/bin/x y") && !runs("{ path = \"*\", args = [\"a\"] }", "/bin/x y"));
+}
+
+#[test]
+fn a_deny_covers_what_begins_like_it() {
+    let deny = "exec = [{ path = \"*\" }]\n[[deny]]\nwho = \"ana\"\nexec = [{ path = \"/bin/rm\" }, { path = \"*\", args = [\"-c\"] }]";
+    assert_eq!(judge(deny, Kind::Exec, "/bin/rm -r x").unwrap_err().reason, Reason::Denied);
+    assert_eq!(judge(deny, Kind::Exec, "/bin/sh -c ls").unwrap_err().reason, Reason::Denied);
+    assert!(judge(deny, Kind::Exec, "/bin/ls -c").is_err() && judge(deny, Kind::Exec, "/bin/ls -l").is_ok());
+}
+
+#[test]
+fn a_refusal_shows_the_entry_to_add_and_a_line_that_survives_a_shell() {
+    let refusal =
+        judge("exec = [{ path = \"/usr/bin/git\", args = [\"status\"] }]", Kind::Exec, "/usr/bin/git push 'a b'");
+    assert_eq!(
+        refusal.unwrap_err().explain(),
+        [
+            "exec /usr/bin/git push 'a b' is refused: no rule allows it",
+            "  nearest: policy.toml:3 exec = { path = \"/usr/bin/git\", args = [\"status\"] }",
+            "  help: ask the lender's admin to add `exec = [{ path = \"/usr/bin/git\", args = [\"push\", \"a b\"], \
+             exact = true }]` to an [[allow]] of policy.toml, or to allow it for an hour:",
+            r"  capuchind allow ana exec '/usr/bin/git push '\''a b'\''' --for 1h",
+        ]
+    );
+}
+
+#[test]
+fn a_shell_and_python_are_allowed_as_a_whole() {
+    assert!(judge("shell = true", Kind::Shell, "").is_ok() && judge("shell = true", Kind::Python, "").is_err());
+    assert!(judge("python = true", Kind::Python, "").is_ok() && judge("python = false", Kind::Python, "").is_err());
+    let denied = judge("shell = true\n[[deny]]\nwho = \"ana\"\nshell = true", Kind::Shell, "").unwrap_err();
+    assert_eq!(
+        (denied.reason, denied.rule.unwrap().to_string()),
+        (Reason::Denied, "policy.toml:6 shell = true".into())
+    );
+    let refusal = judge("exec = [{ path = \"*\" }]", Kind::Shell, "").unwrap_err();
+    assert_eq!(refusal.to_string(), "shell is refused: no rule allows it");
+    assert_eq!(&*refusal.send.unwrap(), "capuchind allow ana shell --for 1h");
+    assert!(AnyRequest::parse(Kind::Shell, "x").is_err() && AnyRequest::parse(Kind::Exec, "").is_err());
+}

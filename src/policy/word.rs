@@ -1,0 +1,133 @@
+//! Names that a `*` may end: environment variables and services.
+
+use super::{
+    Policy,
+    decide::Principal,
+    kind::Kind,
+    refusal::{Refusal, RuleRef},
+    search::{Search, Select, Wanted},
+};
+
+/// Longest name of a variable or a service, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Why a text is not a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WordError {
+    /// No shell could set it.
+    #[error("{0:?} is not a variable: use letters, digits and _, not a digit first, and `*` only at the end of a rule")]
+    Variable(String),
+    /// Not fit for a path, a log line or a terminal.
+    #[error("{0:?} is not a service: use letters, digits, _ . and -, and `*` only at the end of a rule")]
+    Service(String),
+}
+
+/// A name in a rule.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum WordPattern {
+    Exactly(String),
+    /// Kept without its `*`; empty is every name.
+    Beginning(String),
+}
+
+impl WordPattern {
+    pub fn parse_variable(text: &str) -> Result<Self, WordError> {
+        Self::parse(text, is_variable).ok_or_else(|| WordError::Variable(text.to_owned()))
+    }
+
+    pub fn parse_service(text: &str) -> Result<Self, WordError> {
+        Self::parse(text, is_service).ok_or_else(|| WordError::Service(text.to_owned()))
+    }
+
+    fn parse(text: &str, fits: fn(&str) -> bool) -> Option<Self> {
+        match text.strip_suffix('*') {
+            Some("") => Some(Self::Beginning(String::new())),
+            Some(start) => fits(start).then(|| Self::Beginning(start.to_owned())),
+            None => fits(text).then(|| Self::Exactly(text.to_owned())),
+        }
+    }
+
+    fn start(&self) -> &str {
+        let (Self::Exactly(start) | Self::Beginning(start)) = self;
+        start
+    }
+}
+
+/// A name of a variable, as a borrower asks for it.
+pub(super) fn variable(text: &str) -> Result<String, WordError> {
+    if is_variable(text) { Ok(text.to_owned()) } else { Err(WordError::Variable(text.to_owned())) }
+}
+
+/// A name of a service, as a borrower asks for it.
+pub(super) fn service(text: &str) -> Result<String, WordError> {
+    if is_service(text) { Ok(text.to_owned()) } else { Err(WordError::Service(text.to_owned())) }
+}
+
+/// Judges `word` by the patterns of a kind that is about names.
+pub(super) fn judge(
+    policy: &Policy,
+    principal: &Principal,
+    (kind, select): (Kind, Select<WordPattern>),
+    word: &str,
+) -> Result<RuleRef, Refusal> {
+    Search { policy, user: &principal.user, kind, select }.judge(&Asked(word))
+}
+
+struct Asked<'a>(&'a str);
+
+impl Wanted<WordPattern> for Asked<'_> {
+    fn target(&self) -> String {
+        self.0.to_owned()
+    }
+
+    fn is_allowed_by(&self, pattern: &WordPattern) -> bool {
+        match pattern {
+            WordPattern::Exactly(word) => word == self.0,
+            WordPattern::Beginning(start) => self.0.starts_with(start.as_str()),
+        }
+    }
+
+    /// The more letters both begin with.
+    fn closeness(&self, pattern: &WordPattern) -> usize {
+        self.0.bytes().zip(pattern.start().bytes()).take_while(|(left, right)| left == right).count()
+    }
+}
+
+fn is_variable(text: &str) -> bool {
+    let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+    is_name(text, fits) && !text.starts_with(|c: char| c.is_ascii_digit())
+}
+
+fn is_service(text: &str) -> bool {
+    is_name(text, |c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-'))
+}
+
+fn is_name(text: &str, fits: impl Fn(u8) -> bool) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_ends_a_name_and_stands_nowhere_else() {
+        for good in ["LANG", "LC_*", "*", "_x1"] {
+            assert!(WordPattern::parse_variable(good).is_ok() && WordPattern::parse_service(good).is_ok(), "{good}");
+        }
+        for bad in ["", "L*G", "**", "*X", "A=B", "A B", "A\0"] {
+            assert!(WordPattern::parse_variable(bad).is_err() && WordPattern::parse_service(bad).is_err(), "{bad:?}");
+        }
+        assert!(WordPattern::parse_variable("1X").is_err() && WordPattern::parse_variable("a-b").is_err());
+        assert!(WordPattern::parse_service("pay-roll.v1").is_ok());
+    }
+
+    #[test]
+    fn who_asks_names_one_and_no_pattern() {
+        assert!(variable("LANG").is_ok() && service("calc").is_ok());
+        for bad in ["LC_*", "*", "", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(variable(bad).is_err() && service(bad).is_err(), "{bad}");
+        }
+    }
+}
