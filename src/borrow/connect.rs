@@ -7,6 +7,7 @@ use super::{
     link::Route,
     login::{Credential, LoggedIn, log_in, log_in_again, patiently},
     profile::{Host, Profile, Profiles},
+    renew::{Renewal, Renewed},
     tcp,
 };
 use crate::{
@@ -32,12 +33,14 @@ pub struct Borrower {
     facts: Arc<Facts>,
 }
 
-struct Facts {
+pub(super) struct Facts {
     /// What the user calls the lender.
-    host: String,
-    lender: LenderName,
-    user: UserName,
-    id: SessionId,
+    pub(super) host: String,
+    pub(super) lender: LenderName,
+    pub(super) user: UserName,
+    pub(super) id: SessionId,
+    /// Works until it is dropped, with the last handle of the session.
+    pub(super) _renewal: Option<Renewal>,
 }
 
 impl Borrower {
@@ -160,11 +163,18 @@ impl Borrower {
             };
             profiles.save_ticket(&profile.alias, &saved)?;
         }
-        Ok(Self::new(session, host, profile.lender, user, id))
+        let renewed = Renewed {
+            profiles: profiles.clone(),
+            alias: profile.alias,
+            lender: profile.lender.clone(),
+            user: user.clone(),
+        };
+        let renewal = Some(renewed.keep(session.clone()).await);
+        Ok(Self::new(session, Facts { host: host.to_owned(), lender: profile.lender, user, id, _renewal: renewal }))
     }
 
-    pub(super) fn new(session: Session, host: &str, lender: LenderName, user: UserName, id: SessionId) -> Self {
-        Self { session, facts: Arc::new(Facts { host: host.to_owned(), lender, user, id }) }
+    pub(super) fn new(session: Session, facts: Facts) -> Self {
+        Self { session, facts: Arc::new(facts) }
     }
 
     /// Connects from the lender to `host:port`; the lender resolves the name.

@@ -20,6 +20,7 @@ mod join;
 mod link;
 mod login;
 mod profile;
+mod renew;
 mod tcp;
 
 pub use connect::Borrower;

@@ -204,6 +204,17 @@ impl Profiles {
         ticket.save(&path)
     }
 
+    /// Replaces the certificate of a device by the next one for the same key.
+    pub(super) fn save_certificate(
+        &self,
+        alias: &Alias,
+        user: &UserName,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<(), BorrowError> {
+        let path = self.folder(alias).join(user.as_str()).join("client.crt");
+        Ok(keyfile::write(&path, pem::certificate_pem(certificate).as_bytes(), keyfile::PUBLIC_MODE)?)
+    }
+
     pub(super) fn hosts(&self) -> &Path {
         &self.hosts
     }

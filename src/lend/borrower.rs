@@ -3,18 +3,21 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::sync::{Notify, watch};
 
-use super::{Lender, audit::Event};
+use super::{Lender, audit::Event, login::Welcomed, seats::Seat};
 use crate::{
     policy::Principal,
     proto::{ErrorKind, Refusal, Reset, SessionId, StreamId},
     session::{Meter, Session, Stream},
-    trust::{UnixTime, identity::Identity},
+    trust::{UnixTime, identity::Identity, store},
 };
 
 /// How often a session looks at the wall clock, which may be set while it runs.
@@ -29,21 +32,26 @@ pub(super) struct Borrower {
     pub(super) peer: SocketAddr,
     pub(super) since: UnixTime,
     pub(super) session: Session,
+    /// What the session goes back to, and how long that lasts (`limits.hours` of the policy).
+    pub(super) login: store::Login,
+    pub(super) hours: Option<Duration>,
+    /// When its last ticket was issued, in seconds since 1970; 0 for never.
+    ticket_at: AtomicU64,
+    seat: Seat,
     /// When its certificate ends; a renewal moves it.
     not_after: watch::Sender<UnixTime>,
     handles: Mutex<BTreeMap<StreamId, Arc<Handle>>>,
 }
 
 impl Borrower {
-    pub(super) fn new(
-        lender: Lender,
-        identity: Identity,
-        session_id: SessionId,
-        peer: SocketAddr,
-        session: Session,
-    ) -> Self {
+    pub(super) fn new(lender: Lender, welcome: Welcomed, peer: SocketAddr, session: Session) -> Self {
+        let Welcomed { identity, session_id, login, hours, seat, .. } = welcome;
         Self {
             lender,
+            login,
+            hours,
+            ticket_at: AtomicU64::new(0),
+            seat,
             principal: Principal { user: identity.user.clone(), device: identity.device },
             not_after: watch::Sender::new(identity.not_after),
             identity,
@@ -73,7 +81,7 @@ impl Borrower {
             kind,
             target,
             since: UnixTime::now(),
-            meter: Meter::default(),
+            meter: Meter::paced(self.seat.pace()),
             still,
             taken: OnceLock::new(),
             wake: Notify::new(),
@@ -109,15 +117,32 @@ impl Borrower {
         self.not_after.send_replace(not_after);
     }
 
-    /// Waits until its certificate has ended.
-    pub(super) async fn expired(&self) {
+    /// When its certificate ends.
+    pub(super) fn not_after(&self) -> UnixTime {
+        *self.not_after.borrow()
+    }
+
+    /// Whether the last ticket is so long ago that there may be another; if so, it is now.
+    pub(super) fn may_renew_ticket(&self, pause: Duration) -> bool {
+        let now = UnixTime::now();
+        let long_ago = |last: u64| (UnixTime(last).plus(pause) <= now).then_some(now.0);
+        self.ticket_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, long_ago).is_ok()
+    }
+
+    /// Waits until its time is over, and says which.
+    pub(super) async fn expired(&self) -> (ErrorKind, &'static str) {
         let mut not_after = self.not_after.subscribe();
+        let ends = self.hours.map(|hours| self.login.at.plus(hours));
         loop {
-            let left = not_after.borrow_and_update().0.saturating_sub(UnixTime::now().0);
-            if left == 0 {
-                return;
+            let (now, certificate) = (UnixTime::now(), *not_after.borrow_and_update());
+            if certificate <= now {
+                return (ErrorKind::Identity, "the certificate of this device has ended");
             }
-            let step = Duration::from_secs(left).min(CLOCK_STEP);
+            if ends.is_some_and(|ends| ends <= now) {
+                return (ErrorKind::Login, "the hours that the policy gives a login are over: log in again");
+            }
+            let next = ends.map_or(certificate, |ends| ends.min(certificate));
+            let step = Duration::from_secs(next.0 - now.0).min(CLOCK_STEP);
             // The sender lives in `self`.
             let _ = tokio::time::timeout(step, not_after.changed()).await;
         }

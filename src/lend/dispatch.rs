@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{audit::Event, borrower::Borrower, gate, tcp};
+use super::{audit::Event, borrower::Borrower, gate, renew, tcp};
 use crate::{
     proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
@@ -32,7 +32,7 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
                     tracing::error!(%error, "a stream's task failed");
                 }
             }
-            () = borrower.expired() => drop(borrower.cut(ErrorKind::Identity, "the certificate of this device has ended")),
+            (kind, why) = borrower.expired() => drop(borrower.cut(kind, why)),
             // Without a sender the lender is gone, which is the same.
             _ = stopping.wait_for(|stopping| *stopping) => {
                 session.end(ErrorKind::Lost, "the lender is stopping");
@@ -69,6 +69,8 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             }
             Err(refusal) => refuse(&stream, refusal).await,
         },
+        Ok(Ok(Request::RenewCertificate(csr))) => renew::certificate(&borrower, &csr, stream).await,
+        Ok(Ok(Request::RenewTicket)) => renew::ticket(&borrower, stream).await,
         Ok(Ok(Request::Planned { name, ask })) => {
             let refusal = Box::pin(gate::planned(&borrower, name, &ask)).await;
             refuse(&stream, refusal).await;

@@ -109,11 +109,11 @@ async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, ve
 }
 
 /// Judges a connection that was granted once more, by the policy of now and the very addresses of then.
-pub(super) fn still(borrower: &Borrower, request: &Connect) -> Result<(), Refusal> {
-    let lender = &borrower.lender;
+pub(super) fn still(borrower: &Borrower, grant: &Granted<Connect>) -> Result<(), Refusal> {
+    let (lender, request) = (&borrower.lender, grant.request());
     let own = lender.own_listeners(&request.addresses, request.port);
     let facts = Facts { own: &own, ..Facts::default() };
-    policy::decide(&lender.policy(), &borrower.principal, request.clone(), &facts).map(drop).map_err(|no| refusal(&no))
+    grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
 }
 
 fn refusal(no: &policy::Refusal) -> Refusal {

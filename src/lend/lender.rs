@@ -12,6 +12,7 @@ use super::{
     audit::Audit,
     identity::{self, Configs, ServerIdentity},
     live::Live,
+    seats::Seats,
 };
 use crate::{
     policy::{LenderPath, Policy},
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     pub(super) authority: Authority,
     policy: RwLock<Arc<Policy>>,
     pub(super) live: Live,
+    pub(super) seats: Seats,
     /// Its folders, as they are named and where they really are.
     own_folders: Vec<LenderPath>,
     pub(super) store: Store,
@@ -96,6 +98,7 @@ impl Lender {
             authority,
             policy: RwLock::new(Arc::new(policy)),
             live: Live::default(),
+            seats: Seats::default(),
             own_folders: dir.own_folders(),
             store,
             audit,

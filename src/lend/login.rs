@@ -16,6 +16,7 @@ use super::{
     audit::Event,
     borrower::Borrower,
     dispatch,
+    seats::Seat,
     stranger::{self, No},
 };
 use crate::{
@@ -49,7 +50,7 @@ pub(super) async fn serve(
     let mut event = Event { event: "login", peer: Some(peer.to_string()), ..Event::default() };
     let mut greeter = Greeter::new(connection);
     let outcome = tokio::time::timeout(LOGIN_MAX, log_in(lender, &mut greeter, &mut event)).await;
-    let (identity, config, session_id) = match outcome.unwrap_or(Err(No::Late)) {
+    let mut welcome = match outcome.unwrap_or(Err(No::Late)) {
         Ok(welcome) => welcome,
         Err(no) => {
             event.verdict = Some("refused");
@@ -63,10 +64,11 @@ pub(super) async fn serve(
     };
     drop(place);
     event.verdict = Some("granted");
-    event.session = Some(session_id.to_string());
+    event.session = Some(welcome.session_id.to_string());
     lender.shared.audit.log(event).await;
+    let config = std::mem::take(&mut welcome.config);
     let session = Session::start(greeter.into_inner(), mux::Role::Lender, config);
-    let borrower = Arc::new(Borrower::new(lender.clone(), identity, session_id, peer, session));
+    let borrower = Arc::new(Borrower::new(lender.clone(), welcome, peer, session));
     let listed = lender.shared.live.list(borrower);
     let borrower = listed.borrower();
     // Whoever revokes writes first and cuts afterwards: what was written before the session was in the list is seen here.
@@ -76,11 +78,18 @@ pub(super) async fn serve(
     dispatch::run(borrower.clone(), stopping).await;
 }
 
-async fn log_in(
-    lender: &Lender,
-    greeter: &mut Greeter<Connection>,
-    event: &mut Event,
-) -> Result<(Identity, mux::Config, SessionId), No> {
+/// A login that went through.
+pub(super) struct Welcomed {
+    pub(super) identity: Identity,
+    pub(super) config: mux::Config,
+    pub(super) session_id: SessionId,
+    pub(super) login: store::Login,
+    /// How long after the login the session may go on, if that is bounded.
+    pub(super) hours: Option<Duration>,
+    pub(super) seat: Seat,
+}
+
+async fn log_in(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut Event) -> Result<Welcomed, No> {
     let shared = &lender.shared;
     let (certificate, exporter) = certificate_of(greeter)?;
     event.user = Some(certificate.user.to_string());
@@ -91,7 +100,10 @@ async fn log_in(
         let text = "the lender cannot write its audit log and takes no new sessions";
         return Err(No::ended(ErrorKind::Busy, text));
     }
-    let config = mux::Config::default();
+    let limits = lender.policy().limits(&certificate.user);
+    let hours = limits.hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600));
+    let mut config = mux::Config::default();
+    config.max_streams = limits.streams.unwrap_or(u32::MAX).min(config.max_streams);
     greeter.send(&[FromLender::Greeting(Greeting::new(&config))]).await?;
     let greeting = match greeter.receive("greeting", LOGIN_MAX).await? {
         FromBorrower::Greeting(greeting) => greeting,
@@ -103,13 +115,14 @@ async fn log_in(
         other => return Err(No::unexpected("login", &other)),
     };
     event.method = Some(login.method.as_str());
-    let ticket = check(lender, login, &certificate, &exporter).await?;
-    let session = SessionId(crate::trust::random());
-    greeter.send(&[FromLender::Welcome(Welcome { session: session.0, ticket })]).await?;
+    let (login, ticket) = check(lender, login, &certificate, &exporter, hours).await?;
+    let seat = shared.seats.take(&certificate.user, &limits).map_err(|full| No::refused(ErrorKind::Busy, full))?;
+    let session_id = SessionId(crate::trust::random());
+    greeter.send(&[FromLender::Welcome(Welcome { session: session_id.0, ticket })]).await?;
     let device = certificate.device;
     // Best effort: when it was last seen is for the admin's eyes only.
     let _ = lender.store(move |store| store.touch(device, UnixTime::now())).await;
-    Ok((certificate, agreed, session))
+    Ok(Welcomed { identity: certificate, config: agreed, session_id, login, hours, seat })
 }
 
 /// Who the peer's certificate says it is, and the value that its proofs are bound to.
@@ -126,13 +139,14 @@ fn certificate_of(greeter: &Greeter<Connection>) -> Result<(Identity, [u8; 32]),
     Ok((identity_of(certificate).map_err(|error| No::ended(ErrorKind::Identity, error))?, exporter))
 }
 
-/// Checks password or ticket; a password earns a new ticket.
+/// Checks password or ticket; a password earns a new ticket. `hours`: how long a login lasts, if that is bounded.
 async fn check(
     lender: &Lender,
     mut login: Login,
     identity: &Identity,
     exporter: &[u8; 32],
-) -> Result<Option<IssuedTicket>, No> {
+    hours: Option<Duration>,
+) -> Result<(store::Login, Option<IssuedTicket>), No> {
     match login.method {
         LoginMethod::Ticket => {
             let (Some(id), Some(proof)) = (login.ticket_id, login.ticket_proof) else {
@@ -140,7 +154,10 @@ async fn check(
             };
             let store = &lender.shared.store;
             match store.redeem_ticket(TicketId(id), &proof, exporter, identity, UnixTime::now()) {
-                Ok(_) => Ok(None),
+                Ok(login) if hours.is_some_and(|hours| login.at.plus(hours) <= UnixTime::now()) => {
+                    Err(No::refused(ErrorKind::Login, "the hours that the policy gives a login are over: log in again"))
+                }
+                Ok(login) => Ok((login, None)),
                 Err(error) => {
                     use TicketRefusal::{OtherDevice, WrongProof};
                     let stolen = matches!(error, StoreError::Ticket(WrongProof | OtherDevice));
@@ -152,13 +169,24 @@ async fn check(
         LoginMethod::Password => {
             let password = Zeroizing::new(login.password.take().unwrap_or_default());
             let epoch = check_password(lender, password, identity).await?;
-            let (now, identity) = (UnixTime::now(), identity.clone());
-            let earned = store::Login { at: now, epoch };
-            let issued = lender.store(move |store| store.issue_ticket(&identity, earned, TICKET_LIFETIME, now)).await;
-            let (ticket, expires) = issued.map_err(|error| No::refused(ErrorKind::Login, error))?;
-            Ok(Some(IssuedTicket { id: ticket.id().0, secret: *ticket.as_bytes(), expires: expires.0 }))
+            let login = store::Login { at: UnixTime::now(), epoch };
+            let ticket = issue(lender, identity, login, hours).await;
+            Ok((login, Some(ticket.map_err(|error| No::refused(ErrorKind::Login, error))?)))
         }
     }
+}
+
+/// A ticket that goes back to `login`, for at most 12 hours and as long as the login lasts.
+pub(super) async fn issue(
+    lender: &Lender,
+    identity: &Identity,
+    login: store::Login,
+    hours: Option<Duration>,
+) -> Result<IssuedTicket, StoreError> {
+    let (identity, allowed) = (identity.clone(), hours.unwrap_or(TICKET_LIFETIME));
+    let issued = move |store: &store::Store| store.issue_ticket(&identity, login, allowed, UnixTime::now());
+    let (ticket, expires) = lender.store(issued).await?;
+    Ok(IssuedTicket { id: ticket.id().0, secret: *ticket.as_bytes(), expires: expires.0 })
 }
 
 /// Gives the epoch under which the password was right.

@@ -29,7 +29,9 @@ mod live;
 mod login;
 mod notify;
 mod reload;
+mod renew;
 mod resolve;
+mod seats;
 mod stranger;
 mod tcp;
 

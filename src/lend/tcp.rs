@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::{audit::Event, borrower::Borrower, dispatch::refuse, gate};
 use crate::{
     policy::{Connect, Granted},
-    proto::{Answer, Errno, ErrorKind, Refusal, TcpConnected, WireAddr},
+    proto::{Answer, Errno, ErrorKind, Refusal, Target, TcpConnected, WireAddr},
     session::{DialError, Stream, dial, relay},
 };
 
@@ -16,9 +16,10 @@ use crate::{
 /// # Cancellation
 /// A borrower that resets the stream ends the dial; a handle that is taken back ends dial and connection.
 pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: Stream) {
-    let request = grant.request().clone();
-    let target = format!("{}:{}", request.host, request.port);
-    let held = borrower.hold(&stream, "tcp-connect", target, Box::new(move |borrower| gate::still(borrower, &request)));
+    let Connect { host, port, .. } = grant.request();
+    let target = Target { host: host.to_string(), port: *port }.to_string();
+    let judged = grant.clone();
+    let held = borrower.hold(&stream, "tcp-connect", target, Box::new(move |borrower| gate::still(borrower, &judged)));
     // On the heap: its room is free again while the connection idles.
     let Some(Some((socket, answer))) = held.serve(&stream, Box::pin(connect(grant, &stream))).await else { return };
     held.serve(&stream, relay(socket, &stream, held.meter())).await;

@@ -42,6 +42,11 @@ pub enum Request {
     TcpConnect(Target),
     /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`].
     Check(Ask),
+    /// A new certificate for the key of this device, before the old one ends: a PKCS #10 request in DER, of which only
+    /// the key counts. Answered with [`RenewedCertificate`].
+    RenewCertificate(Vec<u8>),
+    /// A new ticket that goes back to the same login; answered with an [`IssuedTicket`](super::IssuedTicket).
+    RenewTicket,
     /// A request that has its name and its place at the gate, and that no lender of this version serves: one of
     /// [`PLANNED`]. It is decided, and refused by the policy or as not offered.
     Planned {
@@ -76,6 +81,8 @@ impl Request {
         match self {
             Self::TcpConnect(_) => "tcp-connect",
             Self::Check(_) => "check",
+            Self::RenewCertificate(_) => "renew-certificate",
+            Self::RenewTicket => "renew-ticket",
             Self::Planned { name, .. } => name,
         }
     }
@@ -96,6 +103,11 @@ impl Request {
                 )
             }
             "check" => Self::Check(Ask::decode(bytes)?),
+            "renew-certificate" => {
+                let CertificateRequest { csr } = message::decode("request", bytes)?;
+                Self::RenewCertificate(csr)
+            }
+            "renew-ticket" => Self::RenewTicket,
             other => match PLANNED.into_iter().find(|(name, _)| *name == other) {
                 Some((name, kinds)) => {
                     let ask = Ask::decode(bytes)?;
@@ -125,9 +137,16 @@ fn malformed(why: &str) -> ProtocolError {
 
 impl<C> Encode<C> for Request {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.map(3)?.u8(0)?.str(self.name())?;
+        let length = match self {
+            Self::RenewTicket => 1,
+            Self::RenewCertificate(_) => 2,
+            Self::TcpConnect(_) | Self::Check(_) | Self::Planned { .. } => 3,
+        };
+        e.map(length)?.u8(0)?.str(self.name())?;
         match self {
             Self::TcpConnect(Target { host, port }) => e.u8(1)?.str(host)?.u8(2)?.u16(*port)?.ok(),
+            Self::RenewCertificate(csr) => e.u8(1)?.bytes(csr)?.ok(),
+            Self::RenewTicket => Ok(()),
             Self::Check(Ask { kind, target }) | Self::Planned { ask: Ask { kind, target }, .. } => {
                 e.u8(1)?.str(kind)?.u8(2)?.str(target)?.ok()
             }
@@ -158,6 +177,22 @@ struct AskBody {
     kind: String,
     #[n(2)]
     target: String,
+}
+
+#[derive(Decode)]
+#[cbor(map)]
+struct CertificateRequest {
+    #[cbor(n(1), with = "minicbor::bytes")]
+    csr: Vec<u8>,
+}
+
+/// The answer to [`Request::RenewCertificate`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RenewedCertificate {
+    /// The certificate (X.509, DER).
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub certificate: Vec<u8>,
 }
 
 /// A request that this build does not know.

@@ -53,6 +53,20 @@ pub fn check_issued(
     if !is_certificate_of(ca, ca_key) {
         return Err(IssuedError::ForeignCa);
     }
+    check_renewed(ca, certificate, user, device, now)
+}
+
+/// Checks a certificate from a lender whose CA was pinned before.
+///
+/// # Errors
+/// If it is not as it was asked for.
+pub fn check_renewed(
+    ca: &CertificateDer<'_>,
+    certificate: &CertificateDer<'_>,
+    user: &UserName,
+    device: DeviceId,
+    now: UnixTime,
+) -> Result<Identity, IssuedError> {
     let now = pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.0));
     tls::client_verifier(ca)?.verify_client_cert(certificate, &[], now).map_err(IssuedError::Invalid)?;
     let identity = identity_of(certificate)?;

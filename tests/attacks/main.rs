@@ -13,6 +13,7 @@ mod join;
 mod key_files;
 mod login;
 mod policy;
+mod renewal;
 mod revocation;
 mod terminal;
 

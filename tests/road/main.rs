@@ -6,6 +6,7 @@ mod support;
 mod dies;
 mod forwards;
 mod library;
+mod limits;
 mod refused;
 
 use std::{

@@ -11,6 +11,7 @@ use tokio::{
 use super::*;
 use crate::{
     TcpStream,
+    borrow::connect::Facts,
     proto::{Answer, Ask, Errno, ErrorKind, Refusal, SessionId, TcpConnected, Verdict, WireAddr, message, mux},
     session::{Session, Stream},
 };
@@ -20,7 +21,8 @@ fn pair() -> (Borrower, Session) {
     let session = Session::start(BufReader::new(near), mux::Role::Borrower, mux::Config::default());
     let lender = Session::start(BufReader::new(far), mux::Role::Lender, mux::Config::default());
     let (name, user) = ("lab".parse().unwrap(), "ana".parse().unwrap());
-    (Borrower::new(session, "lab", name, user, SessionId([0; 16])), lender)
+    let facts = Facts { host: "lab".to_owned(), lender: name, user, id: SessionId([0; 16]), _renewal: None };
+    (Borrower::new(session, facts), lender)
 }
 
 /// The next stream at the lender, and what it asks for.

@@ -24,6 +24,21 @@ fn requests_have_their_golden_bytes() {
 }
 
 #[test]
+fn renewals_have_their_golden_bytes() {
+    let certificate = Request::RenewCertificate(vec![1, 2, 3]);
+    let wire = message::encode(&certificate);
+    assert_eq!(hex(&wire), "a2007172656e65772d63657274696669636174650143010203");
+    assert_eq!(Request::decode(&wire), Ok(Ok(certificate)));
+    let wire = message::encode(&Request::RenewTicket);
+    assert_eq!(hex(&wire), "a1006c72656e65772d7469636b6574");
+    assert_eq!(Request::decode(&wire), Ok(Ok(Request::RenewTicket)));
+    let answer = Answer::Granted(RenewedCertificate { certificate: vec![7] });
+    let wire = message::encode(&answer);
+    assert_eq!(hex(&wire), "a100a1004107");
+    assert_eq!(message::decode::<Answer<RenewedCertificate>>("answer", &wire), Ok(answer));
+}
+
+#[test]
 fn answers_have_their_golden_bytes() {
     let connected = TcpConnected {
         peer: WireAddr("10.0.0.1:80".parse().unwrap()),

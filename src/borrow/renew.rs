@@ -1,0 +1,136 @@
+//! Keeps a device's certificate and a login alive while a session is: a long forward needs nobody at a keyboard.
+
+use std::time::Duration;
+
+use super::{
+    BorrowError,
+    profile::{Alias, Profiles},
+};
+use crate::{
+    proto::{Answer, IssuedTicket, LenderName, RenewedCertificate, Request, UserName, message},
+    session::Session,
+    trust::{
+        UnixTime,
+        authority::LEAF_LIFETIME,
+        identity,
+        issued::check_renewed,
+        request::{SubjectKey, request_for},
+        ticket::{SavedTicket, TICKET_LIFETIME, Ticket},
+    },
+};
+
+/// How often the wall clock is looked at; it may be set, and the machine may sleep.
+const CLOCK_STEP: Duration = Duration::from_secs(600);
+/// A lender that is slow to renew must not keep its borrower waiting.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Before a renewal that failed is tried again.
+const PAUSE: Duration = Duration::from_secs(3600);
+/// A certificate that ends this soon and could not be renewed is worth a warning each time.
+const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Renews in the background until it is dropped.
+pub(super) struct Renewal(tokio::task::JoinHandle<()>);
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is renewed, and where it lies.
+pub(super) struct Renewed {
+    pub(super) profiles: Profiles,
+    pub(super) alias: Alias,
+    pub(super) lender: LenderName,
+    pub(super) user: UserName,
+}
+
+impl Renewed {
+    /// Renews what is due, so that who only runs short commands is looked after too, and then goes on in the background.
+    pub(super) async fn keep(self, session: Session) -> Renewal {
+        let mut pause = self.pause_after(&session).await;
+        Renewal(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = self.pause_after(&session).await;
+            }
+        }))
+    }
+
+    /// Renews what is due, and says when to look again.
+    async fn pause_after(&self, session: &Session) -> Duration {
+        let outcome = tokio::time::timeout(ANSWER_MAX, self.renew_due(session)).await;
+        match outcome {
+            Ok(Ok(())) => CLOCK_STEP,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a renewal failed");
+                PAUSE
+            }
+            Err(_) => PAUSE,
+        }
+    }
+
+    /// Renews what is past two thirds of its time.
+    async fn renew_due(&self, session: &Session) -> Result<(), BorrowError> {
+        let now = UnixTime::now();
+        let own = self.profiles.credentials(&self.alias, &self.user)?;
+        let ends = own.chain.first().and_then(|certificate| identity::not_after(certificate).ok());
+        if let Some(ends) = ends.filter(|ends| ends.minus(LEAF_LIFETIME / 3) <= now) {
+            let renewed = self.renew_certificate(session, &own.key_pem).await;
+            if renewed.is_err() && ends.minus(WARN_BEFORE) <= now {
+                let days = ends.0.saturating_sub(now.0) / 86_400;
+                tracing::warn!(lender = %self.lender, days, "the certificate of this device ends soon and was not renewed");
+            }
+            renewed?;
+        }
+        match self.profiles.ticket(&self.alias, &self.user) {
+            Ok(saved) if saved.expires.minus(TICKET_LIFETIME / 3) <= now && now < saved.expires => {
+                self.renew_ticket(session, &saved).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn renew_certificate(&self, session: &Session, key_pem: &[u8]) -> Result<(), BorrowError> {
+        let local = |error: &dyn std::fmt::Display| BorrowError::Profile {
+            path: self.profiles.folder(&self.alias).display().to_string(),
+            why: error.to_string(),
+        };
+        let csr = request_for(key_pem).map_err(|error| local(&error))?;
+        let RenewedCertificate { certificate } = self.ask(session, &Request::RenewCertificate(csr)).await?;
+        let certificate = certificate.into();
+        let device = SubjectKey::of_key(key_pem).map_err(|error| local(&error))?.device();
+        let ca = self.profiles.ca(&self.alias)?;
+        check_renewed(&ca, &certificate, &self.user, device, UnixTime::now()).map_err(|error| local(&error))?;
+        self.profiles.save_certificate(&self.alias, &self.user, &certificate)
+    }
+
+    /// One that would end no later is not kept: the login itself is nearly over.
+    async fn renew_ticket(&self, session: &Session, old: &SavedTicket) -> Result<(), BorrowError> {
+        let issued: IssuedTicket = self.ask(session, &Request::RenewTicket).await?;
+        if issued.expires > old.expires.0 {
+            let saved = SavedTicket {
+                ticket: Ticket::from_bytes(issued.secret),
+                expires: UnixTime(issued.expires),
+                user: self.user.clone(),
+                lender: self.lender.clone(),
+            };
+            self.profiles.save_ticket(&self.alias, &saved)?;
+        }
+        Ok(())
+    }
+
+    async fn ask<A: for<'a> minicbor::Decode<'a, ()>>(
+        &self,
+        session: &Session,
+        request: &Request,
+    ) -> Result<A, BorrowError> {
+        let host = self.alias.as_str();
+        let stream = session.open(message::encode_prefixed(request)).map_err(|error| BorrowError::open(host, error))?;
+        let answer = stream.read_message("answer").await;
+        match answer.map_err(|error| BorrowError::answer(host, request.name(), error))? {
+            Answer::Granted(granted) => Ok(granted),
+            Answer::Refused(refusal) => Err(BorrowError::refused(host, request.name(), &refusal)),
+        }
+    }
+}

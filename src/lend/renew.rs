@@ -1,0 +1,84 @@
+//! Renews a device's certificate and ticket over a live session.
+//!
+//! No rule of the policy is asked: whoever has a session is already lent what it stands for. What holds instead is that
+//! a renewal prolongs and never widens: the same user, the same device's key, the same login.
+
+use std::time::Duration;
+
+use super::{audit::Event, borrower::Borrower, dispatch::refuse, login};
+use crate::{
+    proto::{Answer, ErrorKind, Refusal, RenewedCertificate},
+    session::Stream,
+    trust::{UnixTime, authority::LEAF_LIFETIME, identity::identity_of, request::parse_request},
+};
+
+/// Least time between two tickets of a session: each is a write to the disk.
+const TICKET_PAUSE: Duration = Duration::from_secs(60);
+
+/// A new certificate for the key of this device.
+pub(super) async fn certificate(borrower: &Borrower, csr: &[u8], stream: Stream) {
+    let renewed = new_certificate(borrower, csr).await;
+    let event = match &renewed {
+        Ok((_, serial)) => Event { serial: Some(serial.clone()), ..borrower.event("certificate-renewed") },
+        Err(refusal) => refused(borrower.event("certificate-renewed"), refusal),
+    };
+    borrower.lender.shared.audit.log(event).await;
+    match renewed {
+        // If it cannot be told, the old one still stands and may be renewed again.
+        Ok((certificate, _)) => drop(stream.write_message(&Answer::Granted(RenewedCertificate { certificate })).await),
+        Err(refusal) => refuse(&stream, refusal).await,
+    }
+}
+
+/// The certificate and its serial.
+async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, String), Refusal> {
+    let no = |text: String| Refusal::new(ErrorKind::Identity, text);
+    let key = parse_request(csr).map_err(|error| no(error.to_string()))?;
+    if key.device() != borrower.principal.device {
+        return Err(no("a certificate is renewed for the key of its own device only".to_owned()));
+    }
+    let now = UnixTime::now();
+    if borrower.not_after() > now.plus(LEAF_LIFETIME / 2) {
+        return Err(no("the certificate has more than half of its time left".to_owned()));
+    }
+    let lender = borrower.lender.clone();
+    let user = borrower.principal.user.clone();
+    let issued = tokio::task::spawn_blocking(move || {
+        let certificate =
+            lender.shared.authority.issue_client(&user, &key, now).map_err(|error| no(error.to_string()))?;
+        let identity = identity_of(&certificate).map_err(|error| no(error.to_string()))?;
+        lender
+            .shared
+            .store
+            .add_device(&identity, now)
+            .map_err(|error| Refusal::new(ErrorKind::Revoked, error.to_string()))?;
+        Ok((certificate, identity))
+    });
+    let (certificate, identity) = issued.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    borrower.renewed(identity.not_after);
+    Ok((certificate.to_vec(), identity.serial))
+}
+
+/// A new ticket that goes back to the login of this session.
+pub(super) async fn ticket(borrower: &Borrower, stream: Stream) {
+    let issued = if borrower.may_renew_ticket(TICKET_PAUSE) {
+        let issued = login::issue(&borrower.lender, &borrower.identity, borrower.login, borrower.hours).await;
+        issued.map_err(|error| Refusal::new(ErrorKind::Login, error.to_string()))
+    } else {
+        Err(Refusal::new(ErrorKind::Busy, "a ticket was renewed a moment ago"))
+    };
+    let event = borrower.event("ticket-renewed");
+    let event = match &issued {
+        Ok(_) => event,
+        Err(refusal) => refused(event, refusal),
+    };
+    borrower.lender.shared.audit.log(event).await;
+    match issued {
+        Ok(ticket) => drop(stream.write_message(&Answer::Granted(ticket)).await),
+        Err(refusal) => refuse(&stream, refusal).await,
+    }
+}
+
+fn refused(event: Event, refusal: &Refusal) -> Event {
+    Event { verdict: Some("refused"), why: Some(refusal.text().to_owned()), ..event }
+}

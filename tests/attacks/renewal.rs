@@ -1,0 +1,122 @@
+//! Certificates that renew themselves over a live session, and what such a renewal refuses.
+
+use std::time::Duration;
+
+use capuchin::{
+    proto::{Answer, ErrorKind, Frame, Kind, RenewedCertificate, Request, message},
+    trust::{
+        UnixTime,
+        authority::{Authority, LEAF_LIFETIME},
+        identity::{identity_of, not_after},
+        keyfile, pem,
+        request::{SubjectKey, new_device_key, request_for},
+    },
+};
+use rustls::pki_types::CertificateDer;
+
+use crate::{
+    still_serves,
+    support::{
+        Home, LOOPBACK, Lab, fails,
+        peer::{Credentials, Peer, frame},
+        run,
+    },
+};
+
+/// The certificate of alice's device, made so long ago.
+fn made_before(lab: &Lab, home: &Home, age: Duration) -> CertificateDer<'static> {
+    let ca = pem::certificates(&std::fs::read(lab.dir().join("ca.crt")).unwrap()).unwrap().remove(0);
+    let authority = Authority::load(&keyfile::read_secret(&lab.dir().join("ca.key")).unwrap(), ca).unwrap();
+    let key = SubjectKey::of_key(&Credentials::of(home, "alice").key_pem).unwrap();
+    authority.issue_client(&"alice".parse().unwrap(), &key, UnixTime::now().minus(age)).unwrap()
+}
+
+fn certificate_of(home: &Home) -> CertificateDer<'static> {
+    Credentials::of(home, "alice").chain.remove(0)
+}
+
+fn keep_certificate(home: &Home, certificate: &CertificateDer<'_>) {
+    let path = home.profile().join("alice/client.crt");
+    keyfile::write(&path, pem::certificate_pem(certificate).as_bytes(), keyfile::PUBLIC_MODE).unwrap();
+}
+
+/// What the lender answers to this request for a certificate.
+async fn ask(peer: &mut Peer, stream: u64, csr: Vec<u8>) -> Answer<RenewedCertificate> {
+    let request = message::encode_prefixed(&Request::RenewCertificate(csr));
+    peer.send(&frame(stream, Kind::Data, true, false, &request)).await;
+    let mut answer = Vec::new();
+    loop {
+        if let [a, b, c, d, body @ ..] = &answer[..]
+            && body.len() >= u32::from_be_bytes([*a, *b, *c, *d]) as usize
+        {
+            return message::decode("answer", body).unwrap();
+        }
+        match peer.hear().await.expect("an answer") {
+            Frame::Data { payload, .. } => answer.extend_from_slice(&payload),
+            Frame::Goaway(goaway) => panic!("{}", goaway.text),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_past_two_thirds_renews_itself() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let young = certificate_of(&home);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    assert_eq!(certificate_of(&home), young, "nothing is due yet");
+
+    let old = made_before(&lab, &home, LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
+    keep_certificate(&home, &old);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    let new = certificate_of(&home);
+    assert!(not_after(&new).unwrap() > not_after(&old).unwrap());
+    let serial = identity_of(&new).unwrap().serial;
+    lab.wait_for_audit("the renewal", |line| {
+        line["event"] == "certificate-renewed" && line["serial"] == serial.as_str() && line["user"] == "alice"
+    });
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_is_for_the_own_key_and_not_before_its_time() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    let own = request_for(&Credentials::of(&home, "alice").key_pem).unwrap();
+    let (_, foreign) = new_device_key().unwrap();
+    let mut forged = own.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let cases = [
+        (own, "more than half of its time left"),
+        (foreign, "for the key of its own device only"),
+        (forged, "not signed by its own key"),
+        (b"garbage".to_vec(), "malformed"),
+        (vec![0x30; 20_000], "the limit is 4096"),
+    ];
+    for (stream, (csr, why)) in (0..).zip(cases) {
+        let Answer::Refused(refusal) = ask(&mut peer, 2 * stream + 1, csr).await else { panic!("granted: {why}") };
+        assert_eq!(refusal.kind(), ErrorKind::Identity);
+        assert!(refusal.text().contains(why), "{}", refusal.text());
+        lab.wait_for_audit(why, |line| {
+            line["event"] == "certificate-renewed"
+                && line["verdict"] == "refused"
+                && line["why"].as_str().unwrap().contains(why)
+        });
+    }
+    still_serves(&lab, &home).await;
+}
+
+#[test]
+fn a_revoked_device_renews_nothing() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let old = made_before(&lab, &home, LEAF_LIFETIME * 3 / 4);
+    keep_certificate(&home, &old);
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    let said = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]), 2);
+    assert!(said.starts_with("error[revoked]"), "{said}");
+    assert_eq!(certificate_of(&home), old);
+}

@@ -1,0 +1,67 @@
+//! `limits` of the policy: streams and sessions at once, and megabits a second.
+
+use std::{
+    io::{Read, Write},
+    time::{Duration, Instant},
+};
+
+use crate::support::{Lab, fails, run};
+
+fn lab(limits: &str) -> Lab {
+    Lab::start(&format!(
+        "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"127.0.0.0/8:*\"]\n[[allow]]\nwho = [\"alice\"]\nlimits = {{ {limits} }}\n"
+    ))
+}
+
+#[test]
+fn a_session_more_than_allowed_is_refused_and_another_user_is_not() {
+    let lab = lab("sessions = 1");
+    let (alice, bob) = (lab.join("alice"), lab.join("bob"));
+    let server = crate::origin(crate::echo);
+    let (mut forward, _) = alice.forward(&[&format!("0:{server}")]);
+    let said = fails(alice.capuchin().args(["check", "lab", "connect", &server.to_string()]), 2);
+    assert!(said.starts_with("error[busy]") && said.contains("all that the policy allows"), "{said}");
+    lab.wait_for_audit("the refusal", |line| {
+        line["event"] == "login" && line["verdict"] == "refused" && line["why"].as_str().unwrap().contains("1 sessions")
+    });
+    run(bob.capuchin().args(["check", "lab", "connect", &server.to_string()]));
+    forward.kill();
+    lab.wait_for_audit("its end", |line| line["event"] == "session-ended" && line["user"] == "alice");
+    // The place is free with the session's last line in the log, or a moment later.
+    let end = Instant::now() + crate::support::PATIENCE;
+    while !alice.capuchin().args(["check", "lab", "connect", &server.to_string()]).output().unwrap().status.success() {
+        assert!(Instant::now() < end, "the place stays taken");
+    }
+}
+
+#[test]
+fn a_stream_more_than_allowed_fails_and_the_others_go_on() {
+    let lab = lab("streams = 2");
+    let home = lab.join("alice");
+    let server = crate::origin(crate::echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    let (one, two) = (crate::dial(local[0]), crate::dial(local[0]));
+    crate::round_trip(&one, b"one").unwrap();
+    crate::round_trip(&two, b"two").unwrap();
+    assert!(crate::round_trip(&crate::dial(local[0]), b"three").is_err());
+    forward.wait_for_line("2 streams are open, the other side allows no more");
+    crate::round_trip(&one, b"still").unwrap();
+    drop(two);
+    lab.wait_for_audit("a free place", |line| line["event"] == "tcp-closed");
+}
+
+#[test]
+fn a_user_is_no_faster_than_allowed() {
+    let lab = lab("mbit = 16");
+    let home = lab.join("alice");
+    let server = crate::origin(|mut socket| {
+        let _ = socket.write_all(&[7; 3_000_000]);
+    });
+    let (_forward, local) = home.forward(&[&format!("0:{server}")]);
+    let began = Instant::now();
+    let mut got = Vec::new();
+    crate::dial(local[0]).read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), 3_000_000);
+    // 16 Mbit/s are 2 MB/s, and a tenth of a second of it may come at once, with the batch that it ends in.
+    assert!(began.elapsed() > Duration::from_millis(1_200), "{:?}", began.elapsed());
+}
