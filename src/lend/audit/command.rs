@@ -22,8 +22,12 @@ impl Event {
             AdminRequest::Sessions => ("sessions", None, None, None),
             AdminRequest::Cut { what } => ("cut", None, Some(what.clone()), None),
             AdminRequest::Revoke { whom: Revoked::User(user) } => ("revoke --user", Some(user), None, None),
-            AdminRequest::Revoke { whom: Revoked::Device(device) } => ("revoke --device", None, Some(device.clone()), None),
-            AdminRequest::Revoke { whom: Revoked::Session(session) } => ("revoke --session", None, Some(session.clone()), None),
+            AdminRequest::Revoke { whom: Revoked::Device(device) } => {
+                ("revoke --device", None, Some(device.clone()), None)
+            }
+            AdminRequest::Revoke { whom: Revoked::Session(session) } => {
+                ("revoke --session", None, Some(session.clone()), None)
+            }
             AdminRequest::Check { user, kind, target } => {
                 let ask = Ask { kind: kind.clone(), target: target.clone() };
                 ("check", Some(user), Some(ask.to_string()), None)
