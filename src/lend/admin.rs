@@ -12,10 +12,9 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{LendError, Lender, LenderDir, Revoked, SessionEntry, audit::Event, gate};
+use super::{LendError, Lender, LenderDir, Revoked, SessionEntry, audit::Event, check::CheckReply};
 use crate::{
-    policy::Principal,
-    proto::{Ask, DeviceId, ErrorKind, UserName},
+    proto::{Ask, UserName},
     session::Backoff,
     trust::{
         UnixTime,
@@ -158,23 +157,6 @@ pub struct UserEntry {
     pub devices: Vec<String>,
 }
 
-/// What the gate says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckReply {
-    /// Whether it would be granted.
-    pub allowed: bool,
-    /// The rule that allows it.
-    pub rule: Option<String>,
-    /// The addresses that would be connected to.
-    pub addresses: Vec<String>,
-    /// Why not, and how to mend it.
-    pub reason: Option<String>,
-    /// More of it.
-    pub notes: Vec<String>,
-    /// Rules for the user that say less than they seem to.
-    pub warnings: Vec<String>,
-}
-
 /// The daemon's no.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
@@ -279,35 +261,6 @@ impl Lender {
             ca_key: self.shared.authority.public_key(),
         };
         Ok(AdminReply::Invitation { line: line.encode()?.to_string() })
-    }
-
-    /// The gate's own function, for a user who need not be there.
-    async fn check(&self, user: UserName, ask: &Ask) -> Result<AdminReply, LendError> {
-        let warnings = self.policy().warnings(&user);
-        // Rules go by user; the device plays no part yet.
-        let principal = Principal { user, device: DeviceId::from_bytes([0; 8]) };
-        Ok(AdminReply::Check(match gate::decide(self, &principal, ask).await {
-            Ok(grant) => CheckReply {
-                allowed: true,
-                rule: Some(grant.rule().to_string()),
-                addresses: grant.request().addresses().iter().map(ToString::to_string).collect(),
-                reason: None,
-                notes: Vec::new(),
-                warnings,
-            },
-            Err(no) if no.kind() == ErrorKind::Policy => CheckReply {
-                allowed: false,
-                rule: None,
-                addresses: Vec::new(),
-                reason: Some(no.text().to_owned()),
-                notes: no.notes().to_vec(),
-                warnings,
-            },
-            // Neither yes nor no: a name that does not resolve, a target that is none.
-            Err(no) => {
-                return Err(LendError::Admin(Refused { kind: no.kind().to_string(), text: no.text().to_owned() }));
-            }
-        }))
     }
 }
 

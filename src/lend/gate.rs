@@ -108,10 +108,13 @@ async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, ve
     borrower.lender.shared.audit.log(event).await;
 }
 
-/// Judges a connection that was granted once more, by the policy of now and the very addresses of then.
-pub(super) fn still(borrower: &Borrower, grant: &Granted<Connect>) -> Result<(), Refusal> {
-    let (lender, request) = (&borrower.lender, grant.request());
-    let own = lender.own_listeners(&request.addresses, request.port);
+/// Judges a connection that was granted once more, by the policy of now: of the addresses of then the one that it
+/// `reached`, and all of them while it has reached none.
+pub(super) fn still(borrower: &Borrower, grant: &Granted<Connect>, reached: Option<IpAddr>) -> Result<(), Refusal> {
+    let lender = &borrower.lender;
+    let part = reached.and_then(|address| grant.clone().at_address(address));
+    let grant = part.as_ref().unwrap_or(grant);
+    let own = lender.own_listeners(&grant.request().addresses, grant.request().port);
     let facts = Facts { own: &own, ..Facts::default() };
     grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
 }

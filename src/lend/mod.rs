@@ -15,6 +15,7 @@ mod admin;
 mod admission;
 mod audit;
 mod borrower;
+mod check;
 mod config;
 mod control;
 mod dispatch;
@@ -35,11 +36,12 @@ mod seats;
 mod stranger;
 mod tcp;
 
-pub use admin::{AdminReply, AdminRequest, CheckReply, Refused, SecretText, UserEntry, ask};
+pub use admin::{AdminReply, AdminRequest, Refused, SecretText, UserEntry, ask};
 pub use audit::{
     AuditError, AuditLine, AuditProof, AuditReader, AuditWatch, ascii_json, prove as prove_audit,
     verify as verify_audit,
 };
+pub use check::CheckReply;
 pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
 pub use control::{Revoked, SessionEntry, StreamEntry};
 pub use error::LendError;

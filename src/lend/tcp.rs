@@ -1,6 +1,9 @@
 //! Lends TCP connections: dials what the grant allows, answers with both addresses, and relays.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::net::TcpStream;
 
@@ -18,10 +21,14 @@ use crate::{
 pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: Stream) {
     let Connect { host, port, .. } = grant.request();
     let target = Target { host: host.to_string(), port: *port }.to_string();
-    let judged = grant.clone();
-    let held = borrower.hold(&stream, "tcp-connect", target, Box::new(move |borrower| gate::still(borrower, &judged)));
+    // What is judged again is the address that was reached: the other addresses of the name may come and go.
+    let (granted, reached) = (grant.clone(), Arc::new(OnceLock::new()));
+    let rests_on = reached.clone();
+    let still = move |borrower: &Borrower| gate::still(borrower, &granted, rests_on.get().copied());
+    let held = borrower.hold(&stream, "tcp-connect", target, Box::new(still));
     // On the heap: its room is free again while the connection idles.
     let Some(Some((socket, answer))) = held.serve(&stream, Box::pin(connect(grant, &stream))).await else { return };
+    let _ = reached.set(answer.peer.0.ip());
     held.serve(&stream, relay(socket, &stream, held.meter())).await;
     let event = Event {
         target: Some(answer.peer.0.to_string()),
