@@ -125,6 +125,6 @@ async fn ask(host: &str, kind: &str, target: &str) -> Result<Verdict, BorrowErro
 }
 
 /// Kinds by name, listed in the help.
-fn kinds() -> impl TypedValueParser<Value = Kind> {
+pub fn kinds() -> impl TypedValueParser<Value = Kind> {
     PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(|name| name.parse::<Kind>())
 }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     audit,
     check::{self, Verdict},
+    grants,
     prompt::{self, Stdin},
     report::{Failure, escape, print, print_json, warn},
     sessions, signals,
@@ -55,6 +56,8 @@ enum Command {
     },
     #[command(flatten)]
     Live(sessions::Command),
+    #[command(flatten)]
+    Grants(grants::Command),
     /// Say whether the policy would allow something, and why; exit status 0 allowed, 1 denied, 2 error
     Check {
         /// Who would ask
@@ -137,6 +140,7 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
             }
         }
         Command::Live(command) => sessions::run(&dir, command).await,
+        Command::Grants(command) => grants::run(&dir, command).await,
         Command::Check { user, question } => ask_gate(&dir, user, question).await,
         Command::Audit(arguments) => audit::run(&dir.audit(), arguments).await,
     }

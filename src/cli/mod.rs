@@ -13,6 +13,7 @@ mod audit;
 mod check;
 mod demo;
 mod forward;
+mod grants;
 mod hosts;
 mod join;
 mod lender;

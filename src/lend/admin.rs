@@ -12,7 +12,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{LendError, Lender, LenderDir, Revoked, SessionEntry, audit::Event, check::CheckReply};
+use super::{GrantEntry, LendError, Lender, LenderDir, Revoked, SessionEntry, audit::Event, check::CheckReply};
 use crate::{
     proto::{Ask, UserName},
     session::Backoff,
@@ -66,6 +66,24 @@ pub enum AdminRequest {
     Logout {
         /// The name.
         user: String,
+    },
+    /// Allows something for a while.
+    Allow {
+        /// To whom.
+        user: String,
+        /// The kind, as the policy calls it.
+        kind: String,
+        /// The pattern; empty where a kind needs none.
+        target: String,
+        /// How long, in seconds.
+        seconds: u64,
+    },
+    /// Lists the grants that stand.
+    Grants,
+    /// Ends a grant before its time.
+    GrantRemove {
+        /// Its number.
+        grant: u64,
     },
     /// Lists the live sessions.
     Sessions,
@@ -130,6 +148,18 @@ pub enum AdminReply {
     },
     /// To [`AdminRequest::Check`].
     Check(CheckReply),
+    /// To [`AdminRequest::Allow`].
+    Granted {
+        /// The grant's number.
+        grant: u64,
+        /// Until when, in seconds since 1970.
+        expires: u64,
+    },
+    /// To [`AdminRequest::Grants`].
+    Grants {
+        /// By number.
+        grants: Vec<GrantEntry>,
+    },
     /// To [`AdminRequest::Sessions`].
     Sessions {
         /// The oldest first.
@@ -226,12 +256,18 @@ impl Lender {
                 let user = name(&user)?;
                 let removed = user.clone();
                 self.store(move |store| store.remove_user(&removed)).await?;
+                self.renew_policy();
                 self.end_of_user(&user).await;
             }
             AdminRequest::Logout { user } => {
                 let user = name(&user)?;
                 self.store(move |store| store.drop_tickets(&user)).await?;
             }
+            AdminRequest::Allow { user, kind, target, seconds } => {
+                return self.allow(name(&user)?, kind, target, Duration::from_secs(seconds)).await;
+            }
+            AdminRequest::Grants => return self.grants(),
+            AdminRequest::GrantRemove { grant } => return self.remove_grant(grant).await,
             AdminRequest::Sessions => return Ok(self.sessions()),
             AdminRequest::Cut { what } => return self.cut(&what).await,
             AdminRequest::Revoke { whom } => return self.revoke(&whom).await,

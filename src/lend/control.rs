@@ -100,6 +100,7 @@ impl Lender {
                     move |store| store.revoke_user(&user, now).map(drop)
                 })
                 .await?;
+                self.renew_policy();
                 let why = format!("the user {user} was revoked");
                 Ok(self.end_of(ErrorKind::Revoked, &why, |live| live.principal.user == user).await)
             }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 
 use super::{
     LendError, LenderConfig, LenderDir, Listen, accept, admin,
@@ -55,7 +55,10 @@ pub(super) struct Shared {
     pub(super) dir: LenderDir,
     pub(super) config: LenderConfig,
     pub(super) authority: Authority,
+    /// policy.toml, as it was read last, and what is in force: with the grants that stand.
+    file_policy: Mutex<Policy>,
     policy: RwLock<Arc<Policy>>,
+    pub(super) grants_changed: Notify,
     pub(super) live: Live,
     pub(super) seats: Seats,
     /// Its folders, as they are named and where they really are.
@@ -96,7 +99,9 @@ impl Lender {
             dir: dir.clone(),
             config,
             authority,
-            policy: RwLock::new(Arc::new(policy)),
+            policy: RwLock::new(Arc::new(policy.clone())),
+            file_policy: Mutex::new(policy),
+            grants_changed: Notify::new(),
             live: Live::default(),
             seats: Seats::default(),
             own_folders: dir.own_folders(),
@@ -108,7 +113,9 @@ impl Lender {
             bound: OnceLock::new(),
             admin: Mutex::default(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let lender = Self { shared: Arc::new(shared) };
+        lender.renew_policy();
+        Ok(lender)
     }
 
     /// Its settings.
@@ -171,6 +178,7 @@ impl Lender {
         tokio::select! {
             () = admin.run(self) => {}
             () = self.follow_policy() => {}
+            () = self.follow_grants() => {}
             () = accept::run(self, listener, stop) => {}
             () = self.shared.audit.write_counts() => {}
         }
@@ -183,8 +191,18 @@ impl Lender {
         self.shared.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts another policy in force, and takes back what it does not allow; gives how many handles.
+    /// Puts another policy.toml in force, and takes back what it does not allow; gives how many handles.
     pub(super) fn put_in_force(&self, policy: Policy) -> usize {
+        *self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+        self.renew_policy()
+    }
+
+    /// Puts in force what policy.toml and the grants say together now, and takes back what they do not allow; gives how
+    /// many handles.
+    pub(super) fn renew_policy(&self) -> usize {
+        // Held to the end, so that of two who do this at once the later one sees the later state.
+        let file_policy = self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner);
+        let policy = file_policy.with_grants(self.standing_grants());
         *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         self.judge_again()
     }

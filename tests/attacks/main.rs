@@ -8,6 +8,7 @@ mod audit;
 mod audit_commands;
 mod flood;
 mod frames;
+mod grants;
 mod handshake;
 mod join;
 mod key_files;

@@ -19,6 +19,12 @@ impl Event {
                 ("invite", Some(user), None, Some(format!("ttl {ttl_seconds} s")))
             }
             AdminRequest::Logout { user } => ("logout", Some(user), None, None),
+            AdminRequest::Allow { user, kind, target, seconds } => {
+                let ask = Ask { kind: kind.clone(), target: target.clone() };
+                ("allow", Some(user), Some(ask.to_string()), Some(format!("for {seconds} s")))
+            }
+            AdminRequest::Grants => ("grants", None, None, None),
+            AdminRequest::GrantRemove { grant } => ("grants remove", None, Some(grant.to_string()), None),
             AdminRequest::Sessions => ("sessions", None, None, None),
             AdminRequest::Cut { what } => ("cut", None, Some(what.clone()), None),
             AdminRequest::Revoke { whom: Revoked::User(user) } => ("revoke --user", Some(user), None, None),

@@ -12,6 +12,7 @@
 //! an operation that was begun is then finished whoever hangs up.
 
 mod devices;
+mod grants;
 mod invitations;
 mod tickets;
 mod users;
@@ -25,6 +26,7 @@ use redb::{
 
 pub use self::{
     devices::Device,
+    grants::{GRANTS_MAX, TimedGrant},
     invitations::{Invitation, PendingInvitation, Redeemed},
     tickets::{Login, TicketRefusal},
     users::{StoredPassword, User},
@@ -83,6 +85,12 @@ pub enum StoreError {
     /// It was taken away from its user.
     #[error("device {0} was revoked")]
     Revoked(DeviceId),
+    /// There is no such grant, or it has ended.
+    #[error("there is no grant {0}")]
+    NoGrant(u64),
+    /// More than [`GRANTS_MAX`].
+    #[error("there are {GRANTS_MAX} grants already: what should last belongs into policy.toml")]
+    TooManyGrants,
     /// It never existed, it was withdrawn, or wrong proofs used it up.
     #[error("there is no such invitation")]
     NoInvitation,
@@ -152,7 +160,7 @@ impl Store {
 
 /// A table of CBOR values; `K` is text or eight bytes.
 type Cbor<K> = TableDefinition<'static, K, &'static [u8]>;
-/// What devices, invitations and tickets are found by.
+/// What devices, grants, invitations and tickets are found by.
 type Id = [u8; 8];
 
 fn get<K: Key + 'static, T: for<'b> minicbor::Decode<'b, ()>>(
@@ -205,7 +213,7 @@ fn storage(error: impl Into<redb::Error>) -> StoreError {
 }
 
 const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta");
-const BY_ID: [Cbor<Id>; 3] = [devices::DEVICES, invitations::INVITATIONS, tickets::TICKETS];
+const BY_ID: [Cbor<Id>; 4] = [devices::DEVICES, grants::GRANTS, invitations::INVITATIONS, tickets::TICKETS];
 /// redb's own default is 1 GiB, for stores that are not a list of users and devices.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 

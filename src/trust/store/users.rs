@@ -5,7 +5,7 @@ use redb::{ReadableTable, TableHandle, WriteTransaction};
 use super::{
     Cbor, Store, StoreError, decode,
     devices::{self, DeviceRecord},
-    get, invitations, put, storage, tickets, user_name,
+    get, grants, invitations, put, storage, tickets, user_name,
 };
 use crate::{
     proto::{DeviceId, UserName},
@@ -68,7 +68,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes a user with all devices, invitations and tickets.
+    /// Removes a user with all devices, grants, grants, invitations and tickets.
     ///
     /// # Errors
     /// If there is none of this name.
@@ -80,6 +80,7 @@ impl Store {
             }
             devices::remove_all(txn, user)?;
             invitations::remove_all(txn, user)?;
+            grants::remove_all(txn, user)?;
             tickets::remove_all(txn, user)
         })
     }
@@ -111,7 +112,7 @@ impl Store {
         })
     }
 
-    /// Revokes every device of the user and ends all tickets and invitations. Gives the devices that were not revoked
+    /// Revokes every device of the user and ends all tickets, grants and invitations. Gives the devices that were not revoked
     /// before.
     ///
     /// # Errors
@@ -123,6 +124,7 @@ impl Store {
                 Ok(())
             })?;
             invitations::remove_all(txn, user)?;
+            grants::remove_all(txn, user)?;
             let mut devices = txn.open_table(devices::DEVICES).map_err(storage)?;
             let mut revoked = Vec::new();
             for entry in devices.iter().map_err(storage)? {

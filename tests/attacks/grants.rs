@@ -1,0 +1,84 @@
+//! Grants for a while: in force at once, beaten by a deny, and gone by themselves with what they allowed.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+};
+
+use crate::{
+    still_serves,
+    support::{LOOPBACK, Lab, PATIENCE, fails, json, run},
+};
+
+const NOTHING: &str = "[[allow]]\nwho = [\"bob\"]\nconnect = [\"127.0.0.0/8:*\"]\n\
+                       [[deny]]\nwho = [\"alice\"]\nconnect = [\"127.0.0.1:22\"]\n";
+
+#[test]
+fn a_grant_is_in_force_at_once_and_takes_its_connections_with_it() {
+    let lab = Lab::start(NOTHING);
+    let home = lab.join("alice");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    fails(home.capuchin().args(["check", "lab", "connect", &address]), 1);
+
+    run(lab.admin().args(["allow", "alice", "connect", &address, "--for", "1h"]));
+    run(home.capuchin().args(["check", "lab", "connect", &address]));
+    fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 1);
+    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
+    let mut near = std::net::TcpStream::connect(local[0]).unwrap();
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut far, _) = target.accept().unwrap();
+    far.write_all(b"!").unwrap();
+    near.read_exact(&mut [0]).unwrap();
+
+    let listed = json(&run(lab.admin().args(["grants", "--json"])).stdout);
+    let grant = &listed["grants"][0];
+    assert_eq!((&grant["user"], &grant["target"]), (&"alice".into(), &address.clone().into()));
+    run(lab.admin().args(["grants", "remove", &grant["grant"].to_string()]));
+    assert!(matches!(near.read(&mut [0]), Ok(0) | Err(_)), "its connection went with it");
+    lab.wait_for_audit("the cut", |line| {
+        line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("policy has changed"))
+    });
+    fails(home.capuchin().args(["check", "lab", "connect", &address]), 1);
+    let said = fails(lab.admin().args(["grants", "remove", "7"]), 255);
+    assert!(said.contains("there is no grant 7"), "{said}");
+}
+
+#[test]
+fn a_grant_ends_by_itself_also_when_the_daemon_was_not_there() {
+    let mut lab = Lab::start(NOTHING);
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    lab.daemon.kill();
+    // Long enough for a start and a join on the slowest machine.
+    run(lab.admin().args(["allow", "alice", "connect", &address, "--for", "20s"]));
+    let lab = Lab::serve(lab.folder);
+    let home = lab.join("alice");
+    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
+    let mut near = std::net::TcpStream::connect(local[0]).unwrap();
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    target.accept().unwrap();
+    assert!(matches!(near.read(&mut [0]), Ok(0) | Err(_)), "it ends with its grant");
+    lab.wait_for_audit("the end", |line| {
+        line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("policy has changed"))
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deny_beats_a_grant_and_what_no_policy_could_say_is_refused() {
+    let lab = Lab::start(&format!("{LOOPBACK}{NOTHING}"));
+    let home = lab.join("alice");
+    run(lab.admin().args(["allow", "alice", "connect", "127.0.0.1:22", "--for", "1h"]));
+    fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:22"]), 1);
+    for (args, why) in [
+        (["allow", "alice", "connect", "127.0.0.1", "--for", "1h"], "port"),
+        (["allow", "Alice!", "connect", "127.0.0.1:1", "--for", "1h"], "user name"),
+    ] {
+        let said = fails(lab.admin().args(args), 255);
+        assert!(said.starts_with("error[usage]") && said.contains(why), "{said}");
+    }
+    lab.wait_for_audit("the command", |line| {
+        line["event"] == "admin" && line["command"] == "allow" && line["arguments"] == "for 3600 s"
+    });
+    still_serves(&lab, &home).await;
+}
