@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proofs that take too long for every change: 1 GiB each way through a forward, long fuzzing, both benches.
+# Proofs that take too long for every change: 1 GiB each way through a forward, long fuzzing, the benches.
 # Prints a dated report; the last one stands in docs/MEASURED.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,9 +9,10 @@ echo "== $(date -u +%F), $(nproc) cores, $(uname -r)"
 echo "== 1 GiB each way, byte-identical"
 CAPUCHIN_TEST_MEBIBYTES=1024 cargo test --release --locked --test road -- forwards::mebibytes_each_way
 echo "== fuzzing, $fuzz_seconds s each"
-for target in frames messages mux; do
+for target in $(cargo fuzz list); do
     cargo fuzz run --sanitizer none --dev "$target" -- -max_total_time="$fuzz_seconds" -verbosity=0
 done
 echo "== benches"
 cargo bench --locked --bench mux
 cargo bench --locked --bench forward
+cargo bench --locked --bench revoke

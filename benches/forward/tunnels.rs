@@ -1,5 +1,7 @@
 //! The two tunnels, each a pair of real processes on loopback.
 
+#![allow(dead_code, reason = "each bench uses its own part")]
+
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
@@ -72,22 +74,20 @@ impl Tunnel {
         wait_for(port);
         let line = lender(&["invite", "bench"]).output().expect("a join line").stdout;
         std::fs::write(folder.join("password"), "a password for the bench").expect("a file");
-        let borrower = |args: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
-            command
-                .args(args)
-                .env("XDG_CONFIG_HOME", folder.join("config"))
-                .env("XDG_STATE_HOME", folder.join("state"));
-            command
-        };
         let line = String::from_utf8(line).expect("a line");
-        run(borrower(&["join", line.trim(), "--password-file"]).arg(folder.join("password")));
-        let mut forward = borrower(&["forward", "lab", "-N", "-L", &format!("0:{origin}")]);
-        let mut client = forward.stdout(Stdio::piped()).spawn().expect("capuchin");
-        let mut opened = String::new();
-        BufReader::new(client.stdout.take().expect("piped")).read_line(&mut opened).expect("a line");
-        let local = opened.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("Forwarding ADDRESS");
+        run(borrower(folder).args(["join", line.trim(), "--password-file"]).arg(folder.join("password")));
+        let (client, local) = forward(folder, origin);
         Self { local, ends: vec![server, client] }
+    }
+
+    /// After its session was ended: logs in again and opens the forward anew.
+    pub fn forward_again(&mut self, folder: &Path, origin: SocketAddr) {
+        let mut old = self.ends.pop().expect("the borrower is the last");
+        old.wait().expect("it has ended");
+        run(borrower(folder).args(["login", "lab", "--password-file"]).arg(folder.join("password")));
+        let (client, local) = forward(folder, origin);
+        self.ends.push(client);
+        self.local = local;
     }
 
     /// User and system time of both ends and all their children, in seconds.
@@ -121,6 +121,23 @@ impl Tunnel {
         }
         found
     }
+}
+
+fn borrower(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
+    command.env("XDG_CONFIG_HOME", folder.join("config")).env("XDG_STATE_HOME", folder.join("state"));
+    command
+}
+
+/// A running `capuchin forward`, and where it listens.
+fn forward(folder: &Path, origin: SocketAddr) -> (Child, SocketAddr) {
+    let mut command = borrower(folder);
+    command.args(["forward", "lab", "-N", "-L", &format!("0:{origin}")]);
+    let mut client = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("capuchin");
+    let mut opened = String::new();
+    BufReader::new(client.stdout.take().expect("piped")).read_line(&mut opened).expect("a line");
+    let local = opened.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("Forwarding ADDRESS");
+    (client, local)
 }
 
 /// The fields of /proc/PID/stat behind the name: state, parent, …

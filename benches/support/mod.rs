@@ -1,5 +1,26 @@
 //! What the benches share: medians and rows.
 
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener},
+    thread,
+};
+
+/// A server that sends for as long as it is let.
+#[allow(dead_code, reason = "each bench uses its own part")]
+pub fn pour() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let pour = move || while socket.write_all(&[7; 16 * 1024]).is_ok() {};
+            thread::Builder::new().stack_size(64 * 1024).spawn(pour).expect("a thread");
+        }
+    });
+    address
+}
+
+#[allow(dead_code, reason = "each bench uses its own part")]
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

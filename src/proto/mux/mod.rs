@@ -17,9 +17,11 @@
 //! acknowledged our RST, its number.
 
 mod chunks;
+mod config;
 mod flood;
 mod keep;
 mod keepalive;
+mod outcome;
 mod receive;
 mod schedule;
 mod stream;
@@ -28,7 +30,7 @@ mod window;
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -44,108 +46,14 @@ use self::{
 };
 use super::{Goaway, Reset, StreamId};
 
+pub use config::{Config, Role};
 pub use keep::{ACK_AFTER, ACK_BYTES, KEPT_BYTES_MAX};
 pub use keepalive::{MISSES_MAX, PING_PERIOD};
+pub use outcome::{Event, OpenError, Read, Write};
 pub use schedule::QUANTUM_BYTES;
 pub use stream::SEND_QUEUE_BYTES;
 pub use transmit::{BATCH_BYTES, Batch, COPY_BYTES_MAX};
 pub use window::{CREDIT_MAX, POOL_BYTES};
-
-/// Which end of the session this is; it decides the parity of the streams that this end opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Opens streams 1, 3, 5 …
-    Borrower,
-    /// Opens streams 2, 4, 6 …
-    Lender,
-}
-
-/// What the two greetings agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Credit that this end gives a new stream, in bytes; from 1 KiB to [`CREDIT_MAX`].
-    pub initial_credit: u32,
-    /// Credit that the peer gives a new stream, in bytes.
-    pub peer_initial_credit: u32,
-    /// Streams that the peer may have open at once.
-    pub max_streams: u32,
-    /// Streams that this end may have open at once.
-    pub peer_max_streams: u32,
-    /// How often a quiet peer is asked whether it is there.
-    pub ping_period: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            initial_credit: 64 * 1024,
-            peer_initial_credit: 64 * 1024,
-            max_streams: 4096,
-            peer_max_streams: 4096,
-            ping_period: PING_PERIOD,
-        }
-    }
-}
-
-/// What the application should look at next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The peer opened this stream; its first bytes are there to read.
-    Opened(StreamId),
-    /// Bytes, the end, or a reset can be read.
-    Readable(StreamId),
-    /// A write that found no room can be tried again, or fails now.
-    Writable(StreamId),
-    /// The peer ends the session.
-    Goaway(Goaway),
-}
-
-/// What reading gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Read {
-    /// The next bytes, in order.
-    Bytes(Bytes),
-    /// The peer finished its half.
-    End,
-    /// The peer reset the stream; what it sent before was read before.
-    Reset(Reset),
-    /// Nothing yet; [`Event::Readable`] follows.
-    Pending,
-}
-
-/// What writing gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// So many bytes may be queued now; at least 1.
-    Room(usize),
-    /// The peer reset the stream, or this end finished it.
-    Closed(Reset),
-    /// No credit or no room; [`Event::Writable`] follows.
-    Pending,
-}
-
-/// Why a stream could not be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The peer allows no more.
-    #[error("{limit} streams are open, the other side allows no more")]
-    TooMany {
-        /// The peer's limit.
-        limit: u32,
-    },
-    /// The first bytes are longer than the first credit.
-    #[error("a request of {length} bytes is longer than the {limit} that a new stream may carry")]
-    TooLong {
-        /// The length, in bytes.
-        length: usize,
-        /// The limit, in bytes.
-        limit: usize,
-    },
-    /// All 2^39 numbers are used up.
-    #[error("the session has no stream numbers left; connect again")]
-    Exhausted,
-}
 
 /// The state machine. See the module's documentation.
 pub struct Mux {

@@ -1,5 +1,7 @@
 //! Two state machines against each other: simulated time, any split, any interleaving, and hostile bytes.
 
+use std::time::Duration;
+
 use bytes::Buf;
 use proptest::prelude::*;
 
