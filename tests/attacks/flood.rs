@@ -111,16 +111,16 @@ async fn attack_27_no_descriptor_left_to_accept_with() {
     let mut lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     lab.daemon.kill();
-    // Room for some twenty connections beside what the daemon has open anyhow.
+    // Room for some forty connections beside what the daemon has open anyhow.
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -n 44 && exec \"$0\" serve", env!("CARGO_BIN_EXE_capuchind")]);
+    limited.args(["-c", "ulimit -n 64 && exec \"$0\" serve", env!("CARGO_BIN_EXE_capuchind")]);
     let daemon = Daemon::spawn(limited.env("CAPUCHIND_DIR", lab.dir()));
     let said = daemon.wait_for_line("listens on");
     let lab = Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), folder: lab.folder, daemon };
     still_serves(&lab, &home).await;
 
     // Each from elsewhere, so that none waits for its share.
-    let sources = (1..=60).map(|number| Ipv4Addr::new(127, 0, 27, number));
+    let sources = (1..=90).map(|number| Ipv4Addr::new(127, 0, 27, number));
     let flood: Vec<_> = sources.map(|source| connect_from(source, lab.address)).collect();
     let line = lab.wait_for_audit("the full table", |line| line["event"] == "accept-failed");
     assert!(line["why"].as_str().unwrap().contains("Too many open files"), "{line}");
