@@ -31,7 +31,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use time::OffsetDateTime;
@@ -52,6 +52,9 @@ use crate::trust::keyfile;
 /// Entries that may wait to be written. With the queue full, whoever has something to say waits: a disk that hangs stops
 /// new requests and nothing else, and no event is dropped for want of room here.
 const QUEUE: usize = 1024;
+/// A line is on the disk so long after it was written, or sooner where somebody waits for it: with one sync for each line
+/// of a busy lender, its connections would wait for the disk.
+const SYNC_AFTER: Duration = Duration::from_millis(100);
 
 /// Why there is no audit log, or what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -132,10 +135,15 @@ impl Audit {
         let (entry_tx, entry_rx) = mpsc::channel(QUEUE);
         let audit = Self { entry_tx, sound: sound.clone(), refusals: Arc::default() };
         // A thread and not a task: a slow disk must not hold a worker. It ends when the last sender is gone.
-        std::thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(move || write(journal, entry_rx, &sound))
-            .map_err(io_error(dir))?;
+        let writer = move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(clock) => clock.block_on(write(journal, entry_rx, &sound)),
+            // Without a writer nothing new begins.
+            Err(error) => {
+                sound.store(false, Ordering::Relaxed);
+                tracing::error!(%error, "the audit log has no timer");
+            }
+        };
+        std::thread::Builder::new().name("audit".to_owned()).spawn(writer).map_err(io_error(dir))?;
         Ok(audit)
     }
 
@@ -201,17 +209,31 @@ impl Audit {
     }
 }
 
-/// The writer: takes what is there, at most a whole queue, and brings it to the disk together.
-fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound: &AtomicBool) {
+/// The writer: each line goes to the file at once, and what has gathered to the disk together.
+async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound: &AtomicBool) {
     let mut waiting = Vec::new();
-    while let Some(entry) = entry_rx.blocking_recv() {
-        let more = std::iter::from_fn(|| entry_rx.try_recv().ok()).take(QUEUE);
-        for entry in std::iter::once(entry).chain(more) {
-            match entry {
-                Entry::Event(event) => journal.append(&event, OffsetDateTime::now_utc()),
-                Entry::Flush(sound_tx) => waiting.push(sound_tx),
+    // When what was written since must be on the disk.
+    let mut due: Option<Instant> = None;
+    loop {
+        let next = match due {
+            Some(due) => tokio::time::timeout_at(due.into(), entry_rx.recv()).await,
+            None => Ok(entry_rx.recv().await),
+        };
+        let is_last = matches!(next, Ok(None));
+        if let Ok(Some(entry)) = next {
+            let more = std::iter::from_fn(|| entry_rx.try_recv().ok()).take(QUEUE);
+            for entry in std::iter::once(entry).chain(more) {
+                match entry {
+                    Entry::Event(event) => journal.append(&event, OffsetDateTime::now_utc()),
+                    Entry::Flush(sound_tx) => waiting.push(sound_tx),
+                }
+            }
+            let due = *due.get_or_insert_with(|| Instant::now() + SYNC_AFTER);
+            if waiting.is_empty() && Instant::now() < due {
+                continue;
             }
         }
+        due = None;
         let is_sound = journal.commit(OffsetDateTime::now_utc());
         if sound.swap(is_sound, Ordering::Relaxed) != is_sound {
             tracing::warn!(is_sound, "the audit log; while it is not, new sessions are refused");
@@ -219,6 +241,9 @@ fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound: &Atom
         // Who asked and went away does not mind.
         for sound_tx in waiting.drain(..) {
             let _ = sound_tx.send(is_sound);
+        }
+        if is_last {
+            return;
         }
     }
 }
@@ -230,8 +255,6 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> AuditError + use<> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

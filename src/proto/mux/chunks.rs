@@ -54,6 +54,10 @@ impl Chunks {
             None => std::mem::take(&mut self.tail).freeze(),
         };
         self.bytes -= chunk.len();
+        if self.bytes == 0 {
+            // An idle stream keeps no list either.
+            self.chunks = VecDeque::new();
+        }
         Some(chunk)
     }
 
