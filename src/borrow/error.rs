@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_broken_answer_says_who_broke_what() {
-        let ended = Ended { kind: ErrorKind::Revoked, text: "ana was revoked".into() };
+        let ended = Ended { kind: ErrorKind::Revoked, text: "ana was revoked".into(), by_peer: false };
         let error = BorrowError::answer("lab", "db:1", io::Error::new(io::ErrorKind::ConnectionReset, ended));
         assert_eq!(
             (error.kind(), error.to_string().as_str()),

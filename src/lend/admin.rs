@@ -24,8 +24,12 @@ use crate::{
     },
 };
 
-/// Longest request or answer, in bytes: a list of thousands of users.
+/// Longest request, in bytes: a password and a few names.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Longest answer, in bytes: every stream of as many sessions as a machine carries.
+const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long an answer waits for its line in the log; a disk that hangs must not keep anything from being taken back.
+const LOG_MAX: Duration = Duration::from_secs(2);
 /// Requests at once.
 const PLACES: usize = 16;
 /// A request is one line, written at once.
@@ -220,7 +224,7 @@ async fn ask_daemon(dir: &LenderDir, mut daemon: UnixStream, request: &AdminRequ
     line.push(b'\n');
     daemon.write_all(&line).await.map_err(failed)?;
     let mut answer = String::new();
-    daemon.take(LINE_BYTES_MAX).read_to_string(&mut answer).await.map_err(failed)?;
+    daemon.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await.map_err(failed)?;
     let answer: Result<AdminReply, Refused> =
         serde_json::from_str(&answer).map_err(|error| LendError::AdminAnswer(error.to_string()))?;
     answer.map_err(LendError::Admin)
@@ -240,8 +244,13 @@ impl Lender {
     async fn execute_for(&self, uid: u32, request: AdminRequest) -> Result<AdminReply, LendError> {
         let event = Event::of_command(&request, uid);
         let result = self.do_command(request).await;
-        self.shared.audit.log(event.with_result(&result)).await;
-        self.shared.audit.flush().await;
+        let logged = async {
+            self.shared.audit.log(event.with_result(&result)).await;
+            self.shared.audit.flush().await
+        };
+        if tokio::time::timeout(LOG_MAX, logged).await.is_err() {
+            tracing::error!("the audit log hangs: an admin's command is not in it yet");
+        }
         result
     }
 
@@ -256,8 +265,8 @@ impl Lender {
                 let user = name(&user)?;
                 let removed = user.clone();
                 self.store(move |store| store.remove_user(&removed)).await?;
-                self.renew_policy();
                 self.end_of_user(&user).await;
+                self.renew_policy().await;
             }
             AdminRequest::Logout { user } => {
                 let user = name(&user)?;

@@ -32,9 +32,8 @@ pub(super) struct Borrower {
     pub(super) peer: SocketAddr,
     pub(super) since: UnixTime,
     pub(super) session: Session,
-    /// What the session goes back to, and how long that lasts (`limits.hours` of the policy).
+    /// What the session goes back to.
     pub(super) login: store::Login,
-    pub(super) hours: Option<Duration>,
     /// When its last ticket was issued, in seconds since 1970; 0 for never.
     ticket_at: AtomicU64,
     seat: Seat,
@@ -45,11 +44,10 @@ pub(super) struct Borrower {
 
 impl Borrower {
     pub(super) fn new(lender: Lender, welcome: Welcomed, peer: SocketAddr, session: Session) -> Self {
-        let Welcomed { identity, session_id, login, hours, seat, .. } = welcome;
+        let Welcomed { identity, session_id, login, seat, .. } = welcome;
         Self {
             lender,
             login,
-            hours,
             ticket_at: AtomicU64::new(0),
             seat,
             principal: Principal { user: identity.user.clone(), device: identity.device },
@@ -75,8 +73,18 @@ impl Borrower {
         }
     }
 
-    /// Lists what a stream is for, until the guard is dropped. `still` judges it again after the policy has changed.
-    pub(super) fn hold(&self, stream: &Stream, kind: &'static str, target: String, still: Still) -> Held<'_> {
+    /// Lists what a stream is for, until the guard is dropped. `still` judges it again after the policy has changed, and
+    /// once here: a policy that came between the decision and the list has not seen it there.
+    ///
+    /// # Errors
+    /// The policy of now refuses it.
+    pub(super) fn hold(
+        &self,
+        stream: &Stream,
+        kind: &'static str,
+        target: String,
+        still: Still,
+    ) -> Result<Held<'_>, Refusal> {
         let handle = Arc::new(Handle {
             kind,
             target,
@@ -87,7 +95,9 @@ impl Borrower {
             wake: Notify::new(),
         });
         self.handles().insert(stream.id(), handle.clone());
-        Held { borrower: self, stream: stream.id(), handle }
+        let held = Held { borrower: self, stream: stream.id(), handle };
+        (held.handle.still)(self)?;
+        Ok(held)
     }
 
     /// What it holds now, by stream.
@@ -132,8 +142,9 @@ impl Borrower {
     /// Waits until its time is over, and says which.
     pub(super) async fn expired(&self) -> (ErrorKind, &'static str) {
         let mut not_after = self.not_after.subscribe();
-        let ends = self.hours.map(|hours| self.login.at.plus(hours));
         loop {
+            // Asked each time: a policy that was made stricter holds for those who are here.
+            let ends = self.lender.login_lasts(&self.principal.user).map(|lasts| self.login.at.plus(lasts));
             let (now, certificate) = (UnixTime::now(), *not_after.borrow_and_update());
             if certificate <= now {
                 return (ErrorKind::Identity, "the certificate of this device has ended");

@@ -100,9 +100,11 @@ impl Lender {
                     move |store| store.revoke_user(&user, now).map(drop)
                 })
                 .await?;
-                self.renew_policy();
                 let why = format!("the user {user} was revoked");
-                Ok(self.end_of(ErrorKind::Revoked, &why, |live| live.principal.user == user).await)
+                let ended = self.end_of(ErrorKind::Revoked, &why, |live| live.principal.user == user).await;
+                // The user's grants are gone as well.
+                self.renew_policy().await;
+                Ok(ended)
             }
             Revoked::Device(id) => {
                 let device: DeviceId = parsed(id)?;

@@ -40,12 +40,22 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
             }
         }
     }
-    // Every stream fails with its session, and each ends with its audit line; who hangs is cut.
-    let _ = tokio::time::timeout(STREAMS_END_MAX, async { while streams.join_next().await.is_some() {} }).await;
+    // Every stream fails with its session, and each ends with its audit line; who hangs is taken back, and then cut.
+    let mut all = async || while streams.join_next().await.is_some() {};
+    if tokio::time::timeout(STREAMS_END_MAX, all()).await.is_err() {
+        for (_, handle) in borrower.held() {
+            handle.take_back("the session has ended");
+        }
+        let _ = tokio::time::timeout(STREAMS_END_MAX, all()).await;
+    }
     streams.shutdown().await;
     let ended = session.ended().await;
-    tracing::info!(session = %borrower.session_id, why = %ended, "session ended");
-    let event = Event { why: Some(format!("{}: {ended}", ended.kind)), ..borrower.event("session-ended") };
+    // What the borrower wrote must not read like what the lender did.
+    let by = if ended.by_peer { "the borrower ended it: " } else { "" };
+    let why = format!("{by}{}: {ended}", ended.kind);
+    // As a text, which the log quotes: it may hold a line break.
+    tracing::info!(session = %borrower.session_id, why = why.as_str(), "session ended");
+    let event = Event { why: Some(why), ..borrower.event("session-ended") };
     borrower.lender.shared.audit.log(event).await;
 }
 

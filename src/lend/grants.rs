@@ -47,8 +47,7 @@ impl Lender {
         let now = UnixTime::now();
         let expires = now.plus(lasting);
         let grant = self.store(move |store| store.add_grant(&user, &kind, &target, expires, now)).await?;
-        self.shared.grants_changed.notify_one();
-        self.renew_policy();
+        self.renew_policy().await;
         Ok(AdminReply::Granted { grant, expires: expires.0 })
     }
 
@@ -69,37 +68,40 @@ impl Lender {
     /// Ends one before its time, and what only it allowed.
     pub(super) async fn remove_grant(&self, number: u64) -> Result<AdminReply, LendError> {
         self.store(move |store| store.remove_grant(number)).await?;
-        self.renew_policy();
+        self.renew_policy().await;
         Ok(AdminReply::Done)
     }
 
-    /// The grants that stand, as rules. One that cannot be read any more allows nothing.
-    pub(super) fn standing_grants(&self) -> Vec<Grant> {
+    /// The grants that stand, as rules, and when the first of them ends. One that cannot be read any more allows nothing.
+    pub(super) fn standing_grants(&self) -> (Vec<Grant>, Option<UnixTime>) {
         let stored = self.shared.store.list_grants(UnixTime::now()).unwrap_or_else(|error| {
             tracing::error!(%error, "grants cannot be read; none is in force");
             Vec::new()
         });
+        let first_end = stored.iter().map(|grant| grant.expires).min();
         let rule = |grant: TimedGrant| {
             let kind = grant.kind.parse().ok()?;
             let rule = Grant::parse(grant.user, kind, &grant.target, &format!("grant {}", grant.number));
             rule.inspect_err(|error| tracing::error!(%error, number = grant.number, "a grant cannot be read")).ok()
         };
-        stored.into_iter().filter_map(rule).collect()
+        (stored.into_iter().filter_map(rule).collect(), first_end)
     }
 
-    /// Lets grants end in time, for as long as the lender serves.
+    /// Lets grants end in time, for as long as the lender serves. What it waits for is what is in force, so that none is
+    /// forgotten that ended while nobody looked.
     pub(super) async fn follow_grants(&self) {
+        let mut first_end = self.shared.grants_end.subscribe();
         loop {
-            let now = UnixTime::now();
-            let ends = self.shared.store.list_grants(now).unwrap_or_default().iter().map(|grant| grant.expires).min();
-            let Some(ends) = ends else {
-                self.shared.grants_changed.notified().await;
+            let Some(ends) = *first_end.borrow_and_update() else {
+                // The sender lives in `self`.
+                let _ = first_end.changed().await;
                 continue;
             };
-            let step = Duration::from_secs(ends.0.saturating_sub(now.0)).min(CLOCK_STEP);
-            let waited = tokio::time::timeout(step, self.shared.grants_changed.notified()).await;
-            if waited.is_err() && ends <= UnixTime::now() {
-                self.renew_policy();
+            let left = Duration::from_secs(ends.0.saturating_sub(UnixTime::now().0));
+            if left.is_zero() {
+                self.renew_policy().await;
+            } else {
+                let _ = tokio::time::timeout(left.min(CLOCK_STEP), first_end.changed()).await;
             }
         }
     }

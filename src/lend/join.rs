@@ -71,7 +71,9 @@ pub(super) async fn serve(
         Ok(reply) => {
             // If the answer is lost, the same request may ask for it again.
             let _ = greeter.send(&[reply]).await;
-            greeter.farewell(&Ended { kind: ErrorKind::Identity, text: "the join is over".to_owned() }).await;
+            greeter
+                .farewell(&Ended { kind: ErrorKind::Identity, text: "the join is over".to_owned(), by_peer: false })
+                .await;
         }
         Err(no) => {
             stranger::blame(lender, &place, no.offence()).await;

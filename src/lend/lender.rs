@@ -3,19 +3,25 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 
 use super::{
     LendError, LenderConfig, LenderDir, Listen, accept, admin,
     audit::Audit,
     identity::{self, Configs, ServerIdentity},
     live::Live,
+    reload::{self, Version},
     seats::Seats,
 };
 use crate::{
     policy::{LenderPath, Policy},
+    proto::UserName,
     sys,
     trust::{
         UnixTime,
@@ -26,6 +32,12 @@ use crate::{
         store::{Store, StoreError},
     },
 };
+
+/// Descriptors that borrowers do not get: for the store, the log, strangers at the door, and an admin who takes back what
+/// the others hold.
+const DESCRIPTORS_RESERVED: u64 = 256;
+/// Sockets that are lent even by a process that may open next to nothing.
+const SOCKETS_LEAST: usize = 16;
 
 /// A lender. Clones share everything.
 ///
@@ -58,9 +70,16 @@ pub(super) struct Shared {
     /// policy.toml, as it was read last, and what is in force: with the grants that stand.
     file_policy: Mutex<Policy>,
     policy: RwLock<Arc<Policy>>,
-    pub(super) grants_changed: Notify,
+    /// When the first of the grants in force ends.
+    pub(super) grants_end: watch::Sender<Option<UnixTime>>,
+    /// Of policy.toml, as it was when the lender was opened.
+    pub(super) policy_version: Version,
+    /// One reading of policy.toml at a time, or an older one might win.
+    pub(super) reloading: tokio::sync::Mutex<()>,
     pub(super) live: Live,
     pub(super) seats: Seats,
+    /// A place for each socket that is lent, of all sessions.
+    pub(super) sockets: Semaphore,
     /// Its folders, as they are named and where they really are.
     own_folders: Vec<LenderPath>,
     pub(super) store: Store,
@@ -80,16 +99,18 @@ impl Lender {
     /// # Errors
     /// If a file is missing, too open or broken, or a daemon runs already.
     pub fn open(dir: &LenderDir) -> Result<Self, LendError> {
-        Self::open_with(dir, load_policy(dir)?)
+        // Before it is read: a change in between is then seen as one.
+        let version = reload::version(&dir.policy_toml());
+        Self::open_with(dir, version, load_policy(dir)?)
     }
 
     /// As [`Self::open`], for what asks no policy: a broken policy.toml must not keep the admin from, say, removing a user.
     pub(super) fn open_without_policy(dir: &LenderDir) -> Result<Self, LendError> {
         // Nothing is allowed.
-        Self::open_with(dir, Policy::parse("", &dir.policy_toml().display().to_string())?)
+        Self::open_with(dir, None, Policy::parse("", &dir.policy_toml().display().to_string())?)
     }
 
-    fn open_with(dir: &LenderDir, policy: Policy) -> Result<Self, LendError> {
+    fn open_with(dir: &LenderDir, policy_version: Version, policy: Policy) -> Result<Self, LendError> {
         let config = LenderConfig::load(dir)?;
         let authority = identity::authority(dir)?;
         let identity = ServerIdentity::load(dir, &authority, &config.name)?;
@@ -101,9 +122,12 @@ impl Lender {
             authority,
             policy: RwLock::new(Arc::new(policy.clone())),
             file_policy: Mutex::new(policy),
-            grants_changed: Notify::new(),
+            grants_end: watch::Sender::new(None),
+            policy_version,
+            reloading: tokio::sync::Mutex::default(),
             live: Live::default(),
             seats: Seats::default(),
+            sockets: Semaphore::new(sockets_max()),
             own_folders: dir.own_folders(),
             store,
             audit,
@@ -114,7 +138,7 @@ impl Lender {
             admin: Mutex::default(),
         };
         let lender = Self { shared: Arc::new(shared) };
-        lender.renew_policy();
+        lender.combine();
         Ok(lender)
     }
 
@@ -191,20 +215,35 @@ impl Lender {
         self.shared.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How long a login of this user lasts, if the policy bounds it.
+    pub(super) fn login_lasts(&self, user: &UserName) -> Option<Duration> {
+        self.policy().limits(user).hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600))
+    }
+
     /// Puts another policy.toml in force, and takes back what it does not allow; gives how many handles.
-    pub(super) fn put_in_force(&self, policy: Policy) -> usize {
+    pub(super) async fn put_in_force(&self, policy: Policy) -> usize {
         *self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
-        self.renew_policy()
+        self.renew_policy().await
     }
 
     /// Puts in force what policy.toml and the grants say together now, and takes back what they do not allow; gives how
-    /// many handles.
-    pub(super) fn renew_policy(&self) -> usize {
+    /// many handles. Away from the async workers: thousands of handles take a while.
+    pub(super) async fn renew_policy(&self) -> usize {
+        let lender = self.clone();
+        let renewed = tokio::task::spawn_blocking(move || {
+            lender.combine();
+            lender.judge_again()
+        });
+        renewed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    fn combine(&self) {
         // Held to the end, so that of two who do this at once the later one sees the later state.
         let file_policy = self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner);
-        let policy = file_policy.with_grants(self.standing_grants());
+        let (grants, first_end) = self.standing_grants();
+        let policy = file_policy.with_grants(grants);
         *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
-        self.judge_again()
+        self.shared.grants_end.send_replace(first_end);
     }
 
     pub(super) fn configs(&self) -> Result<Configs, LendError> {
@@ -276,6 +315,13 @@ fn inherited() -> Option<Listen> {
     let for_us = std::env::var("LISTEN_PID").ok()?.parse::<u32>().ok()? == std::process::id();
     let count: u32 = std::env::var("LISTEN_FDS").ok()?.parse().ok()?;
     (for_us && count >= 1).then_some(Listen::Fd(FIRST))
+}
+
+/// What the process may open, less the reserve; half of it, as a socket that is being dialled may be several.
+fn sockets_max() -> usize {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let most = usize::try_from(most.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(usize::MAX);
+    most.clamp(SOCKETS_LEAST, Semaphore::MAX_PERMITS)
 }
 
 fn no_ipv6(error: &std::io::Error) -> bool {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     proto::{ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, SessionId, Welcome, mux},
-    session::{Greeter, Session},
+    session::{Ended, Greeter, Session},
     trust::{
         UnixTime,
         identity::{Identity, identity_of},
@@ -55,8 +55,14 @@ pub(super) async fn serve(
         Err(no) => {
             event.verdict = Some("refused");
             event.why = Some(no.to_string());
-            tracing::info!(%peer, why = %no, "login refused");
-            lender.shared.audit.log(event).await;
+            tracing::info!(%peer, why = event.why, "login refused");
+            match no {
+                // Whoever was taken away may try as often as it likes, and must not fill the log with it.
+                No::Ended(Ended { kind: ErrorKind::Revoked, .. }) => {
+                    lender.shared.audit.refused(peer.ip(), event).await;
+                }
+                _ => lender.shared.audit.log(event).await,
+            }
             stranger::blame(lender, &place, no.offence()).await;
             // The place is held to the end: a socket that is being closed costs as much as one that is not.
             return no.tell(greeter, "the login was refused").await;
@@ -84,8 +90,6 @@ pub(super) struct Welcomed {
     pub(super) config: mux::Config,
     pub(super) session_id: SessionId,
     pub(super) login: store::Login,
-    /// How long after the login the session may go on, if that is bounded.
-    pub(super) hours: Option<Duration>,
     pub(super) seat: Seat,
 }
 
@@ -101,7 +105,7 @@ async fn log_in(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut 
         return Err(No::ended(ErrorKind::Busy, text));
     }
     let limits = lender.policy().limits(&certificate.user);
-    let hours = limits.hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600));
+    let hours = lender.login_lasts(&certificate.user);
     let mut config = mux::Config::default();
     config.max_streams = limits.streams.unwrap_or(u32::MAX).min(config.max_streams);
     greeter.send(&[FromLender::Greeting(Greeting::new(&config))]).await?;
@@ -122,7 +126,7 @@ async fn log_in(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut 
     let device = certificate.device;
     // Best effort: when it was last seen is for the admin's eyes only.
     let _ = lender.store(move |store| store.touch(device, UnixTime::now())).await;
-    Ok(Welcomed { identity: certificate, config: agreed, session_id, login, hours, seat })
+    Ok(Welcomed { identity: certificate, config: agreed, session_id, login, seat })
 }
 
 /// Who the peer's certificate says it is, and the value that its proofs are bound to.

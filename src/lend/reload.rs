@@ -15,11 +15,15 @@ impl Lender {
     /// # Errors
     /// If the file is missing, too open or broken. The policy of before stays in force.
     pub async fn reload_policy(&self) -> Result<usize, LendError> {
+        let _turn = self.shared.reloading.lock().await;
         let dir = self.shared.dir.clone();
         let loaded = tokio::task::spawn_blocking(move || load_policy(&dir)).await;
         // A task that was not cancelled ends only by panicking.
         let loaded = loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let outcome = loaded.map(|policy| self.put_in_force(policy));
+        let outcome = match loaded {
+            Ok(policy) => Ok(self.put_in_force(policy).await),
+            Err(error) => Err(error),
+        };
         let (event, why) = match &outcome {
             Ok(taken) => {
                 tracing::info!(taken, "policy.toml is in force");
@@ -30,7 +34,9 @@ impl Lender {
                 ("policy-kept", Some(error.line()))
             }
         };
-        self.shared.audit.log(Event { event, why, ..Event::default() }).await;
+        // A log that hangs must not keep the next change from being read.
+        let (audit, event) = (self.shared.audit.clone(), Event { event, why, ..Event::default() });
+        tokio::spawn(async move { audit.log(event).await });
         outcome
     }
 
@@ -41,7 +47,12 @@ impl Lender {
         let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::ATTRIB;
         let follow = async {
             let watch = FolderWatch::new(path.parent().unwrap_or(&path), flags)?;
-            let mut seen = version(&path);
+            // Of the file as it was opened: what changed while the lender started is read now.
+            let mut seen = self.shared.policy_version;
+            if version(&path) != seen {
+                let _ = self.reload_policy().await;
+                seen = version(&path);
+            }
             loop {
                 watch.changed().await?;
                 let now = version(&path);
@@ -59,7 +70,9 @@ impl Lender {
 }
 
 /// What tells one version of a file from another; `None` when it is not there.
-fn version(path: &Path) -> Option<impl PartialEq + use<>> {
+pub(super) type Version = Option<(u64, u64, u64, i64, i64)>;
+
+pub(super) fn version(path: &Path) -> Version {
     let file = std::fs::symlink_metadata(path).ok()?;
     Some((file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
 }

@@ -62,7 +62,8 @@ async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, St
 /// A new ticket that goes back to the login of this session.
 pub(super) async fn ticket(borrower: &Borrower, stream: Stream) {
     let issued = if borrower.may_renew_ticket(TICKET_PAUSE) {
-        let issued = login::issue(&borrower.lender, &borrower.identity, borrower.login, borrower.hours).await;
+        let lasts = borrower.lender.login_lasts(&borrower.principal.user);
+        let issued = login::issue(&borrower.lender, &borrower.identity, borrower.login, lasts).await;
         issued.map_err(|error| Refusal::new(ErrorKind::Login, error.to_string()))
     } else {
         Err(Refusal::new(ErrorKind::Busy, "a ticket was renewed a moment ago"))

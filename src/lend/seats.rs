@@ -21,6 +21,12 @@ struct Taken {
     pace: Option<(u32, Arc<Pace>)>,
 }
 
+impl Taken {
+    fn is_behind(&self) -> bool {
+        self.pace.as_ref().is_some_and(|(_, pace)| pace.is_behind())
+    }
+}
+
 /// The user has as many sessions as the policy allows.
 #[derive(Debug, thiserror::Error)]
 #[error("{user} has {sessions} sessions already, which is all that the policy allows: end one of them")]
@@ -33,6 +39,8 @@ impl Seats {
     /// A place for one more session of the user, until it is dropped.
     pub(super) fn take(&self, user: &UserName, limits: &Limits) -> Result<Seat, Full> {
         let mut users = self.lock();
+        // Who hangs up after a burst and comes back still waits for it.
+        users.retain(|_, taken| taken.sessions > 0 || taken.is_behind());
         let taken = users.entry(user.clone()).or_default();
         if let Some(sessions) = limits.sessions.filter(|most| taken.sessions >= *most) {
             return Err(Full { user: user.clone(), sessions });
@@ -70,7 +78,7 @@ impl Drop for Seat {
         let mut users = self.seats.lock();
         if let Some(taken) = users.get_mut(&self.user) {
             taken.sessions -= 1;
-            if taken.sessions == 0 {
+            if taken.sessions == 0 && !taken.is_behind() {
                 users.remove(&self.user);
             }
         }

@@ -36,7 +36,7 @@ pub(super) enum No {
 
 impl No {
     pub(super) fn ended(kind: ErrorKind, error: impl ToString) -> Self {
-        Self::Ended(Ended { kind, text: error.to_string() })
+        Self::Ended(Ended { kind, text: error.to_string(), by_peer: false })
     }
 
     pub(super) fn refused(kind: ErrorKind, error: impl ToString) -> Self {
@@ -73,10 +73,10 @@ impl No {
             Self::Refused(refusal) | Self::Wrong(refusal) => {
                 // If it cannot be told, the peer has gone already.
                 let _ = greeter.send(&[FromLender::Refusal(refusal)]).await;
-                Ended { kind: ErrorKind::Login, text }
+                Ended { kind: ErrorKind::Login, text, by_peer: false }
             }
             Self::Ended(ended) => ended,
-            Self::Late | Self::Gone(_) => Ended { kind: ErrorKind::Login, text },
+            Self::Late | Self::Gone(_) => Ended { kind: ErrorKind::Login, text, by_peer: false },
         };
         greeter.farewell(&last_words).await;
     }

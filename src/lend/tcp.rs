@@ -25,9 +25,25 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
     let (granted, reached) = (grant.clone(), Arc::new(OnceLock::new()));
     let rests_on = reached.clone();
     let still = move |borrower: &Borrower| gate::still(borrower, &granted, rests_on.get().copied());
-    let held = borrower.hold(&stream, "tcp-connect", target, Box::new(still));
+    let held = match borrower.hold(&stream, "tcp-connect", target.clone(), Box::new(still)) {
+        Ok(held) => held,
+        Err(refusal) => return refuse(&stream, refusal).await,
+    };
+    let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
+        let text = "the lender has lent as many sockets as it can open";
+        let event = Event { target: Some(target), why: Some(text.to_owned()), ..borrower.event("tcp-busy") };
+        borrower.lender.shared.audit.log(event).await;
+        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
+    };
     // On the heap: its room is free again while the connection idles.
-    let Some(Some((socket, answer))) = held.serve(&stream, Box::pin(connect(grant, &stream))).await else { return };
+    let dialed = held.serve(&stream, Box::pin(connect(grant, &stream))).await;
+    let (socket, answer) = match dialed.unwrap_or_else(|| Err(held.why_taken())) {
+        Ok(connected) => connected,
+        Err(why) => {
+            let event = Event { target: Some(target), why, ..borrower.event("tcp-failed") };
+            return borrower.lender.shared.audit.log(event).await;
+        }
+    };
     let _ = reached.set(answer.peer.0.ip());
     held.serve(&stream, relay(socket, &stream, held.meter())).await;
     let event = Event {
@@ -40,13 +56,13 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
     borrower.lender.shared.audit.log(event).await;
 }
 
-/// Dials and answers; `None` when the borrower was told that it failed, or has gone.
-async fn connect(grant: Granted<Connect>, stream: &Stream) -> Option<(TcpStream, TcpConnected)> {
+/// Dials and answers. `Err`: why there is no connection, if the borrower has not simply gone.
+async fn connect(grant: Granted<Connect>, stream: &Stream) -> Result<(TcpStream, TcpConnected), Option<String>> {
     let (Connect { host, port, addresses, .. }, _) = grant.into_parts();
     let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| (address, port).into()).collect();
     let dialed = tokio::select! {
         dialed = dial(&addresses) => dialed,
-        _ = stream.write_closed() => return None,
+        _ = stream.write_closed() => return Err(None),
     };
     let connected = dialed.and_then(|socket| {
         let ends = socket.peer_addr().and_then(|peer| Ok((peer, socket.local_addr()?)));
@@ -57,12 +73,14 @@ async fn connect(grant: Granted<Connect>, stream: &Stream) -> Option<(TcpStream,
     });
     match connected {
         Ok((socket, answer)) => {
-            stream.write_message(&Answer::Granted(answer)).await.ok()?;
-            Some((socket, answer))
+            stream.write_message(&Answer::Granted(answer)).await.map_err(|_| None)?;
+            Ok((socket, answer))
         }
         Err(error) => {
-            refuse(stream, down(error)).await;
-            None
+            let refusal = down(error);
+            let why = refusal.text().to_owned();
+            refuse(stream, refusal).await;
+            Err(Some(why))
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Errno(pub u16);
 impl Errno {
     /// Permission denied: the policy says no.
     pub const EACCES: Self = Self(13);
+    /// No descriptor is left.
+    pub const EMFILE: Self = Self(24);
     /// Connection reset by peer.
     pub const ECONNRESET: Self = Self(104);
     /// Connection timed out.

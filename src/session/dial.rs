@@ -4,6 +4,8 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::TcpStream;
 
+use crate::proto::Errno;
+
 /// Next address when the last one has not answered for so long (RFC 8305 §5 says 250 ms).
 const DIAL_STEP: Duration = Duration::from_millis(250);
 
@@ -11,6 +13,11 @@ const DIAL_STEP: Duration = Duration::from_millis(250);
 pub const READ_BYTES: usize = 64 * 1024;
 /// Plaintext and records that rustls holds for a slow socket, in bytes: two batches of the driver.
 pub const TLS_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Addresses tried at once: a name with many that are silent must not cost a descriptor for each.
+const ATTEMPTS_MAX: usize = 4;
+/// All attempts together: what the kernel gives one that nobody answers (tcp(7), tcp_syn_retries).
+const DIAL_MAX: Duration = Duration::from_secs(127);
 
 /// No address answered.
 #[derive(Debug, thiserror::Error)]
@@ -30,20 +37,29 @@ pub struct DialError {
 /// # Cancellation
 /// Dropping the future gives up every attempt.
 pub async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialError>> {
+    let late = || {
+        let address = addresses.last().map_or_else(String::new, ToString::to_string);
+        Some(DialError { address, source: Errno::ETIMEDOUT.into() })
+    };
+    tokio::time::timeout(DIAL_MAX, first_of(addresses)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn first_of(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialError>> {
     let mut attempts = tokio::task::JoinSet::new();
     let mut rest = addresses.iter().copied();
     let mut last = None;
     loop {
-        match rest.next() {
+        match (attempts.len() < ATTEMPTS_MAX).then(|| rest.next()).flatten() {
             Some(address) => {
                 attempts.spawn(async move { (address, TcpStream::connect(address).await) });
             }
             None if attempts.is_empty() => return Err(last),
             None => {}
         }
+        let waits = rest.len() == 0 || attempts.len() == ATTEMPTS_MAX;
         let step = async {
-            // With no address left to start, there is nothing to do but wait.
-            if rest.len() == 0 { std::future::pending().await } else { tokio::time::sleep(DIAL_STEP).await }
+            // With no address left to start, or as many as may be, there is nothing to do but wait.
+            if waits { std::future::pending().await } else { tokio::time::sleep(DIAL_STEP).await }
         };
         tokio::select! {
             Some(Ok((address, result))) = attempts.join_next() => match result {

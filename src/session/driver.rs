@@ -126,7 +126,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
         let mut state = self.shared.lock();
         if !state.mux.handle_timeout(Instant::now()) {
             let text = "the other side has not answered for too long".to_owned();
-            return Poll::Ready(Err(Ended { kind: ErrorKind::Lost, text }));
+            return Poll::Ready(Err(Ended { kind: ErrorKind::Lost, text, by_peer: false }));
         }
         self.due = state.mux.poll_timeout();
         drop(state);
@@ -232,23 +232,23 @@ impl State {
                 }
                 Event::Readable(id) => wakers.extend(self.streams.get_mut(&id).and_then(|w| w.reader.take())),
                 Event::Writable(id) => wakers.extend(self.streams.get_mut(&id).and_then(|w| w.writer.take())),
-                Event::Goaway(Goaway { kind, text }) => self.end(Ended { kind, text }),
+                Event::Goaway(Goaway { kind, text }) => self.end(Ended { kind, text, by_peer: true }),
             }
         }
     }
 }
 
 pub(super) fn closed() -> Ended {
-    Ended { kind: ErrorKind::Lost, text: "the other side closed the connection".to_owned() }
+    Ended { kind: ErrorKind::Lost, text: "the other side closed the connection".to_owned(), by_peer: false }
 }
 
 fn lost(error: &io::Error) -> Ended {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return closed();
     }
-    Ended { kind: ErrorKind::Lost, text: format!("the connection failed: {error}") }
+    Ended { kind: ErrorKind::Lost, text: format!("the connection failed: {error}"), by_peer: false }
 }
 
 fn broken(error: &ProtocolError) -> Ended {
-    Ended { kind: ErrorKind::Protocol, text: format!("the peer broke the protocol: {error}") }
+    Ended { kind: ErrorKind::Protocol, text: format!("the peer broke the protocol: {error}"), by_peer: false }
 }

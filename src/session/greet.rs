@@ -76,7 +76,9 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Greeter<C> {
         let received = tokio::time::timeout(deadline, self.receive_frame(what));
         match received.await.unwrap_or(Err(GreetError::Late(deadline)))? {
             Frame::Data { stream: StreamId::SESSION, payload, .. } => Ok(message::decode(what, &payload)?),
-            Frame::Goaway(goaway) => Err(GreetError::Ended(Ended { kind: goaway.kind, text: goaway.text })),
+            Frame::Goaway(goaway) => {
+                Err(GreetError::Ended(Ended { kind: goaway.kind, text: goaway.text, by_peer: true }))
+            }
             Frame::Data { stream, .. } => {
                 let got = format!("stream {stream}; log in first");
                 Err(ProtocolError::Unexpected { expected: what, got }.into())

@@ -38,17 +38,16 @@ impl Meter {
         self.from_stream.load(Ordering::Relaxed)
     }
 
-    pub(super) async fn went_to_stream(&self, bytes: usize) {
+    pub(super) fn went_to_stream(&self, bytes: usize) {
         self.to_stream.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.keep_pace(bytes).await;
     }
 
-    pub(super) async fn went_from_stream(&self, bytes: usize) {
+    pub(super) fn went_from_stream(&self, bytes: usize) {
         self.from_stream.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.keep_pace(bytes).await;
     }
 
-    async fn keep_pace(&self, bytes: usize) {
+    /// Waits until so many bytes may pass.
+    pub(super) async fn keep_pace(&self, bytes: usize) {
         if let Some(pace) = &self.pace {
             pace.pass(bytes).await;
         }
@@ -69,7 +68,15 @@ impl Pace {
         Self { bytes_per_second: bytes_per_second.max(1), paid_until: Mutex::new(Instant::now()) }
     }
 
-    /// Accounts for bytes that have passed, and waits for as long as they were too fast.
+    /// Whether what has passed would not have passed yet at the full rate.
+    pub fn is_behind(&self) -> bool {
+        *self.paid_until.lock().unwrap_or_else(PoisonError::into_inner) > Instant::now()
+    }
+
+    /// Accounts for bytes, and waits for as long as they would be too fast.
+    ///
+    /// # Cancellation
+    /// They are accounted for all the same.
     async fn pass(&self, bytes: usize) {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let paid_until = {
@@ -94,8 +101,10 @@ mod tests {
         let relay = |pace: Arc<Pace>| async move {
             let meter = Meter::paced(Some(pace));
             for _ in 0..10 {
-                meter.went_to_stream(50_000).await;
-                meter.went_from_stream(50_000).await;
+                meter.keep_pace(50_000).await;
+                meter.went_to_stream(50_000);
+                meter.keep_pace(50_000).await;
+                meter.went_from_stream(50_000);
             }
             meter.to_stream() + meter.from_stream()
         };
@@ -108,7 +117,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_pace_nothing_waits() {
         let (meter, began) = (Meter::default(), Instant::now());
-        meter.went_to_stream(usize::MAX >> 8).await;
+        meter.keep_pace(usize::MAX >> 8).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

@@ -53,6 +53,8 @@ pub struct Ended {
     pub kind: ErrorKind,
     /// One line; where the peer wrote it, it still has to be escaped.
     pub text: String,
+    /// The peer ended it, and wrote kind and text.
+    pub by_peer: bool,
 }
 
 impl Session {
@@ -101,7 +103,7 @@ impl Session {
     /// Ends the session: the peer is told why, and every stream fails.
     pub fn end(&self, kind: ErrorKind, text: impl Into<String>) {
         let mut state = self.shared.lock();
-        let ended = Ended { kind, text: text.into() };
+        let ended = Ended { kind, text: text.into(), by_peer: false };
         state.mux.go_away(Goaway { kind, text: ended.text.clone() });
         state.end(ended);
         state.wake_driver();

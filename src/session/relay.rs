@@ -122,6 +122,11 @@ async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, meter: &Meter) -
         match reader.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => return Ok(()),
             Ok(length) => {
+                tokio::select! {
+                    biased;
+                    () = meter.keep_pace(length) => {}
+                    _ = stream.write_closed() => return Err(Broken::Stream),
+                }
                 if length <= COPY_BYTES_MAX {
                     stream.write_copy(&buffer);
                     buffer.clear();
@@ -129,7 +134,7 @@ async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, meter: &Meter) -
                     stream.write_bytes(buffer.split().freeze());
                 }
                 size = next_size(size, length);
-                meter.went_to_stream(length).await;
+                meter.went_to_stream(length);
             }
             // A quiet connection holds no buffer.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
@@ -156,12 +161,16 @@ async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>, meter: &Meter) 
         match stream.read_batch(&mut batch, WRITE_BYTES).await {
             Ok(true) => {
                 let length = batch.remaining();
+                let paced = async {
+                    meter.keep_pace(length).await;
+                    writer.write_all_buf(&mut batch).await
+                };
                 tokio::select! {
                     biased;
-                    written = writer.write_all_buf(&mut batch) => written?,
+                    written = paced => written?,
                     () = abandoned(stream) => return Err(Errno::ETIMEDOUT.into()),
                 }
-                meter.went_from_stream(length).await;
+                meter.went_from_stream(length);
             }
             // An end that cannot be passed on has been seen by the socket's peer already.
             Ok(false) => return writer.shutdown().await.or(Ok(())),

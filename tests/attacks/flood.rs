@@ -106,17 +106,41 @@ async fn attack_26_ten_thousand_half_open_connections() {
     still_serves(&lab, &home).await;
 }
 
+/// A lender whose daemon may open so many descriptors.
+fn with_descriptors(folder: tempfile::TempDir, most: u32) -> Lab {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n {most} && exec \"$0\" serve"), env!("CARGO_BIN_EXE_capuchind")]);
+    let daemon = Daemon::spawn(limited.env("CAPUCHIND_DIR", folder.path()));
+    let said = daemon.wait_for_line("listens on");
+    Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), folder, daemon }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_borrower_with_every_socket_there_is_keeps_no_admin_out() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let lab = with_descriptors(lab.folder, 320);
+    let greedy = lab.join("alice");
+    let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (forward, local) = greedy.forward(&[&format!("0:{}", target.local_addr().unwrap())]);
+    let held: Vec<_> = (0..60).map(|_| std::net::TcpStream::connect(local[0]).unwrap()).collect();
+    forward.wait_for_line("as many sockets as it can open");
+    lab.wait_for_audit("a connection too many", |line| line["event"] == "tcp-busy");
+    // All that it got is still held.
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    forward.wait_for_line("error[revoked]");
+    drop(held);
+    let honest = lab.join("bob");
+    run(honest.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attack_27_no_descriptor_left_to_accept_with() {
     let mut lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     lab.daemon.kill();
     // Room for some forty connections beside what the daemon has open anyhow.
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -n 64 && exec \"$0\" serve", env!("CARGO_BIN_EXE_capuchind")]);
-    let daemon = Daemon::spawn(limited.env("CAPUCHIND_DIR", lab.dir()));
-    let said = daemon.wait_for_line("listens on");
-    let lab = Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), folder: lab.folder, daemon };
+    let lab = with_descriptors(lab.folder, 64);
     still_serves(&lab, &home).await;
 
     // Each from elsewhere, so that none waits for its share.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use capuchin::{
-    proto::{Answer, ErrorKind, Frame, Kind, RenewedCertificate, Request, message},
+    proto::{Answer, ErrorKind, Frame, IssuedTicket, Kind, RenewedCertificate, Request, message},
     trust::{
         UnixTime,
         authority::{Authority, LEAF_LIFETIME},
@@ -18,8 +18,8 @@ use crate::{
     still_serves,
     support::{
         Home, LOOPBACK, Lab, fails,
-        peer::{Credentials, Peer, frame},
-        run,
+        peer::{Credentials, Peer, frame, saved_ticket},
+        run, run_with,
     },
 };
 
@@ -42,7 +42,11 @@ fn keep_certificate(home: &Home, certificate: &CertificateDer<'_>) {
 
 /// What the lender answers to this request for a certificate.
 async fn ask(peer: &mut Peer, stream: u64, csr: Vec<u8>) -> Answer<RenewedCertificate> {
-    let request = message::encode_prefixed(&Request::RenewCertificate(csr));
+    answer_to(peer, stream, &Request::RenewCertificate(csr)).await
+}
+
+async fn answer_to<A: for<'a> minicbor::Decode<'a, ()>>(peer: &mut Peer, stream: u64, request: &Request) -> Answer<A> {
+    let request = message::encode_prefixed(request);
     peer.send(&frame(stream, Kind::Data, true, false, &request)).await;
     let mut answer = Vec::new();
     loop {
@@ -110,7 +114,7 @@ async fn a_renewal_is_for_the_own_key_and_not_before_its_time() {
 }
 
 #[test]
-fn a_revoked_device_renews_nothing() {
+fn a_revoked_device_gets_no_session_to_renew_in() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     let old = made_before(&lab, &home, LEAF_LIFETIME * 3 / 4);
@@ -119,4 +123,28 @@ fn a_revoked_device_renews_nothing() {
     let said = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]), 2);
     assert!(said.starts_with("error[revoked]"), "{said}");
     assert_eq!(certificate_of(&home), old);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_renews_once_a_minute_and_not_past_its_login() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    let Answer::Granted(ticket) = answer_to::<IssuedTicket>(&mut peer, 1, &Request::RenewTicket).await else {
+        panic!("refused");
+    };
+    // It goes back to the same login, and so does its end.
+    assert_eq!(ticket.expires, saved_ticket(&home, "alice").expires.0);
+    let Answer::Refused(refusal) = answer_to::<IssuedTicket>(&mut peer, 3, &Request::RenewTicket).await else {
+        panic!("granted again at once");
+    };
+    assert_eq!(refusal.kind(), ErrorKind::Busy);
+
+    let mut other = Peer::logged_in(lab.address, &home, "alice").await;
+    run_with(lab.admin().args(["passwd", "alice", "--password-file", "-"]), "another password");
+    let Answer::Refused(refusal) = answer_to::<IssuedTicket>(&mut other, 1, &Request::RenewTicket).await else {
+        panic!("a ticket for a login whose password is gone");
+    };
+    assert_eq!(refusal.kind(), ErrorKind::Login);
+    lab.wait_for_audit("the refusal", |line| line["event"] == "ticket-renewed" && line["verdict"] == "refused");
 }

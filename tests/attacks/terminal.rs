@@ -67,7 +67,7 @@ impl Stolen {
 
 async fn play(trick: Trick, mut greeter: Greeter<TlsStream<BufReader<TcpStream>>>) {
     let refusal = || Refusal::new(ErrorKind::Login, HOSTILE).with_notes([HOSTILE.to_owned()]);
-    let ended = || Ended { kind: ErrorKind::Busy, text: HOSTILE.to_owned() };
+    let ended = || Ended { kind: ErrorKind::Busy, text: HOSTILE.to_owned(), by_peer: false };
     // A borrower that has had enough is what this is about.
     let first = greeter.receive::<FromBorrower>("message", PATIENCE).await;
     match trick {
