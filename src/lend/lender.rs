@@ -12,6 +12,7 @@ use super::{
     audit::Audit,
     identity::{self, Configs, ServerIdentity},
     live::Live,
+    names::Machine,
     seats::Seats,
 };
 use crate::{
@@ -61,6 +62,8 @@ pub(super) struct Shared {
     pub(super) grants_changed: Notify,
     pub(super) live: Live,
     pub(super) seats: Seats,
+    /// What this machine says about names.
+    pub(super) machine: Machine,
     /// Its folders, as they are named and where they really are.
     own_folders: Vec<LenderPath>,
     pub(super) store: Store,
@@ -104,6 +107,7 @@ impl Lender {
             grants_changed: Notify::new(),
             live: Live::default(),
             seats: Seats::default(),
+            machine: Machine::new(),
             own_folders: dir.own_folders(),
             store,
             audit,

@@ -16,6 +16,8 @@ pub struct Errno(pub u16);
 impl Errno {
     /// Permission denied: the policy says no.
     pub const EACCES: Self = Self(13);
+    /// Message too long.
+    pub const EMSGSIZE: Self = Self(90);
     /// Connection reset by peer.
     pub const ECONNRESET: Self = Self(104);
     /// Connection timed out.

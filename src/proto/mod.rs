@@ -27,5 +27,5 @@ pub use greeting::{
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
 pub use request::{
     ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, HOST_BYTES_MAX, PLANNED, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal,
-    RenewedCertificate, Request, Target, TargetError, TcpConnected, UnknownRequest, Verdict, WireAddr,
+    RenewedCertificate, Request, Resolving, Target, TargetError, TcpConnected, UnknownRequest, Verdict, WireAddr,
 };

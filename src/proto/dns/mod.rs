@@ -143,6 +143,11 @@ impl Query {
         cursor.is_at_end().then_some(Self { question: Question { name, kind }, id, flags, edns, spelled })
     }
 
+    /// The borrower's number of it.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
     /// What it asks.
     pub fn question(&self) -> &Question {
         &self.question
