@@ -33,7 +33,7 @@ use crate::{
         Answer, Errno, Reset, Resolving,
         dns::{self, HEADER_BYTES, QUERY_BYTES_MAX, Query, Question, Rcode, Reply},
     },
-    session::Stream,
+    session::{Meter, Stream},
 };
 
 /// Questions of one session that are being answered at once: more than a resolver library asks, and each may hold a socket.
@@ -88,19 +88,21 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, stream: Stream) {
     // Each question meets the policy of its time.
     let held = borrower.hold(&stream, "resolve", String::new(), Box::new(|_| Ok(())));
     // A borrower that is gone has nothing to hear.
-    let _ = held.serve(&stream, serve(borrower, &stream)).await;
+    let _ = held.serve(&stream, serve(borrower, &stream, held.meter())).await;
 }
 
-async fn serve(borrower: &Arc<Borrower>, stream: &Stream) -> io::Result<()> {
+async fn serve(borrower: &Arc<Borrower>, stream: &Stream, meter: &Meter) -> io::Result<()> {
     stream.write_message(&Answer::Granted(Resolving {})).await?;
     let (answer_tx, mut answer_rx) = mpsc::channel::<Bytes>(ANSWERS_WAITING);
     let tell = async {
         while let Some(answer) = answer_rx.recv().await {
+            let length = answer.len();
             stream.write_all_bytes(answer).await?;
+            meter.went_to_stream(length).await;
         }
         Ok(())
     };
-    let serving = async { tokio::try_join!(listen(borrower, stream, answer_tx), tell).map(drop) };
+    let serving = async { tokio::try_join!(listen(borrower, stream, meter, answer_tx), tell).map(drop) };
     tokio::select! {
         served = serving => served,
         // Seen at once, also while questions wait for a place and nothing is read.
@@ -109,10 +111,16 @@ async fn serve(borrower: &Arc<Borrower>, stream: &Stream) -> io::Result<()> {
 }
 
 /// Reads questions, and has each answered by a task of its own: a slow one holds up nobody.
-async fn listen(borrower: &Arc<Borrower>, stream: &Stream, answer_tx: mpsc::Sender<Bytes>) -> io::Result<()> {
+async fn listen(
+    borrower: &Arc<Borrower>,
+    stream: &Stream,
+    meter: &Meter,
+    answer_tx: mpsc::Sender<Bytes>,
+) -> io::Result<()> {
     let mut answering = JoinSet::new();
     loop {
         let Some(query) = read(stream).await? else { break };
+        meter.went_from_stream(2 + query.len()).await;
         // Never closed.
         let Ok(place) = borrower.names.in_flight.clone().acquire_owned().await else { break };
         while answering.try_join_next().is_some() {}

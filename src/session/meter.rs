@@ -38,12 +38,14 @@ impl Meter {
         self.from_stream.load(Ordering::Relaxed)
     }
 
-    pub(super) async fn went_to_stream(&self, bytes: usize) {
+    /// Counts bytes that went into the stream, and waits for as long as they were too fast.
+    pub async fn went_to_stream(&self, bytes: usize) {
         self.to_stream.fetch_add(bytes as u64, Ordering::Relaxed);
         self.keep_pace(bytes).await;
     }
 
-    pub(super) async fn went_from_stream(&self, bytes: usize) {
+    /// As [`Self::went_to_stream`], for bytes that came out of the stream.
+    pub async fn went_from_stream(&self, bytes: usize) {
         self.from_stream.fetch_add(bytes as u64, Ordering::Relaxed);
         self.keep_pace(bytes).await;
     }

@@ -2,7 +2,8 @@
 
 Arguments: a file with the zone, a file for what was asked, a fifo to say that it is ready. The zone is a JSON object from
 "name TYPE" to the answers to the first, second, … such question; the last one stays. An answer is a list of records, each
-"owner ttl TYPE value", or a word: "silence", "servfail", "long" (over UDP cut short), "lies" (what answers something else first).
+"owner ttl TYPE value", or a word: "servfail", "long" (over UDP cut short), "lies" (what answers something else first). A
+name that begins with "silent" gets no answer.
 """
 
 import json
@@ -60,12 +61,12 @@ class Zone:
             head = ident + struct.pack(">HHHHH", flags, 1, len(records), 0, 0)
             return head + question + b"".join(map(encode_record, records))
 
+        if name.startswith("silent"):
+            return []
         if key not in self.answers:
             return [message([], 0x8180 if name in self.names else 0x8183)]
         answers = self.answers[key]
         answer = answers[min(count, len(answers)) - 1]
-        if answer == "silence":
-            return []
         if answer == "servfail":
             return [message([], 0x8182)]
         if answer == "long" and carrier == "udp":
