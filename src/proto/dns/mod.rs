@@ -6,7 +6,7 @@
 //!
 //! # Security
 //! Any bytes may come, from borrowers and from resolvers: reading is bounded by the message, and a name in it is never
-//! followed forwards, nor through more than [`JUMPS_MAX`](name::JUMPS_MAX) pointers.
+//! followed forwards, nor through more than 16 pointers.
 
 mod name;
 mod reply;
