@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Join ──▶ Profiles ──▶ Borrower ──▶ TcpStream   one borrowed connection
-//!   (once)   (on disk)    (session)└─▶ Forward     a local port, each of whose connections is one
+//!   (once)   (on disk)    (session)├─▶ Forward     a local port, each of whose connections is one
+//!                                  └─▶ resolve     names, as the lender's machine knows them
 //! ```
 //! A program that borrows needs [`Borrower`] and [`TcpStream`]; the rest sets machines up. No runtime is started here:
 //! everything runs on the caller's tokio.
@@ -21,6 +22,7 @@ mod link;
 mod login;
 mod profile;
 mod renew;
+mod resolve;
 mod tcp;
 
 pub use connect::Borrower;

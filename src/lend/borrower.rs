@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{Lender, audit::Event, login::Welcomed, seats::Seat};
+use super::{Lender, audit::Event, login::Welcomed, names::SessionNames, seats::Seat};
 use crate::{
     policy::Principal,
     proto::{ErrorKind, Refusal, Reset, SessionId, StreamId},
@@ -37,6 +37,7 @@ pub(super) struct Borrower {
     /// When its last ticket was issued, in seconds since 1970; 0 for never.
     ticket_at: AtomicU64,
     seat: Seat,
+    pub(super) names: SessionNames,
     /// When its certificate ends; a renewal moves it.
     not_after: watch::Sender<UnixTime>,
     handles: Mutex<BTreeMap<StreamId, Arc<Handle>>>,
@@ -57,6 +58,7 @@ impl Borrower {
             peer,
             since: UnixTime::now(),
             session,
+            names: SessionNames::default(),
             handles: Mutex::default(),
         }
     }

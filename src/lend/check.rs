@@ -31,7 +31,7 @@ impl Lender {
         let warnings = self.policy().warnings(&user);
         // Rules go by user; the device plays no part yet.
         let principal = Principal { user, device: DeviceId::from_bytes([0; 8]) };
-        Ok(AdminReply::Check(match gate::decide(self, &principal, ask).await {
+        Ok(AdminReply::Check(match gate::decide(self, &principal, None, ask).await {
             Ok(grant) => CheckReply {
                 allowed: true,
                 rule: Some(grant.rule().to_string()),

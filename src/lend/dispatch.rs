@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{audit::Event, borrower::Borrower, gate, renew, tcp};
+use super::{audit::Event, borrower::Borrower, gate, names, renew, tcp};
 use crate::{
     proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
@@ -72,6 +72,7 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             Ok(grant) => tcp::lend(&borrower, grant, stream).await,
             Err(refusal) => refuse(&stream, refusal).await,
         },
+        Ok(Ok(Request::Resolve)) => Box::pin(names::lend(&borrower, stream)).await,
         Ok(Ok(Request::Check(ask))) => match Box::pin(gate::check(&borrower, &ask)).await {
             Ok(grant) => {
                 let warnings = borrower.lender.policy().warnings(&borrower.principal.user);

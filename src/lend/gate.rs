@@ -2,29 +2,46 @@
 
 use std::{fmt::Display, net::IpAddr};
 
-use super::{Lender, audit::Event, borrower::Borrower, resolve::resolve};
+use super::{Lender, audit::Event, borrower::Borrower, names, resolve};
 use crate::{
-    policy::{self, AnyRequest, Connect, Facts, Granted, Host, Kind, Principal, Transport},
+    policy::{
+        self, AnyRequest, Connect, Facts, Granted, Host, HostError, HostName, Kind, Principal, Resolve, Transport,
+    },
     proto::{Ask, Errno, ErrorKind, Refusal, Target},
 };
 
 /// Asks for a connection to `target`.
 pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
-    let decision = decide_connect(&borrower.lender, &borrower.principal, target).await;
+    let decision = decide_connect(borrower, target).await;
     log(borrower, "tcp-connect", target, Verdict::of(&decision)).await;
+    decision
+}
+
+/// Asks to look up `name`, as a DNS question spells it.
+pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<Resolve>, Refusal> {
+    let numeric = |_| HostError::Numeric(name.to_owned());
+    let decision = match Host::parse(name).and_then(|host| HostName::try_from(host).map_err(numeric)) {
+        Ok(name) => {
+            let request = Resolve { name };
+            policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default())
+        }
+        Err(error) => Err(policy::Refusal::bad_host(Kind::Resolve, name, error)),
+    };
+    let decision = decision.map_err(|no| refusal(&no));
+    log(borrower, "resolve", &name, Verdict::of(&decision)).await;
     decision
 }
 
 /// Asks about a request of any kind, and does nothing.
 pub(super) async fn check(borrower: &Borrower, ask: &Ask) -> Result<Granted<AnyRequest>, Refusal> {
-    let decision = decide(&borrower.lender, &borrower.principal, ask).await;
+    let decision = decide(&borrower.lender, &borrower.principal, Some(borrower), ask).await;
     log(borrower, "check", ask, Verdict::of(&decision)).await;
     decision
 }
 
 /// Decides a request that nothing here serves: refused by the policy, or because it is not offered.
 pub(super) async fn planned(borrower: &Borrower, name: &'static str, ask: &Ask) -> Refusal {
-    let decision = decide(&borrower.lender, &borrower.principal, ask).await;
+    let decision = decide(&borrower.lender, &borrower.principal, Some(borrower), ask).await;
     let verdict = match &decision {
         Ok(_) => Verdict { granted: false, why: Some(NOT_OFFERED.to_owned()), ..Verdict::of(&decision) },
         Err(_) => Verdict::of(&decision),
@@ -36,8 +53,14 @@ pub(super) async fn planned(borrower: &Borrower, name: &'static str, ask: &Ask) 
     }
 }
 
-/// The decision alone: the same function for the gate and for the admin's `check`.
-pub(super) async fn decide(lender: &Lender, who: &Principal, ask: &Ask) -> Result<Granted<AnyRequest>, Refusal> {
+/// The decision alone: the same function for the gate and for the admin's `check`, which is of no session and so without
+/// its facts.
+pub(super) async fn decide(
+    lender: &Lender,
+    who: &Principal,
+    session: Option<&Borrower>,
+    ask: &Ask,
+) -> Result<Granted<AnyRequest>, Refusal> {
     let kind: Kind = ask
         .kind
         .parse()
@@ -52,33 +75,47 @@ pub(super) async fn decide(lender: &Lender, who: &Principal, ask: &Ask) -> Resul
         let facts = Facts { own: &own, own_folders: lender.own_folders(), ..Facts::default() };
         return policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no));
     };
-    let addresses = addresses(lender, who, transport, host, port).await?;
+    let (addresses, aliases) = addresses(lender, who, transport, host, port).await?;
     let own = lender.own_listeners(&addresses, port);
-    let facts = Facts { own: &own, ..Facts::default() };
-    policy::decide(&lender.policy(), who, asked.resolved(addresses), &facts).map_err(|no| refusal(&no))
+    let answered = session.map(|session| session.names.answered(host)).unwrap_or_default();
+    let facts = Facts { own: &own, answered: &answered, ..Facts::default() };
+    let asked = asked.resolved(addresses).through(aliases);
+    policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))
 }
 
-async fn decide_connect(lender: &Lender, who: &Principal, target: &Target) -> Result<Granted<Connect>, Refusal> {
+async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
+    let (lender, who) = (&borrower.lender, &borrower.principal);
     let host = Host::parse(&target.host)
         .map_err(|error| refusal(&policy::Refusal::bad_host(Kind::Connect, &target.to_string(), error)))?;
-    let addresses = addresses(lender, who, Transport::Tcp, &host, target.port).await?;
+    let (addresses, aliases) = addresses(lender, who, Transport::Tcp, &host, target.port).await?;
     let own = lender.own_listeners(&addresses, target.port);
-    let request = Connect::new(host, target.port, addresses);
-    let facts = Facts { own: &own, ..Facts::default() };
+    let answered = borrower.names.answered(&host);
+    let request = Connect { aliases, ..Connect::new(host, target.port, addresses) };
+    let facts = Facts { own: &own, answered: &answered, ..Facts::default() };
     policy::decide(&lender.policy(), who, request, &facts).map_err(|no| refusal(&no))
 }
 
 /// A name that no rule could allow is not even resolved; a name that could be is resolved once, and the grant holds the
-/// very addresses that were judged.
+/// very addresses that were judged. The names on the way are asked for where a deny may name one.
 async fn addresses(
     lender: &Lender,
     who: &Principal,
     transport: Transport,
     host: &Host,
     port: u16,
-) -> Result<Vec<IpAddr>, Refusal> {
-    policy::may_match(&lender.policy(), who, transport, host, port).map_err(|no| refusal(&no))?;
-    resolve(host).await
+) -> Result<(Vec<IpAddr>, Vec<HostName>), Refusal> {
+    let policy = lender.policy();
+    policy::may_match(&policy, who, transport, host, port).map_err(|no| refusal(&no))?;
+    let aliases = async {
+        match host {
+            Host::Name(name) if policy::may_be_denied_by_alias(&policy, who, transport, host, port) => {
+                names::aliases(&lender.shared.machine, name).await
+            }
+            _ => Vec::new(),
+        }
+    };
+    let (addresses, aliases) = tokio::join!(resolve::resolve(host), aliases);
+    addresses.map(|addresses| (addresses, aliases))
 }
 
 /// What the audit says of a decision.

@@ -16,6 +16,7 @@ use super::{
     audit::Audit,
     identity::{self, Configs, ServerIdentity},
     live::Live,
+    names::Machine,
     reload::{self, Version},
     seats::Seats,
 };
@@ -80,6 +81,8 @@ pub(super) struct Shared {
     pub(super) seats: Seats,
     /// A place for each socket that is lent, of all sessions.
     pub(super) sockets: Semaphore,
+    /// What this machine says about names.
+    pub(super) machine: Machine,
     /// Its folders, as they are named and where they really are.
     own_folders: Vec<LenderPath>,
     pub(super) store: Store,
@@ -128,6 +131,7 @@ impl Lender {
             live: Live::default(),
             seats: Seats::default(),
             sockets: Semaphore::new(sockets_max()),
+            machine: Machine::new(),
             own_folders: dir.own_folders(),
             store,
             audit,

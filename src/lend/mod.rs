@@ -4,6 +4,7 @@
 //!   accept ──▶ login ──▶ dispatch ──▶ gate ──▶ tcp          one file each, in the order of a borrowed socket's road
 //!        └───▶ join                    │
 //!                                      ├── resolve          names, once
+//!                                      ├── names            DNS questions, and what a session was answered
 //!                                      └── audit            every decision
 //!   admin: the admin's commands, over admin.sock while the daemon runs
 //! ```
@@ -29,6 +30,7 @@ mod join;
 mod lender;
 mod live;
 mod login;
+mod names;
 mod notify;
 mod reload;
 mod renew;

@@ -102,6 +102,16 @@ impl AnyRequest {
         }
     }
 
+    /// With the names (CNAME) that its resolution went through.
+    #[must_use]
+    pub fn through(self, aliases: Vec<HostName>) -> Self {
+        match self {
+            Self::Connect(connect) => Self::Connect(Connect { aliases, ..connect }),
+            Self::Datagram(datagram) => Self::Datagram(Datagram { aliases, ..datagram }),
+            other => other,
+        }
+    }
+
     /// The addresses of its host; granted, those that are allowed.
     pub fn addresses(&self) -> &[IpAddr] {
         match self {

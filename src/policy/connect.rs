@@ -6,7 +6,7 @@ use super::{
     Policy,
     decide::{Facts, Granted, Judged, Principal},
     host::{Host, HostName},
-    reach::{Reach, Transport, names_of},
+    reach::{Reach, Transport, add_answered},
     refusal::{Refusal, RuleRef},
 };
 
@@ -21,19 +21,21 @@ pub struct Connect {
     /// What `host` resolved to; a literal address is itself. Those after the first
     /// [`ADDRESSES_MAX`](super::ADDRESSES_MAX) are dropped.
     pub addresses: Vec<IpAddr>,
-    /// Other names of the host. For a name the aliases (CNAME) that its resolution went through: a deny covers them too.
-    /// For an address, granted, the names of [`Facts::answered`] that it was judged by.
+    /// Other names of an address: granted, those of [`Facts::answered`] that it was judged by.
     pub names: Vec<HostName>,
+    /// The names (CNAME) that a resolution went through: a deny covers them too, and they allow nothing.
+    pub aliases: Vec<HostName>,
 }
 
 impl Connect {
     /// A connection to what `host` resolved to, without aliases.
     pub fn new(host: Host, port: u16, addresses: Vec<IpAddr>) -> Self {
-        Self { host, port, addresses, names: Vec::new() }
+        Self { host, port, addresses, names: Vec::new(), aliases: Vec::new() }
     }
 
     fn reach<'a>(&'a self, facts: &Facts<'a>) -> Reach<'a> {
-        Reach { transport: Transport::Tcp, host: &self.host, port: self.port, names: &self.names, own: facts.own }
+        let Self { host, port, names, aliases, .. } = self;
+        Reach { transport: Transport::Tcp, host, port: *port, names, aliases, own: facts.own }
     }
 }
 
@@ -49,7 +51,7 @@ impl Granted<Connect> {
 
 impl Judged for Connect {
     fn judge(mut self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<(Self, RuleRef), Refusal> {
-        self.names = names_of(&self.host, self.names, facts);
+        add_answered(&self.host, &mut self.names, &mut self.aliases, facts);
         let (kept, rule) = self.reach(facts).judge(policy, &principal.user, &self.addresses)?;
         self.addresses = kept;
         Ok((self, rule))

@@ -6,7 +6,7 @@ use super::{
     Policy,
     decide::{Facts, Judged, Principal},
     host::{Host, HostName},
-    reach::{Reach, Transport, names_of},
+    reach::{Reach, Transport, add_answered},
     refusal::{Refusal, RuleRef},
 };
 
@@ -19,24 +19,27 @@ pub struct Datagram {
     pub port: u16,
     /// What `host` resolved to; a literal address is itself.
     pub addresses: Vec<IpAddr>,
-    /// Other names of the host.
+    /// Other names of an address.
     pub names: Vec<HostName>,
+    /// The names that a resolution went through.
+    pub aliases: Vec<HostName>,
 }
 
 impl Datagram {
     /// Datagrams to what `host` resolved to, without aliases.
     pub fn new(host: Host, port: u16, addresses: Vec<IpAddr>) -> Self {
-        Self { host, port, addresses, names: Vec::new() }
+        Self { host, port, addresses, names: Vec::new(), aliases: Vec::new() }
     }
 
     fn reach<'a>(&'a self, facts: &Facts<'a>) -> Reach<'a> {
-        Reach { transport: Transport::Udp, host: &self.host, port: self.port, names: &self.names, own: facts.own }
+        let Self { host, port, names, aliases, .. } = self;
+        Reach { transport: Transport::Udp, host, port: *port, names, aliases, own: facts.own }
     }
 }
 
 impl Judged for Datagram {
     fn judge(mut self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<(Self, RuleRef), Refusal> {
-        self.names = names_of(&self.host, self.names, facts);
+        add_answered(&self.host, &mut self.names, &mut self.aliases, facts);
         let (kept, rule) = self.reach(facts).judge(policy, &principal.user, &self.addresses)?;
         self.addresses = kept;
         Ok((self, rule))

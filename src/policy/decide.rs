@@ -28,17 +28,21 @@ pub struct Facts<'a> {
     /// The lender's own folders, with its keys and state: outside every root, whatever the rules say.
     pub own_folders: &'a [LenderPath],
     /// What the lender answered when this session looked up names. An address in it counts as each of its names, so that
-    /// a program that resolves for itself is judged by the rules for the name; no name opens a special range.
+    /// a program that resolves for itself is judged by the rules for the name; no name opens a special range, and an alias
+    /// opens nothing.
     pub answered: &'a [Answered],
 }
 
 /// One address that the lender gave for a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Answered {
-    /// The name, as the session asked for it.
+    /// The name.
     pub name: HostName,
     /// One of its addresses.
     pub address: IpAddr,
+    /// Whether the session did not ask for `name`, but the answer led through it (CNAME). Whoever answers may choose such
+    /// a name: it can be denied, and allows nothing.
+    pub alias: bool,
 }
 
 /// Proof that a rule allowed `request`, and what of it; only [`decide`] makes one.

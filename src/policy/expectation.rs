@@ -111,7 +111,7 @@ fn judge(
 ) -> Result<RuleRef, Box<Refusal>> {
     let asked = question?;
     if let (Some((transport, host @ Host::Name(_), port)), None) = (asked.host(), &addresses) {
-        let reach = Reach { transport, host, port, names: &[], own: &[] };
+        let reach = Reach { transport, host, port, names: &[], aliases: &[], own: &[] };
         return Ok(reach.judge_unresolved(policy, &user)?);
     }
     // A test stands for every device of its user: no rule tells them apart.

@@ -102,6 +102,18 @@ impl HostName {
     }
 }
 
+impl TryFrom<Host> for HostName {
+    type Error = IpAddr;
+
+    /// The name, or the address that the host is.
+    fn try_from(host: Host) -> Result<Self, IpAddr> {
+        match host {
+            Host::Name(name) => Ok(name),
+            Host::Address(address) => Err(address),
+        }
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -52,8 +52,25 @@ pub fn may_match(
 ) -> Result<(), Refusal> {
     match host {
         Host::Address(_) => Ok(()),
-        Host::Name(_) => Reach { transport, host, port, names: &[], own: &[] }.may_match(policy, &principal.user),
+        Host::Name(_) => {
+            Reach { transport, host, port, names: &[], aliases: &[], own: &[] }.may_match(policy, &principal.user)
+        }
     }
+}
+
+/// Whether a deny could cover this connection by a name that `host` is an alias of: only then need the lender find out
+/// through which names its resolution goes.
+pub fn may_be_denied_by_alias(
+    policy: &Policy,
+    principal: &Principal,
+    transport: Transport,
+    host: &Host,
+    port: u16,
+) -> bool {
+    let names_hosts = |pattern: &HostPattern| matches!(pattern, HostPattern::Name(_) | HostPattern::Below(_));
+    let search = Reach { transport, host, port, names: &[], aliases: &[], own: &[] }.search(policy, &principal.user);
+    let by_name = |rule: &Entry<Target>| names_hosts(&rule.value.host) && rule.value.ports.contains(&port);
+    matches!(host, Host::Name(_)) && search.denies().any(by_name)
 }
 
 /// A host and port that are asked for, before it is known which address they take.
@@ -64,6 +81,8 @@ pub(super) struct Reach<'a> {
     pub port: u16,
     /// Other names of it; see [`Connect::names`](super::Connect::names).
     pub names: &'a [HostName],
+    /// Names that its resolution went through; see [`Connect::aliases`](super::Connect::aliases).
+    pub aliases: &'a [HostName],
     pub own: &'a [SocketAddr],
 }
 
@@ -153,24 +172,25 @@ impl Reach<'_> {
     }
 }
 
-/// The names of a literal address: those given with it, and those that the lender answered with it in this session.
-pub(super) fn names_of(host: &Host, given: Vec<HostName>, facts: &Facts<'_>) -> Vec<HostName> {
-    let mut names = given;
-    if let Host::Address(address) = host {
-        let answered = facts.answered.iter().filter(|answer| answer.address.to_canonical() == *address);
-        for answer in answered {
-            if !names.contains(&answer.name) {
-                names.push(answer.name.clone());
-            }
+/// Adds to the names of a literal address those that the lender answered with it in this session.
+pub(super) fn add_answered(host: &Host, names: &mut Vec<HostName>, aliases: &mut Vec<HostName>, facts: &Facts<'_>) {
+    let Host::Address(address) = host else { return };
+    for answer in facts.answered.iter().filter(|answer| answer.address.to_canonical() == *address) {
+        let known = if answer.alias { &mut *aliases } else { &mut *names };
+        if !known.contains(&answer.name) {
+            known.push(answer.name.clone());
         }
     }
-    names
 }
 
 /// One address of what is asked for; none while the name is all that is known.
 struct At<'a> {
     reach: Reach<'a>,
     address: Option<IpAddr>,
+}
+
+fn covers_one(pattern: &Target, names: &[HostName]) -> bool {
+    names.iter().any(|name| pattern.host.covers_name(name))
 }
 
 /// Why an address is open only to rules that name it.
@@ -182,10 +202,6 @@ enum Guard {
 impl At<'_> {
     fn has_port(&self, pattern: &Target) -> bool {
         pattern.ports.contains(&self.reach.port)
-    }
-
-    fn covers_a_name(&self, pattern: &Target) -> bool {
-        self.reach.names.iter().any(|name| pattern.host.covers_name(name))
     }
 
     /// What a rule has to name: the address, where nothing less opens it.
@@ -219,18 +235,18 @@ impl Wanted<Target> for At<'_> {
         let forms = || self.address.map(address::forms).unwrap_or_default();
         self.has_port(pattern)
             && (pattern.host.covers_host(self.reach.host)
-                || self.covers_a_name(pattern)
+                || covers_one(pattern, self.reach.names)
+                || covers_one(pattern, self.reach.aliases)
                 || forms().into_iter().any(|form| pattern.host.covers_address(form)))
     }
 
-    /// The other names of a *name* are where its aliases led, which whoever answers for them may choose: they can be
-    /// denied, but allow nothing.
+    /// Aliases allow nothing: whoever answers for a name may choose them.
     fn is_allowed_by(&self, pattern: &Target) -> bool {
         let by_host = match (&pattern.host, self.address) {
             (HostPattern::Net(_), Some(address)) => pattern.host.covers_address(address),
             _ => pattern.host.covers_host(self.reach.host),
         };
-        let by_answer = || matches!(self.reach.host, Host::Address(_)) && self.covers_a_name(pattern);
+        let by_answer = || matches!(self.reach.host, Host::Address(_)) && covers_one(pattern, self.reach.names);
         self.has_port(pattern) && (by_host || by_answer())
     }
 

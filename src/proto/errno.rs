@@ -18,6 +18,8 @@ impl Errno {
     pub const EACCES: Self = Self(13);
     /// No descriptor is left.
     pub const EMFILE: Self = Self(24);
+    /// Message too long.
+    pub const EMSGSIZE: Self = Self(90);
     /// Connection reset by peer.
     pub const ECONNRESET: Self = Self(104);
     /// Connection timed out.

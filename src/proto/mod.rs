@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+pub mod dns;
 mod errno;
 mod error;
 mod frame;
@@ -26,5 +27,5 @@ pub use greeting::{
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
 pub use request::{
     ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, HOST_BYTES_MAX, PLANNED, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal,
-    RenewedCertificate, Request, Target, TargetError, TcpConnected, UnknownRequest, Verdict, WireAddr,
+    RenewedCertificate, Request, Resolving, Target, TargetError, TcpConnected, UnknownRequest, Verdict, WireAddr,
 };

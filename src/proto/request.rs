@@ -18,12 +18,11 @@ pub const ASK_KIND_MAX: usize = 32;
 /// Longest target in an [`Ask`], in bytes: a command line of several of the longest paths, half of a message.
 pub const ASK_TARGET_MAX: usize = 32 * 1024;
 /// The requests that are planned, by name, each with the kinds that it can be.
-pub const PLANNED: [(&str, &[&str]); 11] = [
+pub const PLANNED: [(&str, &[&str]); 10] = [
     ("udp-bind", &["udp", "listen"]),
     ("tcp-listen", &["listen"]),
     ("unix-connect", &["unix"]),
     ("unix-listen", &["unix_listen"]),
-    ("resolve", &["resolve"]),
     ("profile", &["profile"]),
     ("spawn", &["exec", "shell", "python"]),
     ("files", &["read", "write"]),
@@ -40,6 +39,8 @@ pub const REFUSAL_NOTES_MAX: usize = 8;
 pub enum Request {
     /// A TCP connection made by the lender; answered with [`TcpConnected`].
     TcpConnect(Target),
+    /// Names from the lender's resolvers; answered with [`Resolving`].
+    Resolve,
     /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`].
     Check(Ask),
     /// A new certificate for the key of this device, before the old one ends: a PKCS #10 request in DER, of which only
@@ -80,6 +81,7 @@ impl Request {
     pub fn name(&self) -> &'static str {
         match self {
             Self::TcpConnect(_) => "tcp-connect",
+            Self::Resolve => "resolve",
             Self::Check(_) => "check",
             Self::RenewCertificate(_) => "renew-certificate",
             Self::RenewTicket => "renew-ticket",
@@ -102,6 +104,7 @@ impl Request {
                         .ok_or_else(|| malformed("a host of 1 to 255 bytes and a port above 0 are needed"))?,
                 )
             }
+            "resolve" => Self::Resolve,
             "check" => Self::Check(Ask::decode(bytes)?),
             "renew-certificate" => {
                 let CertificateRequest { csr } = message::decode("request", bytes)?;
@@ -138,12 +141,13 @@ fn malformed(why: &str) -> ProtocolError {
 impl<C> Encode<C> for Request {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         let length = match self {
-            Self::RenewTicket => 1,
+            Self::Resolve | Self::RenewTicket => 1,
             Self::RenewCertificate(_) => 2,
             Self::TcpConnect(_) | Self::Check(_) | Self::Planned { .. } => 3,
         };
         e.map(length)?.u8(0)?.str(self.name())?;
         match self {
+            Self::Resolve => Ok(()),
             Self::TcpConnect(Target { host, port }) => e.u8(1)?.str(host)?.u8(2)?.u16(*port)?.ok(),
             Self::RenewCertificate(csr) => e.u8(1)?.bytes(csr)?.ok(),
             Self::RenewTicket => Ok(()),
@@ -324,6 +328,12 @@ pub struct TcpConnected {
     #[n(1)]
     pub local: WireAddr,
 }
+
+/// The stream carries DNS messages from here on (RFC 1035 §4), each with its length before it as a u16, as over TCP.
+/// Each question meets the gate of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Resolving {}
 
 /// What the gate would say.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

@@ -38,16 +38,18 @@ impl Meter {
         self.from_stream.load(Ordering::Relaxed)
     }
 
-    pub(super) fn went_to_stream(&self, bytes: usize) {
+    /// Counts bytes that went into the stream.
+    pub fn went_to_stream(&self, bytes: usize) {
         self.to_stream.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn went_from_stream(&self, bytes: usize) {
+    /// Counts bytes that came out of the stream.
+    pub fn went_from_stream(&self, bytes: usize) {
         self.from_stream.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Waits until so many bytes may pass.
-    pub(super) async fn keep_pace(&self, bytes: usize) {
+    pub async fn keep_pace(&self, bytes: usize) {
         if let Some(pace) = &self.pace {
             pace.pass(bytes).await;
         }

@@ -150,7 +150,14 @@ impl Stream {
     /// # Errors
     /// As [`Self::write_room`].
     pub async fn write_message<M: Encode<()>>(&self, message: &M) -> io::Result<()> {
-        let mut bytes = message::encode_prefixed(message);
+        self.write_all_bytes(message::encode_prefixed(message)).await
+    }
+
+    /// Writes all of `bytes`, without copying them.
+    ///
+    /// # Errors
+    /// As [`Self::write_room`].
+    pub async fn write_all_bytes(&self, mut bytes: Bytes) -> io::Result<()> {
         while !bytes.is_empty() {
             let room = self.write_room(bytes.len()).await?;
             self.write_bytes(bytes.split_to(room.min(bytes.len())));
@@ -178,7 +185,14 @@ impl Stream {
         Ok(body)
     }
 
-    async fn read_all(&self, bytes: &mut [u8]) -> io::Result<()> {
+    /// Fills `bytes`.
+    ///
+    /// # Errors
+    /// The peer reset the stream, the session is over, or `UnexpectedEof` where the peer ended its half.
+    ///
+    /// # Cancellation
+    /// What was read before is lost.
+    pub async fn read_all(&self, bytes: &mut [u8]) -> io::Result<()> {
         let mut buf = ReadBuf::new(bytes);
         while buf.remaining() > 0 {
             let before = buf.filled().len();

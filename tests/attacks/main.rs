@@ -13,6 +13,7 @@ mod handshake;
 mod join;
 mod key_files;
 mod login;
+mod names;
 mod policy;
 mod renewal;
 mod revocation;

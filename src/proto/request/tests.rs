@@ -17,6 +17,9 @@ fn requests_have_their_golden_bytes() {
     let wire = message::encode(&Request::Check(ask.clone()));
     assert_eq!(hex(&wire), "a30065636865636b0167636f6e6e656374027064622e696e7465726e616c3a35343332");
     assert_eq!(Request::decode(&wire), Ok(Ok(Request::Check(ask))));
+    let wire = message::encode(&Request::Resolve);
+    assert_eq!(hex(&wire), "a100677265736f6c7665");
+    assert_eq!(Request::decode(&wire), Ok(Ok(Request::Resolve)));
     let shell = Request::Planned { name: "spawn", ask: Ask { kind: "shell".into(), target: String::new() } };
     let wire = message::encode(&shell);
     assert_eq!(hex(&wire), "a30065737061776e01657368656c6c0260");
@@ -48,6 +51,10 @@ fn answers_have_their_golden_bytes() {
     let wire = message::encode(&granted);
     assert_eq!(hex(&wire), "a100a200460a00000100500152fd0000000000000000000000000000010051");
     assert_eq!(message::decode::<Answer<TcpConnected>>("answer", &wire), Ok(granted));
+    let resolving = Answer::Granted(Resolving {});
+    let wire = message::encode(&resolving);
+    assert_eq!(hex(&wire), "a100a0");
+    assert_eq!(message::decode::<Answer<Resolving>>("answer", &wire), Ok(resolving));
     let refused: Answer<TcpConnected> =
         Answer::Refused(Refusal::new(ErrorKind::Policy, "no").with_errno(Some(Errno::EACCES)).with_notes(["n".into()]));
     let wire = message::encode(&refused);

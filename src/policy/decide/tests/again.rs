@@ -36,7 +36,7 @@ fn all_that_was_granted_must_still_be_or_what_the_handle_rests_on() {
 fn an_answer_that_was_forgotten_still_carries_the_grant_that_it_made() {
     let policy = ana_may(&["db.internal:80"], &[]);
     let Host::Name(name) = Host::parse("db.internal").unwrap() else { panic!("a name") };
-    let answered = [Answered { name, address: "10.0.0.1".parse().unwrap() }];
+    let answered = [Answered { name, address: "10.0.0.1".parse().unwrap(), alias: false }];
     let facts = Facts { answered: &answered, ..Facts::default() };
     let live = decide(&policy, &user("ana"), connect("10.0.0.1", 80, &["10.0.0.1"]), &facts).unwrap();
     assert!(again(&live, &policy).is_ok());

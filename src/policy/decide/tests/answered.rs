@@ -1,7 +1,7 @@
 //! What the lender answered in a session counts as a fact about an address.
 
 use super::*;
-use crate::policy::HostName;
+use crate::policy::{HostName, may_be_denied_by_alias};
 
 fn name(text: &str) -> HostName {
     match Host::parse(text).unwrap() {
@@ -11,7 +11,9 @@ fn name(text: &str) -> HostName {
 }
 
 fn answered(pairs: &[(&str, &str)]) -> Vec<Answered> {
-    pairs.iter().map(|(host, address)| Answered { name: name(host), address: address.parse().unwrap() }).collect()
+    let answer =
+        |(host, address): &(&str, &str)| Answered { name: name(host), address: address.parse().unwrap(), alias: false };
+    pairs.iter().map(answer).collect()
 }
 
 fn ask(policy: &Policy, address: &str, pairs: &[(&str, &str)]) -> Result<Granted<Connect>, Refusal> {
@@ -67,11 +69,50 @@ fn a_denied_name_denies_the_address_that_was_answered_for_it() {
 #[test]
 fn aliases_can_be_denied_and_allow_nothing() {
     let through = |policy: &Policy, alias: &str| {
-        let request = Connect { names: vec![name(alias)], ..connect("www.example", 80, &["10.0.0.1"]) };
+        let request = Connect { aliases: vec![name(alias)], ..connect("www.example", 80, &["10.0.0.1"]) };
         decide(policy, &user("ana"), request, &Facts::default()).map(|_| ()).map_err(|refusal| refusal.reason)
     };
     let policy = ana_may(&["www.example:80"], &["*.secret.internal:*"]);
     assert_eq!(through(&policy, "a.SECRET.internal."), Err(Reason::Denied));
     assert_eq!(through(&policy, "public.internal"), Ok(()));
     assert_eq!(through(&ana_may(&["db.internal:80"], &[]), "db.internal"), Err(Reason::NoRule));
+}
+
+/// As attack 48, by a program that resolves for itself: the alias stands among the answers of the session.
+#[test]
+fn an_alias_that_was_answered_can_be_denied_and_allows_nothing() {
+    let through = |policy: &Policy| {
+        let address = "10.0.0.1".parse().unwrap();
+        let answered = [("www.example", false), ("db.secret.internal", true)].map(|(text, alias)| Answered {
+            name: name(text),
+            address,
+            alias,
+        });
+        let facts = Facts { answered: &answered, ..Facts::default() };
+        let granted = decide(policy, &user("ana"), connect("10.0.0.1", 80, &["10.0.0.1"]), &facts);
+        granted.map_err(|refusal| refusal.reason)
+    };
+    let granted = through(&ana_may(&["www.example:80"], &[])).unwrap();
+    assert_eq!(
+        (&granted.request().names, &granted.request().aliases),
+        (&vec![name("www.example")], &vec![name("db.secret.internal")])
+    );
+    let denied = ana_may(&["*:80"], &["*.secret.internal:*"]);
+    assert!(
+        granted.again(&denied, &user("ana"), &Facts::default()).is_err(),
+        "a handle is judged by its aliases again"
+    );
+    assert_eq!(through(&denied).unwrap_err(), Reason::Denied);
+    assert_eq!(through(&ana_may(&["db.secret.internal:80"], &[])).unwrap_err(), Reason::NoRule);
+}
+
+#[test]
+fn aliases_matter_only_where_a_deny_names_hosts_on_that_port() {
+    let matters = |denies: &[&str], host: &str| {
+        let policy = ana_may(&["*:*"], denies);
+        may_be_denied_by_alias(&policy, &user("ana"), Transport::Tcp, &Host::parse(host).unwrap(), 80)
+    };
+    assert!(matters(&["*.secret.internal:80"], "www.example") && matters(&["secret.internal:*"], "www.example"));
+    assert!(!matters(&[], "www.example") && !matters(&["10.0.0.0/8:*", "*.secret.internal:81"], "www.example"));
+    assert!(!matters(&["*.secret.internal:80"], "10.0.0.1"));
 }

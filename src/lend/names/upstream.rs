@@ -1,0 +1,100 @@
+//! Asks the lender's resolvers: over UDP, and over TCP what does not fit.
+//!
+//! # Security
+//! Each try has an id and a source port of its own, both random, takes datagrams from the one resolver only, and only an
+//! answer to its very question.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use crate::proto::dns::{ANSWER_BYTES_MAX, Question, Reply};
+
+/// For one question, all resolvers and tries together: the default of the C library for one of them.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Times that a silent resolver is asked: datagrams get lost.
+const ROUNDS: u32 = 2;
+/// Questions at once, of all sessions: each holds a socket.
+static PLACES: Semaphore = Semaphore::const_new(256);
+
+/// The first answer, in the order of `resolvers`; a failure only where none knows better, and `None` where none says anything.
+/// `write` gives the query for an id.
+///
+/// # Cancellation
+/// The question is given up.
+pub(super) async fn ask(
+    resolvers: &[SocketAddr],
+    question: &Question,
+    write: impl Fn(u16) -> Option<Vec<u8>>,
+) -> Option<Reply> {
+    // Never closed.
+    let _place = timeout(ANSWER_MAX, PLACES.acquire()).await.ok()?;
+    let tries = ROUNDS * u32::try_from(resolvers.len()).ok().filter(|count| *count > 0)?;
+    let mut failure = None;
+    let mut asked = resolvers.to_vec();
+    for _ in 0..ROUNDS {
+        let mut silent = Vec::new();
+        for resolver in asked {
+            match timeout(ANSWER_MAX / tries, exchange(resolver, question, &write)).await {
+                Ok(Ok(reply)) if reply.is_failure() => failure = Some(reply),
+                Ok(Ok(reply)) => return Some(reply),
+                Ok(Err(error)) => tracing::debug!(%resolver, %error, "resolver"),
+                Err(_) => silent.push(resolver),
+            }
+        }
+        asked = silent;
+    }
+    failure
+}
+
+async fn exchange(
+    resolver: SocketAddr,
+    question: &Question,
+    write: &impl Fn(u16) -> Option<Vec<u8>>,
+) -> io::Result<Reply> {
+    let query = || {
+        let id = u16::from_be_bytes(crate::trust::random());
+        write(id).map(|query| (id, query)).ok_or(io::ErrorKind::InvalidInput)
+    };
+    let (id, sent) = query()?;
+    let reply = over_udp(resolver, id, &sent, question).await?;
+    if !reply.is_truncated() {
+        return Ok(reply);
+    }
+    let (id, sent) = query()?;
+    over_tcp(resolver, id, &sent, question).await
+}
+
+async fn over_udp(resolver: SocketAddr, id: u16, query: &[u8], question: &Question) -> io::Result<Reply> {
+    let any: IpAddr = if resolver.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(resolver).await?;
+    socket.send(query).await?;
+    let mut buffer = vec![0; ANSWER_BYTES_MAX];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let datagram = buffer.get(..length).unwrap_or_default().to_vec();
+        if let Some(reply) = Reply::decode(datagram, id, question) {
+            return Ok(reply);
+        }
+        tracing::debug!(%resolver, length, "a datagram that answers something else");
+    }
+}
+
+async fn over_tcp(resolver: SocketAddr, id: u16, query: &[u8], question: &Question) -> io::Result<Reply> {
+    let mut socket = TcpStream::connect(resolver).await?;
+    let length = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    socket.write_all(&[&length.to_be_bytes(), query].concat()).await?;
+    let mut answer = vec![0; socket.read_u16().await?.into()];
+    socket.read_exact(&mut answer).await?;
+    Reply::decode(answer, id, question).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
