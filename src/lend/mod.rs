@@ -5,6 +5,7 @@
 //!        └───▶ join                    │
 //!                                      ├── resolve          names, once
 //!                                      └── audit            every decision
+//!   door: the way in for users of this machine, over door.sock and without TLS; the rest of the road is the same
 //!   admin: the admin's commands, over admin.sock while the daemon runs
 //! ```
 
@@ -19,6 +20,7 @@ mod check;
 mod config;
 mod control;
 mod dispatch;
+mod door;
 mod error;
 mod folder_watch;
 mod gate;
@@ -30,6 +32,8 @@ mod lender;
 mod live;
 mod login;
 mod notify;
+mod os_user;
+mod peer;
 mod reload;
 mod renew;
 mod resolve;
@@ -47,5 +51,6 @@ pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
 pub use control::{Revoked, SessionEntry, StreamEntry};
 pub use error::LendError;
 pub use grants::GrantEntry;
-pub use init::{Setup, init, owner_name};
+pub use init::{Setup, init};
 pub use lender::Lender;
+pub use os_user::owner_name;
