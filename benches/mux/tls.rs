@@ -19,10 +19,12 @@ impl Tls {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate.clone()).expect("a root");
         let roots = Arc::new(roots);
-        let verifier = rustls::server::WebPkiClientVerifier::builder(roots.clone()).build().expect("a verifier");
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
+        // What the commands use.
+        provider.cipher_suites = vec![rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
         let provider = Arc::new(provider);
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let verifier = verifier.build().expect("a verifier");
         let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     BorrowError, TcpStream,
+    door::Door,
     link::Route,
     login::{Credential, LoggedIn, log_in, log_in_again, patiently},
     profile::{Host, Profile, Profiles},
@@ -44,7 +45,8 @@ pub(super) struct Facts {
 }
 
 impl Borrower {
-    /// Connects to a host that this machine has joined, `lab` or `ana@lab`, with the ticket of the last login.
+    /// Connects to a host that this machine has joined, `lab` or `ana@lab`, with the ticket of the last login. `.` is the
+    /// lender of this machine itself, which needs no join: by `CAPUCHIND_DIR`, else this user's own, else root's.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,7 +65,10 @@ impl Borrower {
     /// An unknown host, a lender that cannot be reached or is not the one that was joined, and, with the kind `login`,
     /// a ticket that is missing, over, or refused.
     pub async fn connect(host: &str) -> Result<Self, BorrowError> {
-        Self::connect_with(&Profiles::from_env()?, host).await
+        match Door::named(host)? {
+            Some(door) => door.connect().await,
+            None => Self::connect_with(&Profiles::from_env()?, host).await,
+        }
     }
 
     /// As [`Self::connect`], with the profiles of another place.
@@ -90,6 +95,9 @@ impl Borrower {
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_with(profiles: &Profiles, host: &str) -> Result<Self, BorrowError> {
+        if let Some(door) = Door::named(host)? {
+            return door.connect().await;
+        }
         let (profile, user) = profiles.find(&host.parse()?)?;
         let again = |text: String| BorrowError::Login { text, notes: vec![log_in_again(host)] };
         let saved = match profiles.ticket(&profile.alias, &user) {
@@ -153,7 +161,7 @@ impl Borrower {
             alpn: ALPN,
         };
         let attempt = || async { log_in(&route, route.reach().await?, credential).await };
-        let LoggedIn { session, id, ticket } = patiently(&route, attempt).await?;
+        let LoggedIn { session, id, ticket, local: _ } = patiently(&route, attempt).await?;
         if let Some(issued) = ticket {
             let saved = SavedTicket {
                 ticket: Ticket::from_bytes(issued.secret),

@@ -61,30 +61,6 @@ impl Route<'_> {
         Ok(link)
     }
 
-    /// The other side took too long.
-    pub(super) fn late(&self, deadline: std::time::Duration) -> BorrowError {
-        self.unreachable(format!("no answer within {} s", deadline.as_secs()))
-    }
-
-    /// The other side closed every time.
-    pub(super) fn closed(&self, error: &io::Error) -> BorrowError {
-        self.unreachable(format!("it closes the connection ({error})"))
-            .with_note(
-                "it may be flooded or starting, or hear nobody from this address for a while after failed logins; its log says more"
-                    .to_owned(),
-            )
-    }
-
-    /// What an exchange before the first stream failed with.
-    pub(super) fn greet_error(&self, error: GreetError) -> LinkError {
-        LinkError::Failed(match error {
-            GreetError::Io(error) => return self.io_error(error),
-            GreetError::Protocol(error) => BorrowError::protocol(self.alias, error),
-            GreetError::Ended(ended) => BorrowError::ended(self.alias, ended),
-            GreetError::Late(deadline) => self.late(deadline),
-        })
-    }
-
     async fn dial(&self) -> Result<TcpStream, BorrowError> {
         let (mut found, mut problem) = (Vec::new(), "it has no address".to_owned());
         // `name@hub` is reached through another lender, which this version cannot.
@@ -99,6 +75,50 @@ impl Route<'_> {
                 .with_note("is capuchind running there?".to_owned())
         })
     }
+}
+
+/// How failures on the way to a lender read, whichever way it is.
+pub(super) trait Way {
+    /// What the user calls the lender.
+    fn alias(&self) -> &str;
+
+    /// It cannot be reached, and why.
+    fn unreachable(&self, why: String) -> BorrowError;
+
+    /// What the connection failed with.
+    fn io_error(&self, error: io::Error) -> LinkError {
+        plain_io_error(self, error)
+    }
+
+    /// The other side took too long.
+    fn late(&self, deadline: std::time::Duration) -> BorrowError {
+        self.unreachable(format!("no answer within {} s", deadline.as_secs()))
+    }
+
+    /// The other side closed every time.
+    fn closed(&self, error: &io::Error) -> BorrowError {
+        self.unreachable(format!("it closes the connection ({error})"))
+            .with_note(
+                "it may be flooded or starting, or hear nobody from here for a while after failed logins; its log says more"
+                    .to_owned(),
+            )
+    }
+
+    /// What an exchange before the first stream failed with.
+    fn greet_error(&self, error: GreetError) -> LinkError {
+        LinkError::Failed(match error {
+            GreetError::Io(error) => return self.io_error(error),
+            GreetError::Protocol(error) => BorrowError::protocol(self.alias(), error),
+            GreetError::Ended(ended) => BorrowError::ended(self.alias(), ended),
+            GreetError::Late(deadline) => self.late(deadline),
+        })
+    }
+}
+
+impl Way for Route<'_> {
+    fn alias(&self) -> &str {
+        self.alias
+    }
 
     fn unreachable(&self, why: String) -> BorrowError {
         BorrowError::Unreachable {
@@ -110,16 +130,23 @@ impl Route<'_> {
     }
 
     fn io_error(&self, error: io::Error) -> LinkError {
-        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            return LinkError::Failed(self.tls_error(tls));
-        }
-        match error.kind() {
-            UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => LinkError::Closed(error),
-            _ => LinkError::Failed(self.unreachable(error.to_string())),
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(tls) => LinkError::Failed(self.tls_error(tls)),
+            None => plain_io_error(self, error),
         }
     }
+}
 
+/// What a connection failed with, TLS apart. A close may be worth another try.
+fn plain_io_error(way: &(impl Way + ?Sized), error: io::Error) -> LinkError {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => LinkError::Closed(error),
+        _ => LinkError::Failed(way.unreachable(error.to_string())),
+    }
+}
+
+impl Route<'_> {
     /// What rustls says, as the user needs to hear it.
     fn tls_error(&self, error: &rustls::Error) -> BorrowError {
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible, PeerMisbehaved};

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite},
     time::Instant,
 };
 
 use super::{
     BorrowError,
-    link::{Link, LinkError, Route},
+    link::{Link, LinkError, Route, Way},
 };
 use crate::{
     proto::{
-        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, ProtocolError, Refusal,
-        SessionId, mux,
+        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, LocalNames, Login, LoginMethod, ProtocolError,
+        Refusal, SessionId, mux,
     },
     session::{Greeter, Session},
     trust::{
@@ -44,10 +44,11 @@ pub(super) struct LoggedIn {
     pub(super) session: Session,
     pub(super) id: SessionId,
     pub(super) ticket: Option<IssuedTicket>,
+    pub(super) local: Option<LocalNames>,
 }
 
 /// Does `attempt` until it is neither closed early nor late.
-pub(super) async fn patiently<T, F>(route: &Route<'_>, mut attempt: impl FnMut() -> F) -> Result<T, BorrowError>
+pub(super) async fn patiently<T, F>(way: &impl Way, mut attempt: impl FnMut() -> F) -> Result<T, BorrowError>
 where
     F: Future<Output = Result<T, LinkError>>,
 {
@@ -58,16 +59,16 @@ where
             match attempt().await {
                 Ok(done) => return Ok(done),
                 Err(LinkError::Failed(error)) => return Err(error),
-                Err(LinkError::Closed(error)) if retries == RETRIES => return Err(route.closed(&error)),
+                Err(LinkError::Closed(error)) if retries == RETRIES => return Err(way.closed(&error)),
                 Err(LinkError::Closed(_)) => tokio::time::sleep(BACKOFF * 2_u32.pow(retries)).await,
             }
             retries += 1;
         }
     };
-    tokio::time::timeout_at(deadline, attempts).await.unwrap_or_else(|_| Err(route.late(LOGIN_DEADLINE)))
+    tokio::time::timeout_at(deadline, attempts).await.unwrap_or_else(|_| Err(way.late(LOGIN_DEADLINE)))
 }
 
-/// Greets and logs in. [`LinkError::Closed`] only before the lender's greeting.
+/// Logs in over TLS. [`LinkError::Closed`] only before the lender's greeting.
 pub(super) async fn log_in<IO>(
     route: &Route<'_>,
     link: Link<IO>,
@@ -76,60 +77,75 @@ pub(super) async fn log_in<IO>(
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let ours = mux::Config::default();
     let login = login_of(credential, &link).map_err(|error| {
         let text = format!("{}: {error}", route.alias);
         LinkError::Failed(BorrowError::Tls { text, notes: Vec::new() })
     })?;
-    let mut greeter = Greeter::new(link);
+    let again = matches!(credential, Credential::Ticket(_)).then(|| log_in_again(route.alias));
+    enter(route, link, login, again).await
+}
+
+/// Greets and logs in on a connection of any kind; `again` says what to do when the login is not taken.
+/// [`LinkError::Closed`] only before the lender's greeting.
+pub(super) async fn enter<C>(
+    way: &impl Way,
+    connection: C,
+    login: Login,
+    again: Option<String>,
+) -> Result<LoggedIn, LinkError>
+where
+    C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let ours = mux::Config::default();
+    let mut greeter = Greeter::new(connection);
     // Together: the lender's greeting is also its verdict on our certificate. If it has hung up already, what it said
     // before can still be read, and says more than the failure to write.
     let _ = greeter.send(&[FromBorrower::Greeting(Greeting::new(&ours)), FromBorrower::Login(login)]).await;
-    let broken = |source| LinkError::Failed(BorrowError::protocol(route.alias, source));
-    let config = match receive(route, &mut greeter, "greeting").await? {
+    let broken = |source| LinkError::Failed(BorrowError::protocol(way.alias(), source));
+    let config = match receive(way, &mut greeter, "greeting").await? {
         FromLender::Greeting(greeting) if greeting.lanes > 0 => greeting.agree(&ours).map_err(broken)?,
         FromLender::Greeting(_) => {
             return Err(broken(ProtocolError::Malformed { what: "greeting", why: "it offers no lane".to_owned() }));
         }
-        FromLender::Refusal(refusal) => return Err(LinkError::Failed(refused(route, credential, &refusal))),
-        other => return Err(unexpected(route, "greeting", &other)),
+        FromLender::Refusal(refusal) => return Err(LinkError::Failed(refused(way, again, &refusal))),
+        other => return Err(unexpected(way, "greeting", &other)),
     };
-    let answer =
-        receive(route, &mut greeter, "welcome").await.map_err(|error| LinkError::Failed(settled(route, error)))?;
+    let answer = receive(way, &mut greeter, "welcome").await.map_err(|error| LinkError::Failed(settled(way, error)))?;
     match answer {
         FromLender::Welcome(welcome) => Ok(LoggedIn {
             session: Session::start(greeter.into_inner(), mux::Role::Borrower, config),
             id: SessionId(welcome.session),
             ticket: welcome.ticket,
+            local: welcome.local,
         }),
-        FromLender::Refusal(refusal) => Err(LinkError::Failed(refused(route, credential, &refusal))),
-        other => Err(unexpected(route, "welcome", &other)),
+        FromLender::Refusal(refusal) => Err(LinkError::Failed(refused(way, again, &refusal))),
+        other => Err(unexpected(way, "welcome", &other)),
     }
 }
 
 /// The lender's next message; the deadline over everything bounds the wait.
-pub(super) async fn receive<IO>(
-    route: &Route<'_>,
-    greeter: &mut Greeter<Link<IO>>,
+pub(super) async fn receive<C>(
+    way: &impl Way,
+    greeter: &mut Greeter<C>,
     what: &'static str,
 ) -> Result<FromLender, LinkError>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncBufRead + AsyncWrite + Unpin,
 {
-    greeter.receive(what, LOGIN_DEADLINE).await.map_err(|error| route.greet_error(error))
+    greeter.receive(what, LOGIN_DEADLINE).await.map_err(|error| way.greet_error(error))
 }
 
-pub(super) fn unexpected(route: &Route<'_>, expected: &'static str, got: &FromLender) -> LinkError {
+pub(super) fn unexpected(way: &impl Way, expected: &'static str, got: &FromLender) -> LinkError {
     let source = ProtocolError::Unexpected { expected, got: got.name().to_owned() };
-    LinkError::Failed(BorrowError::protocol(route.alias, source))
+    LinkError::Failed(BorrowError::protocol(way.alias(), source))
 }
 
 /// An error that is not worth a retry any more.
-pub(super) fn settled(route: &Route<'_>, error: LinkError) -> BorrowError {
+pub(super) fn settled(way: &impl Way, error: LinkError) -> BorrowError {
     match error {
         LinkError::Failed(error) => error,
         LinkError::Closed(error) => BorrowError::Ended {
-            lender: route.alias.to_owned(),
+            lender: way.alias().to_owned(),
             kind: ErrorKind::Lost,
             text: format!("it closed the connection ({error})"),
         },
@@ -143,25 +159,27 @@ fn login_of<IO>(credential: Credential<'_>, link: &Link<IO>) -> Result<Login, cr
             password: Some(password.as_bytes().to_vec()),
             ticket_id: None,
             ticket_proof: None,
+            user: None,
         },
         Credential::Ticket(saved) => Login {
             method: LoginMethod::Ticket,
             password: None,
             ticket_id: Some(saved.ticket.id().0),
             ticket_proof: Some(TicketKey::derive(&saved.ticket).proof(&exporter(link.get_ref().1, Purpose::Login)?)),
+            user: None,
         },
     })
 }
 
-fn refused(route: &Route<'_>, credential: Credential<'_>, refusal: &Refusal) -> BorrowError {
+fn refused(way: &impl Way, again: Option<String>, refusal: &Refusal) -> BorrowError {
     if refusal.kind() != ErrorKind::Login {
-        return BorrowError::refused(route.alias, "login", refusal);
+        return BorrowError::refused(way.alias(), "login", refusal);
     }
-    let text = format!("{}: {}", route.alias, refusal.text());
+    let text = format!("{}: {}", way.alias(), refusal.text());
     let error = BorrowError::Login { text, notes: refusal.notes().to_vec() };
-    match credential {
-        Credential::Password(_) => error,
-        Credential::Ticket(_) => error.with_note(log_in_again(route.alias)),
+    match again {
+        Some(note) => error.with_note(note),
+        None => error,
     }
 }
 

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod connect;
+mod door;
 mod draft;
 mod error;
 mod forward;

@@ -276,6 +276,10 @@ impl FromStr for Alias {
             [head, tail @ ..] if first(*head) && tail.len() < ALIAS_MAX && tail.iter().all(|c| rest(*c)) => {
                 Ok(Self(text.to_owned()))
             }
+            _ if text == super::door::HERE => {
+                let why = "`.` is the lender of this machine itself: it needs no join and no login";
+                Err(BorrowError::usage(why))
+            }
             _ => {
                 let shown: String = text.chars().take(80).collect();
                 let rule = "use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit";

@@ -22,7 +22,7 @@ Examples:
 
 Exit status: 0 allowed, 1 denied, 2 no answer.")]
 pub struct Arguments {
-    /// The host, as `capuchin hosts` lists it, or USER@HOST
+    /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
     host: String,
     #[command(flatten)]
     question: Question,

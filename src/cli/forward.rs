@@ -33,7 +33,7 @@ Examples:
 
 Exit status: 255 after a failure or when the lender goes, 130 after Ctrl-C, 143 after SIGTERM.")]
 pub struct Arguments {
-    /// The host, as `capuchin hosts` lists it, or USER@HOST
+    /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
     host: String,
     /// Listen here and connect there, as in ssh; the address is 127.0.0.1 if left out, and all if empty or *
     #[arg(short = 'L', long = "local", value_name = "[BIND:]PORT:HOST:HOSTPORT", required = true)]

@@ -204,6 +204,9 @@ async fn serve(lender: &Lender, listener: tokio::net::TcpListener) -> Result<(),
     if let Some(address) = lender.address() {
         warn(&format!("{} listens on {address}", lender.config().name));
     }
+    if let Some(door) = lender.door() {
+        warn(&format!("users of this machine need no join: HOST . is {}", door.display()));
+    }
     let hangups = signals::hangups()?;
     let serving = lender.serve(listener, async { _ = stopped.await });
     tokio::select! {

@@ -38,13 +38,13 @@ pub enum Command {
 #[derive(Args)]
 #[command(group(ArgGroup::new("whom").required(true)))]
 pub struct Revoke {
-    /// Every device, ticket and invitation of this user; `invite` lets a new device in
+    /// Every device, ticket and invitation of this user, and the door of this machine; `invite` lets both in again
     #[arg(long, group = "whom", value_name = "USER")]
     user: Option<String>,
-    /// One device, by the 16 digits that `user list` shows
+    /// One device, by the 16 digits that `user list` or `sessions` shows
     #[arg(long, group = "whom", value_name = "DEVICE")]
     device: Option<String>,
-    /// One session, and the tickets of its user
+    /// One session, and the tickets of its user; the door, if it came that way
     #[arg(long, group = "whom", value_name = "SESSION")]
     session: Option<String>,
 }

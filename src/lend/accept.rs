@@ -36,7 +36,7 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Joins at once, of all places: whoever has no certificate at all must not keep out those who have one.
 const JOINS_MAX: usize = 32;
 /// How long sessions may take to say good-bye when the lender stops.
-const STOP_MAX: Duration = Duration::from_secs(3);
+pub(super) const STOP_MAX: Duration = Duration::from_secs(3);
 
 /// A TLS connection as the lender has it.
 pub(super) type Connection = TlsStream<BufReader<TcpStream>>;
@@ -70,7 +70,7 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
                     tracing::error!(%error, "a connection's task failed");
                 }
             }
-            (socket, peer) = accept(lender, &listener, &mut backoff) => {
+            (socket, peer) = accept(lender, &mut backoff, async || listener.accept().await) => {
                 match entrance.admission.arrive(peer.ip(), Instant::now()) {
                     Arrival::Admitted(place) => drop(connections.spawn(entrance.clone().serve(socket, peer, place))),
                     Arrival::Waits(waiting) => {
@@ -78,13 +78,16 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
                         connections.spawn(async move {
                             match waiting.place().await {
                                 Some(place) => entrance.serve(socket, peer, place).await,
-                                None => entrance.tell_closed(entrance.admission.gave_up(Instant::now())).await,
+                                None => {
+                                    let count = entrance.admission.gave_up(Instant::now());
+                                    stranger::tell_closed(&entrance.lender, count).await;
+                                }
                             }
                         });
                     }
                     Arrival::Closed(count) => {
                         drop(socket);
-                        entrance.tell_closed(count).await;
+                        stranger::tell_closed(lender, count).await;
                     }
                 }
             }
@@ -97,9 +100,9 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
 }
 
 /// The next connection, whatever comes between.
-async fn accept(lender: &Lender, listener: &TcpListener, backoff: &mut Backoff) -> (TcpStream, SocketAddr) {
+pub(super) async fn accept<T>(lender: &Lender, backoff: &mut Backoff, next: impl AsyncFn() -> io::Result<T>) -> T {
     loop {
-        match listener.accept().await {
+        match next().await {
             Ok(accepted) => {
                 backoff.reset();
                 return accepted;
@@ -123,7 +126,10 @@ impl Entrance {
         let outcome = tokio::time::timeout(HANDSHAKE_MAX, handshake(lender, socket)).await;
         match outcome.unwrap_or(Err(HandshakeError::Late)) {
             Ok((connection, true)) => join::serve(lender, connection, peer, place, &self.joins).await,
-            Ok((connection, false)) => login::serve(lender, connection, peer, place, self.stopping).await,
+            Ok((connection, false)) => {
+                let who = login::certificate_of(&connection);
+                login::serve(lender, connection, who, peer.into(), place, self.stopping).await;
+            }
             // A port that was looked at; a line for each would let anybody fill the log.
             Err(HandshakeError::Gone(error)) => tracing::debug!(%peer, %error, "gone in the handshake"),
             Err(error) => {
@@ -139,15 +145,6 @@ impl Entrance {
                 stranger::blame(lender, &place, error.offence()).await;
             }
         }
-    }
-
-    /// Logs that so many connections were closed without a word, if it is time to say so.
-    async fn tell_closed(&self, count: Option<u64>) {
-        let Some(count) = count else { return };
-        let why = format!("{count} closed unheard: their source is penalised, or too many wait");
-        tracing::info!(why, "connections closed");
-        let event = Event { event: "connections-closed", why: Some(why), ..Event::default() };
-        self.lender.shared.audit.log(event).await;
     }
 }
 

@@ -264,7 +264,7 @@ impl Lender {
             AdminRequest::UserRemove { user } => {
                 let user = name(&user)?;
                 let removed = user.clone();
-                self.store(move |store| store.remove_user(&removed)).await?;
+                self.store(move |store| store.remove_user(&removed, UnixTime::now())).await?;
                 self.end_of_user(&user).await;
                 self.renew_policy().await;
             }

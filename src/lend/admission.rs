@@ -62,9 +62,14 @@ pub(super) struct Place {
 /// A place in the queue; dropping it gives it up.
 pub(super) struct Waiting(oneshot::Receiver<Place>);
 
-/// Where a connection comes from: an IPv4 address, or the /64 that one IPv6 host has for itself.
+/// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Source(IpAddr);
+pub(super) enum Source {
+    /// An IPv4 address, or the /64 that one IPv6 host has for itself.
+    Network(IpAddr),
+    /// A user of this machine, by uid.
+    Local(u32),
+}
 
 impl Admission {
     /// `per_source` and `penalties` as in lender.toml.
@@ -80,9 +85,9 @@ impl Admission {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Decides about a connection from `peer`.
-    pub(super) fn arrive(&self, peer: IpAddr, now: Instant) -> Arrival {
-        let source = Source::from(peer);
+    /// Decides about a connection from `source`.
+    pub(super) fn arrive(&self, source: impl Into<Source>, now: Instant) -> Arrival {
+        let source = source.into();
         let mut state = self.lock();
         if state.penalties.as_ref().is_some_and(|penalties| penalties.bite(source, now)) {
             return Arrival::Closed(state.count_closed(now));
@@ -153,15 +158,18 @@ impl From<IpAddr> for Source {
     fn from(peer: IpAddr) -> Self {
         // A socket for both families shows IPv4 peers as ::ffff:a.b.c.d, which would all be one /64.
         match peer.to_canonical() {
-            IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into()),
-            v4 => Self(v4),
+            IpAddr::V6(v6) => Self::Network(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into()),
+            v4 => Self::Network(v4),
         }
     }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.0, if self.0.is_ipv4() { 32 } else { 64 })
+        match self {
+            Self::Network(address) => write!(f, "{address}/{}", if address.is_ipv4() { 32 } else { 64 }),
+            Self::Local(uid) => write!(f, "uid {uid}"),
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +11,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{Lender, audit::Event, login::Welcomed, names::SessionNames, seats::Seat};
+use super::{Lender, audit::Event, login::Welcomed, names::SessionNames, peer::Peer, seats::Seat};
 use crate::{
     policy::Principal,
     proto::{ErrorKind, Refusal, Reset, SessionId, StreamId},
@@ -29,7 +28,7 @@ pub(super) struct Borrower {
     pub(super) principal: Principal,
     pub(super) identity: Identity,
     pub(super) session_id: SessionId,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     pub(super) since: UnixTime,
     pub(super) session: Session,
     /// What the session goes back to.
@@ -44,7 +43,7 @@ pub(super) struct Borrower {
 }
 
 impl Borrower {
-    pub(super) fn new(lender: Lender, welcome: Welcomed, peer: SocketAddr, session: Session) -> Self {
+    pub(super) fn new(lender: Lender, welcome: Welcomed, peer: Peer, session: Session) -> Self {
         let Welcomed { identity, session_id, login, seat, .. } = welcome;
         Self {
             lender,

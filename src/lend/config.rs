@@ -11,34 +11,38 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{LendError, admission};
-use crate::{policy::LenderPath, proto::LenderName, trust::keyfile};
+use crate::{policy::LenderPath, proto::LenderName, session, trust::keyfile};
 
 /// The port of capuchin.
 pub const DEFAULT_PORT: u16 = 2278;
 
-/// The folders of one lender; with `--dir` both are the same.
+/// The folders of one lender; with `--dir` all are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LenderDir {
     config: PathBuf,
     state: PathBuf,
+    /// `None`: there is no folder for it.
+    door: Option<PathBuf>,
 }
 
 impl LenderDir {
     /// Everything in one folder.
     pub fn single(dir: impl Into<PathBuf>) -> Self {
         let config = dir.into();
-        Self { state: config.clone(), config }
+        Self { state: config.clone(), door: Some(config.join(session::DOOR)), config }
     }
 
     /// Where a lender of this user lies by default: `/etc/capuchin` and `/var/lib/capuchin` for root, else
-    /// `$XDG_CONFIG_HOME/capuchin/lender` (or `~/.config/…`). `None` without a home.
+    /// `$XDG_CONFIG_HOME/capuchin/lender` (or `~/.config/…`). `None` without a home. The door is where
+    /// [`own_door`](session::own_door) says.
     pub fn of_this_user() -> Option<Self> {
+        let door = session::own_door();
         if rustix::process::geteuid().is_root() {
-            return Some(Self { config: "/etc/capuchin".into(), state: "/var/lib/capuchin".into() });
+            return Some(Self { config: "/etc/capuchin".into(), state: "/var/lib/capuchin".into(), door });
         }
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")))?;
-        Some(Self::single(base.join("capuchin/lender")))
+        Some(Self { door, ..Self::single(base.join("capuchin/lender")) })
     }
 
     /// The admin's folder.
@@ -85,11 +89,17 @@ impl LenderDir {
         self.state.join("admin.sock")
     }
 
+    /// The socket for users of this machine.
+    pub fn door_sock(&self) -> Option<&Path> {
+        self.door.as_deref()
+    }
+
     /// Its folders as they are named and where they really are, for the policy to keep out of every loan.
     pub(super) fn own_folders(&self) -> Vec<LenderPath> {
-        let named = [&self.config, &self.state].map(std::path::absolute);
-        let real = [&self.config, &self.state].map(std::fs::canonicalize);
-        let paths = named.into_iter().chain(real).flatten();
+        let door = self.door.as_deref().and_then(Path::parent);
+        let folders = || [&*self.config, &*self.state].into_iter().chain(door);
+        let real = folders().map(real_path);
+        let paths = folders().map(std::path::absolute).chain(real).flatten();
         let mut folders: Vec<_> =
             paths.filter_map(|path| LenderPath::parse(path.as_os_str().as_bytes()).ok()).collect();
         folders.sort();
@@ -101,6 +111,14 @@ impl LenderDir {
     pub fn audit(&self) -> PathBuf {
         self.state.join("audit")
     }
+}
+
+/// Where a folder really is, or where it will be once it is made.
+fn real_path(folder: &Path) -> std::io::Result<PathBuf> {
+    folder.canonicalize().or_else(|error| match (folder.parent(), folder.file_name()) {
+        (Some(above), Some(name)) => Ok(above.canonicalize()?.join(name)),
+        _ => Err(error),
+    })
 }
 
 /// lender.toml.
@@ -229,6 +247,21 @@ mod tests {
         for bad in ["per_source = 0", "per_source = 129", "per_source = -1", "penalties = 1"] {
             let error = load(bad).unwrap_err().to_string();
             assert!(error.contains("lender.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_folder_of_the_door_is_the_lenders_own_before_it_is_made_and_by_its_real_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap().join("real");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, folder.path().join("link")).unwrap();
+        let door = Some(folder.path().join("link/capuchin/door.sock"));
+        let dir = LenderDir { door, ..LenderDir::single(folder.path().join("lab")) };
+        let own = dir.own_folders();
+        for path in [folder.path().join("link/capuchin"), real.join("capuchin"), folder.path().join("lab")] {
+            let path = LenderPath::parse(path.as_os_str().as_bytes()).unwrap();
+            assert!(own.contains(&path), "{path:?} is not in {own:?}");
         }
     }
 

@@ -2,10 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdminReply, LendError, Lender, Refused, borrower::Borrower};
+use super::{
+    AdminReply, LendError, Lender, Refused,
+    borrower::Borrower,
+    os_user::{OsUser, OsUserError},
+};
 use crate::{
+    policy::Principal,
     proto::{DeviceId, ErrorKind, StreamId, UserName},
-    trust::UnixTime,
+    trust::{UnixTime, store::StoreError},
 };
 
 /// Fewest digits of a session's id that name it: a slip of the finger should not meet another one.
@@ -15,11 +20,12 @@ const PREFIX_MIN: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Revoked {
-    /// Every device, ticket and invitation of this user.
+    /// Every device, ticket and invitation of this user, and the door of this machine.
     User(String),
-    /// One device, by its 16 hexadecimal digits.
+    /// One device, by its 16 hexadecimal digits. One that stands for a user of this machine: the door is closed to him.
     Device(String),
-    /// One session, and the tickets of its user: what follows needs the password.
+    /// One session, and the tickets of its user: what follows needs the password. If it came by the door, where none is
+    /// asked for, the door is closed to its user.
     Session(String),
 }
 
@@ -32,7 +38,7 @@ pub struct SessionEntry {
     pub user: String,
     /// From which device.
     pub device: String,
-    /// From where, `address:port`.
+    /// From where: `address:port`, or `uid N pid N` of this machine.
     pub peer: String,
     /// Since when, in seconds since 1970.
     pub since: u64,
@@ -97,7 +103,11 @@ impl Lender {
                 let user: UserName = parsed(name)?;
                 self.store({
                     let user = user.clone();
-                    move |store| store.revoke_user(&user, now).map(drop)
+                    move |store| match store.revoke_user(&user, now) {
+                        // He may be no user of ours, and come by the door all the same.
+                        Err(StoreError::NoUser(_)) if OsUser::is_called(&user) => store.revoke_local(&user, now),
+                        revoked => revoked.map(drop),
+                    }
                 })
                 .await?;
                 let why = format!("the user {user} was revoked");
@@ -108,14 +118,25 @@ impl Lender {
             }
             Revoked::Device(id) => {
                 let device: DeviceId = parsed(id)?;
-                self.store(move |store| store.revoke_device(device, now)).await?;
+                match device.local_uid() {
+                    Some(uid) => {
+                        let none = |error: OsUserError| refused(ErrorKind::Usage, error.to_string());
+                        let user = OsUser::find(uid).map_err(none)?.name;
+                        self.store(move |store| store.bar(&user, now)).await?;
+                    }
+                    None => self.store(move |store| store.revoke_device(device, now)).await?,
+                }
                 let why = format!("the device {device} was revoked");
                 Ok(self.end_of(ErrorKind::Revoked, &why, |live| live.principal.device == device).await)
             }
             Revoked::Session(id) => {
                 let borrower = self.find(id)?;
-                let user = borrower.principal.user.clone();
-                self.store(move |store| store.drop_tickets(&user)).await?;
+                let Principal { user, device } = borrower.principal.clone();
+                self.store(move |store| match device.local_uid() {
+                    Some(_) => store.bar(&user, now),
+                    None => store.drop_tickets(&user),
+                })
+                .await?;
                 let id = borrower.session_id;
                 Ok(self.end_of(ErrorKind::Revoked, "this session was revoked", |live| live.session_id == id).await)
             }

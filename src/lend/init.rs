@@ -60,47 +60,10 @@ pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
     Ok(config)
 }
 
-/// The user name for the OS user who runs this, and what it was mapped from if it had to be.
-pub fn owner_name() -> (UserName, Option<String>) {
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let in_passwd = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    });
-    let name = in_passwd.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| format!("uid{uid}"));
-    mapped_user(&name)
-}
-
-fn mapped_user(name: &str) -> (UserName, Option<String>) {
-    if let Ok(user) = name.parse() {
-        return (user, None);
-    }
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
-    let safe: String = name.to_lowercase().chars().map(|c| if allowed(c) { c } else { '_' }).take(31).collect();
-    // An underscore may stand first, whatever follows it.
-    let user = safe.parse().or_else(|_| format!("_{safe}").parse());
-    (user.expect("an underscore and 31 allowed characters are a user name"), Some(name.to_owned()))
-}
-
 fn host_label() -> LenderName {
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy().to_lowercase();
     let label = host.split('.').next().unwrap_or_default();
     let safe: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
     safe.trim_matches('-').parse().unwrap_or_else(|_| "lender".parse().expect("a DNS label"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn odd_os_names_become_user_names_and_are_said() {
-        assert_eq!(mapped_user("ana"), ("ana".parse().unwrap(), None));
-        assert_eq!(mapped_user("DOM\\Ana B"), ("dom_ana_b".parse().unwrap(), Some("DOM\\Ana B".into())));
-        assert_eq!(mapped_user("1a"), ("_1a".parse().unwrap(), Some("1a".into())));
-        assert!(mapped_user(&"é".repeat(99)).1.is_some());
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
@@ -14,6 +15,7 @@ use tokio::{
 use super::{
     LendError, LenderConfig, LenderDir, Listen, accept, admin,
     audit::Audit,
+    door::Door,
     identity::{self, Configs, ServerIdentity},
     live::Live,
     names::Machine,
@@ -94,6 +96,8 @@ pub(super) struct Shared {
     bound: OnceLock<SocketAddr>,
     /// Opened with the listening socket, until it is served.
     admin: Mutex<Option<admin::Listener>>,
+    /// As the admin's; `None` too while another lender has it.
+    door: Mutex<Option<Door>>,
 }
 
 impl Lender {
@@ -140,6 +144,7 @@ impl Lender {
             identity,
             bound: OnceLock::new(),
             admin: Mutex::default(),
+            door: Mutex::default(),
         };
         let lender = Self { shared: Arc::new(shared) };
         lender.combine();
@@ -164,8 +169,15 @@ impl Lender {
         Ok(!self.shared.store.list_devices()?.is_empty())
     }
 
-    /// Opens its listening socket, the one that systemd passed (`LISTEN_FDS`) or else the one of lender.toml, and the
-    /// admin's; both are answered once it serves.
+    /// Its door for users of this machine, if [`Self::listen`] could open it and it does not serve yet.
+    pub fn door(&self) -> Option<PathBuf> {
+        let door = self.shared.door.lock().unwrap_or_else(PoisonError::into_inner);
+        door.as_ref().map(|door| door.path().to_owned())
+    }
+
+    /// Opens its listening socket, the one that systemd passed (`LISTEN_FDS`) or else the one of lender.toml, the admin's,
+    /// and the door for users of this machine; all are answered once it serves. Without a door, because another lender has
+    /// it, say, it goes on, and a warning in the log says why.
     ///
     /// # Errors
     /// If the address is taken, the descriptor does not listen, or the admin's socket cannot be made.
@@ -188,6 +200,11 @@ impl Lender {
         // Now, so that whoever is told that it listens finds the admin's socket, too.
         let admin = admin::Listener::open(&self.shared.dir)?;
         *self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
+        if let Some(path) = self.shared.dir.door_sock() {
+            let opened = Door::open(path).await;
+            let door = opened.inspect_err(|error| tracing::warn!("no door for users of this machine: {error}")).ok();
+            *self.shared.door.lock().unwrap_or_else(PoisonError::into_inner) = door;
+        }
         Ok(listener)
     }
 
@@ -201,13 +218,25 @@ impl Lender {
     pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), LendError> {
         let opened = self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
         let admin = opened.map_or_else(|| admin::Listener::open(&self.shared.dir), Ok)?;
+        let door = self.shared.door.lock().unwrap_or_else(PoisonError::into_inner).take();
         tracing::info!(name = %self.shared.config.name, address = ?self.shared.bound.get(), "serving");
         super::notify::ready();
+        let (stopping_tx, stopping) = watch::channel(false);
+        let stop = async {
+            stop.await;
+            stopping_tx.send_replace(true);
+        };
+        let visitors = async {
+            if let Some(door) = &door {
+                door.run(self, stopping).await;
+            }
+        };
+        let sessions = async { tokio::join!(accept::run(self, listener, stop), visitors) };
         tokio::select! {
             () = admin.run(self) => {}
             () = self.follow_policy() => {}
             () = self.follow_grants() => {}
-            () = accept::run(self, listener, stop) => {}
+            _ = sessions => {}
             () = self.shared.audit.write_counts() => {}
         }
         self.shared.audit.flush().await;

@@ -1,12 +1,14 @@
 //! From a verified certificate to a session: greeting, password or ticket, welcome.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncBufRead, AsyncWrite},
+    sync::watch,
+};
 use zeroize::Zeroizing;
 
 use super::{
@@ -16,11 +18,16 @@ use super::{
     audit::Event,
     borrower::Borrower,
     dispatch,
+    os_user::OsUser,
+    peer::Peer,
     seats::Seat,
     stranger::{self, No},
 };
 use crate::{
-    proto::{ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, Login, LoginMethod, SessionId, Welcome, mux},
+    proto::{
+        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, LocalNames, Login, LoginMethod, SessionId,
+        Welcome, mux,
+    },
     session::{Ended, Greeter, Session},
     trust::{
         UnixTime,
@@ -39,17 +46,34 @@ pub(super) const LOGIN_MAX: Duration = Duration::from_secs(20);
 /// Largest certificate chain, in bytes: ours is one certificate of about 400, and room for an admin's own hierarchy.
 const CHAIN_BYTES_MAX: usize = 16 * 1024;
 
-/// Logs a peer in and serves its session to its end.
-pub(super) async fn serve(
+/// Who is at the other end of a connection, before the login.
+pub(super) struct Caller {
+    identity: Identity,
+    shown: Shown,
+}
+
+/// What has shown it, and what a login is bound to.
+enum Shown {
+    /// A certificate; proofs are bound to this value of the connection.
+    Certificate([u8; 32]),
+    /// The kernel.
+    Kernel(OsUser),
+}
+
+/// Logs a caller in and serves its session to its end; or says why not.
+pub(super) async fn serve<C>(
     lender: &Lender,
-    connection: Connection,
-    peer: SocketAddr,
+    connection: C,
+    caller: Result<Caller, No>,
+    peer: Peer,
     place: Place,
     stopping: watch::Receiver<bool>,
-) {
+) where
+    C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut event = Event { event: "login", peer: Some(peer.to_string()), ..Event::default() };
     let mut greeter = Greeter::new(connection);
-    let outcome = tokio::time::timeout(LOGIN_MAX, log_in(lender, &mut greeter, &mut event)).await;
+    let outcome = tokio::time::timeout(LOGIN_MAX, log_in(lender, &mut greeter, caller, &mut event)).await;
     let mut welcome = match outcome.unwrap_or(Err(No::Late)) {
         Ok(welcome) => welcome,
         Err(no) => {
@@ -59,7 +83,7 @@ pub(super) async fn serve(
             match no {
                 // Whoever was taken away may try as often as it likes, and must not fill the log with it.
                 No::Ended(Ended { kind: ErrorKind::Revoked, .. }) => {
-                    lender.shared.audit.refused(peer.ip(), event).await;
+                    lender.shared.audit.refused(peer.source(), event).await;
                 }
                 _ => lender.shared.audit.log(event).await,
             }
@@ -93,19 +117,27 @@ pub(super) struct Welcomed {
     pub(super) seat: Seat,
 }
 
-async fn log_in(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut Event) -> Result<Welcomed, No> {
+async fn log_in<C>(
+    lender: &Lender,
+    greeter: &mut Greeter<C>,
+    caller: Result<Caller, No>,
+    event: &mut Event,
+) -> Result<Welcomed, No>
+where
+    C: AsyncBufRead + AsyncWrite + Unpin,
+{
     let shared = &lender.shared;
-    let (certificate, exporter) = certificate_of(greeter)?;
-    event.user = Some(certificate.user.to_string());
-    event.device = Some(certificate.device.to_string());
-    event.serial = Some(certificate.serial.clone());
-    shared.store.admit(&certificate).map_err(|error| No::ended(ErrorKind::Revoked, error))?;
+    let Caller { identity, shown } = caller?;
+    event.user = Some(identity.user.to_string());
+    event.device = Some(identity.device.to_string());
+    event.serial = Some(identity.serial.clone()).filter(|serial| !serial.is_empty());
+    shared.store.admit(&identity).map_err(|error| No::ended(ErrorKind::Revoked, error))?;
     if !shared.audit.is_sound().await {
         let text = "the lender cannot write its audit log and takes no new sessions";
         return Err(No::ended(ErrorKind::Busy, text));
     }
-    let limits = lender.policy().limits(&certificate.user);
-    let hours = lender.login_lasts(&certificate.user);
+    let limits = lender.policy().limits(&identity.user);
+    let hours = lender.login_lasts(&identity.user);
     let mut config = mux::Config::default();
     config.max_streams = limits.streams.unwrap_or(u32::MAX).min(config.max_streams);
     greeter.send(&[FromLender::Greeting(Greeting::new(&config))]).await?;
@@ -119,19 +151,23 @@ async fn log_in(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut 
         other => return Err(No::unexpected("login", &other)),
     };
     event.method = Some(login.method.as_str());
-    let (login, ticket) = check(lender, login, &certificate, &exporter, hours).await?;
-    let seat = shared.seats.take(&certificate.user, &limits).map_err(|full| No::refused(ErrorKind::Busy, full))?;
+    let (login, ticket) = match &shown {
+        Shown::Certificate(exporter) => check(lender, login, &identity, exporter, hours).await?,
+        Shown::Kernel(user) => (check_local(&login, user)?, None),
+    };
+    let seat = shared.seats.take(&identity.user, &limits).map_err(|full| No::refused(ErrorKind::Busy, full))?;
     let session_id = SessionId(crate::trust::random());
-    greeter.send(&[FromLender::Welcome(Welcome { session: session_id.0, ticket })]).await?;
-    let device = certificate.device;
+    let local = shown.names(lender);
+    greeter.send(&[FromLender::Welcome(Welcome { session: session_id.0, ticket, local })]).await?;
+    let device = identity.device;
     // Best effort: when it was last seen is for the admin's eyes only.
     let _ = lender.store(move |store| store.touch(device, UnixTime::now())).await;
-    Ok(Welcomed { identity: certificate, config: agreed, session_id, login, seat })
+    Ok(Welcomed { identity, config: agreed, session_id, login, seat })
 }
 
 /// Who the peer's certificate says it is, and the value that its proofs are bound to.
-fn certificate_of(greeter: &Greeter<Connection>) -> Result<(Identity, [u8; 32]), No> {
-    let tls = greeter.connection().get_ref().1;
+pub(super) fn certificate_of(connection: &Connection) -> Result<Caller, No> {
+    let tls = connection.get_ref().1;
     let chain = tls.peer_certificates().unwrap_or_default();
     let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
     if bytes > CHAIN_BYTES_MAX {
@@ -140,7 +176,39 @@ fn certificate_of(greeter: &Greeter<Connection>) -> Result<(Identity, [u8; 32]),
     }
     let certificate = chain.first().ok_or_else(|| No::ended(ErrorKind::Identity, "no certificate"))?;
     let exporter = tls::exporter(tls, Purpose::Login).map_err(|error| No::ended(ErrorKind::Tls, error))?;
-    Ok((identity_of(certificate).map_err(|error| No::ended(ErrorKind::Identity, error))?, exporter))
+    let identity = identity_of(certificate).map_err(|error| No::ended(ErrorKind::Identity, error))?;
+    Ok(Caller { identity, shown: Shown::Certificate(exporter) })
+}
+
+/// Who the kernel says it is.
+pub(super) fn user_of_this_machine(user: OsUser) -> Caller {
+    Caller { identity: user.identity(), shown: Shown::Kernel(user) }
+}
+
+impl Shown {
+    /// What no certificate has told the borrower.
+    fn names(&self, lender: &Lender) -> Option<LocalNames> {
+        let Self::Kernel(user) = self else { return None };
+        let lender = lender.config().name.to_string();
+        Some(LocalNames { user: user.name.to_string(), lender, os_user: user.mapped_from.clone() })
+    }
+}
+
+/// A user of this machine has nothing to show, and is nobody else. No password is ever judged here.
+fn check_local(login: &Login, user: &OsUser) -> Result<store::Login, No> {
+    if login.method != LoginMethod::Peer {
+        let text = format!("{} is no login for the door: nothing but the OS user counts there", login.method.as_str());
+        return Err(No::refused(ErrorKind::Login, text));
+    }
+    match &login.user {
+        Some(wanted) if wanted != user.name.as_str() => {
+            let wanted: String = wanted.chars().take(crate::proto::USER_NAME_MAX).collect();
+            let text = format!("uid {} is {} here and not {wanted:?}", user.uid, user.name);
+            Err(No::wrong(ErrorKind::Login, text))
+        }
+        // No ticket will ever go back to it.
+        _ => Ok(store::Login { at: UnixTime::now(), epoch: 0 }),
+    }
 }
 
 /// Checks password or ticket; a password earns a new ticket. `hours`: how long a login lasts, if that is bounded.
@@ -152,6 +220,9 @@ async fn check(
     hours: Option<Duration>,
 ) -> Result<(store::Login, Option<IssuedTicket>), No> {
     match login.method {
+        LoginMethod::Peer => {
+            Err(No::refused(ErrorKind::Login, "a login by peer is for the door of the lender's own machine"))
+        }
         LoginMethod::Ticket => {
             let (Some(id), Some(proof)) = (login.ticket_id, login.ticket_proof) else {
                 return Err(No::refused(ErrorKind::Login, "a login by ticket needs its id and its proof"));

@@ -6,6 +6,7 @@
 //!                                      ├── resolve          names, once
 //!                                      ├── names            DNS questions, and what a session was answered
 //!                                      └── audit            every decision
+//!   door: the way in for users of this machine, over door.sock and without TLS; the rest of the road is the same
 //!   admin: the admin's commands, over admin.sock while the daemon runs
 //! ```
 
@@ -20,6 +21,7 @@ mod check;
 mod config;
 mod control;
 mod dispatch;
+mod door;
 mod error;
 mod folder_watch;
 mod gate;
@@ -32,6 +34,8 @@ mod live;
 mod login;
 mod names;
 mod notify;
+mod os_user;
+mod peer;
 mod reload;
 mod renew;
 mod resolve;
@@ -49,5 +53,6 @@ pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
 pub use control::{Revoked, SessionEntry, StreamEntry};
 pub use error::LendError;
 pub use grants::GrantEntry;
-pub use init::{Setup, init, owner_name};
+pub use init::{Setup, init};
 pub use lender::Lender;
+pub use os_user::owner_name;

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use tokio::io::{AsyncBufRead, AsyncWrite};
+
 use super::{
     Lender,
-    accept::Connection,
     admission::{Offence, Place},
     audit::Event,
 };
@@ -64,7 +65,10 @@ impl No {
     }
 
     /// Tells the peer, if it still listens, and closes. `over` stands behind a refusal.
-    pub(super) async fn tell(self, mut greeter: Greeter<Connection>, over: &str) {
+    pub(super) async fn tell<C>(self, mut greeter: Greeter<C>, over: &str)
+    where
+        C: AsyncBufRead + AsyncWrite + Unpin,
+    {
         let text = match &self {
             Self::Refused(_) | Self::Wrong(_) => over.to_owned(),
             other => other.to_string(),
@@ -125,6 +129,15 @@ pub(super) fn tls_offence(error: &std::io::Error) -> Option<Offence> {
         | Tls::PeerSentOversizedRecord => Some(Offence::Protocol),
         _ => None,
     }
+}
+
+/// Logs that so many connections were closed without a word, if it is time to say so.
+pub(super) async fn tell_closed(lender: &Lender, count: Option<u64>) {
+    let Some(count) = count else { return };
+    let why = format!("{count} closed unheard: their source is penalised, or too many wait");
+    tracing::info!(why, "connections closed");
+    let event = Event { event: "connections-closed", why: Some(why), ..Event::default() };
+    lender.shared.audit.log(event).await;
 }
 
 /// Holds an offence against the source of a connection, and logs it when its connections are closed from now on.

@@ -17,6 +17,8 @@ use super::{ProtocolError, message, mux};
 pub const MINOR: u8 = 0;
 /// Least credit that a greeting may give new streams, in bytes: an answer fits.
 pub const INITIAL_CREDIT_MIN: u32 = 1024;
+/// Longest name of an OS user that is told, in bytes: what utmp(5) and POSIX systems use is far below.
+pub const OS_USER_MAX: usize = 255;
 /// Largest frame before login, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1024;
 
@@ -70,7 +72,7 @@ impl Greeting {
     }
 }
 
-/// How a user proves who he is, beside the certificate.
+/// How a user proves who he is, beside the certificate; or, at the lender's own door, beside what its kernel says.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Login {
@@ -86,6 +88,9 @@ pub struct Login {
     /// `HMAC(HKDF(ticket), exporter)`, good for this connection alone.
     #[cbor(n(3), with = "minicbor::bytes")]
     pub ticket_proof: Option<[u8; 32]>,
+    /// As whom, for [`LoginMethod::Peer`]; left out by whoever is content with what the lender calls him.
+    #[n(4)]
+    pub user: Option<String>,
 }
 
 impl Drop for Login {
@@ -104,6 +109,9 @@ pub enum LoginMethod {
     /// A ticket from an earlier login of this device.
     #[n(1)]
     Ticket,
+    /// Nothing: the lender's kernel says who asks. Only at the door of the lender's own machine.
+    #[n(2)]
+    Peer,
 }
 
 impl LoginMethod {
@@ -112,6 +120,7 @@ impl LoginMethod {
         match self {
             Self::Password => "password",
             Self::Ticket => "ticket",
+            Self::Peer => "peer",
         }
     }
 }
@@ -126,6 +135,24 @@ pub struct Welcome {
     /// A new ticket, after a login by password.
     #[n(1)]
     pub ticket: Option<IssuedTicket>,
+    /// Who is who, after a login by [`LoginMethod::Peer`]: no certificate has said it.
+    #[n(2)]
+    pub local: Option<LocalNames>,
+}
+
+/// What the two ends of a door are called.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LocalNames {
+    /// The user, as the policy knows him.
+    #[n(0)]
+    pub user: String,
+    /// The lender's name.
+    #[n(1)]
+    pub lender: String,
+    /// The operating system's name for the user, where it is another one; at most [`OS_USER_MAX`] bytes.
+    #[n(2)]
+    pub os_user: Option<String>,
 }
 
 /// A ticket as it crosses the wire, once.

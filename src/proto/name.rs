@@ -24,7 +24,8 @@ pub struct UserName(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LenderName(String);
 
-/// A borrower's device: the first 8 bytes of the SHA-256 of its public key (SubjectPublicKeyInfo, DER).
+/// A borrower's device: the first 8 bytes of the SHA-256 of its public key (SubjectPublicKeyInfo, DER). Those that begin with
+/// four zero bytes are kept for the users of the lender's own machine; no certificate with such a key is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId([u8; 8]);
 
@@ -76,6 +77,16 @@ impl DeviceId {
     /// The device of these eight bytes.
     pub fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(bytes)
+    }
+
+    /// What stands in the place of a device for a user of the lender's own machine: four zero bytes and the uid.
+    pub fn of_local_user(uid: u32) -> Self {
+        Self(u64::from(uid).to_be_bytes())
+    }
+
+    /// The uid, if it stands for a user of the lender's own machine.
+    pub fn local_uid(&self) -> Option<u32> {
+        u32::try_from(u64::from_be_bytes(self.0)).ok()
     }
 
     /// The eight bytes.
@@ -177,6 +188,16 @@ mod tests {
         for bad in ["", "-a", "a-", "a.b", "Lab", "a_b", &"a".repeat(64)] {
             assert!(bad.parse::<LenderName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_local_user_has_a_device_id_that_tells_the_uid_and_no_other_has_one() {
+        assert_eq!(DeviceId::of_local_user(1000).to_string(), "00000000000003e8");
+        for uid in [0, 1000, u32::MAX] {
+            assert_eq!(DeviceId::of_local_user(uid).local_uid(), Some(uid));
+        }
+        assert_eq!(DeviceId::from_bytes([0, 0, 0, 1, 0, 0, 3, 0xe8]).local_uid(), None);
+        assert_eq!(DeviceId::from_digest(&[0xab; 32]).local_uid(), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod backoff;
 mod close;
 mod dial;
+mod door;
 mod driver;
 mod greet;
 mod meter;
@@ -33,6 +34,7 @@ use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 pub use backoff::Backoff;
 pub use close::close_gently;
 pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
+pub use door::{DOOR, own_door, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
 pub use relay::{relay, relay_unanswered};

@@ -30,6 +30,9 @@ pub enum IdentityError {
     /// It must carry one name, of the form `capuchin://user/NAME`.
     #[error("the client certificate does not name exactly one user")]
     NotOneUser,
+    /// Its key has a number that stands for a user of the lender's own machine; one in four billion has.
+    #[error("the key of the client certificate has a reserved number ({0}): join again, which makes another key")]
+    Reserved(DeviceId),
 }
 
 /// Reads the identity out of a certificate.
@@ -50,12 +53,15 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, Identit
         return Err(IdentityError::NotOneUser);
     };
     let user = uri.strip_prefix(USER_URI).and_then(|name| name.parse().ok()).ok_or(IdentityError::NotOneUser)?;
-    Ok(Identity {
-        user,
-        device: DeviceId::from_digest(&sha256(parsed.public_key().raw)),
-        serial: HEXLOWER.encode(parsed.raw_serial()),
-        not_after: not_after(certificate)?,
-    })
+    let device = device_of(&sha256(parsed.public_key().raw))?;
+    Ok(Identity { user, device, serial: HEXLOWER.encode(parsed.raw_serial()), not_after: not_after(certificate)? })
+}
+
+/// The device of a public key. A key whose number means a local user is nobody's: who made one by trying must not be taken
+/// for that user.
+fn device_of(sha256: &[u8; 32]) -> Result<DeviceId, IdentityError> {
+    let device = DeviceId::from_digest(sha256);
+    if device.local_uid().is_some() { Err(IdentityError::Reserved(device)) } else { Ok(device) }
 }
 
 /// When a certificate ends.
@@ -112,6 +118,15 @@ mod tests {
             let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
             assert_eq!(identity_of(certificate.der()), Err(IdentityError::NotOneUser), "{names:?}");
         }
+    }
+
+    #[test]
+    fn a_key_with_the_number_of_a_local_user_is_nobodys() {
+        let mut sha256 = [0xab; 32];
+        sha256[..4].fill(0);
+        assert_eq!(device_of(&sha256), Err(IdentityError::Reserved(DeviceId::of_local_user(0xabab_abab))));
+        sha256[3] = 1;
+        assert_eq!(device_of(&sha256), Ok(DeviceId::from_digest(&sha256)));
     }
 
     #[test]

@@ -24,8 +24,9 @@ const GOOD_CLIENT_MAX: Duration = Duration::from_secs(1);
 
 /// A connection from this address of the machine that says nothing.
 pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+    // Not for the daemons that other tests start meanwhile, one of which has few descriptors.
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     bind(&socket, &SocketAddr::from((source, 0))).unwrap();
     connect(&socket, &to).unwrap();
     socket.into()

@@ -4,6 +4,7 @@
 mod support;
 
 mod dies;
+mod door;
 mod forwards;
 mod library;
 mod limits;

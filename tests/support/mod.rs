@@ -66,6 +66,24 @@ impl Lab {
         capuchind(self.dir())
     }
 
+    /// Its door, for users of this machine.
+    pub fn door(&self) -> PathBuf {
+        self.dir().join("door.sock")
+    }
+
+    /// A command of `capuchin` for which HOST `.` is this lender, run by this OS user of this machine.
+    pub fn here(&self, home: &Home, uid: u32) -> Command {
+        let mut command = home.capuchin();
+        command.env("CAPUCHIND_DIR", self.dir());
+        as_user(&mut command, uid);
+        command
+    }
+
+    /// Lets every user of this machine reach the door; the folder that holds it is 0700 by itself.
+    pub fn open_folder(&self) {
+        std::fs::set_permissions(self.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    }
+
     pub fn invite(&self, user: &str) -> String {
         text(run(self.admin().args(["invite", user])).stdout)
     }
@@ -234,6 +252,20 @@ pub fn capuchind(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capuchind"));
     command.env("CAPUCHIND_DIR", dir).stdin(Stdio::null());
     command
+}
+
+/// The OS user who runs the tests.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Makes a command run as this OS user.
+pub fn as_user(command: &mut Command, uid: u32) {
+    use std::os::unix::process::CommandExt;
+    if uid != own_uid() {
+        assert_eq!(own_uid(), 0, "this test starts programs of several users: run it as root");
+        command.uid(uid).gid(uid);
+    }
 }
 
 /// Runs a command that must succeed.

@@ -16,8 +16,8 @@ use capuchin::{
 use minicbor::Encode;
 use rustls::{ClientConfig, pki_types::CertificateDer};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpSocket, TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -29,9 +29,9 @@ pub const ATTACKER: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// Where an honest borrower comes from meanwhile.
 pub const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// A connection to a lender, after TLS and before anything else.
-pub struct Peer {
-    pub tls: TlsStream<TcpStream>,
+/// A connection to a lender, after TLS and before anything else; or, without TLS, to its door.
+pub struct Peer<C = TlsStream<TcpStream>> {
+    pub tls: C,
     reader: FrameReader,
     unread: Vec<u8>,
 }
@@ -91,6 +91,25 @@ impl Peer {
         tls::exporter(self.tls.get_ref().1, purpose).unwrap()
     }
 
+    /// A logged-in connection of this home's user, ready for frames of streams; it does not come from where attackers do.
+    pub async fn logged_in(address: SocketAddr, home: &Home, user: &str) -> Self {
+        let config = Credentials::of(home, user).config();
+        let mut peer = Self::dial_from(HONEST, address, config, "lab").await.unwrap();
+        let login = ticket_login(&saved_ticket(home, user), peer.exporter(tls::Purpose::Login));
+        assert!(matches!(peer.log_in_with(login).await, FromLender::Welcome(_)), "logged in");
+        peer
+    }
+}
+
+impl Peer<UnixStream> {
+    /// At the door of a lender, as the OS user who runs the test.
+    pub async fn knock(door: &Path) -> Self {
+        let tls = UnixStream::connect(door).await.unwrap();
+        Self { tls, reader: FrameReader::new(), unread: Vec::new() }
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Peer<C> {
     pub async fn send(&mut self, bytes: &[u8]) {
         // A lender that has hung up is what some tests are about; they see it when they read.
         let _ = self.tls.write_all(bytes).await;
@@ -152,19 +171,17 @@ impl Peer {
         );
         self.hear_message().await.expect("an answer to the login")
     }
-
-    /// A logged-in connection of this home's user, ready for frames of streams; it does not come from where attackers do.
-    pub async fn logged_in(address: SocketAddr, home: &Home, user: &str) -> Self {
-        let config = Credentials::of(home, user).config();
-        let mut peer = Self::dial_from(HONEST, address, config, "lab").await.unwrap();
-        let login = ticket_login(&saved_ticket(home, user), peer.exporter(tls::Purpose::Login));
-        assert!(matches!(peer.log_in_with(login).await, FromLender::Welcome(_)), "logged in");
-        peer
-    }
 }
 
 pub fn password_login(password: &[u8]) -> Login {
-    Login { method: LoginMethod::Password, password: Some(password.to_vec()), ticket_id: None, ticket_proof: None }
+    let password = Some(password.to_vec());
+    Login { method: LoginMethod::Password, password, ticket_id: None, ticket_proof: None, user: None }
+}
+
+/// A login at the door, as this user or as whoever the lender thinks.
+pub fn peer_login(user: Option<&str>) -> Login {
+    let user = user.map(str::to_owned);
+    Login { method: LoginMethod::Peer, password: None, ticket_id: None, ticket_proof: None, user }
 }
 
 pub fn ticket_login(saved: &SavedTicket, exporter: [u8; 32]) -> Login {
@@ -174,6 +191,7 @@ pub fn ticket_login(saved: &SavedTicket, exporter: [u8; 32]) -> Login {
         password: None,
         ticket_id: Some(saved.ticket.id().0),
         ticket_proof: Some(proof),
+        user: None,
     }
 }
 

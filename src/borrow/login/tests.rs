@@ -94,7 +94,7 @@ async fn a_password_brings_a_session_and_a_ticket() {
     let (lab, password) = (Lab::new(true), password());
     let logged_in = lab.log_in(Credential::Password(&password), |mut lender| async move {
         assert_eq!(greeted(&mut lender).await.password.as_deref(), Some(&b"correct horse"[..]));
-        let welcome = FromLender::Welcome(Welcome { session: [9; 16], ticket: Some(issued) });
+        let welcome = FromLender::Welcome(Welcome { session: [9; 16], ticket: Some(issued), local: None });
         lender.send(&[greeting(), welcome]).await.unwrap();
     });
     let Ok(logged_in) = logged_in.await else { panic!("the login failed") };

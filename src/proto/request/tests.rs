@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::{Greeting, Login, LoginMethod, mux};
+use crate::proto::{Greeting, LocalNames, Login, LoginMethod, Welcome, mux};
 
 fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
@@ -95,9 +95,15 @@ fn a_planned_request_is_of_one_of_its_kinds_and_within_its_bounds() {
 fn greetings_and_logins_have_their_golden_bytes() {
     let greeting = message::encode(&Greeting::new(&mux::Config::default()));
     assert_eq!(hex(&greeting), "a5000001000201031a0001000004191000");
-    let login =
-        Login { method: LoginMethod::Password, password: Some(b"pw".to_vec()), ticket_id: None, ticket_proof: None };
-    assert_eq!(hex(&message::encode(&login)), "a2000001427077");
+    let login = |method, password, user| Login { method, password, ticket_id: None, ticket_proof: None, user };
+    let by_password = login(LoginMethod::Password, Some(b"pw".to_vec()), None);
+    assert_eq!(hex(&message::encode(&by_password)), "a2000001427077");
+    let as_ana = login(LoginMethod::Peer, None, Some("ana".to_owned()));
+    assert_eq!(hex(&message::encode(&as_ana)), "a200020463616e61");
+    let names = LocalNames { user: "ana".to_owned(), lender: "lab".to_owned(), os_user: Some("Ana".to_owned()) };
+    let welcome = Welcome { session: [3; 16], ticket: None, local: Some(names) };
+    let names = "a30063616e6101636c61620263416e61";
+    assert_eq!(hex(&message::encode(&welcome)), format!("a20050{}02{names}", "03".repeat(16)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use redb::{Durability, ReadableTable, TableHandle, WriteTransaction};
 
-use super::{Cbor, Id, Store, StoreError, decode, get, put, remove_if, storage, user_name, users};
+use super::{Cbor, Id, Store, StoreError, barred, decode, get, put, remove_if, storage, user_name, users};
 use crate::{
     proto::{DeviceId, UserName},
     trust::{UnixTime, identity::Identity},
@@ -37,12 +37,15 @@ impl Store {
     }
 
     /// Whether a certificate is still good, to be asked at every handshake and before every ticket. Time is not judged
-    /// here: TLS did.
+    /// here: TLS did. A user of the lender's own machine, who has none, needs no entry, but must not be barred.
     ///
     /// # Errors
-    /// If the user or the device is unknown here, or the device was revoked.
+    /// If the user or the device is unknown here, or the device was revoked; for a local user, [`StoreError::Barred`].
     pub fn admit(&self, identity: &Identity) -> Result<(), StoreError> {
         let txn = self.read()?;
+        if identity.device.local_uid().is_some() {
+            return barred::standing(&txn.open_table(barred::BARRED).map_err(storage)?, &identity.user);
+        }
         users::record_of(&txn.open_table(users::USERS).map_err(storage)?, &identity.user)?;
         standing(&txn.open_table(DEVICES).map_err(storage)?, &identity.user, identity.device).map(drop)
     }

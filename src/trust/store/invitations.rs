@@ -10,7 +10,7 @@ use redb::{ReadableTable, TableHandle, WriteTransaction};
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::{Cbor, Id, Store, StoreError, decode, devices, get, put, remove_if, storage, user_name, users};
+use super::{Cbor, Id, Store, StoreError, barred, decode, devices, get, put, remove_if, storage, user_name, users};
 use crate::{
     proto::UserName,
     trust::{
@@ -55,7 +55,7 @@ pub struct Redeemed {
 }
 
 impl Store {
-    /// Makes an invitation for one device of a user. The store keeps keys derived from the secret, never the secret.
+    /// Makes an invitation for one device of a user, who is let in on the lender's own machine again, too. The store keeps keys derived from the secret, never the secret.
     ///
     /// # Errors
     /// If there is no such user.
@@ -69,6 +69,7 @@ impl Store {
         let keys = JoinKeys::derive(&secret);
         self.write(|txn| {
             users::record_of(&txn.open_table(users::USERS).map_err(storage)?, user)?;
+            barred::lift(txn, user)?;
             let mut invitations = txn.open_table(INVITATIONS).map_err(storage)?;
             remove_if(&mut invitations, INVITATIONS.name(), |record: &InvitationRecord| {
                 !record.is_open(now) || record.is_guessed_at()

@@ -11,6 +11,7 @@
 //! Calls block, for a commit to the disk at most (a few milliseconds). Async callers that care use `spawn_blocking`;
 //! an operation that was begun is then finished whoever hangs up.
 
+mod barred;
 mod devices;
 mod grants;
 mod invitations;
@@ -85,6 +86,9 @@ pub enum StoreError {
     /// It was taken away from its user.
     #[error("device {0} was revoked")]
     Revoked(DeviceId),
+    /// A user of the lender's own machine, taken away from it.
+    #[error("user {0} was revoked or removed")]
+    Barred(UserName),
     /// There is no such grant, or it has ended.
     #[error("there is no grant {0}")]
     NoGrant(u64),
@@ -139,6 +143,7 @@ impl Store {
             for table in BY_ID {
                 txn.open_table(table).map_err(storage)?;
             }
+            txn.open_table(barred::BARRED).map_err(storage)?;
             txn.open_table(users::USERS).map(drop).map_err(storage)
         })?;
         Ok(store)

@@ -161,7 +161,7 @@ fn a_user_is_added_once_and_unknown_users_are_told() {
     let store = Temporary::new();
     assert!(matches!(store.add_user(&ana(), NOW), Err(StoreError::UserExists(_))));
     assert!(matches!(store.set_password(&bob(), "phc"), Err(StoreError::NoUser(_))));
-    assert!(matches!(store.remove_user(&bob()), Err(StoreError::NoUser(_))));
+    assert!(matches!(store.remove_user(&bob(), NOW), Err(StoreError::NoUser(_))));
     assert!(matches!(store.create_invitation(&bob(), TTL, NOW), Err(StoreError::NoUser(_))));
     assert!(matches!(store.add_device(&device_of("bob", 1), NOW), Err(StoreError::NoUser(_))));
 }
@@ -175,7 +175,7 @@ fn a_removed_user_takes_devices_invitations_and_tickets_along() {
     let (ticket, _) = store.issue_ticket(&identity, login, 8 * HOUR, NOW).unwrap();
     let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
 
-    store.remove_user(&ana()).unwrap();
+    store.remove_user(&ana(), NOW).unwrap();
     assert!(matches!(store.admit(&identity), Err(StoreError::NoUser(_))));
     // Even the next user of the same name inherits nothing.
     store.add_user(&ana(), NOW).unwrap();
@@ -367,4 +367,24 @@ fn joins_are_answered_while_one_is_pending_or_may_ask_again() {
     store.redeem_invitation(id, &[1; 32], None, used, signer(b"x", 1)).unwrap();
     assert_eq!(store.joins_until(used).unwrap(), Some(used.plus(invitations::ANSWER_AGAIN)));
     assert_eq!(store.joins_until(used.plus(invitations::ANSWER_AGAIN)).unwrap(), None);
+}
+
+#[test]
+fn a_local_user_needs_no_entry_and_is_out_from_a_revocation_to_an_invitation() {
+    let mut store = Temporary::new();
+    let local = |name: &str| Identity { device: DeviceId::of_local_user(1000), ..device_of(name, 1) };
+    let out = |store: &Temporary, name: &str| matches!(store.admit(&local(name)), Err(StoreError::Barred(_)));
+    assert!(!out(&store, "ana") && !out(&store, "bob"));
+    store.revoke_user(&ana(), NOW).unwrap();
+    assert!(out(&store, "ana") && !out(&store, "bob"));
+    store.create_invitation(&ana(), TTL, NOW).unwrap();
+    assert!(!out(&store, "ana"));
+    store.remove_user(&ana(), NOW).unwrap();
+    store.bar(&bob(), NOW).unwrap();
+    store = store.reopened();
+    assert!(out(&store, "ana") && out(&store, "bob"));
+    for user in [ana(), bob()] {
+        store.add_user(&user, NOW).unwrap();
+    }
+    assert!(!out(&store, "ana") && !out(&store, "bob"));
 }

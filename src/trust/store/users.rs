@@ -3,7 +3,7 @@
 use redb::{ReadableTable, TableHandle, WriteTransaction};
 
 use super::{
-    Cbor, Store, StoreError, decode,
+    Cbor, Store, StoreError, barred, decode,
     devices::{self, DeviceRecord},
     get, grants, invitations, put, storage, tickets, user_name,
 };
@@ -35,7 +35,7 @@ pub struct StoredPassword {
 }
 
 impl Store {
-    /// Adds a user.
+    /// Adds a user. One of this name who was barred from the lender's own machine is let in again.
     ///
     /// # Errors
     /// If there is one of this name.
@@ -45,6 +45,7 @@ impl Store {
             if users.get(user.as_str()).map_err(storage)?.is_some() {
                 return Err(StoreError::UserExists(user.clone()));
             }
+            barred::lift(txn, user)?;
             put(&mut users, user.as_str(), &UserRecord { created: now, password: None, epoch: 0 })
         })
     }
@@ -68,16 +69,17 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes a user with all devices, grants, grants, invitations and tickets.
+    /// Removes a user with all devices, grants, invitations and tickets, and bars the name on the lender's own machine.
     ///
     /// # Errors
     /// If there is none of this name.
-    pub fn remove_user(&self, user: &UserName) -> Result<(), StoreError> {
+    pub fn remove_user(&self, user: &UserName, now: UnixTime) -> Result<(), StoreError> {
         self.write(|txn| {
             let removed = txn.open_table(USERS).map_err(storage)?.remove(user.as_str()).map_err(storage)?.is_some();
             if !removed {
                 return Err(StoreError::NoUser(user.clone()));
             }
+            barred::bar(txn, user, now)?;
             devices::remove_all(txn, user)?;
             invitations::remove_all(txn, user)?;
             grants::remove_all(txn, user)?;
@@ -112,8 +114,8 @@ impl Store {
         })
     }
 
-    /// Revokes every device of the user and ends all tickets, grants and invitations. Gives the devices that were not revoked
-    /// before.
+    /// Revokes every device of the user, ends all tickets, grants and invitations, and bars the name on the lender's own
+    /// machine. Gives the devices that were not revoked before.
     ///
     /// # Errors
     /// If there is no such user.
@@ -123,6 +125,7 @@ impl Store {
                 record.epoch += 1;
                 Ok(())
             })?;
+            barred::bar(txn, user, now)?;
             invitations::remove_all(txn, user)?;
             grants::remove_all(txn, user)?;
             let mut devices = txn.open_table(devices::DEVICES).map_err(storage)?;

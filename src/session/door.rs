@@ -1,0 +1,37 @@
+//! Where the door of a lender is, the socket for users of its own machine: both ends look in the same place.
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// The socket's name in its folder.
+pub const DOOR: &str = "door.sock";
+
+/// The door of root's lender, which is every user's.
+pub fn system_door() -> PathBuf {
+    Path::new("/run/capuchin").join(DOOR)
+}
+
+/// The door of the lender that this user runs: root's is [`system_door`], others have theirs in `XDG_RUNTIME_DIR`, else in
+/// `/run/user/UID` if that is ours, else in `run` below `XDG_STATE_HOME` or `~/.local/state`. `None` without a home.
+pub fn own_door() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(system_door());
+    }
+    Some(runtime_folder()?.join("capuchin").join(DOOR))
+}
+
+fn runtime_folder() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let we = rustix::process::geteuid().as_raw();
+    let of_login = || {
+        let folder = PathBuf::from(format!("/run/user/{we}"));
+        folder.metadata().is_ok_and(|found| found.is_dir() && found.uid() == we).then_some(folder)
+    };
+    let of_state = || {
+        let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+        state.map(|state| state.join("run"))
+    };
+    absolute("XDG_RUNTIME_DIR").or_else(of_login).or_else(of_state)
+}
