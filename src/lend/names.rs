@@ -191,21 +191,27 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
     }
 }
 
-/// The names (CNAME) that `name` leads through, by the lender's resolvers; what they do not tell is none.
+/// Other names that `name` may stand for: those that it leads through (CNAME) by the lender's resolvers, and the longer
+/// ones that its search list makes of it, as getaddrinfo(3) does. What the resolvers do not tell is none.
 pub(super) async fn aliases(machine: &Machine, name: &HostName) -> Vec<HostName> {
     if machine.hosts().await.of(name.as_str()).is_some() {
         return Vec::new();
     }
-    let resolvers = machine.resolvers().await;
-    let of_kind = async |kind| {
-        let question = Question { name: name.as_str().to_owned(), kind };
-        let reply = upstream::ask(&resolvers, &question, |id| dns::ask(id, &question)).await;
-        reply.map(|reply| names(&reply.aliases)).unwrap_or_default()
-    };
-    let (mut found, others) = tokio::join!(of_kind(dns::A), of_kind(dns::AAAA));
-    for other in others {
-        if !found.contains(&other) {
-            found.push(other);
+    let (resolvers, search) = (machine.resolvers().await, machine.search().await);
+    let longer: Vec<_> = search.iter().map(|domain| format!("{}.{domain}", name.as_str())).collect();
+    let mut found = names(&longer);
+    let mut asking = JoinSet::new();
+    for name in std::iter::once(name.as_str().to_owned()).chain(longer) {
+        for kind in [dns::A, dns::AAAA] {
+            let (resolvers, question) = (resolvers.clone(), Question { name: name.clone(), kind });
+            asking.spawn(async move { upstream::ask(&resolvers, &question, |id| dns::ask(id, &question)).await });
+        }
+    }
+    while let Some(reply) = asking.join_next().await {
+        for alias in reply.ok().flatten().map(|reply| names(&reply.aliases)).unwrap_or_default() {
+            if !found.contains(&alias) {
+                found.push(alias);
+            }
         }
     }
     found

@@ -11,6 +11,8 @@ use std::{
 
 /// Resolvers that are asked, the first of resolv.conf, as in the C library (MAXNS).
 const RESOLVERS_MAX: usize = 3;
+/// Domains of a search list that are looked at; people have a handful.
+const DOMAINS_MAX: usize = 32;
 const DNS_PORT: u16 = 53;
 
 /// The files of this machine.
@@ -18,6 +20,7 @@ const DNS_PORT: u16 = 53;
 pub(in crate::lend) struct Machine {
     hosts: Arc<Followed<Hosts>>,
     resolvers: Arc<Followed<Vec<SocketAddr>>>,
+    search: Arc<Followed<Vec<String>>>,
 }
 
 impl Machine {
@@ -25,12 +28,18 @@ impl Machine {
         let hosts = Followed { path: Path::new("/etc/hosts"), parse: Hosts::parse, seen: Mutex::default() };
         let resolvers =
             Followed { path: Path::new("/etc/resolv.conf"), parse: parse_resolvers, seen: Mutex::default() };
-        Self { hosts: Arc::new(hosts), resolvers: Arc::new(resolvers) }
+        let search = Followed { path: Path::new("/etc/resolv.conf"), parse: parse_search, seen: Mutex::default() };
+        Self { hosts: Arc::new(hosts), resolvers: Arc::new(resolvers), search: Arc::new(search) }
     }
 
     /// The hosts of now.
     pub(super) async fn hosts(&self) -> Arc<Hosts> {
         read(&self.hosts).await
+    }
+
+    /// The domains that the C library appends to a name to find it.
+    pub(super) async fn search(&self) -> Arc<Vec<String>> {
+        read(&self.search).await
     }
 
     /// The resolvers of now, in the order in which they are asked.
@@ -123,9 +132,25 @@ fn parse_resolvers(text: &str) -> Vec<SocketAddr> {
     resolvers
 }
 
+/// The last `search` or `domain` line of resolv.conf(5).
+fn parse_search(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        matches!(words.next(), Some("search" | "domain")).then_some(words)
+    });
+    let words = lines.last().into_iter().flatten().take(DOMAINS_MAX);
+    words.map(|domain| domain.trim_matches('.').to_ascii_lowercase()).filter(|domain| !domain.is_empty()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_search_list_is_the_one_that_counts() {
+        assert_eq!(parse_search("domain old.example\nsearch Corp.Example. lan .\n"), ["corp.example", "lan"]);
+        assert!(parse_search("nameserver 10.0.0.1\n# search commented\n").is_empty());
+    }
 
     #[test]
     fn hosts_are_read_as_the_c_library_reads_them() {
