@@ -180,6 +180,8 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
         }
         return answer;
     }
+    // A question takes a socket like any other loan.
+    let Ok(_socket) = borrower.lender.shared.sockets.try_acquire() else { return query.fail(Rcode::ServFail) };
     let resolvers = machine.resolvers().await;
     let written = |id| query.forward(id, name.as_str());
     match upstream::ask(&resolvers, query.question(), written).await {
