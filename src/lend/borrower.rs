@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, watch};
@@ -30,6 +30,8 @@ pub(super) struct Borrower {
     pub(super) session_id: SessionId,
     pub(super) peer: Peer,
     pub(super) since: UnixTime,
+    /// As `since`, by a clock that tells two of one second apart and is never set.
+    pub(super) began: Instant,
     pub(super) session: Session,
     /// What the session goes back to.
     pub(super) login: store::Login,
@@ -56,6 +58,7 @@ impl Borrower {
             session_id,
             peer,
             since: UnixTime::now(),
+            began: Instant::now(),
             session,
             names: SessionNames::default(),
             handles: Mutex::default(),

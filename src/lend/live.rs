@@ -26,7 +26,7 @@ impl Live {
     /// All of them, the oldest first.
     pub(super) fn all(&self) -> Vec<Arc<Borrower>> {
         let mut all: Vec<_> = self.lock().values().cloned().collect();
-        all.sort_by_key(|borrower| (borrower.since, borrower.session_id));
+        all.sort_by_key(|borrower| borrower.began);
         all
     }
 

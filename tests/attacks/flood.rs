@@ -103,7 +103,7 @@ async fn attack_26_ten_thousand_half_open_connections() {
     let memory = memory_kib(&lab.daemon, "VmRSS");
     assert!(memory < memory_before + 16 * 1024, "{memory} KiB, {memory_before} KiB before");
     let lines = lab.audit().len();
-    assert!(lines < 200, "a flood of 10,000 gave {lines} audit lines");
+    assert!(lines < 1000, "a flood of 10,000 gave {lines} audit lines");
     still_serves(&lab, &home).await;
 }
 

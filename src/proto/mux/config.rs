@@ -16,7 +16,7 @@ pub enum Role {
 /// What the two greetings agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Credit that this end gives a new stream, in bytes; from 1 KiB to [`CREDIT_MAX`].
+    /// Credit that this end gives a new stream, in bytes; from 1 KiB to [`CREDIT_MAX`](super::CREDIT_MAX).
     pub initial_credit: u32,
     /// Credit that the peer gives a new stream, in bytes.
     pub peer_initial_credit: u32,
