@@ -17,11 +17,12 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    /// Where its refusals are counted: all of this machine together, as loopback.
+    /// What its refusals are counted by: the address, or for a user of this machine one that no connection comes from, in the
+    /// reserved `::/8` and with a /64 for each uid.
     pub(super) fn source(&self) -> IpAddr {
         match self {
             Self::Network(address) => address.ip(),
-            Self::Local { .. } => Ipv6Addr::LOCALHOST.into(),
+            Self::Local { uid, .. } => Ipv6Addr::from_bits(u128::from(*uid) << 64).into(),
         }
     }
 }
