@@ -106,15 +106,14 @@ async fn addresses(
 ) -> Result<(Vec<IpAddr>, Vec<HostName>), Refusal> {
     let policy = lender.policy();
     policy::may_match(&policy, who, transport, host, port).map_err(|no| refusal(&no))?;
-    let aliases = async {
-        match host {
-            Host::Name(name) if policy::may_be_denied_by_alias(&policy, who, transport, host, port) => {
-                names::aliases(&lender.shared.machine, name).await
-            }
-            _ => Vec::new(),
-        }
-    };
-    let (addresses, aliases) = tokio::join!(resolve::resolve(host), aliases);
+    let Host::Name(name) = host else { return Ok((resolve::resolve(host, false).await?, Vec::new())) };
+    if !policy::may_be_denied_by_alias(&policy, who, transport, host, port) {
+        return Ok((resolve::resolve(host, false).await?, Vec::new()));
+    }
+    // The names that it may stand for are part of the question now, so no others may come in while it is resolved.
+    let machine = &lender.shared.machine;
+    let absolute = names::is_complete(machine, name).await;
+    let (addresses, aliases) = tokio::join!(resolve::resolve(host, absolute), names::aliases(machine, name));
     addresses.map(|addresses| (addresses, aliases))
 }
 

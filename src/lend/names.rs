@@ -193,13 +193,20 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
     }
 }
 
-/// Other names that `name` may stand for: those that it leads through (CNAME) by the lender's resolvers, and the longer
-/// ones that its search list makes of it, as getaddrinfo(3) does. What the resolvers do not tell is none.
+/// Whether a name can be asked for as it is: one with a dot that /etc/hosts does not know. Of others the C library knows
+/// more than the resolvers do.
+pub(super) async fn is_complete(machine: &Machine, name: &HostName) -> bool {
+    name.as_str().contains('.') && machine.hosts().await.of(name.as_str()).is_none()
+}
+
+/// Other names that `name` may stand for: those that it leads through (CNAME) by the lender's resolvers, and, for one
+/// without a dot, the longer ones that the search list makes of it. What the resolvers do not tell is none.
 pub(super) async fn aliases(machine: &Machine, name: &HostName) -> Vec<HostName> {
     if machine.hosts().await.of(name.as_str()).is_some() {
         return Vec::new();
     }
     let (resolvers, search) = (machine.resolvers().await, machine.search().await);
+    let search = if name.as_str().contains('.') { &[][..] } else { &search[..] };
     let longer: Vec<_> = search.iter().map(|domain| format!("{}.{domain}", name.as_str())).collect();
     let mut found = names(&longer);
     let mut asking = JoinSet::new();

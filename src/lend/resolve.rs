@@ -14,8 +14,8 @@ const RESOLVE_MAX: Duration = Duration::from_secs(10);
 /// Look-ups at once: each holds a thread while it waits.
 static PLACES: Semaphore = Semaphore::const_new(64);
 
-/// What the host is; an address is itself.
-pub(super) async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Refusal> {
+/// What the host is; an address is itself. `absolute`: the search list of resolv.conf(5) is left out.
+pub(super) async fn resolve(host: &Host, absolute: bool) -> Result<Vec<IpAddr>, Refusal> {
     let name = match host {
         Host::Address(address) => return Ok(vec![*address]),
         Host::Name(name) => name.as_str(),
@@ -24,10 +24,11 @@ pub(super) async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Refusal> {
         Refusal::new(ErrorKind::Target, format!("the lender cannot resolve {name}: {why}"))
             .with_errno(Some(Errno::EHOSTUNREACH))
     };
+    let asked = if absolute { format!("{name}.") } else { name.to_owned() };
     let look_up = async {
         // Never closed.
         let _place = PLACES.acquire().await;
-        tokio::net::lookup_host((name, 0)).await
+        tokio::net::lookup_host((asked, 0)).await
     };
     let found = match tokio::time::timeout(RESOLVE_MAX, look_up).await {
         Ok(found) => found.map_err(|error| unknown(error.to_string()))?,

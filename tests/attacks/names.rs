@@ -152,6 +152,30 @@ async fn attack_48_an_alias_of_a_denied_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_48_a_short_form_of_a_denied_name() {
+    let zone = json!({
+        "db.secret.test A": [["db.secret.test 60 A 10.77.0.1"]],
+        "www.open.test A": [["www.open.test 60 A 10.77.0.2"]],
+    });
+    let policy = "[[allow]]\nwho = \"alice\"\nconnect = [\"*:80\"]\n\
+                  [[deny]]\nwho = \"alice\"\nconnect = [\"*.secret.test:*\"]\n";
+    let named = NamedLab::start(policy, &zone);
+    let search = "nameserver 127.0.0.1\nsearch secret.test open.test\n";
+    std::fs::write(named.file("resolv.conf"), search).unwrap();
+    let home = named.lab.join("alice");
+    let session = borrower(&home).await;
+    refused(&named.lab, &session, "db:80", "a rule denies it").await;
+    // What the search list makes of it may be denied, whichever of its domains answers.
+    refused(&named.lab, &session, "www:80", "a rule denies it").await;
+    // A whole name is what it says, and is not completed.
+    assert_eq!(reach(&session, "www.open.test:80").await.unwrap(), "10.77.0.2");
+    let half = reach(&session, "www.open:80").await.unwrap_err();
+    assert_eq!(half.errno().map(|errno| errno.0), Some(113), "{half}");
+    std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.1\nsearch open.test\n").unwrap();
+    assert_eq!(reach(&session, "www:80").await.unwrap(), "10.77.0.2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_rests_on_an_answer_goes_with_the_rule_for_the_name() {
     let named = NamedLab::start(RESOLVER, &json!({ "www.test A": [["www.test 0 A 10.77.0.1"]] }));
     let borrower = borrower(&named.lab.join("alice")).await;
