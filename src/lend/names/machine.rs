@@ -134,11 +134,11 @@ fn parse_resolvers(text: &str) -> Vec<SocketAddr> {
 
 /// The last `search` or `domain` line of resolv.conf(5).
 fn parse_search(text: &str) -> Vec<String> {
-    let lines = text.lines().filter_map(|line| {
+    let mut lines = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         matches!(words.next(), Some("search" | "domain")).then_some(words)
     });
-    let words = lines.last().into_iter().flatten().take(DOMAINS_MAX);
+    let words = lines.next_back().into_iter().flatten().take(DOMAINS_MAX);
     words.map(|domain| domain.trim_matches('.').to_ascii_lowercase()).filter(|domain| !domain.is_empty()).collect()
 }
 
