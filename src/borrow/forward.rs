@@ -3,7 +3,7 @@
 //! What a local program sends first goes up with the request and does not wait for the answer. If the answer is no, or
 //! the target is down, the local connection is reset: its program sees a failure and not an empty reply.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -15,6 +15,9 @@ use crate::{
     proto::{Request, Target},
     session::{Backoff, Meter, relay_unanswered, socket_options},
 };
+
+/// What the connections of a session that is over may take to deliver what had come.
+const CONNECTIONS_END_MAX: Duration = Duration::from_secs(1);
 
 /// A bound local port that is not served yet.
 pub struct Forward {
@@ -84,7 +87,13 @@ impl Forward {
                         failed(&error);
                     }
                 }
-                end = &mut ended => return end,
+                end = &mut ended => {
+                    // Each delivers what had come and resets its socket; one that hangs is reset here.
+                    let all = async { while connections.join_next().await.is_some() {} };
+                    let _ = tokio::time::timeout(CONNECTIONS_END_MAX, all).await;
+                    connections.shutdown().await;
+                    return end;
+                }
             }
         }
     }

@@ -86,7 +86,11 @@ async fn forward(host: &str, specs: &[Spec]) -> Result<(), Failure> {
                     warn(&format!("capuchin: {failure}"));
                 }
             }
-            end = borrower.ended() => return Err(end.into()),
+            end = borrower.ended() => {
+                // Programs must see a reset and not an orderly end, which is what the end of this process would give them.
+                while serving.join_next().await.is_some() {}
+                return Err(end.into());
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+mod answer;
 pub mod dns;
 mod errno;
 mod error;
@@ -15,6 +16,10 @@ pub mod mux;
 mod name;
 mod request;
 
+pub use answer::{
+    Answer, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal, RenewedCertificate, Resolving, TcpConnected, Verdict,
+    WireAddr,
+};
 pub use errno::Errno;
 pub use error::{ErrorKind, ProtocolError};
 pub use frame::{
@@ -26,6 +31,5 @@ pub use greeting::{
 };
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
 pub use request::{
-    ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, HOST_BYTES_MAX, PLANNED, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal,
-    RenewedCertificate, Request, Resolving, Target, TargetError, TcpConnected, UnknownRequest, Verdict, WireAddr,
+    ASK_KIND_MAX, ASK_TARGET_MAX, Ask, HOST_BYTES_MAX, PLANNED, Request, Target, TargetError, UnknownRequest,
 };

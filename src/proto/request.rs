@@ -1,18 +1,14 @@
-//! What a stream asks for in its first message, and the lender's answer.
+//! What a stream asks for in its first message; `answer` has what the lender says to it.
 //!
 //! A request is a map whose key 0 is its name, so that a lender that does not know it can refuse it by name. Everything
 //! behind the request and behind the answer are the resource's own bytes.
 
-use std::net::{IpAddr, SocketAddr};
+use minicbor::{Decode, Encode, Encoder, encode};
 
-use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
-
-use super::{Errno, ErrorKind, ProtocolError, message};
+use super::{ProtocolError, message};
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
 pub const HOST_BYTES_MAX: usize = 255;
-/// Longest text of a refusal and of each of its notes, in bytes.
-pub const REFUSAL_TEXT_MAX: usize = 1024;
 /// Longest kind in an [`Ask`], in bytes: twice the longest that there is.
 pub const ASK_KIND_MAX: usize = 32;
 /// Longest target in an [`Ask`], in bytes: a command line of several of the longest paths, half of a message.
@@ -30,21 +26,18 @@ pub const PLANNED: [(&str, &[&str]); 10] = [
     ("service-listen", &["services.offer"]),
     ("objects", &["python"]),
 ];
-/// Most notes of a refusal.
-pub const REFUSAL_NOTES_MAX: usize = 8;
-
 /// A borrowed resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Request {
-    /// A TCP connection made by the lender; answered with [`TcpConnected`].
+    /// A TCP connection made by the lender; answered with [`TcpConnected`](super::TcpConnected).
     TcpConnect(Target),
-    /// Names from the lender's resolvers; answered with [`Resolving`].
+    /// Names from the lender's resolvers; answered with [`Resolving`](super::Resolving).
     Resolve,
-    /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`].
+    /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`](super::Verdict).
     Check(Ask),
     /// A new certificate for the key of this device, before the old one ends: a PKCS #10 request in DER, of which only
-    /// the key counts. Answered with [`RenewedCertificate`].
+    /// the key counts. Answered with [`RenewedCertificate`](super::RenewedCertificate).
     RenewCertificate(Vec<u8>),
     /// A new ticket that goes back to the same login; answered with an [`IssuedTicket`](super::IssuedTicket).
     RenewTicket,
@@ -190,15 +183,6 @@ struct CertificateRequest {
     csr: Vec<u8>,
 }
 
-/// The answer to [`Request::RenewCertificate`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct RenewedCertificate {
-    /// The certificate (X.509, DER).
-    #[cbor(n(0), with = "minicbor::bytes")]
-    pub certificate: Vec<u8>,
-}
-
 /// A request that this build does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this lender does not know the request {name:?}")]
@@ -257,169 +241,6 @@ impl std::str::FromStr for Target {
             _ => Err(wrong("the host is longer than 255 bytes")),
         }
     }
-}
-
-/// An address and port, as the wire has them: 4 or 16 bytes of address, then the port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WireAddr(pub SocketAddr);
-
-impl<C> Encode<C> for WireAddr {
-    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        let mut bytes = match self.0.ip() {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        bytes.extend_from_slice(&self.0.port().to_be_bytes());
-        e.bytes(&bytes)?.ok()
-    }
-}
-
-impl<'b, C> Decode<'b, C> for WireAddr {
-    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
-        let wrong = || decode::Error::message("an address has 4 or 16 bytes and a port");
-        let (ip, port) = d.bytes()?.split_last_chunk::<2>().ok_or_else(wrong)?;
-        let ip = match (<[u8; 4]>::try_from(ip), <[u8; 16]>::try_from(ip)) {
-            (Ok(ip), _) => IpAddr::from(ip),
-            (_, Ok(ip)) => IpAddr::from(ip),
-            _ => return Err(wrong()),
-        };
-        Ok(Self(SocketAddr::new(ip, u16::from_be_bytes(*port))))
-    }
-}
-
-/// The lender's answer to a [`Request`]: `G` says what the resource has to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer<G> {
-    /// The stream is the resource from here on.
-    Granted(G),
-    /// No; the stream ends.
-    Refused(Refusal),
-}
-
-impl<G: Encode<()>> Encode<()> for Answer<G> {
-    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut ()) -> Result<(), encode::Error<W::Error>> {
-        match self {
-            Self::Granted(body) => e.map(1)?.u8(0)?.encode(body)?.ok(),
-            Self::Refused(body) => e.map(1)?.u8(1)?.encode(body)?.ok(),
-        }
-    }
-}
-
-impl<'b, G: Decode<'b, ()>> Decode<'b, ()> for Answer<G> {
-    fn decode(d: &mut Decoder<'b>, _: &mut ()) -> Result<Self, decode::Error> {
-        message::decode_one_of(d, |d, key| {
-            Ok(match key {
-                0 => Some(Self::Granted(d.decode()?)),
-                1 => Some(Self::Refused(d.decode()?)),
-                _ => None,
-            })
-        })
-    }
-}
-
-/// A TCP connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct TcpConnected {
-    /// The address that the lender connected to.
-    #[n(0)]
-    pub peer: WireAddr,
-    /// The lender's own address of this connection.
-    #[n(1)]
-    pub local: WireAddr,
-}
-
-/// The stream carries DNS messages from here on (RFC 1035 §4), each with its length before it as a u16, as over TCP.
-/// Each question meets the gate of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Resolving {}
-
-/// What the gate would say.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Verdict {
-    /// The rule that allows it.
-    #[n(0)]
-    pub rule: String,
-    /// Lines about rules of this user that say less than they seem to.
-    #[n(1)]
-    #[cbor(default)]
-    pub warnings: Vec<String>,
-}
-
-impl Verdict {
-    /// A yes by `rule`; of the warnings those over [`REFUSAL_NOTES_MAX`] are left out, as of a refusal's notes.
-    pub fn new(rule: &impl std::fmt::Display, warnings: impl IntoIterator<Item = String>) -> Self {
-        let warnings = warnings.into_iter().take(REFUSAL_NOTES_MAX).map(cut).collect();
-        Self { rule: cut(rule.to_string()), warnings }
-    }
-}
-
-/// Why something was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Refusal {
-    /// Which of the error kinds, by number.
-    #[n(0)]
-    kind: u8,
-    /// An error number, where one exists.
-    #[n(1)]
-    errno: Option<u16>,
-    /// One line for a person; escape it before it reaches a terminal.
-    #[n(2)]
-    text: String,
-    /// More lines: the rule that decided, the nearest that would allow it, the way to mend it.
-    #[n(3)]
-    notes: Vec<String>,
-}
-
-impl Refusal {
-    /// A refusal without errno or notes.
-    pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind: kind as u8, errno: None, text: cut(text.into()), notes: Vec::new() }
-    }
-
-    /// With the error number that a system call would give.
-    #[must_use]
-    pub fn with_errno(self, errno: Option<Errno>) -> Self {
-        Self { errno: errno.map(|errno| errno.0), ..self }
-    }
-
-    /// With lines that explain it; those over [`REFUSAL_NOTES_MAX`] are left out.
-    #[must_use]
-    pub fn with_notes(self, notes: impl IntoIterator<Item = String>) -> Self {
-        Self { notes: notes.into_iter().take(REFUSAL_NOTES_MAX).map(cut).collect(), ..self }
-    }
-
-    /// Which of the error kinds; one that we do not know yet counts as the target's.
-    pub fn kind(&self) -> ErrorKind {
-        ErrorKind::from_number(self.kind).unwrap_or(ErrorKind::Target)
-    }
-
-    /// The error number, where one exists.
-    pub fn errno(&self) -> Option<Errno> {
-        self.errno.filter(|number| *number > 0).map(Errno)
-    }
-
-    /// One line for a person, as the lender wrote it.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// The lines that explain it, as the lender wrote them.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
-    }
-}
-
-fn cut(mut text: String) -> String {
-    let mut end = text.len().min(REFUSAL_TEXT_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::{Greeting, LocalNames, Login, LoginMethod, Welcome, mux};
+use crate::proto::{
+    Answer, Errno, ErrorKind, Greeting, LocalNames, Login, LoginMethod, Refusal, RenewedCertificate, Resolving,
+    TcpConnected, Verdict, Welcome, WireAddr, mux,
+};
 
 fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
