@@ -70,7 +70,7 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
                     tracing::error!(%error, "a connection's task failed");
                 }
             }
-            (socket, peer) = accept(lender, &mut backoff, async || listener.accept().await) => {
+            (socket, peer) = accept(lender, &mut backoff, || listener.accept()) => {
                 match entrance.admission.arrive(peer.ip(), Instant::now()) {
                     Arrival::Admitted(place) => drop(connections.spawn(entrance.clone().serve(socket, peer, place))),
                     Arrival::Waits(waiting) => {
@@ -100,7 +100,11 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
 }
 
 /// The next connection, whatever comes between.
-pub(super) async fn accept<T>(lender: &Lender, backoff: &mut Backoff, next: impl AsyncFn() -> io::Result<T>) -> T {
+pub(super) async fn accept<T, F: Future<Output = io::Result<T>>>(
+    lender: &Lender,
+    backoff: &mut Backoff,
+    next: impl Fn() -> F,
+) -> T {
     loop {
         match next().await {
             Ok(accepted) => {

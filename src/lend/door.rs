@@ -106,13 +106,13 @@ impl Door {
         loop {
             tokio::select! {
                 // Without a sender the lender is gone, which is the same.
-                _ = stopping.wait_for(|stopping| *stopping) => break,
+                () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => break,
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         tracing::error!(%error, "a task of the door failed");
                     }
                 }
-                (socket, _) = accept(lender, &mut backoff, async || self.socket.accept().await) => {
+                (socket, _) = accept(lender, &mut backoff, || self.socket.accept()) => {
                     visits.arrived(socket, &mut connections).await;
                 }
             }
