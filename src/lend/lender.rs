@@ -15,11 +15,13 @@ use tokio::{
 use super::{
     LendError, LenderConfig, LenderDir, Listen, accept, admin,
     audit::Audit,
+    blocking::blocking,
     door::Door,
+    file_version::FileVersion,
     identity::{self, Configs, ServerIdentity},
     live::Live,
     names::Machine,
-    reload::{self, Version},
+    reload,
     seats::Seats,
 };
 use crate::{
@@ -76,7 +78,7 @@ pub(super) struct Shared {
     /// When the first of the grants in force ends.
     pub(super) grants_end: watch::Sender<Option<UnixTime>>,
     /// Of policy.toml, as it was when the lender was opened.
-    pub(super) policy_version: Version,
+    pub(super) policy_version: Option<FileVersion>,
     /// One reading of policy.toml at a time, or an older one might win.
     pub(super) reloading: tokio::sync::Mutex<()>,
     pub(super) live: Live,
@@ -117,7 +119,7 @@ impl Lender {
         Self::open_with(dir, None, Policy::parse("", &dir.policy_toml().display().to_string())?)
     }
 
-    fn open_with(dir: &LenderDir, policy_version: Version, policy: Policy) -> Result<Self, LendError> {
+    fn open_with(dir: &LenderDir, policy_version: Option<FileVersion>, policy: Policy) -> Result<Self, LendError> {
         let config = LenderConfig::load(dir)?;
         let authority = identity::authority(dir)?;
         let identity = ServerIdentity::load(dir, &authority, &config.name)?;
@@ -263,11 +265,11 @@ impl Lender {
     /// many handles. Away from the async workers: thousands of handles take a while.
     pub(super) async fn renew_policy(&self) -> usize {
         let lender = self.clone();
-        let renewed = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             lender.combine();
             lender.judge_again()
-        });
-        renewed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        })
+        .await
     }
 
     fn combine(&self) {

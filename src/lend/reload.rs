@@ -1,10 +1,12 @@
 //! Puts policy.toml in force again whenever it changes: a broken file keeps the old policy, and says so.
 
-use std::{convert::Infallible, io, os::unix::fs::MetadataExt, path::Path};
+use std::{convert::Infallible, io, path::Path};
 
 use super::{
     LendError, Lender,
     audit::Event,
+    blocking::blocking,
+    file_version::FileVersion,
     folder_watch::{FolderWatch, WatchFlags},
     lender::load_policy,
 };
@@ -17,9 +19,7 @@ impl Lender {
     pub async fn reload_policy(&self) -> Result<usize, LendError> {
         let _turn = self.shared.reloading.lock().await;
         let dir = self.shared.dir.clone();
-        let loaded = tokio::task::spawn_blocking(move || load_policy(&dir)).await;
-        // A task that was not cancelled ends only by panicking.
-        let loaded = loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let loaded = blocking(move || load_policy(&dir)).await;
         let outcome = match loaded {
             Ok(policy) => Ok(self.put_in_force(policy).await),
             Err(error) => Err(error),
@@ -69,10 +69,7 @@ impl Lender {
     }
 }
 
-/// What tells one version of a file from another; `None` when it is not there.
-pub(super) type Version = Option<(u64, u64, u64, i64, i64)>;
-
-pub(super) fn version(path: &Path) -> Version {
-    let file = std::fs::symlink_metadata(path).ok()?;
-    Some((file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
+/// Of the file itself; `None` when it is not there.
+pub(super) fn version(path: &Path) -> Option<FileVersion> {
+    std::fs::symlink_metadata(path).ok().map(FileVersion::from)
 }

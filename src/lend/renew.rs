@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{audit::Event, borrower::Borrower, dispatch::refuse, login};
+use super::{audit::Event, blocking::blocking, borrower::Borrower, dispatch::refuse, login};
 use crate::{
     proto::{Answer, ErrorKind, Refusal, RenewedCertificate},
     session::Stream,
@@ -43,7 +43,7 @@ async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, St
     }
     let lender = borrower.lender.clone();
     let user = borrower.principal.user.clone();
-    let issued = tokio::task::spawn_blocking(move || {
+    let issued = blocking(move || {
         let certificate =
             lender.shared.authority.issue_client(&user, &key, now).map_err(|error| no(error.to_string()))?;
         let identity = identity_of(&certificate).map_err(|error| no(error.to_string()))?;
@@ -54,7 +54,7 @@ async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, St
             .map_err(|error| Refusal::new(ErrorKind::Revoked, error.to_string()))?;
         Ok((certificate, identity))
     });
-    let (certificate, identity) = issued.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let (certificate, identity) = issued.await?;
     borrower.renewed(identity.not_after);
     Ok((certificate.to_vec(), identity.serial))
 }

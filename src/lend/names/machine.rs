@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    fs::Metadata,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use crate::lend::{blocking::blocking, file_version::FileVersion};
 
 /// Resolvers that are asked, the first of resolv.conf, as in the C library (MAXNS).
 const RESOLVERS_MAX: usize = 3;
@@ -50,26 +50,21 @@ impl Machine {
 
 async fn read<T: Send + Sync + 'static>(file: &Arc<Followed<T>>) -> Arc<T> {
     let file = file.clone();
-    // A task that was not cancelled ends only by panicking.
-    tokio::task::spawn_blocking(move || file.read())
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    blocking(move || file.read()).await
 }
 
 /// A file, and what it held when it was last read.
 struct Followed<T> {
     path: &'static Path,
     parse: fn(&str) -> T,
-    seen: Mutex<Option<(Option<Version>, Arc<T>)>>,
+    seen: Mutex<Option<(Option<FileVersion>, Arc<T>)>>,
 }
-
-type Version = (u64, u64, u64, i64, i64);
 
 impl<T> Followed<T> {
     /// What it holds now; one that cannot be read is empty.
     fn read(&self) -> Arc<T> {
         // Followed, as it often is a link.
-        let version = std::fs::metadata(self.path).ok().as_ref().map(version);
+        let version = std::fs::metadata(self.path).ok().map(FileVersion::from);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match &*seen {
             Some((before, parsed)) if *before == version => parsed.clone(),
@@ -81,10 +76,6 @@ impl<T> Followed<T> {
             }
         }
     }
-}
-
-fn version(file: &Metadata) -> Version {
-    (file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec())
 }
 
 /// The names of hosts(5).
