@@ -182,3 +182,6 @@ fn cut(mut text: String) -> String {
     text.truncate(end);
     text
 }
+
+#[cfg(test)]
+mod tests;

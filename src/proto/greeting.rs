@@ -340,3 +340,6 @@ impl<'b> Decode<'b, ()> for FromLender {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

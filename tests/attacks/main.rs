@@ -16,6 +16,7 @@ mod key_files;
 mod login;
 mod names;
 mod policy;
+mod questions;
 mod renewal;
 mod revocation;
 mod terminal;

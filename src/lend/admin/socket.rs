@@ -1,0 +1,115 @@
+//! `admin.sock`: one JSON line asks, one answers. It is 0600, and only its owner and root are answered.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    super::{LendError, Lender, LenderDir, audit::Event},
+    AdminReply, AdminRequest, Refused,
+};
+use crate::session::Backoff;
+
+/// Longest request, in bytes: a password and a few names.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Longest answer, in bytes: every stream of as many sessions as a machine carries.
+const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Requests at once.
+const PLACES: usize = 16;
+/// A request is one line, written at once.
+const REQUEST_MAX: Duration = Duration::from_secs(5);
+
+/// The admin's socket of a running daemon; gone with it.
+pub(in crate::lend) struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Only called by whoever holds the store: a socket that is there already is left over from a crash.
+    pub(in crate::lend) fn open(dir: &LenderDir) -> Result<Self, LendError> {
+        let path = dir.admin_sock();
+        let failed = |source| LendError::AdminSocket { path: path.clone(), source };
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        // Its folder is 0700, so nobody else can connect before the mode is set.
+        let socket = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { socket, path })
+    }
+
+    pub(in crate::lend) async fn run(&self, lender: &Lender) {
+        let places = Arc::new(Semaphore::new(PLACES));
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut backoff = Backoff::new();
+        loop {
+            // Never closed.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match self.socket.accept().await {
+                Ok((admin, _)) => {
+                    backoff.reset();
+                    let lender = lender.clone();
+                    tasks.spawn(async move {
+                        if let Err(error) = answer(&lender, admin).await {
+                            tracing::warn!(%error, "an admin's request failed");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => backoff.wait("admin", &error).await,
+            }
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Asks a daemon that runs.
+pub(super) async fn ask_daemon(
+    dir: &LenderDir,
+    mut daemon: UnixStream,
+    request: &AdminRequest,
+) -> Result<AdminReply, LendError> {
+    let failed = |source| LendError::AdminSocket { path: dir.admin_sock(), source };
+    let mut line = Zeroizing::new(serde_json::to_vec(request).map_err(|error| failed(error.into()))?);
+    line.push(b'\n');
+    daemon.write_all(&line).await.map_err(failed)?;
+    let mut answer = String::new();
+    daemon.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await.map_err(failed)?;
+    let answer: Result<AdminReply, Refused> =
+        serde_json::from_str(&answer).map_err(|error| LendError::AdminAnswer(error.to_string()))?;
+    answer.map_err(LendError::Admin)
+}
+
+async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
+    let peer = admin.peer_cred()?.uid();
+    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
+        let why = format!("uid {peer} is not the admin");
+        let event = Event { event: "admin", uid: Some(peer), verdict: Some("refused"), ..Event::default() };
+        lender.shared.audit.log(Event { why: Some(why.clone()), ..event }).await;
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    let mut admin = BufReader::new(admin);
+    let mut line = Zeroizing::new(Vec::new());
+    let mut limited = (&mut admin).take(LINE_BYTES_MAX);
+    tokio::time::timeout(REQUEST_MAX, limited.read_until(b'\n', &mut line)).await??;
+    let refused = |error: LendError| Refused { kind: error.kind().to_string(), text: error.line() };
+    let reply: Result<AdminReply, Refused> = match serde_json::from_slice(&line) {
+        Ok(request) => lender.execute_for(peer, request).await.map_err(refused),
+        Err(error) => Err(Refused { kind: "usage".to_owned(), text: error.to_string() }),
+    };
+    admin.write_all(&serde_json::to_vec(&reply)?).await?;
+    admin.shutdown().await
+}

@@ -1,0 +1,30 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+#[test]
+fn greetings_and_logins_have_their_golden_bytes() {
+    let greeting = message::encode(&Greeting::new(&mux::Config::default()));
+    assert_eq!(hex(&greeting), "a5000001000201031a0001000004191000");
+    let login = |method, password, user| Login { method, password, ticket_id: None, ticket_proof: None, user };
+    let by_password = login(LoginMethod::Password, Some(b"pw".to_vec()), None);
+    assert_eq!(hex(&message::encode(&by_password)), "a2000001427077");
+    let as_ana = login(LoginMethod::Peer, None, Some("ana".to_owned()));
+    assert_eq!(hex(&message::encode(&as_ana)), "a200020463616e61");
+    let names = LocalNames { user: "ana".to_owned(), lender: "lab".to_owned(), os_user: Some("Ana".to_owned()) };
+    let welcome = Welcome { session: [3; 16], ticket: None, local: Some(names) };
+    let names = "a30063616e6101636c61620263416e61";
+    assert_eq!(hex(&message::encode(&welcome)), format!("a20050{}02{names}", "03".repeat(16)));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = message::decode::<FromBorrower>("login", &bytes);
+        let _ = message::decode::<FromLender>("welcome", &bytes);
+    }
+}
