@@ -18,5 +18,6 @@ pub mod trust;
 
 #[cfg(feature = "borrow")]
 pub use borrow::{
-    Alias, BorrowError, Borrower, Forward, Host, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles, TcpStream,
+    Alias, BorrowError, Borrower, Connection, Forward, Host, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles,
+    SessionEnd, TcpStream,
 };

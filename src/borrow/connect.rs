@@ -1,14 +1,15 @@
 //! A session with a lender, as the program that borrows holds it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
 
 use super::{
     BorrowError, TcpStream,
-    door::Door,
-    link::Route,
-    login::{Credential, LoggedIn, log_in, log_in_again, patiently},
-    profile::{Host, Profile, Profiles},
-    renew::{Renewal, Renewed},
+    access::{Access, Entered},
+    keep::{Connection, Keeper},
+    profile::Profiles,
+    renew::Renewal,
     tcp,
 };
 use crate::{
@@ -16,12 +17,7 @@ use crate::{
         ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, LenderName, Request, SessionId, Target, UserName, Verdict, message,
     },
     session::{Session, Stream},
-    trust::{
-        UnixTime,
-        password::Password,
-        ticket::{SavedTicket, Ticket, TicketFileError},
-        tls::{ALPN, borrower_config},
-    },
+    trust::password::Password,
 };
 
 /// A session with a lender. Clones are the same session.
@@ -30,18 +26,52 @@ use crate::{
 /// The session ends when the last clone, and the last thing that was borrowed through it, is dropped.
 #[derive(Clone)]
 pub struct Borrower {
-    session: Session,
-    facts: Arc<Facts>,
+    shared: Arc<Shared>,
 }
 
-pub(super) struct Facts {
-    /// What the user calls the lender.
-    pub(super) host: String,
-    pub(super) lender: LenderName,
-    pub(super) user: UserName,
-    pub(super) id: SessionId,
-    /// Works until it is dropped, with the last handle of the session.
-    pub(super) _renewal: Option<Renewal>,
+pub(super) struct Shared {
+    lender: LenderName,
+    user: UserName,
+    access: Arc<Access>,
+    current: Mutex<Current>,
+    connection: watch::Sender<Connection>,
+    /// Runs once the session is to be kept, until it is dropped.
+    keeper: Mutex<Option<Keeper>>,
+}
+
+/// What a reconnection replaces.
+struct Current {
+    session: Session,
+    id: SessionId,
+    _renewal: Option<Renewal>,
+}
+
+impl Shared {
+    pub(super) fn session(&self) -> Session {
+        self.current().session.clone()
+    }
+
+    pub(super) fn id(&self) -> SessionId {
+        self.current().id
+    }
+
+    pub(super) fn access(&self) -> &Arc<Access> {
+        &self.access
+    }
+
+    pub(super) fn connection(&self) -> &watch::Sender<Connection> {
+        &self.connection
+    }
+
+    /// Goes on with another session of the same borrower.
+    pub(super) fn replace(&self, entered: Entered) {
+        let Entered { session, id, renewal, lender: _, user: _ } = entered;
+        *self.current() = Current { session, id, _renewal: renewal };
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Borrower {
@@ -65,10 +95,8 @@ impl Borrower {
     /// An unknown host, a lender that cannot be reached or is not the one that was joined, and, with the kind `login`,
     /// a ticket that is missing, over, or refused.
     pub async fn connect(host: &str) -> Result<Self, BorrowError> {
-        match Door::named(host)? {
-            Some(door) => door.connect().await,
-            None => Self::connect_with(&Profiles::from_env()?, host).await,
-        }
+        let access = Access::from_env(host)?;
+        Ok(Self::new(access.again(None).await?, access))
     }
 
     /// As [`Self::connect`], with the profiles of another place.
@@ -95,22 +123,8 @@ impl Borrower {
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_with(profiles: &Profiles, host: &str) -> Result<Self, BorrowError> {
-        if let Some(door) = Door::named(host)? {
-            return door.connect().await;
-        }
-        let (profile, user) = profiles.find(&host.parse()?)?;
-        let again = |text: String| BorrowError::Login { text, notes: vec![log_in_again(host)] };
-        let saved = match profiles.ticket(&profile.alias, &user) {
-            Err(TicketFileError::File(error)) if error.is_missing() => {
-                return Err(again(format!("{user} is not logged in at {}", profile.alias)));
-            }
-            Err(error @ TicketFileError::Malformed(_)) => return Err(again(error.to_string())),
-            saved => saved?,
-        };
-        if saved.expires <= UnixTime::now() || saved.user != user || saved.lender != profile.lender {
-            return Err(again(format!("the last login at {} is over", profile.alias)));
-        }
-        Self::start(profiles, profile, user, host, Credential::Ticket(&saved)).await
+        let access = Access::with(profiles, host)?;
+        Ok(Self::new(access.again(None).await?, access))
     }
 
     /// Logs in with a password, and keeps the ticket for [`Self::connect`].
@@ -137,52 +151,40 @@ impl Borrower {
     /// # Errors
     /// As [`Self::login`].
     pub async fn login_with(profiles: &Profiles, host: &str, password: &Password) -> Result<Self, BorrowError> {
-        let (profile, user) = profiles.find(&host.parse::<Host>()?)?;
-        Self::start(profiles, profile, user, host, Credential::Password(password)).await
+        let access = Access::with(profiles, host)?;
+        Ok(Self::new(access.by_password(password).await?, access))
     }
 
-    async fn start(
-        profiles: &Profiles,
-        profile: Profile,
-        user: UserName,
-        host: &str,
-        credential: Credential<'_>,
-    ) -> Result<Self, BorrowError> {
-        let own = profiles.credentials(&profile.alias, &user)?;
-        let config = borrower_config(&own.ca, own.chain, &own.key_pem).map_err(|error| BorrowError::Profile {
-            path: profiles.folder(&profile.alias).join(user.as_str()).display().to_string(),
-            why: std::error::Error::source(&error).map_or(error.to_string(), |why| format!("{error}: {why}")),
-        })?;
-        let route = Route {
-            alias: host,
-            lender: &profile.lender,
-            addresses: &profile.addresses,
-            config: Arc::new(config),
-            alpn: ALPN,
+    pub(super) fn new(entered: Entered, access: Access) -> Self {
+        let Entered { session, id, lender, user, renewal } = entered;
+        let shared = Shared {
+            lender,
+            user,
+            access: Arc::new(access),
+            current: Mutex::new(Current { session, id, _renewal: renewal }),
+            connection: watch::Sender::new(Connection::Up),
+            keeper: Mutex::new(None),
         };
-        let attempt = || async { log_in(&route, route.reach().await?, credential).await };
-        let LoggedIn { session, id, ticket, local: _ } = patiently(&route, attempt).await?;
-        if let Some(issued) = ticket {
-            let saved = SavedTicket {
-                ticket: Ticket::from_bytes(issued.secret),
-                expires: UnixTime(issued.expires),
-                user: user.clone(),
-                lender: profile.lender.clone(),
-            };
-            profiles.save_ticket(&profile.alias, &saved)?;
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Makes the session again, by the ticket of the last login, whenever its connection is lost, until the last clone is
+    /// dropped or the lender takes it back. [`Self::connection`] tells how it stands.
+    ///
+    /// What was borrowed over the lost connection fails, and what is asked for meanwhile is refused at once with
+    /// [`BorrowError::Ended`]: neither hangs. Listening sockets have to be asked for again; the lender has closed the old
+    /// ones by the time the new session begins.
+    pub fn keep_connected(&self) {
+        let mut keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if keeper.is_none() {
+            *keeper = Some(Keeper::start(&self.shared));
         }
-        let renewed = Renewed {
-            profiles: profiles.clone(),
-            alias: profile.alias,
-            lender: profile.lender.clone(),
-            user: user.clone(),
-        };
-        let renewal = Some(renewed.keep(session.clone()).await);
-        Ok(Self::new(session, Facts { host: host.to_owned(), lender: profile.lender, user, id, _renewal: renewal }))
     }
 
-    pub(super) fn new(session: Session, facts: Facts) -> Self {
-        Self { session, facts: Arc::new(facts) }
+    /// How the connection to the lender stands, now and at each change. Without [`Self::keep_connected`] it stays as it
+    /// began, and [`Self::ended`] tells of the end.
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.shared.connection.subscribe()
     }
 
     /// Connects from the lender to `host:port`; the lender resolves the name.
@@ -225,35 +227,47 @@ impl Borrower {
         }
     }
 
-    /// Waits until the session is over, and says why.
+    /// Waits until the session is over, and says why; one that is kept connected is over when it cannot be made again.
     pub async fn ended(&self) -> BorrowError {
-        BorrowError::ended(self.host(), self.session.ended().await)
+        let ended = self.shared.session().ended().await;
+        // Asked afterwards: whoever began to wait before the session was kept waits on.
+        if self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return BorrowError::ended(self.host(), ended);
+        }
+        let mut connection = self.connection();
+        // The sender lives in `shared`.
+        loop {
+            if let Connection::Over(end) = &*connection.borrow_and_update() {
+                return end.error(self.host());
+            }
+            let _ = connection.changed().await;
+        }
     }
 
     /// The lender's name.
     pub fn lender(&self) -> &LenderName {
-        &self.facts.lender
+        &self.shared.lender
     }
 
     /// As whom we are logged in.
     pub fn user(&self) -> &UserName {
-        &self.facts.user
+        &self.shared.user
     }
 
     /// What the user calls the lender, e.g. `lab` or `ana@lab`.
     pub fn host(&self) -> &str {
-        &self.facts.host
+        self.shared.access.host()
     }
 
-    /// The session's number, as it stands in the lender's audit log.
+    /// The session's number, as it stands in the lender's audit log; another one after a reconnection.
     pub fn session_id(&self) -> SessionId {
-        self.facts.id
+        self.shared.id()
     }
 
     /// Opens a stream whose first message is `request`.
     pub(super) fn open(&self, request: &Request) -> Result<Stream, BorrowError> {
         let first = message::encode_prefixed(request);
-        self.session.open(first).map_err(|error| BorrowError::open(self.host(), error))
+        self.shared.session().open(first).map_err(|error| BorrowError::open(self.host(), error))
     }
 }
 

@@ -13,13 +13,13 @@ use std::{
 use tokio::{io::BufReader, net::UnixStream};
 
 use super::{
-    BorrowError, Borrower,
-    connect::Facts,
+    BorrowError,
+    access::Entered,
     link::{LinkError, Way},
     login::{LoggedIn, enter, patiently},
 };
 use crate::{
-    proto::{LocalNames, Login, LoginMethod, ProtocolError, UserName},
+    proto::{LocalNames, Login, LoginMethod, ProtocolError, SessionId, UserName},
     session::{DOOR, READ_BYTES, own_door, system_door},
 };
 
@@ -63,15 +63,21 @@ impl Door {
         Ok(Some(Self { host: host.to_owned(), user, paths, owners }))
     }
 
-    /// Connects, as the OS user who runs this.
-    pub(super) async fn connect(self) -> Result<Borrower, BorrowError> {
+    /// What the user calls it.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Enters, as the OS user who runs this. `replaces` is a session of before whose connection was lost.
+    pub(super) async fn enter(&self, replaces: Option<SessionId>) -> Result<Entered, BorrowError> {
         let attempt = || async {
             let connection = BufReader::with_capacity(READ_BYTES, self.knock().await?);
-            let user = self.user.as_ref().map(ToString::to_string);
-            let login = Login { method: LoginMethod::Peer, password: None, ticket_id: None, ticket_proof: None, user };
-            enter(&self, connection, login, None).await
+            let mut login = Login::by(LoginMethod::Peer);
+            login.user = self.user.as_ref().map(ToString::to_string);
+            login.replaces = replaces.map(|session| session.0);
+            enter(self, connection, login, None).await
         };
-        let LoggedIn { session, id, local, .. } = patiently(&self, attempt).await?;
+        let LoggedIn { session, id, local, .. } = patiently(self, attempt).await?;
         let malformed =
             |why: String| BorrowError::protocol(&self.host, ProtocolError::Malformed { what: "welcome", why });
         let LocalNames { user, lender, os_user } =
@@ -82,7 +88,7 @@ impl Door {
             // Quoted: it is the lender's text.
             tracing::warn!("the OS user {os_user:?} is {user} at {lender}");
         }
-        Ok(Borrower::new(session, Facts { host: self.host.clone(), lender, user, id, _renewal: None }))
+        Ok(Entered { session, id, lender, user, renewal: None })
     }
 
     /// The first socket that somebody answers at, if it is a lender's.

@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::{
     BorrowError,
-    profile::{Alias, LenderFile, Profiles},
+    profile::{Alias, LENDER_FILE, LenderFile, Profiles},
 };
 use crate::{
     proto::{DeviceId, LenderName, UserName},
@@ -70,7 +70,7 @@ impl Profiles {
         device: DeviceId,
         key_pem: &[u8],
     ) -> Result<Draft, BorrowError> {
-        if matches!(user.as_str(), "lender.toml" | "ca.crt") {
+        if matches!(user.as_str(), LENDER_FILE | "ca.crt") {
             return Err(BorrowError::usage(format!("the user {user} would stand in the way of a file of that name")));
         }
         let known = self.knows(alias, lender)?;
@@ -83,8 +83,9 @@ impl Profiles {
             name: lender.name.to_string(),
             addresses: lender.addresses.to_vec(),
             user: default_user.to_string(),
+            auto: true,
         };
-        let lender_toml = toml::to_string(&file).expect("strings and a list of strings are always TOML");
+        let lender_toml = file.to_toml();
         keyfile::create_dir(&parent)?;
         let draft = Draft { temporary, place: parent.join(name), own, known, lender_toml };
         keyfile::create_dir(&draft.own)?;
@@ -99,7 +100,7 @@ impl Draft {
         let write = |path: PathBuf, text: &str| keyfile::write(&path, text.as_bytes(), keyfile::PUBLIC_MODE);
         write(self.own.join("client.crt"), &pem::certificate_pem(certificate))?;
         let top = if self.known { self.place.parent().unwrap_or(Path::new("/")) } else { &self.temporary };
-        write(top.join("lender.toml"), &self.lender_toml)?;
+        write(top.join(LENDER_FILE), &self.lender_toml)?;
         if !self.known {
             write(top.join("ca.crt"), &pem::certificate_pem(ca))?;
         }

@@ -1,11 +1,12 @@
 //! The way to a lender: its addresses, TCP, TLS, and what their failures mean to a user.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use rustls::{AlertDescription, CertificateError, ClientConfig};
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader},
     net::TcpStream,
+    task::JoinSet,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -15,6 +16,10 @@ use crate::{
     session::{GreetError, READ_BYTES, TLS_BUFFER_BYTES, dial},
     trust::tls::{check_alpn, server_name},
 };
+
+/// The next address gets its turn when the one before has not come to an end of its handshake: two round trips of a slow
+/// path. What an address stands for is tried as RFC 8305 has it by [`dial`].
+const ADDRESS_STEP: Duration = Duration::from_millis(500);
 
 /// A connection to a lender whose TLS handshake is over.
 pub(super) type Link<IO = TcpStream> = TlsStream<BufReader<IO>>;
@@ -39,20 +44,88 @@ pub(super) enum LinkError {
     Failed(BorrowError),
 }
 
+impl LinkError {
+    /// Of the failures of several addresses the one that says most: a lender that is flooded, then whatever answers and is
+    /// not it, then silence.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Closed(_) => 2,
+            Self::Failed(BorrowError::Unreachable { .. }) => 0,
+            Self::Failed(_) => 1,
+        }
+    }
+}
+
 impl Route<'_> {
-    /// Connects to whichever address answers first.
+    /// Connects to the first address at which the lender itself answers; who else may answer at an address that it had
+    /// once is passed over.
     pub(super) async fn reach(&self) -> Result<Link, LinkError> {
-        self.handshake(self.dial().await.map_err(LinkError::Failed)?).await
+        // `name@hub` is reached through another lender, which this version cannot.
+        let mut rest = self.addresses.iter().filter(|address| !address.contains('@'));
+        let (mut attempts, mut left) = (JoinSet::new(), true);
+        let mut worst = self.nobody("it has no address".to_owned());
+        loop {
+            match rest.next() {
+                Some(address) => {
+                    let (address, connector) = (address.clone(), self.connector());
+                    let lender = self.lender.clone();
+                    attempts.spawn(async move { Self::attempt(&address, &lender, connector).await });
+                }
+                None => left = false,
+            }
+            let step =
+                async { if left { tokio::time::sleep(ADDRESS_STEP).await } else { std::future::pending().await } };
+            let failed = tokio::select! {
+                done = attempts.join_next() => match done {
+                    Some(Ok(Ok(link))) => match self.admitted(link) {
+                        Ok(link) => return Ok(link),
+                        Err(error) => error,
+                    },
+                    Some(Ok(Err(Missed::Dial(why)))) => self.nobody(why),
+                    Some(Ok(Err(Missed::Handshake(error)))) => self.io_error(error),
+                    Some(Err(error)) => self.nobody(error.to_string()),
+                    None if left => continue,
+                    None => return Err(worst),
+                },
+                () = step => continue,
+            };
+            if failed.weight() >= worst.weight() {
+                worst = failed;
+            }
+        }
     }
 
-    /// Speaks TLS on a connection, and makes sure that the other side is the lender and means our protocol.
+    /// The handshake alone, on a connection that a test has made.
+    #[cfg(test)]
     pub(super) async fn handshake<IO>(&self, connection: IO) -> Result<Link<IO>, LinkError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let connection = BufReader::with_capacity(READ_BYTES, connection);
-        let connector = tokio_rustls::TlsConnector::from(self.config.clone());
-        let mut link = connector.connect(server_name(self.lender), connection).await.map_err(|e| self.io_error(e))?;
+        let link =
+            shake_hands(self.connector(), self.lender, connection).await.map_err(|error| self.io_error(error))?;
+        self.admitted(link)
+    }
+
+    fn connector(&self) -> tokio_rustls::TlsConnector {
+        self.config.clone().into()
+    }
+
+    async fn attempt(
+        address: &str,
+        lender: &LenderName,
+        connector: tokio_rustls::TlsConnector,
+    ) -> Result<Link, Missed> {
+        let found =
+            tokio::net::lookup_host(address).await.map_err(|error| Missed::Dial(format!("{address}: {error}")))?;
+        let dialed = dial(&found.collect::<Vec<_>>()).await;
+        let socket = dialed.map_err(|error| {
+            Missed::Dial(error.map_or_else(|| format!("{address}: no address"), |error| error.to_string()))
+        })?;
+        shake_hands(connector, lender, socket).await.map_err(Missed::Handshake)
+    }
+
+    /// Whoever has shown the lender's certificate must also mean our protocol.
+    fn admitted<IO>(&self, mut link: Link<IO>) -> Result<Link<IO>, LinkError> {
         let tls = link.get_mut().1;
         tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         check_alpn(tls.alpn_protocol(), self.alpn).map_err(|error| {
@@ -61,20 +134,26 @@ impl Route<'_> {
         Ok(link)
     }
 
-    async fn dial(&self) -> Result<TcpStream, BorrowError> {
-        let (mut found, mut problem) = (Vec::new(), "it has no address".to_owned());
-        // `name@hub` is reached through another lender, which this version cannot.
-        for address in self.addresses.iter().filter(|address| !address.contains('@')) {
-            match tokio::net::lookup_host(address).await {
-                Ok(addresses) => found.extend(addresses),
-                Err(error) => problem = format!("{address}: {error}"),
-            }
-        }
-        dial(&found).await.map_err(|error| {
-            self.unreachable(error.map_or(problem, |error| error.to_string()))
-                .with_note("is capuchind running there?".to_owned())
-        })
+    fn nobody(&self, why: String) -> LinkError {
+        LinkError::Failed(self.unreachable(why).with_note("is capuchind running there?".to_owned()))
     }
+}
+
+/// Why one address did not lead to the lender.
+enum Missed {
+    Dial(String),
+    Handshake(io::Error),
+}
+
+async fn shake_hands<IO>(
+    connector: tokio_rustls::TlsConnector,
+    lender: &LenderName,
+    connection: IO,
+) -> io::Result<Link<IO>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    connector.connect(server_name(lender), BufReader::with_capacity(READ_BYTES, connection)).await
 }
 
 /// How failures on the way to a lender read, whichever way it is.

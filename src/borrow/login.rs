@@ -45,6 +45,8 @@ pub(super) struct LoggedIn {
     pub(super) id: SessionId,
     pub(super) ticket: Option<IssuedTicket>,
     pub(super) local: Option<LocalNames>,
+    /// Where the lender says it is; its word, to be checked.
+    pub(super) addresses: Vec<String>,
 }
 
 /// Does `attempt` until it is neither closed early nor late.
@@ -73,14 +75,16 @@ pub(super) async fn log_in<IO>(
     route: &Route<'_>,
     link: Link<IO>,
     credential: Credential<'_>,
+    replaces: Option<SessionId>,
 ) -> Result<LoggedIn, LinkError>
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let login = login_of(credential, &link).map_err(|error| {
+    let mut login = login_of(credential, &link).map_err(|error| {
         let text = format!("{}: {error}", route.alias);
         LinkError::Failed(BorrowError::Tls { text, notes: Vec::new() })
     })?;
+    login.replaces = replaces.map(|session| session.0);
     let again = matches!(credential, Credential::Ticket(_)).then(|| log_in_again(route.alias));
     enter(route, link, login, again).await
 }
@@ -117,6 +121,7 @@ where
             id: SessionId(welcome.session),
             ticket: welcome.ticket,
             local: welcome.local,
+            addresses: welcome.addresses.unwrap_or_default(),
         }),
         FromLender::Refusal(refusal) => Err(LinkError::Failed(refused(way, again, &refusal))),
         other => Err(unexpected(way, "welcome", &other)),
@@ -154,20 +159,18 @@ pub(super) fn settled(way: &impl Way, error: LinkError) -> BorrowError {
 
 fn login_of<IO>(credential: Credential<'_>, link: &Link<IO>) -> Result<Login, crate::trust::tls::TlsError> {
     Ok(match credential {
-        Credential::Password(password) => Login {
-            method: LoginMethod::Password,
-            password: Some(password.as_bytes().to_vec()),
-            ticket_id: None,
-            ticket_proof: None,
-            user: None,
-        },
-        Credential::Ticket(saved) => Login {
-            method: LoginMethod::Ticket,
-            password: None,
-            ticket_id: Some(saved.ticket.id().0),
-            ticket_proof: Some(TicketKey::derive(&saved.ticket).proof(&exporter(link.get_ref().1, Purpose::Login)?)),
-            user: None,
-        },
+        Credential::Password(password) => {
+            let mut login = Login::by(LoginMethod::Password);
+            login.password = Some(password.as_bytes().to_vec());
+            login
+        }
+        Credential::Ticket(saved) => {
+            let mut login = Login::by(LoginMethod::Ticket);
+            login.ticket_id = Some(saved.ticket.id().0);
+            let exporter = exporter(link.get_ref().1, Purpose::Login)?;
+            login.ticket_proof = Some(TicketKey::derive(&saved.ticket).proof(&exporter));
+            login
+        }
     })
 }
 

@@ -13,12 +13,14 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod connect;
 mod door;
 mod draft;
 mod error;
 mod forward;
 mod join;
+mod keep;
 mod link;
 mod login;
 mod profile;
@@ -30,5 +32,6 @@ pub use connect::Borrower;
 pub use error::BorrowError;
 pub use forward::Forward;
 pub use join::Join;
+pub use keep::{Connection, SessionEnd};
 pub use profile::{Alias, Host, Profile, Profiles};
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};

@@ -12,6 +12,8 @@
 //! Every file is opened through [`keyfile`]: a key that others can read, or that is a link, is refused with the command
 //! that mends it. Aliases and users become file names and are types that hold neither slash nor leading dot.
 
+mod addresses;
+
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -19,8 +21,9 @@ use std::{
 };
 
 use rustls::pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+pub(super) use addresses::{LENDER_FILE, LenderFile};
 
 use super::BorrowError;
 use crate::{
@@ -56,6 +59,8 @@ pub struct Profile {
     pub default_user: UserName,
     /// As whom this machine has joined.
     pub users: Vec<UserName>,
+    /// Whether addresses that the lender tells are added to those it had.
+    pub learns_addresses: bool,
 }
 
 /// What the user of this machine calls a lender: `[a-z0-9][a-z0-9._-]{0,62}`.
@@ -80,15 +85,6 @@ pub(super) struct Credentials {
 
 /// A host, and its profile if that can be read.
 type Listed = (Alias, Result<Profile, BorrowError>);
-
-/// `lender.toml`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LenderFile {
-    pub(super) name: String,
-    pub(super) addresses: Vec<String>,
-    pub(super) user: String,
-}
 
 impl Profiles {
     /// Those of the user who runs this program, by `XDG_CONFIG_HOME`, `XDG_STATE_HOME` and `HOME`.
@@ -124,13 +120,9 @@ impl Profiles {
     /// If it is unknown, or its files are missing, broken or open to others.
     pub fn profile(&self, alias: &Alias) -> Result<Profile, BorrowError> {
         let folder = self.folder(alias);
-        if !folder.is_dir() {
-            return Err(self.unknown(alias.as_str()));
-        }
-        let path = folder.join("lender.toml");
+        let path = folder.join(LENDER_FILE);
         let broken = |why: String| BorrowError::Profile { path: path.display().to_string(), why };
-        let text = String::from_utf8(keyfile::read_admin_file(&path)?).map_err(|error| broken(error.to_string()))?;
-        let file: LenderFile = toml::from_str(&text).map_err(|error| broken(error.message().to_owned()))?;
+        let file = self.lender_file(alias)?;
         let is_user = |name: &String| folder.join(name).join("client.key").symlink_metadata().is_ok();
         let users = names(&folder)?.into_iter().filter(is_user).filter_map(|name| name.parse().ok()).collect();
         Ok(Profile {
@@ -139,6 +131,7 @@ impl Profiles {
             addresses: file.addresses,
             default_user: file.user.parse().map_err(|error| broken(format!("{error}")))?,
             users,
+            learns_addresses: file.auto,
         })
     }
 

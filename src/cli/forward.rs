@@ -12,6 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
+    connection,
     report::{Failure, escape, print, warn},
     signals,
 };
@@ -31,7 +32,9 @@ Examples:
   capuchin forward lab -L 0:db.internal:5432      any free port; it is printed
   capuchin forward lab -L '*:8080:[fd00::1]:80'   for all machines around here
 
-Exit status: 255 after a failure or when the lender goes, 130 after Ctrl-C, 143 after SIGTERM.")]
+A lost connection is made again by itself, as long as the login lasts; local ports stay open meanwhile.
+
+Exit status: 255 after a failure or when the lender takes the session back, 130 after Ctrl-C, 143 after SIGTERM.")]
 pub struct Arguments {
     /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
     host: String,
@@ -57,6 +60,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn forward(host: &str, specs: &[Spec]) -> Result<(), Failure> {
     let borrower = Borrower::connect(host).await?;
+    borrower.keep_connected();
     let mut forwards = Vec::new();
     for Spec { bind, target } in specs {
         match borrower.check("connect", &target.to_string()).await {
@@ -78,8 +82,10 @@ async fn forward(host: &str, specs: &[Spec]) -> Result<(), Failure> {
         serving.spawn(forward.serve(move |error| drop(failure_tx.try_send(error.to_string()))));
     }
     let mut told = HashSet::new();
+    let mut telling = std::pin::pin!(connection::tell(&borrower));
     loop {
         tokio::select! {
+            () = &mut telling => {}
             Some(failure) = failure_rx.recv() => {
                 // One line for each way to fail, not for each connection; and not without end.
                 if told.len() < FAILURES_MAX && told.insert(failure.clone()) {

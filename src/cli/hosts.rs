@@ -3,22 +3,82 @@
 use serde_json::{Value, json};
 
 use super::report::{Failure, escape, print, print_json, warn};
-use crate::{Profile, Profiles, proto::UserName, trust::UnixTime};
+use crate::{
+    Alias, Profile, Profiles,
+    lend::DEFAULT_PORT,
+    proto::{ErrorKind, Target, UserName},
+    trust::UnixTime,
+};
 
-/// List the hosts that this machine has joined
+/// List the hosts that this machine has joined, or say where one is
 #[derive(clap::Args)]
-#[command(before_help = "\
+#[command(
+    before_help = "\
 Examples:
   capuchin hosts
-  capuchin hosts --json | jq -r '.hosts[].alias'")]
+  capuchin hosts --json | jq -r '.hosts[].alias'
+  capuchin hosts set lab lab.example.org 10.0.0.5:2279   it is there, and nowhere else
+  capuchin hosts set lab --auto                          add again where it says it is",
+    args_conflicts_with_subcommands = true
+)]
 pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// One JSON document: hosts, each with alias, lender, addresses, default_user and users (user, ticket_expires);
     /// times are in seconds since 1970
     #[arg(long)]
     json: bool,
 }
 
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Replace every address of a host; what its lender tells is then not added any more
+    Set {
+        /// The host, as `capuchin hosts` lists it
+        alias: String,
+        /// Where it is; the port is 2278 if left out
+        #[arg(value_name = "HOST[:PORT]", required_unless_present = "auto", conflicts_with = "auto")]
+        addresses: Vec<String>,
+        /// Add again what its lender tells, to the addresses that there are
+        #[arg(long)]
+        auto: bool,
+    },
+}
+
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.command {
+        Some(Command::Set { alias, addresses, auto: _ }) => set(&alias.parse()?, addresses),
+        None => list(arguments),
+    }
+}
+
+/// Without addresses: `--auto`.
+fn set(alias: &Alias, addresses: &[String]) -> Result<(), Failure> {
+    let profiles = Profiles::from_env()?;
+    let addresses = addresses.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+    match addresses.is_empty() {
+        true => profiles.learn_again(alias)?,
+        false => profiles.set_addresses(alias, &addresses)?,
+    }
+    Ok(())
+}
+
+fn address(text: &str) -> Result<Target, Failure> {
+    let bare = text.parse::<std::net::IpAddr>().is_ok() || !text.contains(':') || text.ends_with(']');
+    let whole = match text.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{DEFAULT_PORT}"),
+        Err(_) if bare => format!("{text}:{DEFAULT_PORT}"),
+        Err(_) => text.to_owned(),
+    };
+    let usage = |why: String| Failure::new(ErrorKind::Usage, why);
+    let target: Target = whole.parse().map_err(|error: crate::proto::TargetError| usage(error.to_string()))?;
+    match target.host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@') {
+        true => Err(usage(format!("{text:?} is not an address: write HOST or HOST:PORT"))),
+        false => Ok(target),
+    }
+}
+
+fn list(arguments: &Arguments) -> Result<(), Failure> {
     let (profiles, now) = (Profiles::from_env()?, UnixTime::now());
     let mut hosts = Vec::new();
     for (alias, profile) in profiles.list()? {
@@ -76,12 +136,30 @@ mod tests {
             addresses: vec!["lab.example:2278".to_owned()],
             default_user: "ana".parse().unwrap(),
             users: vec!["ana".parse().unwrap(), "bob".parse().unwrap()],
+            learns_addresses: true,
         };
         let until = |user: &UserName| (user.as_str() == "ana").then_some(UnixTime(7));
         assert_eq!(
             document(&profile, until).to_string(),
             r#"{"addresses":["lab.example:2278"],"alias":"attic","default_user":"ana","lender":"lab","users":[{"ticket_expires":7,"user":"ana"},{"ticket_expires":null,"user":"bob"}]}"#
         );
+    }
+
+    #[test]
+    fn an_address_has_the_default_port_if_none_is_named() {
+        for (text, read) in [
+            ("lab.example", "lab.example:2278"),
+            ("lab.example:1", "lab.example:1"),
+            ("10.0.0.1", "10.0.0.1:2278"),
+            ("fd00::1", "[fd00::1]:2278"),
+            ("[fd00::1]", "[fd00::1]:2278"),
+            ("[fd00::1]:1", "[fd00::1]:1"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), read);
+        }
+        for bad in ["", "a b", "a:0", "a:b", "user@a", ":1"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 mod audit;
 mod check;
+mod connection;
 mod demo;
 mod forward;
 mod grants;

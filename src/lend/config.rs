@@ -198,7 +198,7 @@ impl LenderConfig {
 
 /// At most four addresses of the form `host:port`.
 pub(super) fn check_advertised(addresses: &[String]) -> Result<(), String> {
-    if addresses.len() > crate::trust::join_line::ADDRESSES_MAX {
+    if addresses.len() > crate::proto::LENDER_ADDRESSES_MAX {
         return Err(format!("{} addresses, a join line carries 4 at most", addresses.len()));
     }
     addresses

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{Lender, borrower::Borrower};
-use crate::proto::{ErrorKind, SessionId};
+use crate::{
+    proto::{ErrorKind, SessionId},
+    trust::identity::Identity,
+};
 
 /// How long whoever cuts sessions waits for their ends: the borrower has been told by then, or does not listen.
 const CUT_MAX: Duration = Duration::from_secs(1);
@@ -41,6 +44,16 @@ impl Live {
         };
         let _ = tokio::time::timeout(CUT_MAX, ends).await;
         (chosen.len(), streams)
+    }
+
+    /// Ends a session whose borrower has come back by another connection, so that what it held is free for the new one.
+    /// Nothing happens to a session of somebody else, or of another device.
+    pub(super) fn replace(&self, session: SessionId, by: &Identity) {
+        let replaced = self.lock().get(&session).cloned();
+        let same = |old: &Identity| (&old.user, old.device) == (&by.user, by.device);
+        if let Some(old) = replaced.filter(|old| same(&old.identity)) {
+            old.cut(ErrorKind::Lost, "its borrower came back by another connection");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Borrower>>> {

@@ -146,19 +146,25 @@ where
         other => return Err(No::unexpected("greeting", &other)),
     };
     let agreed = greeting.agree(&config)?;
-    let login = match greeter.receive("login", LOGIN_MAX).await? {
+    let mut login = match greeter.receive("login", LOGIN_MAX).await? {
         FromBorrower::Login(login) => login,
         other => return Err(No::unexpected("login", &other)),
     };
     event.method = Some(login.method.as_str());
+    let replaced = login.replaces.take().map(SessionId);
     let (login, ticket) = match &shown {
         Shown::Certificate(exporter) => check(lender, login, &identity, exporter, hours).await?,
         Shown::Kernel(user) => (check_local(&login, user)?, None),
     };
+    if let Some(replaced) = replaced {
+        shared.live.replace(replaced, &identity);
+    }
     let seat = shared.seats.take(&identity.user, &limits).map_err(|full| No::refused(ErrorKind::Busy, full))?;
     let session_id = SessionId(crate::trust::random());
     let local = shown.names(lender);
-    greeter.send(&[FromLender::Welcome(Welcome { session: session_id.0, ticket, local })]).await?;
+    // What cannot be told now stands in the borrower's profile as it was.
+    let addresses = lender.advertised().ok();
+    greeter.send(&[FromLender::Welcome(Welcome { session: session_id.0, ticket, local, addresses })]).await?;
     let device = identity.device;
     // Best effort: when it was last seen is for the admin's eyes only.
     let _ = lender.store(move |store| store.touch(device, UnixTime::now())).await;

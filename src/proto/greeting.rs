@@ -19,6 +19,10 @@ pub const MINOR: u8 = 0;
 pub const INITIAL_CREDIT_MIN: u32 = 1024;
 /// Longest name of an OS user that is told, in bytes: what utmp(5) and POSIX systems use is far below.
 pub const OS_USER_MAX: usize = 255;
+/// Most addresses that a lender tells, and that an invitation carries.
+pub const LENDER_ADDRESSES_MAX: usize = 4;
+/// Longest address, in bytes: a DNS name of 253, a colon, a port.
+pub const LENDER_ADDRESS_MAX: usize = 255;
 /// Largest frame before login, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1024;
 
@@ -91,6 +95,16 @@ pub struct Login {
     /// As whom, for [`LoginMethod::Peer`]; left out by whoever is content with what the lender calls him.
     #[n(4)]
     pub user: Option<String>,
+    /// The session of this device whose connection was lost: the lender may still take it for alive, and ends it.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub replaces: Option<[u8; 16]>,
+}
+
+impl Login {
+    /// A login by `method` that shows nothing yet.
+    pub fn by(method: LoginMethod) -> Self {
+        Self { method, password: None, ticket_id: None, ticket_proof: None, user: None, replaces: None }
+    }
 }
 
 impl Drop for Login {
@@ -138,6 +152,9 @@ pub struct Welcome {
     /// Who is who, after a login by [`LoginMethod::Peer`]: no certificate has said it.
     #[n(2)]
     pub local: Option<LocalNames>,
+    /// Where the lender is found from now on, each `host:port`; at most [`LENDER_ADDRESSES_MAX`].
+    #[n(3)]
+    pub addresses: Option<Vec<String>>,
 }
 
 /// What the two ends of a door are called.

@@ -27,7 +27,7 @@ pub use frame::{
 };
 pub use greeting::{
     FromBorrower, FromLender, Greeting, HANDSHAKE_BYTES_MAX, IssuedTicket, JoinAnswer, JoinQuestion, JoinRequest,
-    JoinStatus, LocalNames, Login, LoginMethod, MINOR, OS_USER_MAX, Welcome,
+    JoinStatus, LENDER_ADDRESS_MAX, LENDER_ADDRESSES_MAX, LocalNames, Login, LoginMethod, MINOR, OS_USER_MAX, Welcome,
 };
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
 pub use request::{

@@ -113,10 +113,18 @@ impl Session {
 
     /// Waits until the session is over and its last words are said, and says why it ended.
     pub async fn ended(&self) -> Ended {
-        let mut over = self.shared.over.subscribe();
-        // The sender lives in `shared`, so waiting cannot fail.
-        let _ = over.wait_for(|over| *over).await;
-        self.shared.lock().ended.clone().unwrap_or_else(driver::closed)
+        self.watch_end().await
+    }
+
+    /// As [`Self::ended`], without keeping the session alive by waiting.
+    pub fn watch_end(&self) -> impl Future<Output = Ended> + Send + use<> {
+        let shared = self.shared.clone();
+        async move {
+            let mut over = shared.over.subscribe();
+            // The sender lives in `shared`, so waiting cannot fail.
+            let _ = over.wait_for(|over| *over).await;
+            shared.lock().ended.clone().unwrap_or_else(driver::closed)
+        }
     }
 }
 

@@ -13,15 +13,11 @@ use data_encoding::BASE64URL_NOPAD;
 use zeroize::Zeroizing;
 
 use super::{UnixTime, random::random};
-use crate::proto::{LENDER_NAME_MAX, LenderName};
+use crate::proto::{LENDER_ADDRESS_MAX, LENDER_ADDRESSES_MAX, LENDER_NAME_MAX, LenderName};
 
-/// Most addresses a line carries.
-pub const ADDRESSES_MAX: usize = 4;
-/// Longest address, in bytes: a DNS name of 253, a colon, a port.
-pub const ADDRESS_MAX: usize = 255;
 /// Longest line, in characters; longer text is refused unread.
 pub const JOIN_LINE_MAX: usize =
-    PREFIX.len() + (FIXED_LEN + 1 + LENDER_NAME_MAX + ADDRESSES_MAX * (1 + ADDRESS_MAX)).div_ceil(3) * 4;
+    PREFIX.len() + (FIXED_LEN + 1 + LENDER_NAME_MAX + LENDER_ADDRESSES_MAX * (1 + LENDER_ADDRESS_MAX)).div_ceil(3) * 4;
 
 /// An invitation to one device, as it is printed, pasted and parsed.
 pub struct JoinLine {
@@ -70,7 +66,8 @@ impl JoinLine {
     /// # Errors
     /// If the addresses are none, too many, too long or not printable.
     pub fn encode(&self) -> Result<Zeroizing<String>, JoinLineError> {
-        if !(1..=ADDRESSES_MAX).contains(&self.addresses.len()) || !self.addresses.iter().all(|a| is_address(a)) {
+        if !(1..=LENDER_ADDRESSES_MAX).contains(&self.addresses.len()) || !self.addresses.iter().all(|a| is_address(a))
+        {
             return Err(JoinLineError::Invalid("address"));
         }
         // Room at once, so that growing leaves no copy of the secret behind.
@@ -157,7 +154,7 @@ fn body_of(text: &str) -> Result<&str, JoinLineError> {
 
 /// What may stand in a line as an address. Dialling decides whether it leads anywhere.
 fn is_address(text: &str) -> bool {
-    (1..=ADDRESS_MAX).contains(&text.len())
+    (1..=LENDER_ADDRESS_MAX).contains(&text.len())
         && text.bytes().all(|c| c.is_ascii_graphic())
         && (text.contains(':') || text.contains('@'))
 }
@@ -189,7 +186,7 @@ impl<'a> Reader<'a> {
 
     fn addresses(&mut self) -> Result<Vec<String>, JoinLineError> {
         let [count] = self.array("address count")?;
-        if !(1..=ADDRESSES_MAX).contains(&count.into()) {
+        if !(1..=LENDER_ADDRESSES_MAX).contains(&count.into()) {
             return Err(JoinLineError::Invalid("address count"));
         }
         (0..count)

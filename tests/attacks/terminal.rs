@@ -85,7 +85,7 @@ async fn play(trick: Trick, mut greeter: Greeter<TlsStream<BufReader<TcpStream>>
                 let _ = greeter.send(&[greeting, FromLender::Refusal(refusal())]).await;
                 return greeter.farewell(&ended()).await;
             }
-            let welcome = Welcome { session: [3; 16], ticket: None, local: None };
+            let welcome = Welcome { session: [3; 16], ticket: None, local: None, addresses: None };
             let _ = greeter.send(&[greeting, FromLender::Welcome(welcome)]).await;
             let Ok(FromBorrower::Greeting(theirs)) = first else { return };
             let config = theirs.agree(&config).unwrap();

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod comes_back;
 mod dies;
 mod door;
 mod forwards;

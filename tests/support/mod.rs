@@ -105,10 +105,15 @@ impl Lab {
 
     /// Waits for an audit line that fits; the kernel tells of each that is written.
     pub fn wait_for_audit(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for_audit_within(PATIENCE, what, fits)
+    }
+
+    /// As [`Self::wait_for_audit`], for what takes its time by itself.
+    pub fn wait_for_audit_within(&self, patience: Duration, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         use rustix::{event, fs::inotify};
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
         inotify::add_watch(&watch, self.dir().join("audit"), inotify::WatchFlags::MODIFY).unwrap();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         loop {
             if let Some(found) = self.audit().into_iter().find(&fits) {
                 return found;

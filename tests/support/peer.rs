@@ -174,25 +174,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Peer<C> {
 }
 
 pub fn password_login(password: &[u8]) -> Login {
-    let password = Some(password.to_vec());
-    Login { method: LoginMethod::Password, password, ticket_id: None, ticket_proof: None, user: None }
+    let mut login = Login::by(LoginMethod::Password);
+    login.password = Some(password.to_vec());
+    login
 }
 
 /// A login at the door, as this user or as whoever the lender thinks.
 pub fn peer_login(user: Option<&str>) -> Login {
-    let user = user.map(str::to_owned);
-    Login { method: LoginMethod::Peer, password: None, ticket_id: None, ticket_proof: None, user }
+    let mut login = Login::by(LoginMethod::Peer);
+    login.user = user.map(str::to_owned);
+    login
 }
 
 pub fn ticket_login(saved: &SavedTicket, exporter: [u8; 32]) -> Login {
-    let proof = TicketKey::derive(&saved.ticket).proof(&exporter);
-    Login {
-        method: LoginMethod::Ticket,
-        password: None,
-        ticket_id: Some(saved.ticket.id().0),
-        ticket_proof: Some(proof),
-        user: None,
-    }
+    let mut login = Login::by(LoginMethod::Ticket);
+    login.ticket_id = Some(saved.ticket.id().0);
+    login.ticket_proof = Some(TicketKey::derive(&saved.ticket).proof(&exporter));
+    login
 }
 
 pub fn frame(stream: u64, kind: Kind, syn: bool, fin: bool, payload: &[u8]) -> Vec<u8> {

@@ -10,8 +10,8 @@ use tokio::{
 
 use super::*;
 use crate::{
-    TcpStream,
-    borrow::connect::Facts,
+    Profiles, TcpStream,
+    borrow::access::{Access, Entered},
     proto::{Answer, Ask, Errno, ErrorKind, Refusal, SessionId, TcpConnected, Verdict, WireAddr, message, mux},
     session::{Session, Stream},
 };
@@ -21,8 +21,10 @@ fn pair() -> (Borrower, Session) {
     let session = Session::start(BufReader::new(near), mux::Role::Borrower, mux::Config::default());
     let lender = Session::start(BufReader::new(far), mux::Role::Lender, mux::Config::default());
     let (name, user) = ("lab".parse().unwrap(), "ana".parse().unwrap());
-    let facts = Facts { host: "lab".to_owned(), lender: name, user, id: SessionId([0; 16]), _renewal: None };
-    (Borrower::new(session, facts), lender)
+    let entered = Entered { session, id: SessionId([0; 16]), lender: name, user, renewal: None };
+    // Never asked: the session is there already.
+    let nowhere = Profiles::at("/nonexistent".as_ref(), "/nonexistent".as_ref());
+    (Borrower::new(entered, Access::with(&nowhere, "lab").unwrap()), lender)
 }
 
 /// The next stream at the lender, and what it asks for.

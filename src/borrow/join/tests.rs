@@ -114,7 +114,7 @@ impl Lab {
         assert!(lender.receive::<FromBorrower>("greeting", DEADLINE).await.is_ok());
         assert!(lender.receive::<FromBorrower>("login", DEADLINE).await.is_ok());
         let ticket = IssuedTicket { id: [1; 8], secret: [2; 32], expires: u64::MAX };
-        let welcome = Welcome { session: [3; 16], ticket: Some(ticket), local: None };
+        let welcome = Welcome { session: [3; 16], ticket: Some(ticket), local: None, addresses: None };
         let greeting = FromLender::Greeting(Greeting::new(&mux::Config::default()));
         lender.send(&[greeting, FromLender::Welcome(welcome)]).await.unwrap();
     }

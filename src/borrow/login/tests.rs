@@ -58,7 +58,7 @@ impl Lab {
             }
         };
         let route = self.route();
-        let borrower = async { log_in(&route, route.handshake(near).await?, credential).await };
+        let borrower = async { log_in(&route, route.handshake(near).await?, credential, None).await };
         tokio::join!(lender, borrower).1
     }
 }
@@ -94,7 +94,8 @@ async fn a_password_brings_a_session_and_a_ticket() {
     let (lab, password) = (Lab::new(true), password());
     let logged_in = lab.log_in(Credential::Password(&password), |mut lender| async move {
         assert_eq!(greeted(&mut lender).await.password.as_deref(), Some(&b"correct horse"[..]));
-        let welcome = FromLender::Welcome(Welcome { session: [9; 16], ticket: Some(issued), local: None });
+        let welcome =
+            FromLender::Welcome(Welcome { session: [9; 16], ticket: Some(issued), local: None, addresses: None });
         lender.send(&[greeting(), welcome]).await.unwrap();
     });
     let Ok(logged_in) = logged_in.await else { panic!("the login failed") };

@@ -10,15 +10,20 @@ fn hex(bytes: &[u8]) -> String {
 fn greetings_and_logins_have_their_golden_bytes() {
     let greeting = message::encode(&Greeting::new(&mux::Config::default()));
     assert_eq!(hex(&greeting), "a5000001000201031a0001000004191000");
-    let login = |method, password, user| Login { method, password, ticket_id: None, ticket_proof: None, user };
-    let by_password = login(LoginMethod::Password, Some(b"pw".to_vec()), None);
+    let mut by_password = Login::by(LoginMethod::Password);
+    by_password.password = Some(b"pw".to_vec());
     assert_eq!(hex(&message::encode(&by_password)), "a2000001427077");
-    let as_ana = login(LoginMethod::Peer, None, Some("ana".to_owned()));
+    let mut as_ana = Login::by(LoginMethod::Peer);
+    as_ana.user = Some("ana".to_owned());
     assert_eq!(hex(&message::encode(&as_ana)), "a200020463616e61");
+    as_ana.replaces = Some([4; 16]);
+    assert_eq!(hex(&message::encode(&as_ana)), format!("a300020463616e610550{}", "04".repeat(16)));
     let names = LocalNames { user: "ana".to_owned(), lender: "lab".to_owned(), os_user: Some("Ana".to_owned()) };
-    let welcome = Welcome { session: [3; 16], ticket: None, local: Some(names) };
+    let welcome = Welcome { session: [3; 16], ticket: None, local: Some(names), addresses: None };
     let names = "a30063616e6101636c61620263416e61";
     assert_eq!(hex(&message::encode(&welcome)), format!("a20050{}02{names}", "03".repeat(16)));
+    let moved = Welcome { session: [3; 16], ticket: None, local: None, addresses: Some(vec!["a:1".to_owned()]) };
+    assert_eq!(hex(&message::encode(&moved)), format!("a20050{}038163613a31", "03".repeat(16)));
 }
 
 proptest! {

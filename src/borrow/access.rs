@@ -1,0 +1,155 @@
+//! How a session with a host is made, and made again: with the profile and its ticket, or at the door of this machine.
+
+use std::sync::Arc;
+
+use super::{
+    BorrowError,
+    door::Door,
+    link::Route,
+    login::{Credential, LoggedIn, log_in, log_in_again, patiently},
+    profile::{Host, Profile, Profiles},
+    renew::{Renewal, Renewed},
+};
+use crate::{
+    proto::{IssuedTicket, LenderName, SessionId, UserName},
+    session::Session,
+    trust::{
+        UnixTime,
+        password::Password,
+        ticket::{SavedTicket, Ticket, TicketFileError},
+        tls::{ALPN, borrower_config},
+    },
+};
+
+/// The way to a host.
+pub(super) enum Access {
+    /// A lender that this machine has joined.
+    Joined {
+        profiles: Profiles,
+        /// As the user wrote it, for errors.
+        host: String,
+        parsed: Host,
+    },
+    /// The lender of this machine.
+    Door(Door),
+}
+
+/// A session that has just begun.
+pub(super) struct Entered {
+    pub(super) session: Session,
+    pub(super) id: SessionId,
+    pub(super) lender: LenderName,
+    pub(super) user: UserName,
+    /// Works until it is dropped.
+    pub(super) renewal: Option<Renewal>,
+}
+
+impl Access {
+    /// The way to `host`, with the profiles of the user who runs this program.
+    pub(super) fn from_env(host: &str) -> Result<Self, BorrowError> {
+        match Door::named(host)? {
+            Some(door) => Ok(Self::Door(door)),
+            None => Self::joined(&Profiles::from_env()?, host),
+        }
+    }
+
+    /// The way to `host`, with the profiles of another place.
+    pub(super) fn with(profiles: &Profiles, host: &str) -> Result<Self, BorrowError> {
+        match Door::named(host)? {
+            Some(door) => Ok(Self::Door(door)),
+            None => Self::joined(profiles, host),
+        }
+    }
+
+    fn joined(profiles: &Profiles, host: &str) -> Result<Self, BorrowError> {
+        Ok(Self::Joined { profiles: profiles.clone(), host: host.to_owned(), parsed: host.parse()? })
+    }
+
+    /// What the user calls the lender.
+    pub(super) fn host(&self) -> &str {
+        match self {
+            Self::Joined { host, .. } => host,
+            Self::Door(door) => door.host(),
+        }
+    }
+
+    /// Enters with what the last login left: its ticket, or nothing at the door. `replaces` is a session of before whose
+    /// connection was lost.
+    pub(super) async fn again(&self, replaces: Option<SessionId>) -> Result<Entered, BorrowError> {
+        let (profiles, host, parsed) = match self {
+            Self::Door(door) => return door.enter(replaces).await,
+            Self::Joined { profiles, host, parsed } => (profiles, host, parsed),
+        };
+        let (profile, user) = profiles.find(parsed)?;
+        let again = |text: String| BorrowError::Login { text, notes: vec![log_in_again(host)] };
+        let saved = match profiles.ticket(&profile.alias, &user) {
+            Err(TicketFileError::File(error)) if error.is_missing() => {
+                return Err(again(format!("{user} is not logged in at {}", profile.alias)));
+            }
+            Err(error @ TicketFileError::Malformed(_)) => return Err(again(error.to_string())),
+            saved => saved?,
+        };
+        if saved.expires <= UnixTime::now() || saved.user != user || saved.lender != profile.lender {
+            return Err(again(format!("the last login at {} is over", profile.alias)));
+        }
+        enter(profiles, profile, user, host, Credential::Ticket(&saved), replaces).await
+    }
+
+    /// Enters with a password, and keeps the ticket for [`Self::again`].
+    pub(super) async fn by_password(&self, password: &Password) -> Result<Entered, BorrowError> {
+        match self {
+            Self::Door(_) => {
+                Err(BorrowError::usage("the lender of this machine itself knows you: it takes no password"))
+            }
+            Self::Joined { profiles, host, parsed } => {
+                let (profile, user) = profiles.find(parsed)?;
+                enter(profiles, profile, user, host, Credential::Password(password), None).await
+            }
+        }
+    }
+}
+
+async fn enter(
+    profiles: &Profiles,
+    profile: Profile,
+    user: UserName,
+    host: &str,
+    credential: Credential<'_>,
+    replaces: Option<SessionId>,
+) -> Result<Entered, BorrowError> {
+    let own = profiles.credentials(&profile.alias, &user)?;
+    let config = borrower_config(&own.ca, own.chain, &own.key_pem).map_err(|error| BorrowError::Profile {
+        path: profiles.folder(&profile.alias).join(user.as_str()).display().to_string(),
+        why: std::error::Error::source(&error).map_or(error.to_string(), |why| format!("{error}: {why}")),
+    })?;
+    let route = Route {
+        alias: host,
+        lender: &profile.lender,
+        addresses: &profile.addresses,
+        config: Arc::new(config),
+        alpn: ALPN,
+    };
+    let attempt = || async { log_in(&route, route.reach().await?, credential, replaces).await };
+    let LoggedIn { session, id, ticket, addresses, local: _ } = patiently(&route, attempt).await?;
+    profiles.learn_addresses(&profile, &addresses);
+    if let Some(issued) = ticket {
+        profiles.save_ticket(&profile.alias, &saved(&issued, &user, &profile.lender))?;
+    }
+    let renewed = Renewed {
+        profiles: profiles.clone(),
+        alias: profile.alias,
+        lender: profile.lender.clone(),
+        user: user.clone(),
+    };
+    let renewal = Some(renewed.keep(session.clone()).await);
+    Ok(Entered { session, id, lender: profile.lender, user, renewal })
+}
+
+fn saved(issued: &IssuedTicket, user: &UserName, lender: &LenderName) -> SavedTicket {
+    SavedTicket {
+        ticket: Ticket::from_bytes(issued.secret),
+        expires: UnixTime(issued.expires),
+        user: user.clone(),
+        lender: lender.clone(),
+    }
+}

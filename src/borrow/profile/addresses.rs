@@ -1,0 +1,95 @@
+//! `lender.toml`, and where a lender is: told by itself, or set by its borrower.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Alias, BorrowError, Profile, Profiles};
+use crate::{
+    proto::{LENDER_ADDRESSES_MAX, Target},
+    trust::keyfile,
+};
+
+/// `lender.toml`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::borrow) struct LenderFile {
+    pub(in crate::borrow) name: String,
+    pub(in crate::borrow) addresses: Vec<String>,
+    pub(in crate::borrow) user: String,
+    /// Whether addresses that the lender tells are added; `false` once its user has set them.
+    #[serde(default = "learns", skip_serializing_if = "Clone::clone")]
+    pub(in crate::borrow) auto: bool,
+}
+
+fn learns() -> bool {
+    true
+}
+
+impl LenderFile {
+    pub(in crate::borrow) fn to_toml(&self) -> String {
+        toml::to_string(self).expect("strings, a list of strings and a flag are always TOML")
+    }
+}
+
+impl Profiles {
+    /// Replaces every address of a host. What its lender tells is then not added, until [`Self::learn_again`].
+    ///
+    /// # Errors
+    /// If the host is unknown, there is no address or more than [`ADDRESSES_KNOWN_MAX`], or its file cannot be written.
+    pub fn set_addresses(&self, alias: &Alias, addresses: &[Target]) -> Result<(), BorrowError> {
+        if !(1..=ADDRESSES_KNOWN_MAX).contains(&addresses.len()) {
+            return Err(BorrowError::usage(format!("a host has 1 to {ADDRESSES_KNOWN_MAX} addresses")));
+        }
+        let file = self.lender_file(alias)?;
+        let addresses = addresses.iter().map(ToString::to_string).collect();
+        self.write_lender_file(alias, &LenderFile { addresses, auto: false, ..file })
+    }
+
+    /// Adds again what the lender of a host tells.
+    ///
+    /// # Errors
+    /// If the host is unknown, or its file cannot be written.
+    pub fn learn_again(&self, alias: &Alias) -> Result<(), BorrowError> {
+        let file = self.lender_file(alias)?;
+        self.write_lender_file(alias, &LenderFile { auto: true, ..file })
+    }
+
+    /// Adds the addresses that a lender has told to those that are known, the latest first. What is no address is left out;
+    /// a profile that cannot be written is no reason to end a session.
+    pub(in crate::borrow) fn learn_addresses(&self, profile: &Profile, told: &[String]) {
+        let told = told.iter().take(LENDER_ADDRESSES_MAX);
+        let told: Vec<_> = told.filter(|address| address.parse::<Target>().is_ok()).cloned().collect();
+        let news = told.iter().any(|address| !profile.addresses.contains(address));
+        if !profile.learns_addresses || !news {
+            return;
+        }
+        let earlier = profile.addresses.iter().filter(|address| !told.contains(address)).cloned();
+        let mut addresses: Vec<_> = told.iter().cloned().chain(earlier).collect();
+        addresses.truncate(ADDRESSES_KNOWN_MAX);
+        let learned = self
+            .lender_file(&profile.alias)
+            .and_then(|file| self.write_lender_file(&profile.alias, &LenderFile { addresses, ..file }));
+        if let Err(error) = learned {
+            tracing::warn!(alias = %profile.alias, %error, "where the lender is now could not be noted");
+        }
+    }
+
+    pub(super) fn lender_file(&self, alias: &Alias) -> Result<LenderFile, BorrowError> {
+        let folder = self.folder(alias);
+        if !folder.is_dir() {
+            return Err(self.unknown(alias.as_str()));
+        }
+        let path = folder.join(LENDER_FILE);
+        let broken = |why: String| BorrowError::Profile { path: path.display().to_string(), why };
+        let text = String::from_utf8(keyfile::read_admin_file(&path)?).map_err(|error| broken(error.to_string()))?;
+        toml::from_str(&text).map_err(|error| broken(error.message().to_owned()))
+    }
+
+    fn write_lender_file(&self, alias: &Alias, file: &LenderFile) -> Result<(), BorrowError> {
+        Ok(keyfile::write(&self.folder(alias).join(LENDER_FILE), file.to_toml().as_bytes(), keyfile::PUBLIC_MODE)?)
+    }
+}
+
+/// Most addresses of one lender that are kept: those of a machine that moves between a few networks.
+pub const ADDRESSES_KNOWN_MAX: usize = 16;
+/// A lender's settings in its folder.
+pub(in crate::borrow) const LENDER_FILE: &str = "lender.toml";

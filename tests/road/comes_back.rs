@@ -1,0 +1,175 @@
+//! A lost connection is made again: the lender restarted, moved, cut off, or the borrower asleep.
+
+use std::{
+    io::Read,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    dial, echo, origin, round_trip,
+    support::{LOOPBACK, Lab, PATIENCE, run, text},
+};
+
+/// Stands between borrowers and the lender, and can be cut: what went through it ends without a word, and nothing new gets
+/// through until it is mended.
+struct Wire {
+    address: SocketAddr,
+    state: Arc<Mutex<WireState>>,
+}
+
+struct WireState {
+    lender: Option<SocketAddr>,
+    /// Each with the borrower's side first.
+    open: Vec<(TcpStream, TcpStream)>,
+}
+
+impl Wire {
+    fn to(lender: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(WireState { lender: Some(lender), open: Vec::new() }));
+        let shared = state.clone();
+        thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let mut state = shared.lock().unwrap();
+                let Some(far) = state.lender.and_then(|lender| TcpStream::connect(lender).ok()) else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    thread::spawn(move || std::io::copy(&mut from, &mut to));
+                }
+                state.open.push((near, far));
+            }
+        });
+        Self { address, state }
+    }
+
+    fn cut(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.lender = None;
+        for socket in state.open.drain(..).flat_map(|(near, far)| [near, far]) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Breaks what is open for the borrowers; the lender hears nothing of it.
+    fn lose_borrowers(&self) {
+        for (near, _) in &self.state.lock().unwrap().open {
+            let _ = near.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn mend(&self, lender: SocketAddr) {
+        self.state.lock().unwrap().lender = Some(lender);
+    }
+}
+
+#[test]
+fn a_forward_comes_back_by_itself_to_a_lender_that_was_restarted() {
+    let lab = Lab::start(LOOPBACK);
+    let wire = Wire::to(lab.address);
+    let home = lab.join("alice");
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let server = origin(echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    let mut socket = dial(local[0]);
+    round_trip(&socket, b"before").unwrap();
+    wire.cut();
+    assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    forward.wait_for_line("reconnecting");
+    let lab = lab.restart();
+    wire.mend(lab.address);
+    let back = forward.wait_for_line("back after");
+    println!("{back}");
+    // The same local port, and the ticket alone.
+    round_trip(&dial(local[0]), b"after").unwrap();
+    let mut logins = lab.audit().into_iter().filter(|line| line["event"] == "login" && line["verdict"] == "granted");
+    assert_eq!(logins.next_back().unwrap()["method"], "ticket");
+}
+
+#[test]
+fn a_session_that_the_lender_still_takes_for_alive_is_replaced() {
+    let lab = Lab::start(LOOPBACK);
+    let wire = Wire::to(lab.address);
+    let (home, other) = (lab.join("alice"), lab.join("alice"));
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let server = origin(echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    let (_other_forward, other_local) = other.forward(&[&format!("0:{server}")]);
+    let stays = dial(other_local[0]);
+    round_trip(&stays, b"alive").unwrap();
+    wire.lose_borrowers();
+    forward.wait_for_line("back after");
+    lab.wait_for_audit("the end of the session that was replaced", |line| {
+        line["event"] == "session-ended" && line["why"].as_str().is_some_and(|why| why.contains("another connection"))
+    });
+    round_trip(&dial(local[0]), b"back").unwrap();
+    // Another device's session of the same user is none of that.
+    round_trip(&stays, b"not touched").unwrap();
+}
+
+#[test]
+fn a_borrower_that_was_asleep_comes_back() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    round_trip(&dial(local[0]), b"awake").unwrap();
+    // As a laptop with its lid closed, until the lender has missed its pings: two, each after ten seconds.
+    forward.signal(Signal::STOP);
+    lab.wait_for_audit_within(2 * PATIENCE, "the end of the session", |line| {
+        line["event"] == "session-ended" && line["why"].as_str().is_some_and(|why| why.contains("has not answered"))
+    });
+    forward.signal(Signal::CONT);
+    forward.wait_for_line("back after");
+    round_trip(&dial(local[0]), b"awake again").unwrap();
+}
+
+#[test]
+fn a_lender_that_moved_is_found_where_it_says_it_is() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    // It moves; its old address is taken by a lender that is another one, and by one where nobody is.
+    let lab = lab.restart();
+    let stranger = Lab::start(LOOPBACK);
+    let set = |home: &crate::support::Home, addresses: &[String]| {
+        run(home.capuchin().args(["hosts", "set", "lab"]).args(addresses));
+    };
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    set(&home, &[stranger.address.to_string(), nobody.to_string(), lab.address.to_string()]);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    // Pinned: what the lender tells is not added.
+    set(&home, &[format!("localhost:{}", lab.address.port())]);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    let addresses = || {
+        let listed: serde_json::Value =
+            serde_json::from_str(&text(run(home.capuchin().args(["hosts", "--json"])).stdout)).unwrap();
+        listed["hosts"][0]["addresses"].clone()
+    };
+    assert_eq!(addresses(), serde_json::json!([format!("localhost:{}", lab.address.port())]));
+    // Told ones are added again, and lead to it when the set ones are gone.
+    run(home.capuchin().args(["hosts", "set", "lab", "--auto"]));
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    assert_eq!(addresses(), serde_json::json!([lab.address.to_string(), format!("localhost:{}", lab.address.port())]));
+}
+
+#[test]
+fn a_host_is_not_set_to_nonsense() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    for (arguments, why) in [
+        (vec!["hosts", "set", "lab", "not an address:1"], "not an address"),
+        (vec!["hosts", "set", "lab", "a:0"], "port"),
+        (vec!["hosts", "set", "attic", "a:1"], "not a host"),
+        (vec!["hosts", "set", "lab"], "required"),
+        (vec!["hosts", "set", "lab", "a:1", "--auto"], "cannot be used with"),
+    ] {
+        let mut command: Command = home.capuchin();
+        let said = crate::support::fails(command.args(&arguments), 255);
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+}
