@@ -17,6 +17,8 @@ mod driver;
 mod greet;
 mod meter;
 mod relay;
+mod socket;
+mod socket_file;
 mod stream;
 
 use std::{
@@ -37,7 +39,9 @@ pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
 pub use door::{DOOR, own_door, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
-pub use relay::{relay, relay_unanswered};
+pub use relay::{relay, relay_accepted, relay_unanswered};
+pub use socket::Socket;
+pub use socket_file::SocketFile;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 /// A session. Clones are the same session; it ends when the last clone and the last stream are gone.

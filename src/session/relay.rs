@@ -2,18 +2,16 @@
 //!
 //! Bytes are read straight into the block that is sent and kept, and nothing is held for a connection that is quiet.
 
-use std::{convert::Infallible, io, time::Duration};
-
-use bytes::{Buf, BufMut, BytesMut};
-use tokio::{
-    io::{AsyncWriteExt, Interest},
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+use std::{
+    convert::Infallible,
+    io::{self, IoSlice},
+    time::Duration,
 };
 
-use super::{Meter, Stream};
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::{io::Interest, sync::Notify};
+
+use super::{Meter, Stream, socket::Socket};
 use crate::proto::{
     Errno, FRAME_PAYLOAD_MAX, Reset,
     mux::{Batch, COPY_BYTES_MAX},
@@ -28,12 +26,14 @@ const QUIET_BYTES: usize = 4 * 1024;
 const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
 /// Written at once to a socket, in bytes.
 const WRITE_BYTES: usize = 128 * 1024;
+/// Pieces written at once to a socket: more than a batch of full frames has.
+const WRITE_SLICES: usize = 64;
 
 /// Relays until both directions have ended; a failure of one end reaches the other as a reset.
 ///
 /// # Cancellation
 /// Dropping the future resets the socket: what it was still to get is missing.
-pub async fn relay(socket: TcpStream, stream: &Stream, meter: &Meter) {
+pub async fn relay(socket: impl Socket, stream: &Stream, meter: &Meter) {
     match relay_unanswered(socket, stream, meter, std::future::ready(Ok::<(), Infallible>(()))).await {
         Ok(()) => {}
         Err(never) => match never {},
@@ -49,45 +49,86 @@ pub async fn relay(socket: TcpStream, stream: &Stream, meter: &Meter) {
 /// # Cancellation
 /// As [`relay`].
 pub async fn relay_unanswered<E>(
-    socket: TcpStream,
+    socket: impl Socket,
     stream: &Stream,
     meter: &Meter,
     answer: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
     let mut unfinished = Unfinished { socket, whole: false };
-    let (reader, writer) = unfinished.socket.split();
-    let down = async {
-        answer.await?;
-        Ok(from_stream(stream, writer, meter).await)
-    };
     let up = async {
-        to_stream(reader, stream, meter).await;
+        to_stream(&unfinished.socket, stream, meter, std::future::ready(())).await;
         Ok(())
     };
-    let ((), down) = tokio::try_join!(up, down)?;
-    unfinished.whole = down.is_ok();
+    let down = answered(&unfinished.socket, stream, meter, answer);
+    let ((), whole) = tokio::try_join!(up, down)?;
+    unfinished.whole = whole;
     Ok(())
 }
 
+/// As [`relay_unanswered`], for a stream that we opened because of a stranger: a socket that fails before the answer has
+/// come fails its stream only afterwards, so that whoever connects and resets cannot make us open and reset streams.
+///
+/// # Errors
+/// That of `answer`.
+///
+/// # Cancellation
+/// As [`relay`].
+pub async fn relay_accepted<E>(
+    socket: impl Socket,
+    stream: &Stream,
+    meter: &Meter,
+    answer: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    let mut unfinished = Unfinished { socket, whole: false };
+    let has_answer = Notify::new();
+    let up = async {
+        to_stream(&unfinished.socket, stream, meter, has_answer.notified()).await;
+        Ok(())
+    };
+    let answer = async {
+        let answer = answer.await;
+        has_answer.notify_one();
+        answer
+    };
+    let down = answered(&unfinished.socket, stream, meter, answer);
+    let ((), whole) = tokio::try_join!(up, down)?;
+    unfinished.whole = whole;
+    Ok(())
+}
+
+/// After an answer that is a yes, from the stream into the socket; gives whether all of it came.
+async fn answered<E>(
+    socket: &impl Socket,
+    stream: &Stream,
+    meter: &Meter,
+    answer: impl Future<Output = Result<(), E>>,
+) -> Result<bool, E> {
+    answer.await?;
+    Ok(from_stream(stream, socket, meter).await.is_ok())
+}
+
 /// A socket whose peer must see a reset and not an orderly end as long as bytes are missing.
-struct Unfinished {
-    socket: TcpStream,
+struct Unfinished<S: Socket> {
+    socket: S,
     whole: bool,
 }
 
-impl Drop for Unfinished {
+impl<S: Socket> Drop for Unfinished<S> {
     fn drop(&mut self) {
         if !self.whole {
-            let _ = self.socket.set_zero_linger();
+            self.socket.abort_on_drop();
         }
     }
 }
 
 /// From the socket into the stream, until the socket ends or the stream is closed.
-async fn to_stream(reader: ReadHalf<'_>, stream: &Stream, meter: &Meter) {
-    match copy_to_stream(&reader, stream, meter).await {
+async fn to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter, may_reset: impl Future<Output = ()>) {
+    match copy_to_stream(socket, stream, meter).await {
         Ok(()) => stream.finish(),
-        Err(Broken::Socket(error)) => stream.reset(reset_of(&error)),
+        Err(Broken::Socket(error)) => {
+            may_reset.await;
+            stream.reset(reset_of(&error));
+        }
         // No reset: what the peer sent before it closed is still to be read.
         Err(Broken::Stream) => {}
     }
@@ -99,27 +140,26 @@ enum Broken {
     Stream,
 }
 
-async fn copy_to_stream(reader: &ReadHalf<'_>, stream: &Stream, meter: &Meter) -> Result<(), Broken> {
+async fn copy_to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter) -> Result<(), Broken> {
     let mut buffer = BytesMut::new();
     let mut size = QUIET_BYTES;
     loop {
         tokio::select! {
             biased;
-            ready = reader.readable() => ready.map_err(Broken::Socket)?,
+            ready = socket.ready(Interest::READABLE) => drop(ready.map_err(Broken::Socket)?),
             _ = stream.write_closed() => return Err(Broken::Stream),
         }
         let room = tokio::select! {
             biased;
             room = stream.write_room(size) => room.map_err(|_| Broken::Stream)?,
             // A stalled stream must not hide that the socket's program is gone.
-            _ = reader.ready(Interest::ERROR) => {
-                let error = reader.as_ref().take_error().ok().flatten();
-                return Err(Broken::Socket(error.unwrap_or_else(|| Errno::ECONNRESET.into())));
+            _ = socket.ready(Interest::ERROR) => {
+                return Err(Broken::Socket(socket.take_error().unwrap_or_else(|| Errno::ECONNRESET.into())));
             }
         };
         buffer.reserve(room.min(size));
         // `room` first: what is read can then always be written, and a stalled stream stops the socket.
-        match reader.try_read_buf(&mut (&mut buffer).limit(room)) {
+        match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => return Ok(()),
             Ok(length) => {
                 tokio::select! {
@@ -155,7 +195,7 @@ fn next_size(size: usize, filled: usize) -> usize {
 }
 
 /// From the stream into the socket, until the stream ends or either fails.
-async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>, meter: &Meter) -> io::Result<()> {
+async fn from_stream(stream: &Stream, socket: &impl Socket, meter: &Meter) -> io::Result<()> {
     let mut batch = Batch::default();
     loop {
         match stream.read_batch(&mut batch, WRITE_BYTES).await {
@@ -163,7 +203,7 @@ async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>, meter: &Meter) 
                 let length = batch.remaining();
                 let paced = async {
                     meter.keep_pace(length).await;
-                    writer.write_all_buf(&mut batch).await
+                    write_all(socket, &mut batch).await
                 };
                 tokio::select! {
                     biased;
@@ -172,11 +212,27 @@ async fn from_stream(stream: &Stream, mut writer: WriteHalf<'_>, meter: &Meter) 
                 }
                 meter.went_from_stream(length);
             }
-            // An end that cannot be passed on has been seen by the socket's peer already.
-            Ok(false) => return writer.shutdown().await.or(Ok(())),
+            Ok(false) => {
+                socket.finish();
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
     }
+}
+
+async fn write_all(socket: &impl Socket, batch: &mut Batch) -> io::Result<()> {
+    while batch.has_remaining() {
+        let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
+        let filled = batch.chunks_vectored(&mut slices);
+        match socket.try_write_vectored(slices.get(..filled).unwrap_or_default()) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => batch.advance(length),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(socket.ready(Interest::WRITABLE).await?),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Ready [`LAST_WORDS_MAX`] after the stream was given up.
@@ -193,8 +249,8 @@ fn reset_of(error: &io::Error) -> Reset {
 mod tests {
     use bytes::Bytes;
     use tokio::{
-        io::{AsyncReadExt, BufReader, duplex},
-        net::TcpListener,
+        io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex},
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
@@ -255,6 +311,35 @@ mod tests {
         assert_eq!(relay.await.unwrap(), Err("no"));
         let error = near.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    /// Whoever connects and resets must not make us open and reset streams: that is a flood to the other side.
+    #[tokio::test]
+    async fn a_socket_that_fails_before_the_answer_fails_its_stream_only_after_it() {
+        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+        let (near, far) = socket_pair().await;
+        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
+        let relay = tokio::spawn(async move {
+            relay_accepted(far, &ours, &Meter::default(), async { answer_rx.await.unwrap() }).await
+        });
+        near.set_zero_linger().unwrap();
+        drop(near);
+        let mut batch = Batch::default();
+        tokio::select! {
+            biased;
+            ended = theirs.read_batch(&mut batch, 1) => panic!("{ended:?} before the answer"),
+            // On this one thread the relay runs until nothing is left for it to do.
+            () = turns(1000) => {}
+        }
+        answer_tx.send(Ok(())).unwrap();
+        assert_eq!(theirs.read_batch(&mut batch, 1).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(relay.await.unwrap(), Ok(()));
+    }
+
+    async fn turns(count: usize) {
+        for _ in 0..count {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]
