@@ -19,5 +19,5 @@ pub mod trust;
 #[cfg(feature = "borrow")]
 pub use borrow::{
     Alias, BorrowError, Borrower, Connection, Forward, Host, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles,
-    SessionEnd, TcpStream,
+    SessionEnd, TcpBound, TcpListener, TcpOptions, TcpStream, UnixListener, UnixStream,
 };

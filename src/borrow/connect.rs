@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     BorrowError, TcpStream,
     access::{Access, Entered},
+    arrivals::{Arrival, Arrivals, Expected},
     keep::{Connection, Keeper},
     profile::Profiles,
     renew::Renewal,
@@ -43,6 +44,7 @@ pub(super) struct Shared {
 struct Current {
     session: Session,
     id: SessionId,
+    arrivals: Arrivals,
     _renewal: Option<Renewal>,
 }
 
@@ -66,7 +68,7 @@ impl Shared {
     /// Goes on with another session of the same borrower.
     pub(super) fn replace(&self, entered: Entered) {
         let Entered { session, id, renewal, lender: _, user: _ } = entered;
-        *self.current() = Current { session, id, _renewal: renewal };
+        *self.current() = Current { session, id, arrivals: Arrivals::default(), _renewal: renewal };
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -161,7 +163,7 @@ impl Borrower {
             lender,
             user,
             access: Arc::new(access),
-            current: Mutex::new(Current { session, id, _renewal: renewal }),
+            current: Mutex::new(Current { session, id, arrivals: Arrivals::default(), _renewal: renewal }),
             connection: watch::Sender::new(Connection::Up),
             keeper: Mutex::new(None),
         };
@@ -268,6 +270,22 @@ impl Borrower {
     pub(super) fn open(&self, request: &Request) -> Result<Stream, BorrowError> {
         let first = message::encode_prefixed(request);
         self.shared.session().open(first).map_err(|error| BorrowError::open(self.host(), error))
+    }
+
+    /// As [`Self::open`], for a request that connections come to.
+    pub(super) fn open_listener(
+        &self,
+        request: &Request,
+    ) -> Result<(Stream, Expected, mpsc::Receiver<Arrival>), BorrowError> {
+        let (session, arrivals) = {
+            let current = self.shared.current();
+            (current.session.clone(), current.arrivals.clone())
+        };
+        let first = message::encode_prefixed(request);
+        let stream = session.open(first).map_err(|error| BorrowError::open(self.host(), error))?;
+        // Before anything is awaited, so that the first connection finds it.
+        let (expected, arrival_rx) = arrivals.expect(&session, stream.id());
+        Ok((stream, expected, arrival_rx))
     }
 }
 

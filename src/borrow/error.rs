@@ -104,6 +104,16 @@ pub enum BorrowError {
         /// More, in the lender's words.
         notes: Vec<String>,
     },
+    /// The lender allows it, but cannot listen there, or has stopped; the source has the true error number.
+    #[error("{lender} cannot listen on {address}: {source}")]
+    Listen {
+        /// The lender, as the user calls it.
+        lender: String,
+        /// What was to be listened on.
+        address: String,
+        /// What the lender's system said.
+        source: io::Error,
+    },
     /// The session is over.
     #[error("the session with {lender} is over: {text}")]
     Ended {
@@ -151,7 +161,7 @@ impl BorrowError {
             Self::Tls { .. } => ErrorKind::Tls,
             Self::Login { .. } => ErrorKind::Login,
             Self::Refused { kind, .. } | Self::Ended { kind, .. } => *kind,
-            Self::Dial { .. } => ErrorKind::Target,
+            Self::Dial { .. } | Self::Listen { .. } => ErrorKind::Target,
             Self::Protocol { .. } => ErrorKind::Protocol,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Local { .. } => ErrorKind::Local,
@@ -171,6 +181,7 @@ impl BorrowError {
             | Self::Dial { notes, .. } => notes,
             Self::File(_)
             | Self::Profile { .. }
+            | Self::Listen { .. }
             | Self::Ended { .. }
             | Self::Protocol { .. }
             | Self::Busy { .. }
@@ -182,7 +193,7 @@ impl BorrowError {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => *errno,
-            Self::Dial { source, .. } | Self::Local { source, .. } => Errno::of(source),
+            Self::Dial { source, .. } | Self::Listen { source, .. } | Self::Local { source, .. } => Errno::of(source),
             _ => None,
         }
     }
@@ -231,6 +242,14 @@ impl BorrowError {
                 let got = format!("nothing: {text}");
                 Self::protocol(lender, ProtocolError::Unexpected { expected: "answer", got })
             }
+        }
+    }
+
+    /// The same of something that listens at `target`, and not of a connection to it.
+    pub(super) fn of_listener(self) -> Self {
+        match self {
+            Self::Dial { lender, target, source, .. } => Self::Listen { lender, address: target, source },
+            other => other,
         }
     }
 

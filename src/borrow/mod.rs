@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Join ──▶ Profiles ──▶ Borrower ──▶ TcpStream   one borrowed connection
-//!   (once)   (on disk)    (session)├─▶ Forward     a local port, each of whose connections is one
+//!   (once)   (on disk)    (session)├─▶ TcpListener a port of the lender's, and who connects to it
+//!                                  ├─▶ Forward     a local port, each of whose connections is one
 //!                                  └─▶ resolve     names, as the lender's machine knows them
 //! ```
 //! A program that borrows needs [`Borrower`] and [`TcpStream`]; the rest sets machines up. No runtime is started here:
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod arrivals;
 mod connect;
 mod door;
 mod draft;
@@ -22,16 +24,21 @@ mod forward;
 mod join;
 mod keep;
 mod link;
+mod listen;
+mod listener;
 mod login;
 mod profile;
 mod renew;
 mod resolve;
 mod tcp;
+mod unix;
 
 pub use connect::Borrower;
 pub use error::BorrowError;
 pub use forward::Forward;
 pub use join::Join;
 pub use keep::{Connection, SessionEnd};
+pub use listen::{TcpBound, TcpListener, TcpOptions};
 pub use profile::{Alias, Host, Profile, Profiles};
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
+pub use unix::{UnixListener, UnixStream};

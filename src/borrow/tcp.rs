@@ -124,7 +124,7 @@ pub(super) async fn answer(stream: &Stream, host: &str, target: &Target) -> Resu
 }
 
 /// Resets the stream when dropped.
-struct Unanswered<'a>(&'a Stream);
+pub(super) struct Unanswered<'a>(pub(super) &'a Stream);
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{audit::Event, borrower::Borrower, gate, names, renew, tcp};
+use super::{audit::Event, borrower::Borrower, gate, listen, names, renew, tcp, unix};
 use crate::{
     proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
@@ -72,6 +72,18 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             Ok(grant) => tcp::lend(&borrower, grant, stream).await,
             Err(refusal) => refuse(&stream, refusal).await,
         },
+        Ok(Ok(Request::TcpListen(wanted))) => match Box::pin(gate::listen(&borrower, wanted.address)).await {
+            Ok(grant) => Box::pin(listen::tcp(&borrower, grant, wanted, stream)).await,
+            Err(refusal) => refuse(&stream, refusal).await,
+        },
+        Ok(Ok(Request::UnixConnect(path))) => match Box::pin(gate::unix_connect(&borrower, &path)).await {
+            Ok(grant) => Box::pin(unix::lend(&borrower, grant, stream)).await,
+            Err(refusal) => refuse(&stream, refusal).await,
+        },
+        Ok(Ok(Request::UnixListen(wanted))) => match Box::pin(gate::unix_listen(&borrower, &wanted.path)).await {
+            Ok(grant) => Box::pin(listen::unix(&borrower, grant, wanted.backlog, stream)).await,
+            Err(refusal) => refuse(&stream, refusal).await,
+        },
         Ok(Ok(Request::Resolve)) => Box::pin(names::lend(&borrower, stream)).await,
         Ok(Ok(Request::Check(ask))) => match Box::pin(gate::check(&borrower, &ask)).await {
             Ok(grant) => {
@@ -106,7 +118,7 @@ pub(super) async fn refuse(stream: &Stream, refusal: Refusal) {
 }
 
 /// A request that cannot be read breaks the protocol; one that was cut off only ends its stream.
-fn break_off(session: &Session, stream: &Stream, error: &std::io::Error) {
+pub(super) fn break_off(session: &Session, stream: &Stream, error: &std::io::Error) {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ProtocolError>()) {
         Some(broken) => session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {broken}")),
         None => stream.reset(Reset::Refused),

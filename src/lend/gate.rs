@@ -1,11 +1,23 @@
 //! The one gate: every request meets the policy here, before it has any effect, and every decision is logged.
 
-use std::{fmt::Display, net::IpAddr};
+use std::{
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+};
 
-use super::{Lender, audit::Event, borrower::Borrower, names, resolve};
+use super::{
+    Lender,
+    audit::Event,
+    blocking::blocking,
+    borrower::Borrower,
+    names, own_user,
+    real_path::{Last, real_path},
+    resolve,
+};
 use crate::{
     policy::{
-        self, AnyRequest, Connect, Facts, Granted, Host, HostError, HostName, Kind, Principal, Resolve, Transport,
+        self, AnyRequest, Connect, Facts, Granted, Host, HostError, HostName, Kind, LenderPath, Listen, Principal,
+        Resolve, Transport, UnixConnect, UnixListen,
     },
     proto::{Ask, Errno, ErrorKind, Refusal, Target},
 };
@@ -14,6 +26,59 @@ use crate::{
 pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
     let decision = decide_connect(borrower, target).await;
     log(borrower, "tcp-connect", target, Verdict::of(&decision)).await;
+    decision
+}
+
+/// Asks to listen at `address`; port 0 asks for any port.
+pub(super) async fn listen(borrower: &Borrower, address: SocketAddr) -> Result<Granted<Listen>, Refusal> {
+    let lender = &borrower.lender;
+    // It would stand in the way of any of the ports that are asked for.
+    let own: Vec<_> = lender.address().into_iter().collect();
+    let facts = Facts { own: &own, ..Facts::default() };
+    let request = Listen::new(Transport::Tcp, address.ip(), address.port());
+    let decision = policy::decide(&lender.policy(), &borrower.principal, request, &facts).map_err(|no| refusal(&no));
+    log(borrower, "tcp-listen", &address, Verdict::of(&decision)).await;
+    decision
+}
+
+/// Asks to connect to the Unix socket that `path` leads to.
+pub(super) async fn unix_connect(borrower: &Borrower, path: &[u8]) -> Result<Granted<UnixConnect>, Refusal> {
+    let request = |path| UnixConnect { path };
+    unix(borrower, "unix-connect", Kind::Unix, path, Last::Followed, request).await
+}
+
+/// Asks to create a Unix socket at `path`.
+pub(super) async fn unix_listen(borrower: &Borrower, path: &[u8]) -> Result<Granted<UnixListen>, Refusal> {
+    let request = |path| UnixListen { path };
+    unix(borrower, "unix-listen", Kind::UnixListen, path, Last::Kept, request).await
+}
+
+/// Judges where a path leads; that it leads nowhere is told only to who may know.
+async fn unix<R: policy::Request>(
+    borrower: &Borrower,
+    event: &'static str,
+    kind: Kind,
+    path: &[u8],
+    last: Last,
+    request: impl FnOnce(LenderPath) -> R,
+) -> Result<Granted<R>, Refusal> {
+    let asked = String::from_utf8_lossy(path).into_owned();
+    let decision = match LenderPath::parse(path) {
+        Ok(path) => {
+            let (real, stopped) = blocking(move || real_path(&path, last)).await;
+            let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
+            policy::decide(&borrower.lender.policy(), &borrower.principal, request(real), &facts)
+                .map_err(|no| refusal(&no))
+                .and_then(|grant| own_user::may_act(borrower, &format!("{kind} {asked}")).map(|()| grant))
+                .and_then(|grant| match stopped {
+                    None => Ok(grant),
+                    Some(errno) => Err(Refusal::new(ErrorKind::Target, format!("{asked}: {errno}"))
+                        .with_errno(Errno::of(&errno.into()))),
+                })
+        }
+        Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
+    };
+    log(borrower, event, &asked, Verdict::of(&decision)).await;
     decision
 }
 
@@ -153,6 +218,21 @@ pub(super) fn still(borrower: &Borrower, grant: &Granted<Connect>, reached: Opti
     let own = lender.own_listeners(&grant.request().addresses, grant.request().port);
     let facts = Facts { own: &own, ..Facts::default() };
     grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
+}
+
+/// As [`still`], for a port to listen on.
+pub(super) fn still_listens(borrower: &Borrower, grant: &Granted<Listen>) -> Result<(), Refusal> {
+    let lender = &borrower.lender;
+    let own: Vec<_> = lender.address().into_iter().collect();
+    let facts = Facts { own: &own, ..Facts::default() };
+    grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
+}
+
+/// As [`still`], for a Unix socket.
+pub(super) fn still_unix<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
+    let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
+    grant.again(&borrower.lender.policy(), &borrower.principal, &facts).map_err(|no| refusal(&no))?;
+    own_user::may_act(borrower, &grant.rule().text)
 }
 
 fn refusal(no: &policy::Refusal) -> Refusal {

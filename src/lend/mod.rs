@@ -3,6 +3,7 @@
 //! ```text
 //!   accept ──▶ login ──▶ dispatch ──▶ gate ──▶ tcp          one file each, in the order of a borrowed socket's road
 //!        └───▶ join                    │
+//!                                      │         ├──▶ listen    ports, and who connects to them
 //!                                      ├── resolve          names, once
 //!                                      ├── names            DNS questions, and what a session was answered
 //!                                      └── audit            every decision
@@ -32,18 +33,22 @@ mod identity;
 mod init;
 mod join;
 mod lender;
+mod listen;
 mod live;
 mod login;
 mod names;
 mod notify;
 mod os_user;
+mod own_user;
 mod peer;
+mod real_path;
 mod reload;
 mod renew;
 mod resolve;
 mod seats;
 mod stranger;
 mod tcp;
+mod unix;
 
 pub use admin::{AdminReply, AdminRequest, Refused, SecretText, UserEntry, ask};
 pub use audit::{

@@ -16,8 +16,12 @@ pub struct Errno(pub u16);
 impl Errno {
     /// Permission denied: the policy says no.
     pub const EACCES: Self = Self(13);
+    /// Invalid argument.
+    pub const EINVAL: Self = Self(22);
     /// No descriptor is left.
     pub const EMFILE: Self = Self(24);
+    /// Address already in use.
+    pub const EADDRINUSE: Self = Self(98);
     /// Message too long.
     pub const EMSGSIZE: Self = Self(90);
     /// Connection reset by peer.

@@ -11,6 +11,7 @@ mod errno;
 mod error;
 mod frame;
 mod greeting;
+mod listen;
 pub mod message;
 pub mod mux;
 mod name;
@@ -29,7 +30,9 @@ pub use greeting::{
     FromBorrower, FromLender, Greeting, HANDSHAKE_BYTES_MAX, IssuedTicket, JoinAnswer, JoinQuestion, JoinRequest,
     JoinStatus, LENDER_ADDRESS_MAX, LENDER_ADDRESSES_MAX, LocalNames, Login, LoginMethod, MINOR, OS_USER_MAX, Welcome,
 };
+pub use listen::{Accepted, BACKLOG, Listening, PENDING_MAX, Ready, StartListening, TcpListen, UnixListen};
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
 pub use request::{
-    ASK_KIND_MAX, ASK_TARGET_MAX, Ask, HOST_BYTES_MAX, PLANNED, Request, Target, TargetError, UnknownRequest,
+    ASK_KIND_MAX, ASK_TARGET_MAX, Ask, HOST_BYTES_MAX, PLANNED, Request, SOCKET_PATH_MAX, Target, TargetError,
+    UnknownRequest,
 };

@@ -5,7 +5,7 @@
 
 use minicbor::{Decode, Encode, Encoder, encode};
 
-use super::{ProtocolError, message};
+use super::{ProtocolError, TcpListen, UnixListen, WireAddr, message};
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
 pub const HOST_BYTES_MAX: usize = 255;
@@ -13,12 +13,11 @@ pub const HOST_BYTES_MAX: usize = 255;
 pub const ASK_KIND_MAX: usize = 32;
 /// Longest target in an [`Ask`], in bytes: a command line of several of the longest paths, half of a message.
 pub const ASK_TARGET_MAX: usize = 32 * 1024;
+/// Longest path of a Unix socket, in bytes: PATH_MAX of Linux without its NUL.
+pub const SOCKET_PATH_MAX: usize = 4095;
 /// The requests that are planned, by name, each with the kinds that it can be.
-pub const PLANNED: [(&str, &[&str]); 10] = [
+pub const PLANNED: [(&str, &[&str]); 7] = [
     ("udp-bind", &["udp", "listen"]),
-    ("tcp-listen", &["listen"]),
-    ("unix-connect", &["unix"]),
-    ("unix-listen", &["unix_listen"]),
     ("profile", &["profile"]),
     ("spawn", &["exec", "shell", "python"]),
     ("files", &["read", "write"]),
@@ -32,6 +31,12 @@ pub const PLANNED: [(&str, &[&str]); 10] = [
 pub enum Request {
     /// A TCP connection made by the lender; answered with [`TcpConnected`](super::TcpConnected).
     TcpConnect(Target),
+    /// A TCP port bound by the lender; answered with [`Listening`](super::Listening).
+    TcpListen(TcpListen),
+    /// A connection to the Unix socket at this path of the lender; answered with [`Ready`](super::Ready).
+    UnixConnect(Vec<u8>),
+    /// A Unix socket created by the lender; answered with [`Ready`](super::Ready).
+    UnixListen(UnixListen),
     /// Names from the lender's resolvers; answered with [`Resolving`](super::Resolving).
     Resolve,
     /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`](super::Verdict).
@@ -74,6 +79,9 @@ impl Request {
     pub fn name(&self) -> &'static str {
         match self {
             Self::TcpConnect(_) => "tcp-connect",
+            Self::TcpListen(_) => "tcp-listen",
+            Self::UnixConnect(_) => "unix-connect",
+            Self::UnixListen(_) => "unix-listen",
             Self::Resolve => "resolve",
             Self::Check(_) => "check",
             Self::RenewCertificate(_) => "renew-certificate",
@@ -96,6 +104,18 @@ impl Request {
                     fits.then_some(Target { host, port })
                         .ok_or_else(|| malformed("a host of 1 to 255 bytes and a port above 0 are needed"))?,
                 )
+            }
+            "tcp-listen" => {
+                let TcpListenBody { address, backlog, v6_only, reuse_address } = message::decode("request", bytes)?;
+                Self::TcpListen(TcpListen { address: address.0, backlog, v6_only, reuse_address })
+            }
+            "unix-connect" => {
+                let UnixBody { path, backlog: _ } = message::decode("request", bytes)?;
+                Self::UnixConnect(socket_path(path)?)
+            }
+            "unix-listen" => {
+                let UnixBody { path, backlog } = message::decode("request", bytes)?;
+                Self::UnixListen(UnixListen { path: socket_path(path)?, backlog })
             }
             "resolve" => Self::Resolve,
             "check" => Self::Check(Ask::decode(bytes)?),
@@ -127,6 +147,11 @@ impl Ask {
     }
 }
 
+fn socket_path(path: Vec<u8>) -> Result<Vec<u8>, ProtocolError> {
+    let fits = (1..=SOCKET_PATH_MAX).contains(&path.len());
+    fits.then_some(path).ok_or_else(|| malformed("a path of 1 to 4,095 bytes is needed"))
+}
+
 fn malformed(why: &str) -> ProtocolError {
     ProtocolError::Malformed { what: "request", why: why.to_owned() }
 }
@@ -135,13 +160,30 @@ impl<C> Encode<C> for Request {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         let length = match self {
             Self::Resolve | Self::RenewTicket => 1,
-            Self::RenewCertificate(_) => 2,
+            Self::RenewCertificate(_) | Self::UnixConnect(_) => 2,
+            Self::UnixListen(UnixListen { backlog, .. }) => 2 + u64::from(backlog.is_some()),
+            Self::TcpListen(TcpListen { backlog, .. }) => 4 + u64::from(backlog.is_some()),
             Self::TcpConnect(_) | Self::Check(_) | Self::Planned { .. } => 3,
         };
         e.map(length)?.u8(0)?.str(self.name())?;
         match self {
             Self::Resolve => Ok(()),
             Self::TcpConnect(Target { host, port }) => e.u8(1)?.str(host)?.u8(2)?.u16(*port)?.ok(),
+            Self::TcpListen(TcpListen { address, backlog, v6_only, reuse_address }) => {
+                e.u8(1)?.encode(WireAddr(*address))?;
+                if let Some(backlog) = backlog {
+                    e.u8(2)?.u32(*backlog)?;
+                }
+                e.u8(3)?.bool(*v6_only)?.u8(4)?.bool(*reuse_address)?.ok()
+            }
+            Self::UnixConnect(path) => e.u8(1)?.bytes(path)?.ok(),
+            Self::UnixListen(UnixListen { path, backlog }) => {
+                e.u8(1)?.bytes(path)?;
+                match backlog {
+                    Some(backlog) => e.u8(2)?.u32(*backlog)?.ok(),
+                    None => Ok(()),
+                }
+            }
             Self::RenewCertificate(csr) => e.u8(1)?.bytes(csr)?.ok(),
             Self::RenewTicket => Ok(()),
             Self::Check(Ask { kind, target }) | Self::Planned { ask: Ask { kind, target }, .. } => {
@@ -165,6 +207,30 @@ struct TargetBody {
     host: String,
     #[n(2)]
     port: u16,
+}
+
+#[derive(Decode)]
+#[cbor(map)]
+struct TcpListenBody {
+    #[n(1)]
+    address: WireAddr,
+    #[n(2)]
+    backlog: Option<u32>,
+    #[n(3)]
+    #[cbor(default)]
+    v6_only: bool,
+    #[n(4)]
+    #[cbor(default)]
+    reuse_address: bool,
+}
+
+#[derive(Decode)]
+#[cbor(map)]
+struct UnixBody {
+    #[cbor(n(1), with = "minicbor::bytes")]
+    path: Vec<u8>,
+    #[n(2)]
+    backlog: Option<u32>,
 }
 
 #[derive(Decode)]

@@ -13,6 +13,7 @@ mod grants;
 mod handshake;
 mod join;
 mod key_files;
+mod listen;
 mod login;
 mod names;
 mod policy;

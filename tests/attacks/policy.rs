@@ -2,7 +2,9 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use capuchin::proto::{Answer, Ask, ErrorKind, Frame, Kind, Refusal, Request, Target, TcpConnected, message};
+use capuchin::proto::{
+    Answer, Ask, ErrorKind, Frame, Kind, Refusal, Request, Target, TcpConnected, TcpListen, UnixListen, message,
+};
 use serde_json::Value;
 
 use crate::support::{
@@ -27,6 +29,11 @@ fn connect(host: &str, port: u16) -> Request {
 
 fn planned(name: &'static str, kind: &str, target: &str) -> Request {
     Request::Planned { name, ask: Ask { kind: kind.into(), target: target.into() } }
+}
+
+fn tcp_listen(address: &str) -> Request {
+    let address = address.parse().unwrap();
+    Request::TcpListen(TcpListen { address, backlog: Some(1), v6_only: false, reuse_address: true })
 }
 
 /// The policy refuses it, as EACCES, and the audit says so.
@@ -230,16 +237,16 @@ async fn attack_49_the_lenders_own_port_sockets_and_files() {
         );
         assert_eq!(refusal.kind(), ErrorKind::Policy);
     }
-    refused(&lab, &home, &planned("tcp-listen", "listen", &format!("0.0.0.0:{port}")), "the lender itself listens")
-        .await;
+    refused(&lab, &home, &tcp_listen(&format!("0.0.0.0:{port}")), "the lender itself listens").await;
     let own = |file: &str| lab.dir().join(file).display().to_string();
-    for (name, kind, path) in [
-        ("files", "read", own("ca.key")),
-        ("files", "write", own("policy.toml")),
-        ("unix-connect", "unix", own("admin.sock")),
-        ("unix-listen", "unix_listen", own("x.sock")),
+    let path = |file: &str| own(file).into_bytes();
+    for request in [
+        planned("files", "read", &own("ca.key")),
+        planned("files", "write", &own("policy.toml")),
+        Request::UnixConnect(path("admin.sock")),
+        Request::UnixListen(UnixListen { path: path("x.sock"), backlog: Some(1) }),
     ] {
-        let refusal = refused(&lab, &home, &planned(name, kind, &path), "never lent").await;
+        let refusal = refused(&lab, &home, &request, "never lent").await;
         assert!(refusal.notes().last().unwrap().contains("capuchind check alice"), "{:?}", refusal.notes());
     }
     origin.still_serves(&lab, &home).await;
@@ -256,18 +263,17 @@ async fn attack_50_ports_that_must_be_spelled_out() {
         "127.0.0.2:80",
         "0.0.0.0:9500",
         "[::]:9500",
-        "*:9000",
+        "0.0.0.0:9000",
         "127.0.0.1:9100",
         "[::1]:9000",
         "0.0.0.0:0",
     ] {
-        refused(&lab, &home, &planned("tcp-listen", "listen", target), "no rule allows it").await;
+        refused(&lab, &home, &tcp_listen(target), "no rule allows it").await;
         refused(&lab, &home, &planned("udp-bind", "listen", &format!("{target}/udp")), "no rule allows it").await;
     }
     for target in ["127.0.0.1:9000", "127.0.0.1:0", "127.0.0.2:1024"] {
-        let Answer::Refused(refusal) = ask(&lab, &home, &planned("tcp-listen", "listen", target)).await else {
-            panic!("nothing listens")
-        };
+        let bind = planned("udp-bind", "listen", &format!("{target}/udp"));
+        let Answer::Refused(refusal) = ask(&lab, &home, &bind).await else { panic!("nothing binds") };
         assert_eq!(refusal.kind(), ErrorKind::Target, "{}", refusal.text());
     }
     origin.still_serves(&lab, &home).await;

@@ -19,7 +19,7 @@ fn profiles(home: &Home) -> Profiles {
     Profiles::at(&folder.join("config"), &folder.join("state"))
 }
 
-async fn connect(home: &Home) -> Borrower {
+pub async fn connect(home: &Home) -> Borrower {
     Borrower::connect_with(&profiles(home), "lab").await.unwrap()
 }
 

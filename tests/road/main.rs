@@ -9,7 +9,9 @@ mod door;
 mod forwards;
 mod library;
 mod limits;
+mod listen;
 mod refused;
+mod unix;
 
 use std::{
     io::{Read, Write},

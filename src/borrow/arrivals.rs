@@ -1,0 +1,98 @@
+//! Connections that come to what we listen on at the lender: told apart by listener, and handed to it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    proto::{Accepted, Answer, ErrorKind, PENDING_MAX, Ready, Refusal, Reset, StreamId},
+    session::{Session, Stream},
+};
+
+/// From a stream's first frame to the end of its first message, which is in that frame.
+const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(20);
+
+/// The listeners of a session.
+#[derive(Clone, Default)]
+pub(super) struct Arrivals {
+    listeners: Arc<Mutex<HashMap<u64, mpsc::Sender<Arrival>>>>,
+    /// Begins with the first listener.
+    task: Arc<OnceLock<Task>>,
+}
+
+/// A connection that has come and is not accepted.
+pub(super) struct Arrival {
+    pub(super) stream: Stream,
+    pub(super) accepted: Accepted,
+}
+
+/// Ends with the last handle of the session that could listen.
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Arrivals {
+    /// Hands what comes to the listener with this stream to whoever has the receiver.
+    pub(super) fn expect(&self, session: &Session, listener: StreamId) -> (Expected, mpsc::Receiver<Arrival>) {
+        let (arrival_tx, arrival_rx) = mpsc::channel(PENDING_MAX);
+        self.lock().insert(listener.number(), arrival_tx);
+        self.task.get_or_init(|| {
+            let (arrivals, session) = (Self { task: Arc::default(), ..self.clone() }, session.clone());
+            Task(tokio::spawn(async move {
+                while let Some(stream) = session.accept().await {
+                    arrivals.hand_over(stream).await;
+                }
+            }))
+        });
+        (Expected { arrivals: self.clone(), listener }, arrival_rx)
+    }
+
+    async fn hand_over(&self, stream: Stream) {
+        let first = tokio::time::timeout(FIRST_MESSAGE_MAX, stream.read_message_bytes("first message")).await;
+        let Ok(Ok(first)) = first else { return stream.reset(Reset::Refused) };
+        let accepted = match Accepted::decode(&first) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                let refusal = Refusal::new(ErrorKind::Version, error.to_string());
+                // If it cannot be told, it is gone already.
+                let _ = stream.write_message(&Answer::<Ready>::Refused(refusal)).await;
+                return;
+            }
+        };
+        let listener = self.lock().get(&accepted.listener).cloned();
+        match listener {
+            Some(listener) => {
+                // A lender that keeps to the bound always finds a place.
+                if let Err(unwanted) = listener.try_send(Arrival { stream, accepted }) {
+                    unwanted.into_inner().stream.reset(Reset::Refused);
+                }
+            }
+            // It was closed meanwhile.
+            None => stream.reset(Reset::Refused),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Arrival>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A listener that connections are handed to, until it is dropped.
+pub(super) struct Expected {
+    arrivals: Arrivals,
+    listener: StreamId,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.arrivals.lock().remove(&self.listener.number());
+    }
+}

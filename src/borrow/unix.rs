@@ -1,0 +1,155 @@
+//! Unix sockets of the lender: to connect to, and to listen on.
+
+use std::{
+    io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{BorrowError, Borrower, arrivals::Arrival, listener::Listener, tcp::Unanswered};
+use crate::{
+    proto::{Answer, BACKLOG, Ready, Request, SOCKET_PATH_MAX, UnixListen},
+    session::Stream,
+};
+
+impl Borrower {
+    /// Connects to the Unix socket at `path` of the lender.
+    ///
+    #[cfg_attr(feature = "lend", doc = "```")]
+    #[cfg_attr(not(feature = "lend"), doc = "```text")]
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// # let (profiles, _web, folder) = lab().await?;
+    /// # let lab = capuchin::Borrower::connect_with(&profiles, "lab").await?;
+    /// # let path = folder.path().canonicalize()?.join("lent/greeter");
+    ///
+    /// let listener = lab.unix_listen(&path).await?;
+    /// let (visit, accepted) = tokio::join!(lab.unix_connect(&path), listener.accept());
+    /// let (mut visit, mut accepted) = (visit?, accepted?);
+    /// visit.write_all(b"good day").await?;
+    /// visit.shutdown().await?;
+    /// let mut said = String::new();
+    /// accepted.read_to_string(&mut said).await?;
+    /// assert_eq!(said, "good day");
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `path` is not absolute; the policy refuses it, judging where its links lead; or the lender's system does:
+    /// [`BorrowError::Dial`] has the error number of its `connect`.
+    ///
+    /// # Cancellation
+    /// Dropping the future makes the lender give up.
+    pub async fn unix_connect(&self, path: impl AsRef<Path>) -> Result<UnixStream, BorrowError> {
+        let path = path.as_ref();
+        let stream = self.open(&Request::UnixConnect(bytes_of(path)?))?;
+        answer(&stream, self.host(), path).await?;
+        Ok(UnixStream { stream })
+    }
+
+    /// Creates a Unix socket at `path` of the lender, for the lender's own user alone, and listens on it. A socket that a
+    /// listener left which is gone is replaced.
+    ///
+    /// # Errors
+    /// As [`Self::unix_connect`], of the lender's `bind`: [`BorrowError::Listen`].
+    ///
+    /// # Cancellation
+    /// Dropping the future removes the socket.
+    pub async fn unix_listen(&self, path: impl AsRef<Path>) -> Result<UnixListener, BorrowError> {
+        let path = path.as_ref();
+        let request = Request::UnixListen(UnixListen { path: bytes_of(path)?, backlog: Some(BACKLOG) });
+        let (Ready {}, listener) = Listener::open(self, &request, path.display().to_string()).await?;
+        Ok(UnixListener { listener })
+    }
+}
+
+/// The lender's answer to a connection to a Unix socket that was asked for on `stream`.
+///
+/// # Cancellation
+/// Dropping the future before the answer resets the stream, so that the lender gives up.
+pub(super) async fn answer(stream: &Stream, host: &str, path: &Path) -> Result<(), BorrowError> {
+    let unanswered = Unanswered(stream);
+    let target = path.display().to_string();
+    let answer = stream.read_message("answer").await.map_err(|error| BorrowError::answer(host, &target, error))?;
+    std::mem::forget(unanswered);
+    match answer {
+        Answer::Granted(Ready {}) => Ok(()),
+        Answer::Refused(refusal) => Err(BorrowError::refused(host, &target, &refusal)),
+    }
+}
+
+/// A path as a request has it.
+pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, BorrowError> {
+    let bytes = path.as_os_str().as_bytes();
+    if path.is_absolute() && bytes.len() <= SOCKET_PATH_MAX {
+        return Ok(bytes.to_vec());
+    }
+    Err(BorrowError::usage(format!("{:?} is not an absolute path of at most {SOCKET_PATH_MAX} bytes", path.display())))
+}
+
+/// A connection to or from a Unix socket of the lender. `shutdown` ends our half and leaves the other open.
+///
+/// # Cancellation
+/// Dropping it delivers what was written, then closes the connection; it never waits.
+pub struct UnixStream {
+    stream: Stream,
+}
+
+impl AsyncRead for UnixStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for UnixStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    /// Written bytes leave by themselves.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A Unix socket at the lender, and the connections that come to it.
+///
+/// # Cancellation
+/// Dropping it removes the socket; connections that were not accepted fail, accepted ones go on.
+pub struct UnixListener {
+    listener: Listener,
+}
+
+impl UnixListener {
+    /// The next connection. What the peer sends is on its way already.
+    ///
+    /// # Errors
+    /// The lender has closed it, because an admin or a new policy took it back, say; or the session is over.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses no connection.
+    pub async fn accept(&self) -> Result<UnixStream, BorrowError> {
+        let Arrival { stream, .. } = self.listener.accept().await?;
+        Ok(UnixStream { stream })
+    }
+
+    /// Removes the socket, and waits until it is gone. Connections that were not accepted fail.
+    ///
+    /// # Errors
+    /// The session is over, which removes it too.
+    pub async fn close(self) -> Result<(), BorrowError> {
+        self.listener.close().await
+    }
+}

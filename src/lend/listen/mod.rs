@@ -1,0 +1,259 @@
+//! Lends listening sockets: what comes to them is announced to the borrower on a stream of its own, and relayed.
+//!
+//! ```text
+//!   bound ──StartListening──▶ listening ──▶ accepted, announced ──▶ pending ──Ready──▶ served
+//!     └───────── end of the listener's stream, cut, new policy ────────┴──▶ closed      (goes on by itself)
+//! ```
+//! What is announced and not accepted yet is bounded; the others wait in the kernel's queue, as behind any slow server.
+//!
+//! Invariant: the socket lives in the future that serves it, so whatever ends that, the port is closed.
+
+mod port;
+mod tcp;
+mod unix;
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+
+use self::port::{Came, Port};
+use super::{
+    audit::Event,
+    borrower::Borrower,
+    dispatch::{break_off, refuse},
+    gate,
+};
+use crate::{
+    policy::{Granted, Listen, UnixListen},
+    proto::{
+        Accepted, Answer, Errno, ErrorKind, Listening, PENDING_MAX, Ready, Refusal, StartListening, StreamId,
+        TcpListen, WireAddr, message,
+    },
+    session::{Backoff, SocketFile, Stream, relay_accepted},
+};
+
+/// Judges a listener and what came to it again.
+type StillListens = Arc<dyn Fn(&Borrower) -> Result<(), Refusal> + Send + Sync>;
+
+/// Binds one of the ports that were granted, and serves it until the borrower, the policy or an admin ends it.
+///
+/// # Cancellation
+/// Dropping the future closes the port and every connection.
+pub(super) async fn tcp(borrower: &Arc<Borrower>, grant: Granted<Listen>, wanted: TcpListen, stream: Stream) {
+    let (port, local, grant) = match tcp::bind(grant, &wanted) {
+        Ok(bound) => bound,
+        Err(error) => return failed(borrower, &stream, wanted.address.to_string(), &error).await,
+    };
+    let still: StillListens = Arc::new(move |borrower| gate::still_listens(borrower, &grant));
+    let listener = Listener { port, file: None, kind: "tcp-listen", target: local.to_string(), still };
+    listener.lend(borrower, stream, wanted.backlog, &Listening { local: WireAddr(local) }).await;
+}
+
+/// As [`tcp`], for a Unix socket.
+///
+/// # Cancellation
+/// As [`tcp`]; its file goes too.
+pub(super) async fn unix(borrower: &Arc<Borrower>, grant: Granted<UnixListen>, backlog: Option<u32>, stream: Stream) {
+    let target = grant.request().path.to_string();
+    let (port, file) = match unix::bind(&grant.request().path).await {
+        Ok(bound) => bound,
+        Err(error) => return failed(borrower, &stream, target, &error).await,
+    };
+    let still: StillListens = Arc::new(move |borrower| gate::still_unix(borrower, &grant));
+    let listener = Listener { port, file: Some(file), kind: "unix-listen", target, still };
+    listener.lend(borrower, stream, backlog, &Ready {}).await;
+}
+
+/// What was bound, and how to judge it again.
+struct Listener {
+    port: Port,
+    /// Of a Unix socket; removed with it.
+    file: Option<SocketFile>,
+    kind: &'static str,
+    target: String,
+    still: StillListens,
+}
+
+impl Listener {
+    /// Answers, and serves until the end of the last connection.
+    async fn lend<A: minicbor::Encode<()>>(
+        mut self,
+        borrower: &Arc<Borrower>,
+        stream: Stream,
+        backlog: Option<u32>,
+        answer: &A,
+    ) {
+        let (target, still) = (self.target.clone(), self.still.clone());
+        let held = match borrower.hold(&stream, self.kind, target.clone(), Box::new(move |borrower| still(borrower))) {
+            Ok(held) => held,
+            Err(refusal) => return refuse(&stream, refusal).await,
+        };
+        let Ok(place) = borrower.lender.shared.sockets.try_acquire() else {
+            let refusal = Refusal::new(ErrorKind::Busy, NO_SOCKETS).with_errno(Some(Errno::EMFILE));
+            log(borrower, "listen-failed", target, Some(NO_SOCKETS.to_owned())).await;
+            return refuse(&stream, refusal).await;
+        };
+        if let Some(Err(error)) = backlog.map(|backlog| self.port.listen(backlog)) {
+            return failed(borrower, &stream, target, &error).await;
+        }
+        let (taken_tx, taken) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        if stream.write_message(&Answer::Granted(answer)).await.is_ok() {
+            let serving = self.serve(borrower, &stream, &taken, &mut connections);
+            held.serve(&stream, serving).await;
+        }
+        // The port first: whoever waits for the end of the stream may bind it again.
+        drop((self.port, self.file, place));
+        let why = held.why_taken();
+        taken_tx.send_replace(why.is_some());
+        drop((held, stream));
+        log(borrower, "listen-closed", target, why).await;
+        while connections.join_next().await.is_some() {}
+    }
+
+    /// Until the borrower ends its half of `stream`.
+    async fn serve(
+        &mut self,
+        borrower: &Arc<Borrower>,
+        stream: &Stream,
+        taken: &watch::Receiver<bool>,
+        connections: &mut JoinSet<()>,
+    ) {
+        let pending = Arc::new(Semaphore::new(PENDING_MAX));
+        let mut backoff = Backoff::new();
+        let word = stream.read_message::<StartListening>("word to a listener");
+        tokio::pin!(word);
+        loop {
+            tokio::select! {
+                heard = &mut word => match heard {
+                    Ok(StartListening { backlog }) => {
+                        let answer = self.port.listen(backlog).map(|()| Ready {});
+                        let answer = answer.map_or_else(|error| Answer::Refused(refusal(&error)), Answer::Granted);
+                        if stream.write_message(&answer).await.is_err() {
+                            return;
+                        }
+                        word.set(stream.read_message("word to a listener"));
+                    }
+                    // Its end; only what cannot be read breaks the protocol.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        return break_off(&borrower.session, stream, &error);
+                    }
+                    Err(_) => return,
+                },
+                came = next(&self.port, &pending) => match came {
+                    Ok((came, place)) => {
+                        backoff.reset();
+                        let arrival = Arrival {
+                            listener: stream.id(),
+                            came,
+                            still: self.still.clone(),
+                            place,
+                            taken: taken.clone(),
+                        };
+                        connections.spawn(arrival.serve(borrower.clone()));
+                    }
+                    Err(error) => backoff.wait(self.kind, &error).await,
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+}
+
+/// The next connection, once there is a place among the pending.
+async fn next(port: &Port, pending: &Arc<Semaphore>) -> io::Result<(Came, OwnedSemaphorePermit)> {
+    // Never closed.
+    let place = pending.clone().acquire_owned().await.map_err(io::Error::other)?;
+    Ok((port.accept().await?, place))
+}
+
+/// A connection that has come.
+struct Arrival {
+    listener: StreamId,
+    came: Came,
+    still: StillListens,
+    /// Among the pending of its listener.
+    place: OwnedSemaphorePermit,
+    /// Becomes true when the listener is taken back.
+    taken: watch::Receiver<bool>,
+}
+
+impl Arrival {
+    /// Announces it, and relays until both directions have ended; it outlives its listener.
+    async fn serve(self, borrower: Arc<Borrower>) {
+        let Self { listener, came, still, place, taken } = self;
+        let target = came.to_string();
+        // It waits: the kernel has accepted it, and its peer sees a slow server.
+        let Ok(_socket_place) = borrower.lender.shared.sockets.acquire().await else { return };
+        let opened = borrower.session.open(message::encode_prefixed(&Accepted::new(listener, came.ends())));
+        let stream = match opened {
+            Ok(stream) => stream,
+            Err(error) => {
+                came.reset();
+                return log(&borrower, "accept-failed", target, Some(error.to_string())).await;
+            }
+        };
+        let held = match borrower.hold(&stream, "accepted", target.clone(), Box::new(move |borrower| still(borrower))) {
+            Ok(held) => held,
+            Err(refusal) => {
+                came.reset();
+                return log(&borrower, "accept-failed", target, Some(refusal.text().to_owned())).await;
+            }
+        };
+        let answer = async {
+            let answer = tokio::select! {
+                answer = stream.read_message::<Answer<Ready>>("answer") => answer,
+                () = taken_back(taken) => return Err(()),
+            };
+            drop(place);
+            match answer {
+                Ok(Answer::Granted(Ready {})) => Ok(()),
+                Ok(Answer::Refused(_)) | Err(_) => Err(()),
+            }
+        };
+        let relay = async {
+            match came {
+                Came::Tcp { socket, .. } => relay_accepted(socket, &stream, held.meter(), answer).await,
+                Came::Unix(socket) => relay_accepted(socket, &stream, held.meter(), answer).await,
+            }
+        };
+        // On the heap: its room is free again while the connection idles.
+        let _ = held.serve(&stream, Box::pin(relay)).await;
+        let event = Event {
+            target: Some(target),
+            bytes_in: Some(held.meter().from_stream()),
+            bytes_out: Some(held.meter().to_stream()),
+            why: held.why_taken(),
+            ..borrower.event("accepted-closed")
+        };
+        borrower.lender.shared.audit.log(event).await;
+    }
+}
+
+/// Ready when the listener is taken back; never when it is only closed, as what was accepted goes on then.
+async fn taken_back(mut taken: watch::Receiver<bool>) {
+    if taken.wait_for(|taken| *taken).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Tells the borrower and the log that there is no listener.
+async fn failed(borrower: &Borrower, stream: &Stream, target: String, error: &io::Error) {
+    let refusal = refusal(error);
+    log(borrower, "listen-failed", target, Some(refusal.text().to_owned())).await;
+    refuse(stream, refusal).await;
+}
+
+fn refusal(error: &io::Error) -> Refusal {
+    Refusal::new(ErrorKind::Target, format!("the lender cannot listen there: {error}")).with_errno(Errno::of(error))
+}
+
+async fn log(borrower: &Borrower, event: &'static str, target: String, why: Option<String>) {
+    let event = Event { target: Some(target), why, ..borrower.event(event) };
+    borrower.lender.shared.audit.log(event).await;
+}
+
+const NO_SOCKETS: &str = "the lender has lent as many sockets as it can open";

@@ -1,0 +1,88 @@
+//! Lends connections to Unix sockets: connects to the very socket that was judged, and relays.
+
+use std::{io, os::fd::AsRawFd, os::unix::ffi::OsStrExt, path::Path, time::Duration};
+
+use rustix::fs::{FileType, OFlags, fstat};
+use tokio::net::UnixStream;
+
+use super::{audit::Event, blocking::blocking, borrower::Borrower, dispatch::refuse, gate, real_path::open_place};
+use crate::{
+    policy::{Granted, LenderPath, UnixConnect},
+    proto::{Answer, Errno, ErrorKind, Ready, Refusal},
+    session::{Stream, relay},
+};
+
+/// A server whose queue is full gives EAGAIN to who does not wait (unix(7)): asked again so often, for so long.
+const QUEUE_STEP: Duration = Duration::from_millis(10);
+const QUEUE_TRIES: usize = 1000;
+
+/// Connects, answers, and relays until both directions have ended.
+///
+/// # Cancellation
+/// As of a TCP connection: a stream that is reset ends the attempt, a handle that is taken back ends all of it.
+pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, stream: Stream) {
+    let path = grant.request().path.clone();
+    let target = path.to_string();
+    let still = move |borrower: &Borrower| gate::still_unix(borrower, &grant);
+    let held = match borrower.hold(&stream, "unix-connect", target.clone(), Box::new(still)) {
+        Ok(held) => held,
+        Err(refusal) => return refuse(&stream, refusal).await,
+    };
+    let log = async |event: &'static str, why: Option<String>| {
+        let event = Event { target: Some(target.clone()), why, ..borrower.event(event) };
+        borrower.lender.shared.audit.log(event).await;
+    };
+    let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
+        let text = "the lender has lent as many sockets as it can open";
+        log("unix-failed", Some(text.to_owned())).await;
+        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
+    };
+    let connecting = async {
+        tokio::select! {
+            connected = connect(&path) => Some(connected),
+            _ = stream.write_closed() => None,
+        }
+    };
+    let socket = match held.serve(&stream, connecting).await {
+        Some(Some(Ok(socket))) => socket,
+        Some(Some(Err(error))) => {
+            let refusal = Refusal::new(ErrorKind::Target, format!("{path}: {error}")).with_errno(Errno::of(&error));
+            log("unix-failed", Some(error.to_string())).await;
+            return refuse(&stream, refusal).await;
+        }
+        Some(None) | None => return log("unix-failed", held.why_taken()).await,
+    };
+    if stream.write_message(&Answer::Granted(Ready {})).await.is_ok() {
+        held.serve(&stream, Box::pin(relay(socket, &stream, held.meter()))).await;
+    }
+    let event = Event {
+        target: Some(target),
+        bytes_in: Some(held.meter().from_stream()),
+        bytes_out: Some(held.meter().to_stream()),
+        why: held.why_taken(),
+        ..borrower.event("unix-closed")
+    };
+    borrower.lender.shared.audit.log(event).await;
+}
+
+async fn connect(path: &LenderPath) -> io::Result<UnixStream> {
+    let path = path.clone();
+    let place = blocking(move || {
+        let place = open_place(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())), OFlags::empty())?;
+        match FileType::from_raw_mode(fstat(&place)?.st_mode) {
+            FileType::Socket => Ok(place),
+            // As the kernel answers (connect(2)).
+            _ => Err(rustix::io::Errno::CONNREFUSED),
+        }
+    })
+    .await?;
+    // The very file that was opened, whatever its path leads to by now.
+    let address = format!("/proc/self/fd/{}", place.as_raw_fd());
+    for _ in 0..QUEUE_TRIES {
+        match UnixStream::connect(&address).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(QUEUE_STEP).await,
+            connected => return connected,
+        }
+    }
+    Err(Errno::ETIMEDOUT.into())
+}

@@ -1,0 +1,166 @@
+//! Unix sockets of the lender: connected to, created, and judged by where their paths lead.
+
+use std::{
+    io::{Read, Write},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt, symlink},
+        net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+};
+
+use capuchin::{Borrower, proto::ErrorKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    listen::session,
+    support::{Home, Lab},
+};
+
+/// A folder whose `lent` is lent, and alice's session.
+struct Lent {
+    _folder: tempfile::TempDir,
+    root: PathBuf,
+    lab: Lab,
+    _home: Home,
+    borrower: Borrower,
+}
+
+async fn lent(terms: &str) -> Lent {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    std::fs::create_dir(root.join("lent")).unwrap();
+    std::fs::create_dir(root.join("kept")).unwrap();
+    let lent = root.join("lent");
+    let policy = format!("[[allow]]\nwho = \"alice\"\nunix = {lent:?}\nunix_listen = {lent:?}\n{terms}\n");
+    let (lab, home, borrower) = session(&policy).await;
+    Lent { _folder: folder, root, lab, _home: home, borrower }
+}
+
+const AS_ROOT: &str = "allow_root = true";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_behind_a_unix_socket_answers_also_through_links() {
+    let lent = lent(AS_ROOT).await;
+    let path = lent.root.join("lent/server");
+    let server = UnixListener::bind(&path).unwrap();
+    symlink("server", lent.root.join("lent/alias")).unwrap();
+    symlink(lent.root.join("lent"), lent.root.join("way")).unwrap();
+    std::thread::spawn(move || {
+        for mut socket in server.incoming().map_while(Result::ok) {
+            let mut question = String::new();
+            socket.read_to_string(&mut question).unwrap();
+            socket.write_all(question.to_uppercase().as_bytes()).unwrap();
+        }
+    });
+    for way in ["lent/server", "lent/alias", "way/alias"] {
+        let mut stream = lent.borrower.unix_connect(lent.root.join(way)).await.unwrap();
+        stream.write_all(b"half-closed").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "HALF-CLOSED", "{way}");
+    }
+    lent.lab.wait_for_audit("its end", |line| line["event"] == "unix-closed" && line["bytes_in"] == 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_is_created_for_the_lenders_user_alone_and_goes_with_its_handle() {
+    let lent = lent(AS_ROOT).await;
+    let path = lent.root.join("lent/mine");
+    // What an earlier listener left is in nobody's way.
+    drop(UnixListener::bind(&path).unwrap());
+    let listener = lent.borrower.unix_listen(&path).await.unwrap();
+    let found = path.symlink_metadata().unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    let error = lent.borrower.unix_listen(&path).await.err().unwrap();
+    assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Target, Some(98)), "{error}");
+    let mut visitor = UnixStream::connect(&path).unwrap();
+    visitor.write_all(b"ping").unwrap();
+    let mut stream = listener.accept().await.unwrap();
+    stream.read_exact(&mut [0; 4]).await.unwrap();
+    let pending = UnixStream::connect(&path).unwrap();
+    listener.close().await.unwrap();
+    assert!(path.symlink_metadata().is_err(), "its file stays");
+    assert!(matches!((&pending).read(&mut [0]), Ok(0) | Err(_)), "who was not accepted sees the end");
+    stream.write_all(b"pong").await.unwrap();
+    let mut said = [0; 4];
+    visitor.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"pong");
+    lent.lab.wait_for_audit("the end", |line| line["event"] == "listen-closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_neither_reached_nor_created_and_does_not_tell_whether_it_exists() {
+    let lent = lent(AS_ROOT).await;
+    let kept = UnixListener::bind(lent.root.join("kept/server")).unwrap();
+    kept.set_nonblocking(true).unwrap();
+    symlink(lent.root.join("kept/server"), lent.root.join("lent/escape")).unwrap();
+    symlink(lent.root.join("kept/none"), lent.root.join("lent/nothing")).unwrap();
+    symlink(lent.root.join("kept"), lent.root.join("lent/out")).unwrap();
+    let own = lent.lab.door();
+    let mut told = Vec::new();
+    for path in ["kept/server", "kept/none", "lent/escape", "lent/nothing", "lent/out/server", "lent/out/none"] {
+        let error = lent.borrower.unix_connect(lent.root.join(path)).await.err().unwrap();
+        assert_eq!(
+            (error.kind(), error.errno().map(|errno| errno.0)),
+            (ErrorKind::Policy, Some(13)),
+            "{path}: {error}"
+        );
+        told.push(error.to_string());
+    }
+    assert!(told[0].ends_with("no rule allows it") && told[1].ends_with("no rule allows it"), "{told:?}");
+    for path in ["kept/new", "lent/out/new"] {
+        let error = lent.borrower.unix_listen(lent.root.join(path)).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Policy, "{path}: {error}");
+    }
+    let error = lent.borrower.unix_connect(&own).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Policy, "the lender's own door: {error}");
+    assert_eq!(kept.accept().err().unwrap().kind(), std::io::ErrorKind::WouldBlock, "it was connected to");
+    assert!(lent.root.join("kept").read_dir().unwrap().count() == 1, "something was created");
+    // What may be known has its own errno.
+    let error = lent.borrower.unix_connect(lent.root.join("lent/none")).await.err().unwrap();
+    assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Target, Some(2)), "{error}");
+    std::fs::write(lent.root.join("lent/file"), "").unwrap();
+    let error = lent.borrower.unix_connect(lent.root.join("lent/file")).await.err().unwrap();
+    assert_eq!(error.errno().map(|errno| errno.0), Some(111), "{error}");
+    let error = lent.borrower.unix_listen(lent.root.join("lent/escape")).await.err().unwrap();
+    assert_eq!(error.errno().map(|errno| errno.0), Some(98), "a link is in the way, and not followed: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_of_root_lends_nothing_of_its_users_files_unless_the_policy_says_so() {
+    let lent = lent("").await;
+    let path = lent.root.join("lent/server");
+    let _server = UnixListener::bind(&path).unwrap();
+    let refused = |error: Option<capuchin::BorrowError>| {
+        let error = error.expect("root acts for nobody by itself");
+        assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Policy, Some(13)), "{error}");
+        assert!(error.notes().join("\n").contains("allow_root = true"), "{:?}", error.notes());
+    };
+    if crate::support::own_uid() == 0 {
+        refused(lent.borrower.unix_connect(&path).await.err());
+        refused(lent.borrower.unix_listen(lent.root.join("lent/new")).await.err());
+        assert!(!lent.root.join("lent/new").exists());
+    } else {
+        lent.borrower.unix_connect(&path).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_policy_takes_unix_sockets_back() {
+    let lent = lent(AS_ROOT).await;
+    let path = lent.root.join("lent/server");
+    let server = UnixListener::bind(&path).unwrap();
+    let mut stream = lent.borrower.unix_connect(&path).await.unwrap();
+    let (mut socket, _) = server.accept().unwrap();
+    let created = lent.root.join("lent/mine");
+    let listener = lent.borrower.unix_listen(&created).await.unwrap();
+    std::fs::write(lent.lab.dir().join("policy.toml"), "").unwrap();
+    assert_eq!(stream.read_u8().await.unwrap_err().raw_os_error(), Some(13));
+    assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)));
+    assert_eq!(listener.accept().await.err().unwrap().errno().map(|errno| errno.0), Some(13));
+    lent.lab.wait_for_audit("its end", |line| line["event"] == "listen-closed");
+    assert!(!created.exists());
+}
