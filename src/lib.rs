@@ -18,6 +18,7 @@ pub mod trust;
 
 #[cfg(feature = "borrow")]
 pub use borrow::{
-    Alias, BorrowError, Borrower, Connection, Forward, Host, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles,
-    SessionEnd, TcpBound, TcpListener, TcpOptions, TcpStream, UnixListener, UnixStream,
+    Alias, BorrowError, Borrower, Connection, Forward, Host, HostSettings, Join, OwnedReadHalf, OwnedWriteHalf,
+    Profile, Profiles, SessionEnd, TcpBound, TcpListener, TcpOptions, TcpStream, UnixListener, UnixStream,
+    lender_address,
 };

@@ -30,6 +30,7 @@ mod login;
 mod profile;
 mod renew;
 mod resolve;
+mod settings;
 mod tcp;
 mod unix;
 
@@ -39,6 +40,7 @@ pub use forward::Forward;
 pub use join::Join;
 pub use keep::{Connection, SessionEnd};
 pub use listen::{TcpBound, TcpListener, TcpOptions};
-pub use profile::{Alias, Host, Profile, Profiles};
+pub use profile::{Alias, Host, Profile, Profiles, lender_address};
+pub use settings::HostSettings;
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 pub use unix::{UnixListener, UnixStream};

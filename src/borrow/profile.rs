@@ -5,6 +5,7 @@
 //!                                         ca.crt                 what the lender is known by
 //!                                         USER/client.key        never leaves this machine (0600)
 //!                                         USER/client.crt
+//!   $XDG_CONFIG_HOME/capuchin/config.toml                        what its user has settled ([`HostSettings`])
 //!   $XDG_STATE_HOME/capuchin/tickets/ALIAS/USER                  the last login (0600)
 //! ```
 //!
@@ -23,11 +24,12 @@ use std::{
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+pub use addresses::lender_address;
 pub(super) use addresses::{LENDER_FILE, LenderFile};
 
-use super::BorrowError;
+use super::{BorrowError, settings::HostSettings};
 use crate::{
-    proto::{LenderName, UserName},
+    proto::{LenderName, Target, UserName},
     trust::{
         UnixTime,
         keyfile::{self, KeyFileError},
@@ -44,6 +46,10 @@ pub const ALIAS_MAX: usize = 63;
 pub struct Profiles {
     hosts: PathBuf,
     tickets: PathBuf,
+    settings: PathBuf,
+    /// Who is meant, and at which port, when neither the host's name nor the settings' file may say: from the environment.
+    user: Option<UserName>,
+    port: Option<u16>,
 }
 
 /// A lender that this machine has joined.
@@ -67,13 +73,15 @@ pub struct Profile {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Alias(String);
 
-/// A lender, and maybe as whom: `lab` or `ana@lab`.
+/// A lender, and maybe as whom and at which port: `lab`, `ana@lab` or `ana@lab:2279`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// As whom; else the profile's default user.
+    /// As whom; else `CAPUCHIN_USER`, the settings' user, the profile's default user.
     pub user: Option<UserName>,
     /// Which lender.
     pub alias: Alias,
+    /// The port at each of its addresses, in place of their own; else `CAPUCHIN_PORT`.
+    pub port: Option<u16>,
 }
 
 /// What a borrower shows and what it demands to see.
@@ -87,22 +95,35 @@ pub(super) struct Credentials {
 type Listed = (Alias, Result<Profile, BorrowError>);
 
 impl Profiles {
-    /// Those of the user who runs this program, by `XDG_CONFIG_HOME`, `XDG_STATE_HOME` and `HOME`.
+    /// Those of the user who runs this program, by `XDG_CONFIG_HOME`, `XDG_STATE_HOME` and `HOME`; with `CAPUCHIN_USER` and
+    /// `CAPUCHIN_PORT` where they are set.
     ///
     /// # Errors
-    /// If none of them says where.
+    /// If none of them says where, or one of the last two is no user or no port.
     pub fn from_env() -> Result<Self, BorrowError> {
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let home = |rest: &str| absolute("HOME").map(|home| home.join(rest));
         let missing = || BorrowError::usage("there is nowhere to keep profiles: set HOME or XDG_CONFIG_HOME");
         let config = absolute("XDG_CONFIG_HOME").or_else(|| home(".config")).ok_or_else(missing)?;
         let state = absolute("XDG_STATE_HOME").or_else(|| home(".local/state")).ok_or_else(missing)?;
-        Ok(Self::at(&config, &state))
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let wrong = |name: &str, why: String| BorrowError::usage(format!("{name} in the environment: {why}"));
+        let user = variable("CAPUCHIN_USER").map(|user| user.parse::<UserName>());
+        let user = user.transpose().map_err(|error| wrong("CAPUCHIN_USER", error.to_string()))?;
+        let port = variable("CAPUCHIN_PORT").map(|port| parse_port(&port)).transpose();
+        let port = port.map_err(|why| wrong("CAPUCHIN_PORT", why))?;
+        Ok(Self { user, port, ..Self::at(&config, &state) })
     }
 
     /// Those below two folders, which stand for `XDG_CONFIG_HOME` and `XDG_STATE_HOME`.
     pub fn at(config: &Path, state: &Path) -> Self {
-        Self { hosts: config.join("capuchin/hosts"), tickets: state.join("capuchin/tickets") }
+        Self {
+            hosts: config.join("capuchin/hosts"),
+            tickets: state.join("capuchin/tickets"),
+            settings: config.join("capuchin/config.toml"),
+            user: None,
+            port: None,
+        }
     }
 
     /// Every host that was joined, by alias. One that cannot be read stands in the list with its error.
@@ -135,13 +156,30 @@ impl Profiles {
         })
     }
 
-    /// The profile of a host and the user who is meant.
+    /// What the user has settled for a host in `config.toml`.
     ///
     /// # Errors
-    /// As [`Self::profile`]; also if this machine has not joined as that user.
+    /// That file cannot be read, or is broken.
+    pub fn settings(&self, alias: &Alias) -> Result<HostSettings, BorrowError> {
+        HostSettings::load(&self.settings, alias)
+    }
+
+    /// The profile of a host and the user who is meant, with what environment and settings say.
+    ///
+    /// # Errors
+    /// As [`Self::profile`] and [`Self::settings`]; also if this machine has not joined as that user.
     pub fn find(&self, host: &Host) -> Result<(Profile, UserName), BorrowError> {
-        let profile = self.profile(&host.alias)?;
-        let user = host.user.clone().unwrap_or_else(|| profile.default_user.clone());
+        let (mut profile, settings) = (self.profile(&host.alias)?, self.settings(&host.alias)?);
+        let named = host.user.as_ref().or(self.user.as_ref()).or(settings.user.as_ref());
+        let user = named.unwrap_or(&profile.default_user).clone();
+        if !settings.addresses.is_empty() {
+            // Set by the user, as by `hosts set`.
+            (profile.addresses, profile.learns_addresses) = (settings.addresses, false);
+        }
+        if let Some(port) = host.port.or(self.port) {
+            profile.addresses = at_port(&profile.addresses, port);
+            profile.learns_addresses = false;
+        }
         if profile.users.contains(&user) {
             return Ok((profile, user));
         }
@@ -299,22 +337,42 @@ impl FromStr for Host {
     type Err = BorrowError;
 
     fn from_str(text: &str) -> Result<Self, BorrowError> {
-        match text.split_once('@') {
-            Some((user, alias)) => {
-                let user = user.parse().map_err(|error| BorrowError::usage(format!("{error}")))?;
-                Ok(Self { user: Some(user), alias: alias.parse()? })
-            }
-            None => Ok(Self { user: None, alias: text.parse()? }),
+        let (user, place) = match text.split_once('@') {
+            Some((user, place)) => (Some(user.parse().map_err(|error| BorrowError::usage(format!("{error}")))?), place),
+            None => (None, text),
+        };
+        let (alias, port) = match place.split_once(':') {
+            Some((alias, port)) => (alias, Some(parse_port(port).map_err(BorrowError::usage)?)),
+            None => (place, None),
+        };
+        Ok(Self { user, alias: alias.parse()?, port })
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port > 0);
+    port.ok_or_else(|| format!("{text:?} is not a port, a number from 1 to 65535"))
+}
+
+/// The same hosts, at another port.
+fn at_port(addresses: &[String], port: u16) -> Vec<String> {
+    let mut moved: Vec<String> = Vec::new();
+    for target in addresses.iter().filter_map(|address| address.parse::<Target>().ok()) {
+        let address = Target { port, ..target }.to_string();
+        if !moved.contains(&address) {
+            moved.push(address);
         }
     }
+    moved
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.user {
-            Some(user) => write!(f, "{user}@{}", self.alias),
-            None => self.alias.fmt(f),
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
         }
+        self.alias.fmt(f)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }
 

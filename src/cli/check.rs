@@ -3,7 +3,10 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
-use super::report::{Failure, escape, print, print_json};
+use super::{
+    host::HostArgument,
+    report::{Failure, escape, print, print_json},
+};
 use crate::{BorrowError, Borrower, policy::Kind, proto::ErrorKind};
 
 /// Exit status when the policy says no.
@@ -22,8 +25,8 @@ Examples:
 
 Exit status: 0 allowed, 1 denied, 2 no answer.")]
 pub struct Arguments {
-    /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
-    host: String,
+    #[command(flatten)]
+    host: HostArgument,
     #[command(flatten)]
     question: Question,
 }
@@ -71,14 +74,16 @@ impl Question {
 /// `capuchin check`.
 pub async fn run(Arguments { host, question }: Arguments) -> Result<(), Failure> {
     let (kind, target) = question.words();
-    let verdict = match ask(&host, &kind, &target).await {
+    let failed = |failure: Failure| failure.with_code(ERROR);
+    let borrower = host.connect().await.map_err(failed)?;
+    let verdict = match ask(&borrower, &kind, &target).await {
         Ok(verdict) => verdict,
         Err(BorrowError::Refused { kind: ErrorKind::Policy, reason, notes, .. }) => {
             Verdict::Denied { reason, notes, warnings: Vec::new() }
         }
-        Err(error) => return Err(Failure::from(error).with_code(ERROR)),
+        Err(error) => return Err(failed(error.into())),
     };
-    show(("host", &host), &question, verdict)
+    show(("host", borrower.host()), &question, verdict)
 }
 
 /// Prints a verdict; a denial is its own exit status.
@@ -119,8 +124,8 @@ fn append(text: &mut String, label: &str, lines: &[String]) {
     }
 }
 
-async fn ask(host: &str, kind: &str, target: &str) -> Result<Verdict, BorrowError> {
-    let verdict = Borrower::connect(host).await?.check(kind, target).await?;
+async fn ask(borrower: &Borrower, kind: &str, target: &str) -> Result<Verdict, BorrowError> {
+    let verdict = borrower.check(kind, target).await?;
     Ok(Verdict::Allowed { rule: verdict.rule, warnings: verdict.warnings })
 }
 

@@ -13,11 +13,12 @@ use tokio::sync::mpsc;
 
 use super::{
     connection,
+    host::HostArgument,
     report::{Failure, escape, print, warn},
     signals,
 };
 use crate::{
-    BorrowError, Borrower, Forward,
+    BorrowError, Forward,
     proto::{ErrorKind, Target},
 };
 
@@ -36,8 +37,8 @@ A lost connection is made again by itself, as long as the login lasts; local por
 
 Exit status: 255 after a failure or when the lender takes the session back, 130 after Ctrl-C, 143 after SIGTERM.")]
 pub struct Arguments {
-    /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
-    host: String,
+    #[command(flatten)]
+    host: HostArgument,
     /// Listen here and connect there, as in ssh; the address is 127.0.0.1 if left out, and all if empty or *
     #[arg(short = 'L', long = "local", value_name = "[BIND:]PORT:HOST:HOSTPORT", required = true)]
     local: Vec<Spec>,
@@ -58,8 +59,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     signals::interruptible(forward(&host, &local)).await
 }
 
-async fn forward(host: &str, specs: &[Spec]) -> Result<(), Failure> {
-    let borrower = Borrower::connect(host).await?;
+async fn forward(host: &HostArgument, specs: &[Spec]) -> Result<(), Failure> {
+    let borrower = host.connect().await?;
     borrower.keep_connected();
     let mut forwards = Vec::new();
     for Spec { bind, target } in specs {
@@ -72,7 +73,7 @@ async fn forward(host: &str, specs: &[Spec]) -> Result<(), Failure> {
     }
     for forward in &forwards {
         let target = escape(&forward.target().to_string());
-        print(&format!("Forwarding {} -> {target} (via {host})", forward.local_addr()))?;
+        print(&format!("Forwarding {} -> {target} (via {})", forward.local_addr(), borrower.host()))?;
     }
     let (failure_tx, mut failure_rx) = mpsc::channel::<String>(FAILURES_MAX);
     let mut serving = tokio::task::JoinSet::new();

@@ -3,12 +3,7 @@
 use serde_json::{Value, json};
 
 use super::report::{Failure, escape, print, print_json, warn};
-use crate::{
-    Alias, Profile, Profiles,
-    lend::DEFAULT_PORT,
-    proto::{ErrorKind, Target, UserName},
-    trust::UnixTime,
-};
+use crate::{Alias, Profile, Profiles, lender_address, proto::UserName, trust::UnixTime};
 
 /// List the hosts that this machine has joined, or say where one is
 #[derive(clap::Args)]
@@ -55,27 +50,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// Without addresses: `--auto`.
 fn set(alias: &Alias, addresses: &[String]) -> Result<(), Failure> {
     let profiles = Profiles::from_env()?;
-    let addresses = addresses.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+    let addresses = addresses.iter().map(|text| lender_address(text)).collect::<Result<Vec<_>, _>>()?;
     match addresses.is_empty() {
         true => profiles.learn_again(alias)?,
         false => profiles.set_addresses(alias, &addresses)?,
     }
     Ok(())
-}
-
-fn address(text: &str) -> Result<Target, Failure> {
-    let bare = text.parse::<std::net::IpAddr>().is_ok() || !text.contains(':') || text.ends_with(']');
-    let whole = match text.parse::<std::net::Ipv6Addr>() {
-        Ok(address) => format!("[{address}]:{DEFAULT_PORT}"),
-        Err(_) if bare => format!("{text}:{DEFAULT_PORT}"),
-        Err(_) => text.to_owned(),
-    };
-    let usage = |why: String| Failure::new(ErrorKind::Usage, why);
-    let target: Target = whole.parse().map_err(|error: crate::proto::TargetError| usage(error.to_string()))?;
-    match target.host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@') {
-        true => Err(usage(format!("{text:?} is not an address: write HOST or HOST:PORT"))),
-        false => Ok(target),
-    }
 }
 
 fn list(arguments: &Arguments) -> Result<(), Failure> {
@@ -143,23 +123,6 @@ mod tests {
             document(&profile, until).to_string(),
             r#"{"addresses":["lab.example:2278"],"alias":"attic","default_user":"ana","lender":"lab","users":[{"ticket_expires":7,"user":"ana"},{"ticket_expires":null,"user":"bob"}]}"#
         );
-    }
-
-    #[test]
-    fn an_address_has_the_default_port_if_none_is_named() {
-        for (text, read) in [
-            ("lab.example", "lab.example:2278"),
-            ("lab.example:1", "lab.example:1"),
-            ("10.0.0.1", "10.0.0.1:2278"),
-            ("fd00::1", "[fd00::1]:2278"),
-            ("[fd00::1]", "[fd00::1]:2278"),
-            ("[fd00::1]:1", "[fd00::1]:1"),
-        ] {
-            assert_eq!(address(text).unwrap().to_string(), read);
-        }
-        for bad in ["", "a b", "a:0", "a:b", "user@a", ":1"] {
-            assert!(address(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
+    host::HostArgument,
     prompt::{self, Stdin},
     report::{Failure, print},
     signals,
@@ -34,8 +35,8 @@ Examples:
   capuchin login lab
   capuchin login ana@lab --password-file - < secret")]
 pub struct LoginArguments {
-    /// The host, as `capuchin hosts` lists it, or USER@HOST
-    host: String,
+    #[command(flatten)]
+    host: HostArgument,
     /// Read the password from a file (mode 0600), or - for stdin
     #[arg(long, value_name = "FILE|-")]
     password_file: Option<PathBuf>,
@@ -64,6 +65,7 @@ pub async fn join(arguments: Arguments) -> Result<(), Failure> {
 
 pub async fn login(arguments: LoginArguments) -> Result<(), Failure> {
     let LoginArguments { host, password_file } = arguments;
+    let host = host.text()?;
     // Before the question: an unknown host needs no password.
     let (profile, user) = Profiles::from_env()?.find(&host.parse()?)?;
     let password = match password_file {

@@ -15,6 +15,7 @@ mod connection;
 mod demo;
 mod forward;
 mod grants;
+mod host;
 mod hosts;
 mod join;
 mod lender;
@@ -181,6 +182,9 @@ mod tests {
             "capuchin check lab shell",
             "capuchin check lab env.send --json -- LANG",
             "capuchin forward lab -N -L 8080:a:80 -L [::1]:0:[::1]:81",
+            "capuchin forward -l ana -p 2279 lab -L 8080:a:80",
+            "capuchin hosts set lab a:1 b",
+            "capuchin hosts set lab --auto",
         ] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -87,6 +87,11 @@ pub fn join_line() -> Result<Zeroizing<String>, Failure> {
     ask("Join line (cap1_…): ", "give the line as an argument, or - for stdin")
 }
 
+/// Whether there is somebody to ask: a terminal, and a stderr at it, where a question would be seen.
+pub fn has_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr()) && std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// rpassword asks /dev/tty and nothing else, so a pipe is never taken for a person.
 fn ask(prompt: &str, instead: &str) -> Result<Zeroizing<String>, Failure> {
     let typed = rpassword::prompt_password(super::report::escape(prompt)).map(Zeroizing::new);

@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 use super::{LendError, admission};
 use crate::{policy::LenderPath, proto::LenderName, session, trust::keyfile};
 
-/// The port of capuchin.
-pub const DEFAULT_PORT: u16 = 2278;
-
 /// The folders of one lender; with `--dir` all are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LenderDir {

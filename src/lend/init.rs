@@ -6,14 +6,14 @@ use crate::{
     trust::{UnixTime, authority::Authority, keyfile, pem},
 };
 
-use super::{DEFAULT_PORT, LendError, LenderConfig, LenderDir, Listen, admission, config::check_advertised, identity};
+use super::{LendError, LenderConfig, LenderDir, Listen, admission, config::check_advertised, identity};
 
 /// What a new lender is told.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     /// Default: the machine's host name.
     pub name: Option<LenderName>,
-    /// Default: every address, port [`DEFAULT_PORT`].
+    /// Default: every address, port [`DEFAULT_PORT`](crate::proto::DEFAULT_PORT).
     pub listen: Option<Listen>,
     /// Default: found out from `listen`.
     pub advertise: Vec<String>,
@@ -36,7 +36,9 @@ pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
             Some(name) => name,
             None => host_label(),
         },
-        listen: setup.listen.unwrap_or(Listen::Address((std::net::Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into())),
+        listen: setup
+            .listen
+            .unwrap_or(Listen::Address((std::net::Ipv6Addr::UNSPECIFIED, crate::proto::DEFAULT_PORT).into())),
         advertise: setup.advertise,
         per_source: admission::PER_SOURCE,
         penalties: true,

@@ -56,7 +56,7 @@ pub use audit::{
     verify as verify_audit,
 };
 pub use check::CheckReply;
-pub use config::{DEFAULT_PORT, LenderConfig, LenderDir, Listen};
+pub use config::{LenderConfig, LenderDir, Listen};
 pub use control::{Revoked, SessionEntry, StreamEntry};
 pub use error::LendError;
 pub use grants::GrantEntry;

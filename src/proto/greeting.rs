@@ -19,6 +19,8 @@ pub const MINOR: u8 = 0;
 pub const INITIAL_CREDIT_MIN: u32 = 1024;
 /// Longest name of an OS user that is told, in bytes: what utmp(5) and POSIX systems use is far below.
 pub const OS_USER_MAX: usize = 255;
+/// Where a lender listens if it is not told otherwise.
+pub const DEFAULT_PORT: u16 = 2278;
 /// Most addresses that a lender tells, and that an invitation carries.
 pub const LENDER_ADDRESSES_MAX: usize = 4;
 /// Longest address, in bytes: a DNS name of 253, a colon, a port.

@@ -27,8 +27,9 @@ pub use frame::{
     FRAME_PAYLOAD_MAX, Frame, FrameReader, GOAWAY_TEXT_MAX, Goaway, HEADER_BYTES, Header, Kind, Reset, StreamId,
 };
 pub use greeting::{
-    FromBorrower, FromLender, Greeting, HANDSHAKE_BYTES_MAX, IssuedTicket, JoinAnswer, JoinQuestion, JoinRequest,
-    JoinStatus, LENDER_ADDRESS_MAX, LENDER_ADDRESSES_MAX, LocalNames, Login, LoginMethod, MINOR, OS_USER_MAX, Welcome,
+    DEFAULT_PORT, FromBorrower, FromLender, Greeting, HANDSHAKE_BYTES_MAX, IssuedTicket, JoinAnswer, JoinQuestion,
+    JoinRequest, JoinStatus, LENDER_ADDRESS_MAX, LENDER_ADDRESSES_MAX, LocalNames, Login, LoginMethod, MINOR,
+    OS_USER_MAX, Welcome,
 };
 pub use listen::{Accepted, BACKLOG, Listening, PENDING_MAX, Ready, StartListening, TcpListen, UnixListen};
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};

@@ -11,6 +11,7 @@ mod library;
 mod limits;
 mod listen;
 mod refused;
+mod settings;
 mod unix;
 
 use std::{

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Alias, BorrowError, Profile, Profiles};
 use crate::{
-    proto::{LENDER_ADDRESSES_MAX, Target},
+    proto::{DEFAULT_PORT, LENDER_ADDRESSES_MAX, Target, TargetError},
     trust::keyfile,
 };
 
@@ -22,6 +22,23 @@ pub(in crate::borrow) struct LenderFile {
 
 fn learns() -> bool {
     true
+}
+
+/// Reads where a lender is: `HOST` or `HOST:PORT`, with [`DEFAULT_PORT`] if none is named.
+///
+/// # Errors
+/// It is none.
+pub fn lender_address(text: &str) -> Result<Target, BorrowError> {
+    let whole = match text.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{DEFAULT_PORT}"),
+        Err(_) if !text.contains(':') || text.ends_with(']') => format!("{text}:{DEFAULT_PORT}"),
+        Err(_) => text.to_owned(),
+    };
+    let target: Target = whole.parse().map_err(|error: TargetError| BorrowError::usage(error.to_string()))?;
+    match target.host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@') {
+        true => Err(BorrowError::usage(format!("{text:?} is not an address: write HOST or HOST:PORT"))),
+        false => Ok(target),
+    }
 }
 
 impl LenderFile {
@@ -93,3 +110,25 @@ impl Profiles {
 pub const ADDRESSES_KNOWN_MAX: usize = 16;
 /// A lender's settings in its folder.
 pub(in crate::borrow) const LENDER_FILE: &str = "lender.toml";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_the_default_port_if_none_is_named() {
+        for (text, read) in [
+            ("lab.example", "lab.example:2278"),
+            ("lab.example:1", "lab.example:1"),
+            ("10.0.0.1", "10.0.0.1:2278"),
+            ("fd00::1", "[fd00::1]:2278"),
+            ("[fd00::1]", "[fd00::1]:2278"),
+            ("[fd00::1]:1", "[fd00::1]:1"),
+        ] {
+            assert_eq!(lender_address(text).unwrap().to_string(), read);
+        }
+        for bad in ["", "a b", "a:0", "a:b", "user@a", ":1"] {
+            assert!(lender_address(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The host that a command is about, as ssh takes it: `HOST`, `USER@HOST`, `-l USER`, `-p PORT`.
+
+use super::{
+    prompt,
+    report::{Failure, warn},
+};
+use crate::{Borrower, Host, Profiles, proto::ErrorKind};
+
+/// Whom to borrow from.
+#[derive(clap::Args)]
+pub struct HostArgument {
+    /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
+    host: String,
+    /// As this user, like USER@HOST [env: CAPUCHIN_USER]
+    #[arg(short = 'l', long = "user", value_name = "USER")]
+    user: Option<String>,
+    /// The port of the lender, at each of its addresses [env: CAPUCHIN_PORT]
+    #[arg(short = 'p', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+}
+
+impl HostArgument {
+    /// The host in one text: `USER@HOST:PORT`, with what was given.
+    ///
+    /// # Errors
+    /// Two users, or a port for the lender of this machine.
+    pub fn text(&self) -> Result<String, Failure> {
+        let usage = |why: String| Failure::new(ErrorKind::Usage, why);
+        let mut text = match (&self.user, self.host.split_once('@')) {
+            (Some(user), Some((other, _))) if user != other => {
+                return Err(usage(format!("both {other} and {user} are named as the user: leave one out")));
+            }
+            (Some(user), None) => format!("{user}@{}", self.host),
+            _ => self.host.clone(),
+        };
+        if let Some(port) = self.port {
+            if text.ends_with('.') {
+                return Err(usage("the lender of this machine has a door and no port: leave -p out".to_owned()));
+            }
+            text = format!("{text}:{port}");
+        }
+        Ok(text)
+    }
+
+    /// Connects. Who is not logged in and sits at a terminal is asked for the password in place.
+    pub async fn connect(&self) -> Result<Borrower, Failure> {
+        let host = self.text()?;
+        let failure: Failure = match Borrower::connect(&host).await {
+            Ok(borrower) => return Ok(borrower),
+            Err(error) => error.into(),
+        };
+        if failure.kind != ErrorKind::Login || !prompt::has_terminal() {
+            return Err(failure);
+        }
+        let Ok(parsed) = host.parse::<Host>() else { return Err(failure) };
+        let (profile, user) = Profiles::from_env()?.find(&parsed)?;
+        warn(&format!("capuchin: {}", failure.text));
+        let password = prompt::password(&format!("Password of {user} at {}: ", profile.lender))?;
+        Ok(Borrower::login(&host, &password).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(host: &str, user: Option<&str>, port: Option<u16>) -> Result<String, Failure> {
+        HostArgument { host: host.to_owned(), user: user.map(str::to_owned), port }.text()
+    }
+
+    #[test]
+    fn a_host_reads_as_ssh_reads_it() {
+        for (host, user, port, whole) in [
+            ("lab", None, None, "lab"),
+            ("lab", Some("ana"), None, "ana@lab"),
+            ("ana@lab", Some("ana"), Some(1), "ana@lab:1"),
+            ("ana@lab", None, None, "ana@lab"),
+            (".", Some("ana"), None, "ana@."),
+        ] {
+            assert_eq!(text(host, user, port).unwrap(), whole);
+        }
+        for (host, user, port) in [("ana@lab", Some("bob"), None), (".", None, Some(1))] {
+            assert_eq!(text(host, user, port).unwrap_err().kind, ErrorKind::Usage);
+        }
+    }
+}

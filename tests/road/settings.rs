@@ -1,0 +1,73 @@
+//! Whom a command means: the command line, then the environment, then `config.toml`, then what was joined.
+
+use crate::support::{Home, LOOPBACK, Lab, PASSWORD, fails, run};
+
+/// As whom the lender let this command in.
+fn logged_in(lab: &Lab, home: &Home, env: &[(&str, &str)], arguments: &[&str]) -> String {
+    let mut command = home.capuchin();
+    command.arg("check").args(arguments).args(["connect", "127.0.0.1:9"]).envs(env.iter().copied());
+    run(&mut command);
+    let last = lab.audit().into_iter().rfind(|line| line["event"] == "login" && line["verdict"] == "granted");
+    last.unwrap()["user"].as_str().unwrap().to_owned()
+}
+
+fn settle(home: &Home, text: &str) {
+    std::fs::write(home.folder.path().join("config/capuchin/config.toml"), text).unwrap();
+}
+
+#[test]
+fn the_command_line_counts_more_than_the_environment_and_that_more_than_the_file() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let line = lab.invite("bob");
+    run(home.capuchin().args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
+    assert_eq!(logged_in(&lab, &home, &[], &["lab"]), "alice", "who joined first");
+    settle(&home, "[defaults]\nuser = \"bob\"\n");
+    assert_eq!(logged_in(&lab, &home, &[], &["lab"]), "bob");
+    settle(&home, "[defaults]\nuser = \"alice\"\n[host.lab]\nuser = \"bob\"\n");
+    assert_eq!(logged_in(&lab, &home, &[], &["lab"]), "bob");
+    let env = [("CAPUCHIN_USER", "alice")];
+    assert_eq!(logged_in(&lab, &home, &env, &["lab"]), "alice");
+    assert_eq!(logged_in(&lab, &home, &env, &["bob@lab"]), "bob");
+    assert_eq!(logged_in(&lab, &home, &env, &["-l", "bob", "lab"]), "bob");
+}
+
+#[test]
+fn an_address_of_the_file_and_a_port_of_the_command_line_lead_there_and_nowhere_else() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    settle(&home, "[host.lab]\naddress = \"127.0.0.1:1\"\n");
+    let check = |arguments: &[&str]| {
+        let mut command = home.capuchin();
+        command.arg("check").args(arguments).args(["connect", "127.0.0.1:9"]);
+        command
+    };
+    let stderr = fails(&mut check(&["lab"]), 2);
+    assert!(stderr.starts_with("error[unreachable]: cannot reach lab at 127.0.0.1:1:"), "{stderr}");
+    let port = lab.address.port().to_string();
+    run(&mut check(&["-p", &port, "lab"]));
+    run(check(&["lab"]).env("CAPUCHIN_PORT", &port));
+    run(&mut check(&[&format!("alice@lab:{port}")]));
+    // What was settled is not written into the profile.
+    std::fs::remove_file(home.folder.path().join("config/capuchin/config.toml")).unwrap();
+    run(&mut check(&["lab"]));
+}
+
+#[test]
+fn a_broken_file_or_variable_says_which_and_nothing_is_sent() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
+    let before = logins();
+    let check = |key: &str, value: &str| {
+        let mut command = home.capuchin();
+        command.args(["check", "lab", "connect", "127.0.0.1:9"]).env(key, value);
+        fails(&mut command, 2)
+    };
+    assert!(check("CAPUCHIN_USER", "Not A User").contains("CAPUCHIN_USER"));
+    assert!(check("CAPUCHIN_PORT", "70000").contains("CAPUCHIN_PORT"));
+    settle(&home, "[host.lab]\nadress = \"a:1\"\n");
+    let stderr = check("CAPUCHIN_LOG", "warn");
+    assert!(stderr.starts_with("error[config]") && stderr.contains("config.toml"), "{stderr}");
+    assert_eq!(logins(), before);
+}
