@@ -12,7 +12,7 @@ pub mod lend;
 pub mod policy;
 pub mod proto;
 pub mod session;
-#[cfg(feature = "lend")]
+#[cfg(any(feature = "lend", feature = "run"))]
 mod sys;
 pub mod trust;
 

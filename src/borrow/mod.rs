@@ -4,7 +4,8 @@
 //!   Join ──▶ Profiles ──▶ Borrower ──▶ TcpStream   one borrowed connection
 //!   (once)   (on disk)    (session)├─▶ TcpListener a port of the lender's, and who connects to it
 //!                                  ├─▶ Forward     a local port, each of whose connections is one
-//!                                  └─▶ resolve     names, as the lender's machine knows them
+//!                                  ├─▶ resolve     names, as the lender's machine knows them
+//!                                  └─▶ run         an unmodified program, on the lender's network
 //! ```
 //! A program that borrows needs [`Borrower`] and [`TcpStream`]; the rest sets machines up. No runtime is started here:
 //! everything runs on the caller's tokio.
@@ -30,6 +31,8 @@ mod login;
 mod profile;
 mod renew;
 mod resolve;
+#[cfg(feature = "run")]
+pub(crate) mod run;
 mod settings;
 mod tcp;
 mod unix;

@@ -21,6 +21,7 @@ mod join;
 mod lender;
 mod prompt;
 mod report;
+mod run;
 mod sessions;
 mod signals;
 
@@ -56,6 +57,7 @@ enum Command {
     Login(join::LoginArguments),
     Hosts(hosts::Arguments),
     Check(check::Arguments),
+    Run(run::Arguments),
     Forward(forward::Arguments),
     /// Lend: everything that `capuchind` does
     #[command(before_help = LENDER_EXAMPLES)]
@@ -71,6 +73,7 @@ const BORROWER_EXAMPLES: &str = "\
 Examples:
   capuchin demo                                 the main job, on this machine
   capuchin join cap1_…                          join with the line of a lender
+  capuchin run lab -- curl http://10.0.0.5/     any program, on its network
   capuchin forward lab -L 8080:intranet:80      its intranet at 127.0.0.1:8080
   capuchin check lab connect db.internal:5432   may I, and by which rule?
   capuchin login lab                            log in again";
@@ -103,6 +106,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Login(arguments) => block_on(join::login(arguments)),
         Command::Hosts(arguments) => hosts::run(&arguments),
         Command::Check(arguments) => block_on(check::run(arguments)),
+        // It forks before any thread exists.
+        Command::Run(arguments) => run::run(arguments),
         Command::Forward(arguments) => block_on(forward::run(arguments)),
         Command::Lender(arguments) => block_on(lender::run(arguments)),
         Command::Demo => demo::run(),
@@ -181,6 +186,9 @@ mod tests {
             "capuchin check lab connect db.internal:5432 --json",
             "capuchin check lab shell",
             "capuchin check lab env.send --json -- LANG",
+            "capuchin run lab",
+            "capuchin run ana@lab --local 127.0.0.1:80 --local ::1 --keep-fd 3 --wait-all -- make -j2 test",
+            "capuchin run --print-apparmor",
             "capuchin forward lab -N -L 8080:a:80 -L [::1]:0:[::1]:81",
             "capuchin forward -l ana -p 2279 lab -L 8080:a:80",
             "capuchin hosts set lab a:1 b",
@@ -188,7 +196,14 @@ mod tests {
         ] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["capuchin", "capuchin forward lab", "capuchin check lab lisen a:1", "capuchin login"] {
+        for line in [
+            "capuchin",
+            "capuchin run",
+            "capuchin run lab curl",
+            "capuchin forward lab",
+            "capuchin check lab lisen a:1",
+            "capuchin login",
+        ] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -2,12 +2,50 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(feature = "run")]
+mod borrowed_network;
+#[cfg(feature = "run")]
+mod fork;
+#[cfg(feature = "lend")]
 mod listen_fd;
 #[cfg(feature = "cli")]
 mod namespace;
+#[cfg(feature = "run")]
+mod netlink;
+#[cfg(feature = "run")]
+mod pass_fd;
+#[cfg(feature = "run")]
+mod privilege;
 mod ready_fd;
+#[cfg(feature = "run")]
+mod seccomp;
+#[cfg(feature = "run")]
+mod signals;
+#[cfg(feature = "run")]
+mod tap;
+#[cfg(feature = "run")]
+mod transparent;
 
+#[cfg(feature = "run")]
+pub use borrowed_network::enter_borrowed_network;
+#[cfg(feature = "run")]
+pub use fork::{Forked, fork};
+#[cfg(feature = "lend")]
 pub use listen_fd::{ListenFdError, adopt_listener};
 #[cfg(feature = "cli")]
 pub use namespace::{bind_file, enter_private_network, set_up_loopback};
+#[cfg(feature = "run")]
+pub use netlink::{netlink_exchange, netlink_socket};
+#[cfg(feature = "run")]
+pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
+#[cfg(feature = "run")]
+pub use privilege::give_up_privileges;
 pub use ready_fd::await_readable;
+#[cfg(feature = "run")]
+pub use seccomp::{Instruction, install_filter};
+#[cfg(feature = "run")]
+pub use signals::{ReceivedSignal, block_signals, read_signal, signal_fd, with_signals_open};
+#[cfg(feature = "run")]
+pub use tap::{TAPPED_BYTES_MAX, syn_tap};
+#[cfg(feature = "run")]
+pub use transparent::{raw_socket, transparent_listener, transparent_udp};

@@ -1,0 +1,116 @@
+//! What the two halves of `run` say to each other, over a socket pair that nobody else has.
+//!
+//! ```text
+//!   outer                                    inner
+//!     │ ◀──────────────── Ready, descriptors ──┤   the network stands
+//!     ├─ Begin ───────────────────────────────▶│
+//!     │ ◀────────────────── Started or Failed ─┤
+//!     ├─ Signal ──────────────────────────────▶│   any number of times
+//!     │ ◀────────────────────────────── Stopped┤   any number of times
+//!     │ ◀─────────────────────── Ended, Alone ─┤   the program; then everything that it left behind
+//! ```
+//! Both are this program, so that a message which cannot be read is a fault of ours.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use minicbor::{Decode, Encode};
+
+/// Largest message, in bytes: a lender's whole profile, which is itself one message on a stream, with room to spare.
+const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+
+/// From outer to inner.
+#[derive(Clone, Debug, Encode, Decode)]
+pub enum ToInner {
+    /// Start the program.
+    #[n(0)]
+    Begin,
+    /// Send it this signal.
+    #[n(1)]
+    Signal(#[n(0)] i32),
+}
+
+/// From inner to outer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum FromInner {
+    /// The network stands; the descriptors of [`Doors`](super::doors::Doors) come with it.
+    #[n(0)]
+    Ready,
+    /// A step of the set-up failed, and inner is gone.
+    #[n(1)]
+    Failed(#[n(0)] Step, #[n(1)] i32),
+    /// The program runs.
+    #[n(2)]
+    Started,
+    /// The program was stopped, and waits to be continued.
+    #[n(3)]
+    Stopped,
+    /// The program is over, with this exit status, or 128 and the number of the signal that ended it.
+    #[n(4)]
+    Ended(#[n(0)] u8),
+    /// Nothing of what it started is left.
+    #[n(5)]
+    Alone,
+}
+
+/// A step of the set-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Step {
+    /// unshare(2) and the maps.
+    #[n(0)]
+    Namespaces,
+    /// The loopback device.
+    #[n(1)]
+    Loopback,
+    /// Sockets that the outer half serves.
+    #[n(2)]
+    Sockets,
+    /// The packet filter.
+    #[n(3)]
+    Rules,
+    /// Addresses and routes.
+    #[n(4)]
+    Network,
+    /// fork(2).
+    #[n(5)]
+    Fork,
+    /// Capabilities, the seccomp filter, descriptors.
+    #[n(6)]
+    Confine,
+    /// execve(2).
+    #[n(7)]
+    Exec,
+    /// The socket pair itself.
+    #[n(8)]
+    Control,
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// If the other half is gone.
+pub fn send<M: Encode<()>>(socket: impl AsFd, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = minicbor::to_vec(message).map_err(io::Error::other)?;
+    crate::sys::send_with_fds(socket, &bytes, fds)
+}
+
+/// Receives one message; `None` when the other half is gone.
+///
+/// # Errors
+/// `WouldBlock` where nothing has come and `wait` is `false`.
+pub fn receive<M: for<'b> Decode<'b, ()>>(socket: impl AsFd, wait: bool) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    let (length, fds) = match crate::sys::receive_with_fds(socket, &mut buffer, wait) {
+        // Its end was closed with something unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        received => received?,
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    let message = minicbor::decode(buffer.get(..length).unwrap_or_default()).map_err(io::Error::other)?;
+    Ok(Some((message, fds)))
+}

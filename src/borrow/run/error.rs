@@ -1,0 +1,189 @@
+//! Why `run` does not start a program, and how to mend it.
+
+use std::{fs, io, path::Path};
+
+use super::control::Step;
+use crate::{BorrowError, proto::ErrorKind};
+
+/// An AppArmor profile that lets this command make user namespaces where unprivileged programs may not (Ubuntu 23.10 and
+/// later). `{path}` is the command.
+const APPARMOR_PROFILE: &str = "\
+abi <abi/4.0>,
+include <tunables/global>
+
+profile capuchin {path} flags=(unconfined) {
+  userns,
+  include if exists <local/capuchin>
+}
+";
+
+/// Why a program does not run, or could not be looked after.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A step of the set-up failed on this machine.
+    #[error("{what}: {source}")]
+    SetUp {
+        /// What was to be done.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+        /// How to mend it.
+        notes: Vec<String>,
+    },
+    /// The program cannot be executed.
+    #[error("cannot run {program}: {source}")]
+    Exec {
+        /// The program as it was asked for.
+        program: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is one network around another already.
+    #[error("this is already inside `capuchin run {0}`: a network cannot be borrowed twice")]
+    Nested(String),
+    /// The inner half was killed.
+    #[error("the half of capuchin that looked after the program is gone, and the program with it")]
+    Lost,
+    /// A signal ended `run` before the program began.
+    #[error("interrupted")]
+    Interrupted(u8),
+    /// The lender.
+    #[error(transparent)]
+    Borrow(#[from] BorrowError),
+}
+
+impl RunError {
+    /// Which of the error kinds.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Borrow(error) => error.kind(),
+            Self::Nested(_) => ErrorKind::Usage,
+            Self::SetUp { .. } | Self::Exec { .. } | Self::Lost | Self::Interrupted(_) => ErrorKind::Local,
+        }
+    }
+
+    /// More lines for the user.
+    pub fn notes(&self) -> Vec<String> {
+        match self {
+            Self::Borrow(error) => error.notes().to_vec(),
+            Self::SetUp { notes, .. } => notes.clone(),
+            Self::Nested(_) => vec!["help: leave it first, or name the target as the outer lender knows it".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn local(what: &'static str, source: impl Into<io::Error>) -> Self {
+        Self::SetUp { what, source: source.into(), notes: Vec::new() }
+    }
+
+    /// What inner reported.
+    pub(super) fn of_step(step: Step, errno: i32, program: &str) -> Self {
+        let source = io::Error::from_raw_os_error(errno);
+        let what = match step {
+            Step::Exec => return Self::Exec { program: program.to_owned(), source },
+            Step::Namespaces => "cannot make a network for the program",
+            Step::Loopback => "cannot bring up the loopback device of the program's network",
+            Step::Sockets => "cannot open the sockets that serve the program's network",
+            Step::Rules => "cannot load the packet filter of the program's network",
+            Step::Network => "cannot set the addresses and routes of the program's network",
+            Step::Fork => "cannot start a process",
+            Step::Confine => "cannot confine the program",
+            Step::Control => "the two halves of capuchin cannot speak to each other",
+        };
+        Self::SetUp { what, source, notes: mend(step, errno, &Machine::look()) }
+    }
+}
+
+/// What matters of this machine for the advice.
+struct Machine {
+    apparmor_restricts: bool,
+    debian_forbids: bool,
+    no_namespaces_allowed: bool,
+    has_seccomp: bool,
+}
+
+impl Machine {
+    fn look() -> Self {
+        let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            apparmor_restricts: is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+            debian_forbids: is("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+            no_namespaces_allowed: ["user", "net", "mnt"]
+                .iter()
+                .any(|kind| is(&format!("/proc/sys/user/max_{kind}_namespaces"), "0")),
+            has_seccomp: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
+        }
+    }
+}
+
+/// What a person can do about it.
+fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
+    let forbidden = [libc::EPERM, libc::EACCES].contains(&errno);
+    let lines: &[&str] = match step {
+        Step::Rules | Step::Sockets if [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].contains(&errno) => {
+            &["note: the kernel needs nf_tables with transparent proxying", "help: sudo modprobe nf_tables nft_tproxy"]
+        }
+        Step::Namespaces if errno == libc::ENOSPC && machine.no_namespaces_allowed => &[
+            "note: user.max_user_namespaces or user.max_net_namespaces is 0",
+            "help: sudo sysctl user.max_user_namespaces=10000 user.max_net_namespaces=10000",
+        ],
+        Step::Namespaces if errno == libc::ENOSPC => &[
+            "note: as many namespaces as this machine allows are in use (lsns lists them)",
+            "help: sudo sysctl user.max_user_namespaces=100000 user.max_net_namespaces=100000",
+        ],
+        _ if forbidden && machine.apparmor_restricts => &[
+            "note: AppArmor lets no unprivileged program make user namespaces here",
+            "help: capuchin run --print-apparmor | sudo tee /etc/apparmor.d/capuchin && sudo apparmor_parser -r /etc/apparmor.d/capuchin",
+        ],
+        Step::Namespaces if forbidden && machine.debian_forbids => &[
+            "note: kernel.unprivileged_userns_clone is 0: only root may make user namespaces",
+            "help: sudo sysctl kernel.unprivileged_userns_clone=1",
+        ],
+        Step::Namespaces if forbidden && machine.has_seccomp => &[
+            "note: a seccomp profile, perhaps of a container, forbids namespaces",
+            "help: start the container with --security-opt seccomp=unconfined (docker, podman), or use `capuchin forward`",
+        ],
+        Step::Namespaces if errno == libc::EINVAL => &["note: the kernel was built without user or network namespaces"],
+        Step::Confine if errno == libc::EBADF => &["help: --keep-fd takes numbers of open descriptors"],
+        _ => &[],
+    };
+    lines.iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// The profile for the command at `path`.
+pub fn apparmor_profile(path: &Path) -> String {
+    APPARMOR_PROFILE.replace("{path}", &path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine { apparmor_restricts: false, debian_forbids: false, no_namespaces_allowed: false, has_seccomp: false }
+    }
+
+    #[test]
+    fn each_refusal_says_how_to_mend_it() {
+        let mended = |step, errno, machine: Machine| mend(step, errno, &machine).join("\n");
+        let apparmor = Machine { apparmor_restricts: true, ..machine() };
+        assert!(mended(Step::Loopback, libc::EPERM, apparmor).contains("--print-apparmor"));
+        let debian = Machine { debian_forbids: true, ..machine() };
+        assert!(mended(Step::Namespaces, libc::EPERM, debian).contains("unprivileged_userns_clone=1"));
+        let container = Machine { has_seccomp: true, ..machine() };
+        assert!(mended(Step::Namespaces, libc::EPERM, container).contains("seccomp=unconfined"));
+        assert!(mended(Step::Namespaces, libc::ENOSPC, machine()).contains("lsns"));
+        let none = Machine { no_namespaces_allowed: true, ..machine() };
+        assert!(mended(Step::Namespaces, libc::ENOSPC, none).contains("is 0"));
+        assert!(mended(Step::Rules, libc::ENOENT, machine()).contains("modprobe"));
+        assert!(mended(Step::Confine, libc::EBADF, machine()).contains("--keep-fd"));
+    }
+
+    #[test]
+    fn the_profile_names_the_command_and_nothing_else() {
+        let profile = apparmor_profile(Path::new("/opt/bin/capuchin"));
+        assert!(profile.contains("profile capuchin /opt/bin/capuchin flags=(unconfined) {\n  userns,"));
+    }
+}

@@ -1,0 +1,193 @@
+//! Which system calls a borrowed program may make, as a seccomp filter.
+//!
+//! A network namespace holds what goes over IP. This filter takes what would leave it by another way, and what the rest of
+//! the machinery cannot see:
+//!
+//! - sockets of any family but the internet's, unix and two kinds of netlink: AF_VSOCK reaches the host of a virtual
+//!   machine, whatever the namespace;
+//! - io_uring, whose own `bind` and `listen` no filter sees: it is said to be missing, and programs fall back;
+//! - Multipath TCP, whose connections are no plain TCP: said to be missing, and programs fall back;
+//! - a second system call table (i386 by `int 0x80`, x32), as far as it would be a way around the above.
+
+use crate::sys::Instruction;
+
+// Classic BPF on `struct seccomp_data` (linux/seccomp.h): a number, an architecture, six arguments of 8 bytes.
+const LOAD_WORD: u16 = 0x20;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+const NUMBER_AT: u32 = 0;
+const ARCHITECTURE_AT: u32 = 4;
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!(
+    "`run` knows the system calls of x86-64 and arm64: add those of this architecture to borrow/run/filter.rs"
+);
+
+/// The architecture that a 64-bit kernel serves besides its own, with the numbers of its socket, socketcall, bind and listen.
+#[cfg(target_arch = "x86_64")]
+const SECOND: (u32, u32, [u32; 3]) = (0x4000_0003, 359, [102, 361, 363]);
+#[cfg(target_arch = "aarch64")]
+const SECOND: (u32, u32, [u32; 3]) = (0x4000_0028, 281, [102, 282, 284]);
+/// x32 calls have this bit in their number.
+const X32: u32 = 0x4000_0000;
+/// The same on every architecture: io_uring_setup, io_uring_enter, io_uring_register.
+const IO_URING: [u32; 3] = [425, 426, 427];
+
+const AF_UNIX: u32 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const AF_NETLINK: u32 = 16;
+const NETLINK_ROUTE: u32 = 0;
+const NETLINK_SOCK_DIAG: u32 = 4;
+const IPPROTO_MPTCP: u32 = 262;
+
+const ENOSYS: u32 = 38;
+const ENOPROTOOPT: u32 = 92;
+const EPROTONOSUPPORT: u32 = 93;
+const EAFNOSUPPORT: u32 = 97;
+
+/// The filter.
+pub fn filter() -> Vec<Instruction> {
+    let (second, second_socket, second_hidden) = SECOND;
+    let own = calls(libc::SYS_socket as u32, &IO_URING);
+    let hidden: Vec<u32> = second_hidden.into_iter().chain(IO_URING).collect();
+    let other = calls(second_socket, &hidden);
+    let mut program = vec![load(ARCHITECTURE_AT)];
+    program.extend(unless(second, &other));
+    program.extend(unless(ARCHITECTURE, &own));
+    program.push(answer(ERRNO | ENOSYS));
+    program
+}
+
+/// What a program of one architecture may do.
+fn calls(socket: u32, hidden: &[u32]) -> Vec<Instruction> {
+    let mut program = vec![load(NUMBER_AT)];
+    // Numbers of the table itself are far below.
+    program.extend([jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]);
+    for number in hidden {
+        program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(ERRNO | ENOSYS)]);
+    }
+    program.extend(unless(socket, &sockets()));
+    program.push(answer(ALLOW));
+    program
+}
+
+/// `socket(family, kind, protocol)`; each argument is an int, so that its lower half is all of it.
+fn sockets() -> Vec<Instruction> {
+    let netlink = vec![
+        load(argument(2)),
+        jump(JUMP_EQUAL, NETLINK_ROUTE, 1, 0),
+        jump(JUMP_EQUAL, NETLINK_SOCK_DIAG, 0, 1),
+        answer(ALLOW),
+        answer(ERRNO | EPROTONOSUPPORT),
+    ];
+    let mut program = vec![load(argument(0)), jump(JUMP_EQUAL, AF_UNIX, 0, 1), answer(ALLOW)];
+    program.extend(unless(AF_NETLINK, &netlink));
+    program.extend([
+        jump(JUMP_EQUAL, AF_INET, 2, 0),
+        jump(JUMP_EQUAL, AF_INET6, 1, 0),
+        answer(ERRNO | EAFNOSUPPORT),
+        load(argument(2)),
+        jump(JUMP_EQUAL, IPPROTO_MPTCP, 0, 1),
+        answer(ERRNO | ENOPROTOOPT),
+        answer(ALLOW),
+    ]);
+    program
+}
+
+/// Passes over `program` unless what was loaded is `value`. `program` must end in an answer.
+fn unless(value: u32, program: &[Instruction]) -> Vec<Instruction> {
+    // Jumps reach 255 instructions; the longest piece has about 40.
+    let mut whole = vec![jump(JUMP_EQUAL, value, 0, program.len() as u8)];
+    whole.extend_from_slice(program);
+    whole
+}
+
+const fn argument(number: u32) -> u32 {
+    let lower_half = if cfg!(target_endian = "little") { 0 } else { 4 };
+    16 + number * 8 + lower_half
+}
+
+fn load(offset: u32) -> Instruction {
+    jump(LOAD_WORD, offset, 0, 0)
+}
+
+fn answer(value: u32) -> Instruction {
+    jump(RETURN, value, 0, 0)
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
+    Instruction { code, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel does with the filter.
+    fn judge(architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
+        let program = filter();
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let Instruction { code, jt, jf, k } = program[at];
+            at += 1;
+            match code {
+                LOAD_WORD => {
+                    loaded = match k {
+                        NUMBER_AT => number,
+                        ARCHITECTURE_AT => architecture,
+                        other => arguments[(other as usize - 16) / 8],
+                    }
+                }
+                JUMP_EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
+                JUMP_AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
+                RETURN => return k,
+                other => panic!("{other:x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_families_that_stay_inside_are_allowed() {
+        let socket = libc::SYS_socket as u32;
+        for (family, protocol, expected) in [
+            (AF_UNIX, 0, ALLOW),
+            (AF_INET, 0, ALLOW),
+            (AF_INET6, 17, ALLOW),
+            (AF_NETLINK, NETLINK_ROUTE, ALLOW),
+            (AF_NETLINK, NETLINK_SOCK_DIAG, ALLOW),
+            (AF_NETLINK, 12, ERRNO | EPROTONOSUPPORT),
+            (AF_INET, IPPROTO_MPTCP, ERRNO | ENOPROTOOPT),
+            (AF_INET6, IPPROTO_MPTCP, ERRNO | ENOPROTOOPT),
+            (libc::AF_VSOCK as u32, 0, ERRNO | EAFNOSUPPORT),
+            (libc::AF_PACKET as u32, 0, ERRNO | EAFNOSUPPORT),
+            (libc::AF_BLUETOOTH as u32, 0, ERRNO | EAFNOSUPPORT),
+        ] {
+            assert_eq!(judge(ARCHITECTURE, socket, [family, 1, protocol]), expected, "{family} {protocol}");
+            assert_eq!(judge(SECOND.0, SECOND.1, [family, 1, protocol]), expected, "{family} {protocol}");
+        }
+    }
+
+    #[test]
+    fn ways_around_are_missing_and_all_else_is_there() {
+        for number in IO_URING {
+            assert_eq!(judge(ARCHITECTURE, number, [0; 3]), ERRNO | ENOSYS);
+            assert_eq!(judge(SECOND.0, number, [0; 3]), ERRNO | ENOSYS);
+        }
+        for number in SECOND.2 {
+            assert_eq!(judge(SECOND.0, number, [0; 3]), ERRNO | ENOSYS);
+        }
+        assert_eq!(judge(ARCHITECTURE, X32 | libc::SYS_socket as u32, [AF_INET, 1, 0]), ERRNO | ENOSYS);
+        assert_eq!(judge(0x1234, 1, [0; 3]), ERRNO | ENOSYS);
+        for number in [libc::SYS_bind, libc::SYS_listen, libc::SYS_connect, libc::SYS_execve, libc::SYS_openat] {
+            assert_eq!(judge(ARCHITECTURE, number as u32, [0; 3]), ALLOW, "{number}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Held SYNs: a program's `connect` waits until the lender has connected, and fails as the lender's did.
+//!
+//! ```text
+//!   (none) ──SYN──▶ Dialing ──the lender is connected──▶ Connected ──accepted──▶ (none), and is carried
+//!                      │                                     └────too late────▶ (none)
+//!                      ├──it failed: the program hears it──▶ (none)
+//!                      └──the program gave up─────────────▶ (none)
+//! ```
+//! The kernel of the borrowed network drops the SYN, and the tap shows it. What is decided here is only which of the three
+//! answers it gets, and when.
+//!
+//! Invariant: one attempt for each pair of addresses; a SYN that comes again while it is held only shows that the program
+//! still waits. A program that closed its socket says nothing, but it stops sending: the kernel doubles the time between
+//! two SYNs, so that one which is long overdue will not come.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::net::{SendFlags, sendto};
+use tokio::{io::unix::AsyncFd, net::TcpStream, sync::mpsc, time::Instant};
+
+use super::{doors::PerFamily, listeners::Listeners, local::Local, outcome::Outcome, packet::Syn};
+use crate::{
+    BorrowError, Borrower,
+    borrow::tcp,
+    proto::{Errno, Request, Target},
+    session::{Stream, dial},
+    sys,
+};
+
+/// SYNs held at once: as many as a session has streams by default. Of more, the kernel sends each again in a second.
+const HELD_MAX: usize = 4096;
+/// What the next SYN may be late, beyond twice the time that the program has waited so far and the first second.
+const OVERDUE: Duration = Duration::from_secs(3);
+/// A connection whose SYN was sent again is accepted within microseconds, or when the kernel has sent it once more.
+const ACCEPTED_MAX: Duration = Duration::from_secs(10);
+
+/// What is at the other end of a program's connection.
+pub enum Far {
+    /// A socket of the lender.
+    Lender(Stream),
+    /// A socket of this machine.
+    Here(TcpStream),
+}
+
+/// The two ends of a connection: the program's, and where it connects to.
+type Ends = (SocketAddr, SocketAddr);
+
+/// The held SYNs of a borrowed network.
+pub struct Hold {
+    borrower: Borrower,
+    local: Vec<Local>,
+    listeners: Listeners,
+    held: PerFamily,
+    own: PerFamily,
+    table: Mutex<HashMap<Ends, Entry>>,
+    refused_tx: mpsc::Sender<(SocketAddr, BorrowError)>,
+}
+
+struct Entry {
+    /// As it came last: a new socket may have the ends of one that is gone.
+    syn: Syn,
+    first: Instant,
+    last: Instant,
+    far: Option<Far>,
+}
+
+impl Hold {
+    /// Holds SYNs for what `borrower` connects to. `refused_tx` gets what the lender refuses, as far as there is room.
+    pub fn new(
+        borrower: Borrower,
+        local: Vec<Local>,
+        listeners: OwnedFd,
+        (held, own): (PerFamily, PerFamily),
+        refused_tx: mpsc::Sender<(SocketAddr, BorrowError)>,
+    ) -> Arc<Self> {
+        let listeners = Listeners::new(listeners);
+        Arc::new(Self { borrower, local, listeners, held, own, table: Mutex::default(), refused_tx })
+    }
+
+    /// Serves one tap, for ever.
+    ///
+    /// # Errors
+    /// The tap fails.
+    pub async fn watch(self: Arc<Self>, tap: OwnedFd) -> io::Result<()> {
+        let tap = sys::await_readable(tap)?;
+        let mut packet = [0; sys::TAPPED_BYTES_MAX];
+        loop {
+            let length = receive(&tap, &mut packet).await?;
+            if let Some(syn) = packet.get(..length).and_then(Syn::parse) {
+                self.take(syn);
+            }
+        }
+    }
+
+    /// The far end of a connection that was accepted.
+    pub fn accepted(&self, from: SocketAddr, to: SocketAddr) -> Option<Far> {
+        self.table().remove(&(from, to))?.far
+    }
+
+    fn take(self: &Arc<Self>, syn: Syn) {
+        let (ends, now) = ((syn.from, syn.to), Instant::now());
+        if let Some(entry) = self.table().get_mut(&ends) {
+            entry.last = now;
+            entry.syn = syn;
+            if entry.far.is_some() {
+                // The listener had no room for it.
+                send(&self.held, ends.1.ip(), &entry.syn.again());
+            }
+            return;
+        }
+        if syn.to.ip().is_loopback() && self.is_programs_own(syn.to) {
+            return send(&self.own, syn.to.ip(), &syn.again());
+        }
+        let mut table = self.table();
+        if table.len() < HELD_MAX {
+            table.insert(ends, Entry { syn, first: now, last: now, far: None });
+            drop(table);
+            tokio::spawn(self.clone().attempt(ends));
+        }
+    }
+
+    fn is_programs_own(&self, target: SocketAddr) -> bool {
+        self.listeners.has(target.ip(), target.port()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the program's own ports cannot be listed");
+            false
+        })
+    }
+
+    /// One entry, from the first SYN to its end.
+    async fn attempt(self: Arc<Self>, ends: Ends) {
+        let connected = tokio::select! {
+            connected = self.connect(ends.1) => connected,
+            () = self.given_up(ends) => {
+                self.table().remove(&ends);
+                return;
+            }
+        };
+        match connected {
+            Ok(far) => {
+                self.let_in(ends, far);
+                tokio::time::sleep(ACCEPTED_MAX).await;
+                self.forget(ends);
+            }
+            Err(outcome) => {
+                let Some(Entry { syn, .. }) = self.table().remove(&ends) else { return };
+                match outcome {
+                    Outcome::Refused => send(&self.own, ends.0.ip(), &syn.refused()),
+                    Outcome::Unreachable(why) => send(&self.own, ends.0.ip(), &syn.unreachable(why)),
+                    Outcome::Silence => {}
+                }
+            }
+        }
+    }
+
+    fn let_in(&self, ends: Ends, far: Far) {
+        if let Some(entry) = self.table().get_mut(&ends) {
+            entry.far = Some(far);
+            send(&self.held, ends.1.ip(), &entry.syn.again());
+        }
+    }
+
+    /// Drops a connection that was not accepted. The entry may be another one by now, which has its own time.
+    fn forget(&self, ends: Ends) {
+        let mut table = self.table();
+        if table.get(&ends).is_some_and(|entry| entry.far.is_some() && entry.last.elapsed() >= ACCEPTED_MAX) {
+            table.remove(&ends);
+        }
+    }
+
+    async fn connect(&self, target: SocketAddr) -> Result<Far, Outcome> {
+        if self.local.iter().any(|local| local.holds(target)) {
+            let failed = |source: io::Error| Outcome::of_errno(Errno::of(&source).unwrap_or(Errno::EHOSTUNREACH));
+            let socket = dial(&[target]).await;
+            return socket.map(Far::Here).map_err(|error| error.map_or(Outcome::Silence, |error| failed(error.source)));
+        }
+        let target_text = Target { host: target.ip().to_string(), port: target.port() };
+        let dialed = async {
+            let stream = self.borrower.open(&Request::TcpConnect(target_text.clone()))?;
+            tcp::answer(&stream, self.borrower.host(), &target_text).await?;
+            Ok(stream)
+        };
+        dialed.await.map(Far::Lender).map_err(|error: BorrowError| {
+            tracing::debug!(%target, %error, "not connected");
+            let outcome = Outcome::of(&error);
+            if matches!(error, BorrowError::Refused { .. } | BorrowError::Busy { .. }) {
+                // Who reads them has enough of the same.
+                let _ = self.refused_tx.try_send((target, error));
+            }
+            outcome
+        })
+    }
+
+    /// Ready once the program does not wait any more.
+    async fn given_up(&self, ends: Ends) {
+        loop {
+            let Some(next) = self.table().get(&ends).map(Entry::next_syn) else { return };
+            if next <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<Ends, Entry>> {
+        // Every change under the lock is complete by itself.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// When the next SYN has come if any more does.
+    fn next_syn(&self) -> Instant {
+        let waited = self.last.duration_since(self.first);
+        self.last + waited + Duration::from_secs(1) + OVERDUE
+    }
+}
+
+/// Sends a whole packet. One that is lost is as one that a wire lost: TCP sends again.
+fn send(sockets: &PerFamily, to: IpAddr, packet: &[u8]) {
+    let socket = if to.is_ipv4() { &sockets.v4 } else { &sockets.v6 };
+    if let Err(error) = sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddr::new(to, 0)) {
+        tracing::debug!(%error, %to, "a packet was not sent");
+    }
+}
+
+async fn receive(tap: &AsyncFd<OwnedFd>, packet: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = tap.readable().await?;
+        let received = ready.try_io(|tap| {
+            let (length, _) = rustix::net::recv(tap, &mut *packet, rustix::net::RecvFlags::DONTWAIT)?;
+            Ok(length)
+        });
+        if let Ok(length) = received {
+            return length;
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The inner half of `run`: makes the network, starts the program in it, and looks after all that comes of it.
+//!
+//! It keeps its power over the network and speaks to nobody but the outer half. It has one thread, no runtime, and waits
+//! for two things: its children, and the outer half. When the outer half is gone, everything here is killed.
+
+use std::{
+    ffi::OsString,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid},
+};
+
+use super::{
+    control::{self, FromInner, Step, ToInner},
+    doors::Doors,
+    filter,
+    leftovers::signal_descendants,
+    network::{self, Network},
+};
+use crate::sys::{self, Forked};
+
+/// What the program left behind may take to end after it was told to.
+const HANG_UP_MAX: Duration = Duration::from_secs(5);
+/// Between two rounds of killing: a process may have started another one meanwhile.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+/// What a shell adds to a signal's number for the exit status of a program that it ended.
+const SIGNALLED: i32 = 128;
+
+/// What to run, and how.
+pub struct Plan {
+    /// The program and its arguments; never empty.
+    pub program: Vec<OsString>,
+    /// Variables that its environment has besides ours.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Descriptors above stderr that it gets.
+    pub keep_fds: Vec<RawFd>,
+    /// Processes that it left behind may go on.
+    pub wait_all: bool,
+}
+
+type Failed = (Step, io::Error);
+
+/// Does everything, to the end of this process.
+pub fn run(control: &OwnedFd, plan: &Plan) {
+    // What cannot be told any more need not be.
+    if let Err((step, error)) = live(control, plan) {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let _ = control::send(control, &FromInner::Failed(step, errno), &[]);
+    }
+}
+
+fn live(control: &OwnedFd, plan: &Plan) -> Result<(), Failed> {
+    let control_failed = |error| (Step::Control, error);
+    let is_root = sys::enter_borrowed_network().map_err(|error| (Step::Namespaces, error))?;
+    network::set_loopback_up().map_err(|error| (Step::Loopback, error))?;
+    let doors = Doors::build()?;
+    control::send(control, &FromInner::Ready, &doors.fds()).map_err(control_failed)?;
+    drop(doors);
+    loop {
+        match control::receive::<ToInner>(control, true).map_err(control_failed)? {
+            Some((ToInner::Begin, _)) => break,
+            Some((ToInner::Signal(_), _)) => {}
+            None => return Ok(()),
+        }
+    }
+    Network::everything().set_up().map_err(|error| (Step::Network, error))?;
+    sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
+    let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| (Step::Fork, error.into()))?;
+    let program = start(plan, is_root)?;
+    control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
+    let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
+    charge.look_after().map_err(control_failed)
+}
+
+/// Starts the program, and waits until it is one.
+fn start(plan: &Plan, is_root: bool) -> Result<Pid, Failed> {
+    let inner = rustix::process::getpid();
+    let (failure_rx, failure_tx) = io::pipe().map_err(|error| (Step::Fork, error))?;
+    match sys::fork().map_err(|error| (Step::Fork, error))? {
+        Forked::Child => {
+            drop(failure_rx);
+            let (step, error) = become_program(plan, is_root, inner);
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let _ = (&failure_tx).write_all(&[[step as u8; 4], errno.to_ne_bytes()].concat());
+            std::process::exit(SIGNALLED - 1);
+        }
+        Forked::Parent(program) => {
+            drop(failure_tx);
+            let mut failure = Vec::new();
+            // It closes at exec.
+            let _ = (&failure_rx).take(8).read_to_end(&mut failure);
+            match *failure {
+                [step, _, _, _, e0, e1, e2, e3] => {
+                    let _ = waitpid(Some(program), WaitOptions::empty());
+                    let step = if step == Step::Exec as u8 { Step::Exec } else { Step::Confine };
+                    Err((step, io::Error::from_raw_os_error(i32::from_ne_bytes([e0, e1, e2, e3]))))
+                }
+                _ => Ok(program),
+            }
+        }
+    }
+}
+
+/// Gives up what the program must not have, and becomes it. Returns only what went wrong.
+fn become_program(plan: &Plan, is_root: bool, inner: Pid) -> Failed {
+    let confine = || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != Some(inner) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        sys::give_up_privileges(is_root)?;
+        sys::install_filter(&mut filter::filter())?;
+        sys::close_at_exec(&plan.keep_fds)
+    };
+    if let Err(error) = confine() {
+        return (Step::Confine, error);
+    }
+    let Some((program, arguments)) = plan.program.split_first() else {
+        return (Step::Exec, io::ErrorKind::NotFound.into());
+    };
+    // It lets signals through again, as every program expects.
+    (Step::Exec, Command::new(program).args(arguments).envs(plan.variables.iter().cloned()).exec())
+}
+
+/// The program, and all that it starts.
+struct Charge<'a> {
+    control: &'a OwnedFd,
+    children: OwnedFd,
+    program: Pid,
+    wait_all: bool,
+    has_ended: bool,
+    /// When what was left behind has had its time.
+    kill_at: Option<Instant>,
+}
+
+impl Charge<'_> {
+    /// Until nothing is left.
+    fn look_after(mut self) -> io::Result<()> {
+        loop {
+            self.wait()?;
+            while sys::read_signal(&self.children).is_ok() {}
+            if !self.reap()? {
+                return control::send(self.control, &FromInner::Alone, &[]);
+            }
+            match control::receive::<ToInner>(self.control, false) {
+                Ok(Some((ToInner::Signal(number), _))) => self.signal(number),
+                Ok(Some((ToInner::Begin, _))) => {}
+                Ok(None) => self.kill_at = Some(Instant::now()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+                signal_descendants(Signal::KILL);
+                self.kill_at = Some(Instant::now() + KILL_AGAIN);
+            }
+        }
+    }
+
+    /// Until a child or the outer half has something to say, or it is time to kill.
+    fn wait(&self) -> io::Result<()> {
+        let left = self.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        let mut fds =
+            [PollFd::new(&self.children, PollFlags::IN), PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN)];
+        // Killing goes on even when the outer half is gone, whose end would be seen again and again.
+        let fds = if self.kill_at.is_some() { &mut fds[..1] } else { &mut fds[..] };
+        match poll(fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hears what became of each child; `false` when there is none any more.
+    fn reap(&mut self) -> io::Result<bool> {
+        loop {
+            let (pid, status) = match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+                Ok(Some(changed)) => changed,
+                Ok(None) => return Ok(true),
+                Err(rustix::io::Errno::CHILD) => return Ok(false),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if pid != self.program || self.has_ended {
+                continue;
+            }
+            if status.stopped() {
+                let _ = control::send(self.control, &FromInner::Stopped, &[]);
+                continue;
+            }
+            self.has_ended = true;
+            let code = status.exit_status().or_else(|| status.terminating_signal().map(|number| SIGNALLED + number));
+            let _ = control::send(self.control, &FromInner::Ended(code.unwrap_or(SIGNALLED) as u8), &[]);
+            if !self.wait_all {
+                signal_descendants(Signal::HUP);
+                signal_descendants(Signal::CONT);
+                self.kill_at.get_or_insert(Instant::now() + HANG_UP_MAX);
+            }
+        }
+    }
+
+    fn signal(&self, number: i32) {
+        let Some(signal) = Signal::from_named_raw(number) else { return };
+        if self.has_ended {
+            signal_descendants(signal);
+        } else {
+            // It was not waited for yet, so that the number is still its own.
+            let _ = kill_process(self.program, signal);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Which ports the program itself listens on: the kernel is asked (sock_diag(7)), since it alone knows of every way in which
+//! a program can come to listen.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::OwnedFd,
+};
+
+use super::netlink::{self, DONE, DUMP, Heard, Messages, REQUEST};
+use crate::{proto::Errno, sys};
+
+// linux/sock_diag.h, inet_diag.h, net/tcp_states.h.
+const BY_FAMILY: u16 = 20;
+const ERROR: u16 = 2;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const TCP: u8 = 6;
+const LISTENING: u32 = 1 << 10;
+
+/// A socket to ask by.
+pub struct Listeners(OwnedFd);
+
+impl Listeners {
+    /// Asks by this socket, which was made in the network that is asked about.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Whether a TCP socket in the network listens on `port` of `address`, or of every address. The kernel answers at once.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn has(&self, address: IpAddr, port: u16) -> io::Result<bool> {
+        let mut found = false;
+        for family in [AF_INET, AF_INET6] {
+            let mut messages = Messages::default();
+            messages.push(BY_FAMILY, REQUEST | DUMP, |body| {
+                body.raw(&[family, TCP, 0, 0]).raw(&LISTENING.to_ne_bytes());
+                let [high, low] = port.to_be_bytes();
+                body.raw(&[high, low, 0, 0]).raw(&[0; 44]);
+            });
+            sys::netlink_exchange(&self.0, messages.bytes(), |datagram| {
+                for Heard { kind, body, .. } in netlink::heard(datagram) {
+                    match kind {
+                        DONE => return Ok(true),
+                        ERROR => return Err(Errno::EACCES.into()),
+                        _ => found |= bound_to(body).is_some_and(|bound| bound.is_unspecified() || bound == address),
+                    }
+                }
+                Ok(false)
+            })?;
+        }
+        Ok(found)
+    }
+}
+
+/// The address in an `inet_diag_msg`: family, three bytes, two ports, and then it.
+fn bound_to(message: &[u8]) -> Option<IpAddr> {
+    let address = message.get(8..24)?;
+    match *message.first()? {
+        AF_INET => Some(Ipv4Addr::from(*address.first_chunk::<4>()?).into()),
+        AF_INET6 => Some(Ipv6Addr::from(*address.first_chunk::<16>()?).to_canonical()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_listened_on_as_long_as_somebody_does() {
+        let listeners = Listeners::new(sys::netlink_socket(4).unwrap());
+        let local = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = local.local_addr().unwrap().port();
+        let localhost: IpAddr = Ipv4Addr::LOCALHOST.into();
+        assert!(listeners.has(localhost, port).unwrap());
+        assert!(!listeners.has(Ipv4Addr::new(127, 0, 0, 9).into(), port).unwrap());
+        drop(local);
+        assert!(!listeners.has(localhost, port).unwrap());
+        let every = TcpListener::bind("[::]:0").unwrap();
+        let port = every.local_addr().unwrap().port();
+        assert!(listeners.has(localhost, port).unwrap() && listeners.has(Ipv6Addr::LOCALHOST.into(), port).unwrap());
+    }
+}

@@ -1,0 +1,100 @@
+//! An unmodified program on another machine's network: `capuchin run`.
+//!
+//! ```text
+//!              outer (this process, tokio)              inner (a process of ours)         the program
+//!   lender ◀── Borrower ── hold, carry ◀── sockets ──── doors, network, rules ─ starts ─▶ confined by filter
+//!                              ▲                                                              │
+//!                              └───────────── the kernel's TCP, on loopback alone ◀───────────┘
+//! ```
+//! The program gets a network namespace without any device but loopback, so that nothing *can* leave it. Every address that
+//! the lender can reach is local there ([`network`]); a connection's first packet is held until the lender has connected
+//! ([`hold`]), and what the kernel then accepts for the program's target is carried over the session ([`carry`]). No code
+//! is injected, nothing is traced, and no privilege is needed.
+//!
+//! # What a program cannot do yet
+//! Accept connections from the lender's side: a port that it listens on is reached from inside alone, whatever address it
+//! bound. Send datagrams other than questions of names.
+//!
+//! # Security
+//! What keeps the program inside is the namespace, the capabilities that it does not have, the descriptors that it does not
+//! inherit, and the [`filter`]; each is in force before its first instruction, or it does not start. The program is not
+//! protected from its own user's other processes, nor they from it.
+
+mod carry;
+mod control;
+mod doors;
+mod error;
+mod filter;
+mod hold;
+mod inner;
+mod leftovers;
+mod listeners;
+mod local;
+mod netlink;
+mod network;
+mod outcome;
+mod outer;
+mod packet;
+mod rules;
+
+use std::{ffi::OsString, os::fd::OwnedFd};
+
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::Signal,
+};
+
+pub use error::{RunError, apparmor_profile};
+pub use inner::Plan;
+pub use local::Local;
+pub use outer::{Refused, Serve};
+
+use crate::sys::{self, Forked};
+
+/// In the environment of a borrowed program: the host whose network it has.
+pub const HOST_VARIABLE: &str = "CAPUCHIN_RUN";
+
+/// What is passed on to the program when it is sent to us, and what we must not die of before it did.
+const PASSED_ON: [Signal; 8] =
+    [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::TSTP, Signal::WINCH];
+
+/// A program that is about to start: its network is being made by another process.
+pub struct Run {
+    control: OwnedFd,
+    program: String,
+}
+
+impl Run {
+    /// Starts to make the network. Before any thread exists: both processes are copies of this one.
+    ///
+    /// # Errors
+    /// Inside another borrowed network, or where no process can be started.
+    pub fn start(plan: &Plan) -> Result<Self, RunError> {
+        if let Some(host) = std::env::var_os(HOST_VARIABLE) {
+            return Err(RunError::Nested(host.to_string_lossy().into_owned()));
+        }
+        let failed = |error| RunError::local("cannot start a second process", error);
+        sys::block_signals(&PASSED_ON).map_err(failed)?;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (control, theirs) = pair.map_err(|error| failed(error.into()))?;
+        match sys::fork().map_err(failed)? {
+            Forked::Child => {
+                drop(control);
+                inner::run(&theirs, plan);
+                std::process::exit(0)
+            }
+            Forked::Parent(_) => {
+                let program = plan.program.first().map(OsString::as_os_str).unwrap_or_default();
+                Ok(Self { control, program: program.to_string_lossy().into_owned() })
+            }
+        }
+    }
+}
+
+/// Runs `ask` on this thread with the signals let through that `run` keeps to itself: at a prompt they end the program.
+///
+/// # Errors
+/// What sigprocmask(2) says.
+pub fn at_a_prompt<T>(ask: impl FnOnce() -> T) -> Result<T, RunError> {
+    sys::with_signals_open(&PASSED_ON, ask).map_err(|error| RunError::local("cannot ask", error))
+}

@@ -1,0 +1,188 @@
+//! The outer half of `run`: logs in while the network is being made, serves it, and stands for the program towards whoever
+//! started us.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::{io::unix::AsyncFd, net::TcpListener, sync::mpsc, task::JoinSet};
+
+use super::{
+    PASSED_ON, Run, RunError,
+    carry::Carrier,
+    control::{self, FromInner, ToInner},
+    doors::{Doors, PerFamily},
+    hold::Hold,
+    local::Local,
+};
+use crate::{
+    BorrowError, Borrower,
+    sys::{self, ReceivedSignal},
+};
+
+/// Refusals that wait to be told; more at once are not new.
+const REFUSED_MAX: usize = 64;
+/// What a shell adds to a signal's number for the exit status of a program that it ended.
+const SIGNALLED: u8 = 128;
+
+/// A connection that the lender refused.
+pub type Refused = (SocketAddr, BorrowError);
+
+/// How a borrowed network is served.
+pub struct Serve<R> {
+    /// What stays on this machine.
+    pub local: Vec<Local>,
+    /// Hears of each connection that the lender refuses.
+    pub refused: R,
+}
+
+impl Run {
+    /// Serves the program from its start to its end, and gives its exit status: its own, or 128 and the number of the
+    /// signal that ended it. `log_in` is awaited while the network is being made.
+    ///
+    /// # Errors
+    /// That of `log_in`, or why there is no program.
+    pub async fn serve<E: From<RunError>>(
+        self,
+        log_in: impl Future<Output = Result<Borrower, E>>,
+        serve: Serve<impl FnMut(Refused)>,
+    ) -> Result<u8, E> {
+        let Self { control, program } = self;
+        let failed = |error: io::Error| RunError::local("cannot serve the program", error);
+        let inner = Inner { control: sys::await_readable(control).map_err(failed)?, program };
+        let signals = sys::signal_fd(&PASSED_ON).and_then(sys::await_readable).map_err(failed)?;
+        let doors = async { inner.doors().await.map_err(E::from) };
+        let (doors, borrower) = tokio::select! {
+            both = async { tokio::try_join!(doors, log_in) } => both?,
+            number = interrupted(&signals) => return Err(RunError::Interrupted(number).into()),
+        };
+        Ok(attend(&inner, &signals, Network::serve(doors, borrower, serve.local)?, serve.refused).await?)
+    }
+}
+
+/// From the start of the program to the end of everything that came of it.
+async fn attend(
+    inner: &Inner,
+    signals: &AsyncFd<OwnedFd>,
+    mut network: Network,
+    mut refused: impl FnMut(Refused),
+) -> Result<u8, RunError> {
+    inner.say(&ToInner::Begin)?;
+    let mut status = None;
+    loop {
+        tokio::select! {
+            heard = inner.hear() => match heard? {
+                Some((FromInner::Ended(code), _)) => status = Some(code),
+                // Whoever started us must see that we stopped; when we go on, so does the program.
+                Some((FromInner::Stopped, _)) => {
+                    let _ = kill_process(getpid(), Signal::STOP);
+                    inner.say(&ToInner::Signal(Signal::CONT.as_raw()))?;
+                }
+                Some((FromInner::Failed(step, errno), _)) => return Err(inner.failed(step, errno)),
+                Some((FromInner::Alone, _)) => break,
+                Some((FromInner::Ready | FromInner::Started, _)) => {}
+                None => return Err(RunError::Lost),
+            },
+            signal = next_signal(signals) => match signal {
+                // It has got it too.
+                Ok(ReceivedSignal { from_terminal: true, .. }) => {}
+                Ok(ReceivedSignal { number, .. }) => inner.say(&ToInner::Signal(number))?,
+                Err(error) => return Err(RunError::local("cannot read signals", error)),
+            },
+            Some(refusal) = network.refused_rx.recv() => refused(refusal),
+            () = network.carrier.serve() => {}
+            Some(_) = network.taps.join_next() => {
+                return Err(RunError::local("a tap of the program's network failed", io::Error::from(io::ErrorKind::BrokenPipe)));
+            }
+        }
+    }
+    network.carrier.drain().await;
+    status.ok_or(RunError::Lost)
+}
+
+/// What serves the network.
+struct Network {
+    taps: JoinSet<io::Result<()>>,
+    carrier: Carrier,
+    refused_rx: mpsc::Receiver<Refused>,
+}
+
+impl Network {
+    fn serve(doors: Doors, borrower: Borrower, local: Vec<Local>) -> Result<Self, RunError> {
+        let failed = |error: io::Error| RunError::local("cannot serve the program's network", error);
+        let Doors { connections, datagrams: _, taps: PerFamily { v4, v6 }, held, own, listeners } = doors;
+        let (refused_tx, refused_rx) = mpsc::channel(REFUSED_MAX);
+        let hold = Hold::new(borrower, local, listeners, (held, own), refused_tx);
+        let mut taps = JoinSet::new();
+        taps.spawn(hold.clone().watch(v4));
+        taps.spawn(hold.clone().watch(v6));
+        let carrier = Carrier::new(TcpListener::from_std(connections).map_err(failed)?, hold);
+        Ok(Self { taps, carrier, refused_rx })
+    }
+}
+
+/// The inner half, as this one sees it.
+struct Inner {
+    control: AsyncFd<OwnedFd>,
+    program: String,
+}
+
+impl Inner {
+    /// Its sockets, once they are open.
+    async fn doors(&self) -> Result<Doors, RunError> {
+        match self.hear().await? {
+            Some((FromInner::Ready, fds)) => Doors::from_fds(fds).ok_or(RunError::Lost),
+            Some((FromInner::Failed(step, errno), _)) => Err(self.failed(step, errno)),
+            _ => Err(RunError::Lost),
+        }
+    }
+
+    /// The next message; `None` when inner is gone. Dropping the future loses nothing.
+    async fn hear(&self) -> Result<Option<(FromInner, Vec<OwnedFd>)>, RunError> {
+        let failed = |error: io::Error| RunError::local("cannot read from the inner half", error);
+        loop {
+            let mut ready = self.control.readable().await.map_err(failed)?;
+            if let Ok(heard) = ready.try_io(|control| control::receive(control.as_fd(), false)) {
+                return heard.map_err(failed);
+            }
+        }
+    }
+
+    fn say(&self, message: &ToInner) -> Result<(), RunError> {
+        match control::send(self.control.as_fd(), message, &[]) {
+            // It is gone, or about to go: what it said last is still to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            said => said.map_err(|error| RunError::local("cannot write to the inner half", error)),
+        }
+    }
+
+    fn failed(&self, step: control::Step, errno: i32) -> RunError {
+        RunError::of_step(step, errno, &self.program)
+    }
+}
+
+/// Ready with the number of a signal that ends us; one that stops us does so here.
+async fn interrupted(signals: &AsyncFd<OwnedFd>) -> u8 {
+    loop {
+        match next_signal(signals).await {
+            Ok(ReceivedSignal { number, .. }) if number == Signal::TSTP.as_raw() => {
+                let _ = kill_process(getpid(), Signal::STOP);
+            }
+            Ok(ReceivedSignal { number, .. }) if number == Signal::WINCH.as_raw() => {}
+            Ok(ReceivedSignal { number, .. }) => return SIGNALLED + number as u8,
+            Err(_) => return SIGNALLED + Signal::TERM.as_raw() as u8,
+        }
+    }
+}
+
+async fn next_signal(signals: &AsyncFd<OwnedFd>) -> io::Result<ReceivedSignal> {
+    loop {
+        let mut ready = signals.readable().await?;
+        if let Ok(signal) = ready.try_io(|signals| sys::read_signal(signals.get_ref())) {
+            return signal;
+        }
+    }
+}

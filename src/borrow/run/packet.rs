@@ -1,0 +1,276 @@
+//! The first packet of a connection, read from the tap, and the packets that answer it.
+//!
+//! Pure: bytes in, bytes out. The kernel leaves the checksum of a packet that never meets a wire half done, so that a SYN
+//! which is sent again needs a whole one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const TCP: u8 = 6;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const IPV4_HEADER_BYTES: usize = 20;
+const IPV6_HEADER_BYTES: usize = 40;
+const TCP_HEADER_BYTES: usize = 20;
+/// Every answer says how many machines it may still pass; it passes none.
+const HOPS: u8 = 64;
+/// TCP flags, with a header of five words.
+const RESET_AND_ACK: [u8; 2] = [0x50, 0x14];
+
+/// A SYN: an IP header, and a TCP header with all of its options. Data that some programs send with it are left out; TCP
+/// sends again what was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Syn {
+    bytes: Vec<u8>,
+    tcp_start: usize,
+    /// The program's end.
+    pub from: SocketAddr,
+    /// Where it connects to.
+    pub to: SocketAddr,
+}
+
+/// Why a target cannot be reached, as ICMP has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// There is no route: ENETUNREACH.
+    Network,
+    /// Nobody answers for the address: EHOSTUNREACH.
+    Host,
+    /// Administratively prohibited: EACCES over IPv6, EHOSTUNREACH over IPv4, whose kernel knows no better.
+    Prohibited,
+}
+
+impl Syn {
+    /// Reads a packet of either family; `None` if it is no SYN or is cut off.
+    pub fn parse(packet: &[u8]) -> Option<Self> {
+        let (tcp_start, from, to): (usize, IpAddr, IpAddr) = match packet.first()? >> 4 {
+            4 if packet.get(9) == Some(&TCP) => {
+                let tcp_start = usize::from(packet.first()? & 15) * 4;
+                (tcp_start, ipv4(packet, 12)?.into(), ipv4(packet, 16)?.into())
+            }
+            6 if packet.get(6) == Some(&TCP) => (IPV6_HEADER_BYTES, ipv6(packet, 8)?.into(), ipv6(packet, 24)?.into()),
+            _ => return None,
+        };
+        let tcp = packet.get(tcp_start..)?;
+        let tcp_bytes = usize::from(tcp.get(12)? >> 4) * 4;
+        let is_syn = tcp.get(13)? & 0x12 == 0x02;
+        if !is_syn || tcp_bytes < TCP_HEADER_BYTES || tcp_start < IPV4_HEADER_BYTES {
+            return None;
+        }
+        let bytes = packet.get(..tcp_start + tcp_bytes)?.to_vec();
+        let (from, to) = (SocketAddr::new(from, half(tcp, 0)?), SocketAddr::new(to, half(tcp, 2)?));
+        Some(Self { bytes, tcp_start, from, to })
+    }
+
+    /// The SYN as it is sent again: without data, and with its checksum.
+    pub fn again(&self) -> Vec<u8> {
+        let (ip, tcp) = self.bytes.split_at(self.tcp_start);
+        let mut tcp = tcp.to_vec();
+        put(&mut tcp, 16, &[0; 2]);
+        let sum = checksum(self.pseudo_header(TCP, tcp.len(), self.from.ip(), self.to.ip()), &tcp);
+        put(&mut tcp, 16, &sum);
+        let mut packet = ip.to_vec();
+        match self.to {
+            // The kernel writes the sum of the header.
+            SocketAddr::V4(_) => put(&mut packet, 2, &length(self.bytes.len())),
+            SocketAddr::V6(_) => put(&mut packet, 4, &length(tcp.len())),
+        }
+        packet.extend_from_slice(&tcp);
+        packet
+    }
+
+    /// The answer of a port that nobody listens on: ECONNREFUSED.
+    pub fn refused(&self) -> Vec<u8> {
+        let (_, syn) = self.bytes.split_at(self.tcp_start);
+        let sequence = syn.get(4..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let mut tcp = Vec::with_capacity(TCP_HEADER_BYTES);
+        tcp.extend_from_slice(&self.to.port().to_be_bytes());
+        tcp.extend_from_slice(&self.from.port().to_be_bytes());
+        tcp.extend_from_slice(&[0; 4]);
+        tcp.extend_from_slice(&sequence.wrapping_add(1).to_be_bytes());
+        tcp.extend_from_slice(&RESET_AND_ACK);
+        tcp.extend_from_slice(&[0; 6]);
+        let sum = checksum(self.pseudo_header(TCP, tcp.len(), self.to.ip(), self.from.ip()), &tcp);
+        put(&mut tcp, 16, &sum);
+        self.answer(TCP, &tcp)
+    }
+
+    /// The answer of the network on the way to the target.
+    pub fn unreachable(&self, why: Unreachable) -> Vec<u8> {
+        let (kind, code) = match (self.to, why) {
+            (SocketAddr::V4(_), Unreachable::Network) => (3, 0),
+            (SocketAddr::V4(_), Unreachable::Host) => (3, 1),
+            (SocketAddr::V4(_), Unreachable::Prohibited) => (3, 13),
+            (SocketAddr::V6(_), Unreachable::Network) => (1, 0),
+            (SocketAddr::V6(_), Unreachable::Host) => (1, 3),
+            (SocketAddr::V6(_), Unreachable::Prohibited) => (1, 1),
+        };
+        let mut icmp = vec![kind, code, 0, 0, 0, 0, 0, 0];
+        icmp.extend_from_slice(&self.bytes);
+        let pseudo_header = match self.to {
+            SocketAddr::V4(_) => Vec::new(),
+            SocketAddr::V6(_) => self.pseudo_header(ICMPV6, icmp.len(), self.to.ip(), self.from.ip()),
+        };
+        let sum = checksum(pseudo_header, &icmp);
+        put(&mut icmp, 2, &sum);
+        self.answer(if self.to.is_ipv4() { ICMP } else { ICMPV6 }, &icmp)
+    }
+
+    /// A packet from the target to the program.
+    fn answer(&self, protocol: u8, body: &[u8]) -> Vec<u8> {
+        let mut packet = match self.to {
+            // Length and sum are the kernel's to write.
+            SocketAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, HOPS, protocol, 0, 0],
+            SocketAddr::V6(_) => {
+                let [high, low] = length(body.len());
+                vec![0x60, 0, 0, 0, high, low, protocol, HOPS]
+            }
+        };
+        packet.extend(octets(self.to.ip()));
+        packet.extend(octets(self.from.ip()));
+        packet.extend_from_slice(body);
+        packet
+    }
+
+    /// What a checksum covers besides the packet itself (RFC 9293 §3.1, RFC 8200 §8.1).
+    fn pseudo_header(&self, protocol: u8, bytes: usize, from: IpAddr, to: IpAddr) -> Vec<u8> {
+        let [high, low] = length(bytes);
+        [octets(from), octets(to), vec![0, protocol, high, low]].concat()
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// No packet of ours is longer than two headers in ICMP.
+fn length(bytes: usize) -> [u8; 2] {
+    (bytes as u16).to_be_bytes()
+}
+
+fn put(packet: &mut [u8], offset: usize, bytes: &[u8]) {
+    if let Some(place) = packet.get_mut(offset..offset + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+}
+
+fn half(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
+}
+
+fn ipv4(bytes: &[u8], offset: usize) -> Option<Ipv4Addr> {
+    Some(<[u8; 4]>::try_from(bytes.get(offset..offset + 4)?).ok()?.into())
+}
+
+fn ipv6(bytes: &[u8], offset: usize) -> Option<Ipv6Addr> {
+    Some(<[u8; 16]>::try_from(bytes.get(offset..offset + 16)?).ok()?.into())
+}
+
+/// The sum of RFC 1071, over what comes before the packet and the packet, whose own sum is 0.
+fn checksum(before: Vec<u8>, packet: &[u8]) -> [u8; 2] {
+    let words = |bytes: &[u8]| -> u32 {
+        let word = |pair: &[u8]| match *pair {
+            [high, low] => u32::from(u16::from_be_bytes([high, low])),
+            [high] => u32::from(high) << 8,
+            _ => 0,
+        };
+        bytes.chunks(2).map(word).sum()
+    };
+    let mut sum = words(&before) + words(packet);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn syn(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
+        let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let mut tcp = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+        tcp.extend_from_slice(&[0, 0, 0, 9, 0, 0, 0, 0, 0x60, 0x02, 0xff, 0xff, 0xab, 0xcd, 0, 0, 2, 4, 5, 0xb4]);
+        tcp.extend_from_slice(data);
+        let [high, low] = (tcp.len() as u16 + if to.is_ipv4() { 20 } else { 0 }).to_be_bytes();
+        let mut packet = match to {
+            SocketAddr::V4(_) => vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, 6, 0, 0],
+            SocketAddr::V6(_) => vec![0x60, 0, 0, 0, high, low, 6, 64],
+        };
+        packet.extend(octets(from.ip()));
+        packet.extend(octets(to.ip()));
+        packet.extend(tcp);
+        packet
+    }
+
+    fn both() -> [Syn; 2] {
+        let v4 = syn("10.0.0.1:4000", "10.9.9.9:80", b"");
+        let v6 = syn("[fd00::1]:4000", "[2001:db8::9]:80", b"");
+        [v4, v6].map(|packet| Syn::parse(&packet).unwrap())
+    }
+
+    /// What every receiver checks: with its sum in it, a packet sums to nothing.
+    fn sums_to_zero(packet: &[u8], protocol: u8, of: &Syn) -> bool {
+        let body = &packet[if packet[0] >> 4 == 4 { 20 } else { 40 }..];
+        let before = match protocol {
+            ICMP => Vec::new(),
+            _ => of.pseudo_header(protocol, body.len(), of.from.ip(), of.to.ip()),
+        };
+        checksum(before, body) == [0, 0]
+    }
+
+    #[test]
+    fn a_syn_is_sent_again_whole_but_for_its_data() {
+        for syn in both() {
+            let again = syn.again();
+            assert!(sums_to_zero(&again, TCP, &syn), "{again:02x?}");
+            assert_eq!(Syn::parse(&again).unwrap().to, syn.to);
+        }
+        let with_data = syn("10.0.0.1:4000", "10.9.9.9:80", b"GET /");
+        let again = Syn::parse(&with_data).unwrap().again();
+        assert_eq!((again.len(), again[3]), (44, 44));
+    }
+
+    #[test]
+    fn refusals_answer_the_program_in_the_name_of_the_target() {
+        for syn in both() {
+            let reset = syn.refused();
+            assert!(sums_to_zero(&reset, TCP, &syn));
+            let tcp = &reset[if syn.to.is_ipv4() { 20 } else { 40 }..];
+            assert_eq!(
+                (half(tcp, 0), half(tcp, 2), &tcp[8..14]),
+                (Some(80), Some(4000), &[0, 0, 0, 10, 0x50, 0x14][..])
+            );
+            for (why, v4, v6) in [
+                (Unreachable::Network, [3, 0], [1, 0]),
+                (Unreachable::Host, [3, 1], [1, 3]),
+                (Unreachable::Prohibited, [3, 13], [1, 1]),
+            ] {
+                let packet = syn.unreachable(why);
+                let (start, kind, protocol) = if syn.to.is_ipv4() { (20, v4, ICMP) } else { (40, v6, ICMPV6) };
+                assert_eq!(packet[start..start + 2], kind);
+                assert!(sums_to_zero(&packet, protocol, &syn) && packet.ends_with(&syn.bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_syn_is_nothing() {
+        for packet in [syn("10.0.0.1:1", "10.0.0.2:2", b""), syn("[::1]:1", "[::2]:2", b"")] {
+            for length in 0..packet.len() {
+                assert_eq!(Syn::parse(&packet[..length]), None, "{length}");
+            }
+            for (offset, byte) in [(0, 0x75), (if packet[0] >> 4 == 4 { 9 } else { 6 }, 17), (packet.len() - 11, 0x12)]
+            {
+                let mut other = packet.clone();
+                other[offset] = byte;
+                assert_eq!(Syn::parse(&other), None, "{offset}");
+            }
+        }
+        let mut short_header = syn("10.0.0.1:1", "10.0.0.2:2", b"");
+        short_header[0] = 0x40;
+        assert_eq!(Syn::parse(&short_header), None);
+    }
+}

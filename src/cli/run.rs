@@ -1,0 +1,139 @@
+//! `capuchin run`: an unmodified program on another machine's network.
+
+use std::{
+    collections::HashSet,
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    os::fd::RawFd,
+    path::Path,
+};
+
+use super::{
+    block_on, prompt,
+    report::{Failure, escape, print, warn},
+};
+use crate::{
+    BorrowError, Borrower, Profiles,
+    borrow::run::{self, HOST_VARIABLE, Local, Plan, Refused, Run, RunError, Serve},
+    proto::ErrorKind,
+};
+
+/// Refused targets that are told, each once: more are a program that tries everything.
+const TOLD_MAX: usize = 64;
+/// Exit statuses of a program that cannot be executed, and of one that does not exist, as shells have them.
+const CANNOT_EXECUTE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Run a program on the lender's network: its connections are made there, under the lender's policy
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  capuchin run lab -- curl http://10.0.0.5/          any program, as it is
+  capuchin run lab                                   a shell; leave it with exit
+  capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays this machine's
+
+Loopback is the lender's, but for ports that the program itself listens on. What the program leaves behind is ended with
+it. Accepting connections from the lender's network, and datagrams, come later.
+
+Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
+cannot be executed; 255 after a failure of ours.")]
+pub struct Arguments {
+    /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
+    #[arg(required_unless_present = "print_apparmor")]
+    host: Option<String>,
+    /// Log in as this user; the same as USER@HOST
+    #[arg(short = 'l', long = "login", value_name = "USER")]
+    user: Option<String>,
+    /// Keep an address, or one port of it, on this machine; may be given more than once
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    local: Vec<Local>,
+    /// Let the program have a descriptor above 2; may be given more than once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    keep_fd: Vec<RawFd>,
+    /// Wait for everything that the program started, instead of ending it
+    #[arg(long)]
+    wait_all: bool,
+    /// Print an AppArmor profile that lets this command make namespaces, and do nothing else
+    #[arg(long)]
+    print_apparmor: bool,
+    /// The program and its arguments; $SHELL if left out
+    #[arg(last = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { host, user, local, keep_fd, wait_all, print_apparmor, program } = arguments;
+    if print_apparmor {
+        let own = std::env::current_exe()
+            .map_err(|error| RunError::Exec { program: "capuchin".to_owned(), source: error })?;
+        return print(run::apparmor_profile(&own).trim_end());
+    }
+    let host = match (host.unwrap_or_default(), user) {
+        (host, Some(user)) if !host.contains('@') => format!("{user}@{host}"),
+        (_, Some(_)) => {
+            return Err(Failure::new(ErrorKind::Usage, "the user is given twice: by --login and by USER@HOST"));
+        }
+        (host, None) => host,
+    };
+    let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&host))];
+    let program = if program.is_empty() { shell(&host, &mut variables) } else { program };
+    // Before any thread.
+    let run = Run::start(&Plan { program, variables, keep_fds: keep_fd, wait_all })?;
+    let mut status = 0;
+    block_on(async {
+        let mut told = HashSet::new();
+        let refused = |(target, error): Refused| tell(&mut told, target, &error);
+        status = run.serve(log_in(&host), Serve { local, refused }).await?;
+        Ok(())
+    })?;
+    if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }
+}
+
+/// By the ticket of the last login; a person at a terminal is asked for the password in its place.
+async fn log_in(host: &str) -> Result<Borrower, Failure> {
+    let error = match Borrower::connect(host).await {
+        Err(error @ BorrowError::Login { .. }) => error,
+        other => return Ok(other?),
+    };
+    if std::fs::File::open("/dev/tty").is_err() {
+        return Err(error.into());
+    }
+    warn(&format!("capuchin: {error}"));
+    let (profile, user) = Profiles::from_env()?.find(&host.parse()?)?;
+    let password = run::at_a_prompt(|| prompt::password(&format!("Password of {user} at {}: ", profile.lender)))??;
+    Ok(Borrower::login(host, &password).await?)
+}
+
+/// One line for each target that the lender refuses, on the stderr that it shares with the program.
+fn tell(told: &mut HashSet<SocketAddr>, target: SocketAddr, error: &BorrowError) {
+    if told.len() < TOLD_MAX && told.insert(target) {
+        warn(&format!("capuchin: {error}"));
+    }
+}
+
+/// The user's shell, with the host in front of its prompt as far as the shell takes it from the environment.
+fn shell(host: &str, variables: &mut Vec<(OsString, OsString)>) -> Vec<OsString> {
+    let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
+    let name = escape(host);
+    if Path::new(&shell).file_name() == Some(OsStr::new("bash")) {
+        // Its own files set PS1, whatever the environment says; this runs behind them, once.
+        let first = format!("PS1=\"({name}) $PS1\"; unset PROMPT_COMMAND");
+        variables.push(("PROMPT_COMMAND".into(), first.into()));
+    } else {
+        let rest = std::env::var("PS1").unwrap_or_else(|_| "$ ".to_owned());
+        variables.push(("PS1".into(), format!("({name}) {rest}").into()));
+    }
+    vec![shell]
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let code = match &error {
+            RunError::Interrupted(code) => return Self::silent(*code),
+            RunError::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
+            RunError::Exec { .. } => CANNOT_EXECUTE,
+            _ => super::report::FAILURE,
+        };
+        Self { notes: error.notes(), ..Self::new(error.kind(), error.to_string()) }.with_code(code)
+    }
+}

@@ -1,0 +1,43 @@
+//! A conversation with the kernel in netlink(7).
+
+use std::{io, os::fd::AsFd, time::Duration};
+
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
+
+/// Largest answer of the kernel, in bytes: it cuts a dump into pieces of this size at the most.
+const ANSWER_BYTES_MAX: usize = 32 * 1024;
+/// The kernel answers before `send` returns; a bound for the kernel that does not.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Opens a netlink socket of a protocol, in the network namespace of this process for as long as it lives.
+///
+/// # Errors
+/// If the kernel does not know the protocol.
+pub fn netlink_socket(protocol: u32) -> io::Result<std::os::fd::OwnedFd> {
+    let protocol = std::num::NonZeroU32::new(protocol).map(Protocol::from_raw);
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_MAX))?;
+    Ok(socket)
+}
+
+/// Sends `request`, and hands each datagram of the answer to `hear` until it says that it has heard enough.
+///
+/// # Errors
+/// That of `hear`, or that the kernel takes or answers nothing.
+pub fn netlink_exchange(
+    socket: impl AsFd,
+    request: &[u8],
+    mut hear: impl FnMut(&[u8]) -> io::Result<bool>,
+) -> io::Result<()> {
+    send(&socket, request, SendFlags::empty())?;
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    loop {
+        let (length, _) = recv(&socket, answer.as_mut_slice(), RecvFlags::empty())?;
+        if hear(answer.get(..length).unwrap_or_default())? {
+            return Ok(());
+        }
+    }
+}
