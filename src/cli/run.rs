@@ -8,8 +8,10 @@ use std::{
     path::Path,
 };
 
+use tokio::task::JoinSet;
+
 use super::{
-    block_on, prompt,
+    block_on, connection, prompt,
     report::{Failure, escape, print, warn},
 };
 use crate::{
@@ -81,9 +83,15 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let run = Run::start(&Plan { program, variables, keep_fds: keep_fd, wait_all })?;
     let mut status = 0;
     block_on(async {
-        let mut told = HashSet::new();
+        let (mut told, mut telling) = (HashSet::new(), JoinSet::new());
+        let log_in = async {
+            let borrower = log_in(&host).await?;
+            borrower.keep_connected();
+            telling.spawn(tell_connection(borrower.clone()));
+            Ok::<_, Failure>(borrower)
+        };
         let refused = |(target, error): Refused| tell(&mut told, target, &error);
-        status = run.serve(log_in(&host), Serve { local, refused }).await?;
+        status = run.serve(log_in, Serve { local, refused }).await?;
         Ok(())
     })?;
     if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }
@@ -102,6 +110,14 @@ async fn log_in(host: &str) -> Result<Borrower, Failure> {
     let (profile, user) = Profiles::from_env()?.find(&host.parse()?)?;
     let password = run::at_a_prompt(|| prompt::password(&format!("Password of {user} at {}: ", profile.lender)))??;
     Ok(Borrower::login(host, &password).await?)
+}
+
+/// How the session stands, for as long as it is of use to the program, which goes on without it.
+async fn tell_connection(borrower: Borrower) {
+    tokio::select! {
+        () = connection::tell(&borrower) => {}
+        end = borrower.ended() => warn(&format!("capuchin: {end}")),
+    }
 }
 
 /// One line for each target that the lender refuses, on the stderr that it shares with the program.

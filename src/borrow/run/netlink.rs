@@ -169,8 +169,7 @@ mod tests {
     #[test]
     fn an_answer_is_an_error_a_yes_or_not_the_last() {
         let answer = |sequence: u32, number: i32| {
-            let mut messages = Messages::default();
-            messages.sequence = sequence - 1;
+            let mut messages = Messages { sequence: sequence - 1, ..Messages::default() };
             messages.push(ERROR, 0, |body| {
                 body.raw(&number.to_ne_bytes());
             });
