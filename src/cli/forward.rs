@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::{
     connection,
     host::HostArgument,
+    presence::Presence,
     report::{Failure, escape, print, warn},
     signals,
 };
@@ -71,9 +72,11 @@ async fn forward(host: &HostArgument, specs: &[Spec]) -> Result<(), Failure> {
         }
         forwards.push(Forward::bind(&borrower, *bind, target.clone()).await?);
     }
-    for forward in &forwards {
-        let target = escape(&forward.target().to_string());
-        print(&format!("Forwarding {} -> {target} (via {})", forward.local_addr(), borrower.host()))?;
+    let purposes: Vec<_> =
+        forwards.iter().map(|forward| format!("{} -> {}", forward.local_addr(), forward.target())).collect();
+    let _presence = Presence::announce(&borrower, "forward", purposes.clone());
+    for purpose in &purposes {
+        print(&format!("Forwarding {} (via {})", escape(purpose), borrower.host()))?;
     }
     let (failure_tx, mut failure_rx) = mpsc::channel::<String>(FAILURES_MAX);
     let mut serving = tokio::task::JoinSet::new();

@@ -19,11 +19,13 @@ mod host;
 mod hosts;
 mod join;
 mod lender;
+mod presence;
 mod prompt;
 mod report;
 mod run;
 mod sessions;
 mod signals;
+mod status;
 
 use std::{ffi::OsStr, path::Path, process::ExitCode};
 
@@ -59,6 +61,7 @@ enum Command {
     Check(check::Arguments),
     Run(run::Arguments),
     Forward(forward::Arguments),
+    Status(status::Arguments),
     /// Lend: everything that `capuchind` does
     #[command(before_help = LENDER_EXAMPLES)]
     Lender(lender::Arguments),
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<(), Failure> {
         // It forks before any thread exists.
         Command::Run(arguments) => run::run(arguments),
         Command::Forward(arguments) => block_on(forward::run(arguments)),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Lender(arguments) => block_on(lender::run(arguments)),
         Command::Demo => demo::run(),
         // Namespaces come before any thread.

@@ -13,8 +13,8 @@ pub fn system_door() -> PathBuf {
     Path::new("/run/capuchin").join(DOOR)
 }
 
-/// The door of the lender that this user runs: root's is [`system_door`], others have theirs in `XDG_RUNTIME_DIR`, else in
-/// `/run/user/UID` if that is ours, else in `run` below `XDG_STATE_HOME` or `~/.local/state`. `None` without a home.
+/// The door of the lender that this user runs: root's is [`system_door`], others have theirs in their [`runtime_folder`].
+/// `None` without a home.
 pub fn own_door() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(system_door());
@@ -22,7 +22,9 @@ pub fn own_door() -> Option<PathBuf> {
     Some(runtime_folder()?.join("capuchin").join(DOOR))
 }
 
-fn runtime_folder() -> Option<PathBuf> {
+/// The folder for what lives no longer than this user's programs, which each user has for himself: `XDG_RUNTIME_DIR`, else
+/// `/run/user/UID` if that is ours, else `run` below `XDG_STATE_HOME` or `~/.local/state`. It may still have to be made.
+pub fn runtime_folder() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let we = rustix::process::geteuid().as_raw();
     let of_login = || {

@@ -36,7 +36,7 @@ use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 pub use backoff::Backoff;
 pub use close::close_gently;
 pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
-pub use door::{DOOR, own_door, system_door};
+pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
 pub use relay::{relay, relay_accepted, relay_unanswered};

@@ -12,6 +12,7 @@ mod limits;
 mod listen;
 mod refused;
 mod settings;
+mod status;
 mod unix;
 
 use std::{

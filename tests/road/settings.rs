@@ -6,9 +6,12 @@ use crate::support::{Home, LOOPBACK, Lab, PASSWORD, fails, run};
 fn logged_in(lab: &Lab, home: &Home, env: &[(&str, &str)], arguments: &[&str]) -> String {
     let mut command = home.capuchin();
     command.arg("check").args(arguments).args(["connect", "127.0.0.1:9"]).envs(env.iter().copied());
+    let before = lab.audit().last().unwrap()["seq"].as_u64();
     run(&mut command);
-    let last = lab.audit().into_iter().rfind(|line| line["event"] == "login" && line["verdict"] == "granted");
-    last.unwrap()["user"].as_str().unwrap().to_owned()
+    let login = lab.wait_for_audit("the login", |line| {
+        line["seq"].as_u64() > before && line["event"] == "login" && line["verdict"] == "granted"
+    });
+    login["user"].as_str().unwrap().to_owned()
 }
 
 fn settle(home: &Home, text: &str) {

@@ -148,9 +148,14 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
         let home = self.folder.path();
         command.env("HOME", home).env("XDG_CONFIG_HOME", home.join("config"));
-        command.env("XDG_STATE_HOME", home.join("state"));
+        command.env("XDG_STATE_HOME", home.join("state")).env("XDG_RUNTIME_DIR", self.runtime());
         command.stdin(Stdio::null());
         command
+    }
+
+    /// Where its running commands have their sockets.
+    pub fn runtime(&self) -> PathBuf {
+        self.folder.path().join("run")
     }
 
     /// A file with a password and a newline, as an editor leaves it.
