@@ -1,17 +1,20 @@
 //! Whom a command means: the command line, then the environment, then `config.toml`, then what was joined.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use crate::support::{Home, LOOPBACK, Lab, PASSWORD, fails, run};
 
 /// As whom the lender let this command in.
 fn logged_in(lab: &Lab, home: &Home, env: &[(&str, &str)], arguments: &[&str]) -> String {
+    // A port of its own, by which the log knows the command.
+    static PORT: AtomicU16 = AtomicU16::new(1);
+    let target = format!("127.0.0.1:{}", PORT.fetch_add(1, Ordering::Relaxed));
     let mut command = home.capuchin();
-    command.arg("check").args(arguments).args(["connect", "127.0.0.1:9"]).envs(env.iter().copied());
-    let before = lab.audit().last().unwrap()["seq"].as_u64();
-    run(&mut command);
-    let login = lab.wait_for_audit("the login", |line| {
-        line["seq"].as_u64() > before && line["event"] == "login" && line["verdict"] == "granted"
+    run(command.arg("check").args(arguments).args(["connect", &target]).envs(env.iter().copied()));
+    let asked = lab.wait_for_audit("the question", |line| {
+        line["event"] == "check" && line["target"].as_str().is_some_and(|asked| asked.ends_with(&format!(" {target}")))
     });
-    login["user"].as_str().unwrap().to_owned()
+    asked["user"].as_str().unwrap().to_owned()
 }
 
 fn settle(home: &Home, text: &str) {
