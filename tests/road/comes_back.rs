@@ -173,3 +173,20 @@ fn a_host_is_not_set_to_nonsense() {
         assert!(said.contains(why), "{arguments:?}: {said}");
     }
 }
+
+#[test]
+fn a_cut_wire_and_a_new_address_of_the_lender_are_survived() {
+    let home = crate::support::Home::new();
+    let mut machines = Command::new("unshare");
+    machines.args(["--map-root-user", "--net", "--mount", "bash"]);
+    machines.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/network_cut.sh"));
+    machines.args([env!("CARGO_BIN_EXE_capuchind"), env!("CARGO_BIN_EXE_capuchin")]).arg(home.folder.path());
+    // The commands of the script belong to this home.
+    machines.envs(home.capuchin().get_envs().filter_map(|(name, value)| Some((name, value?))));
+    home.password_file(crate::support::PASSWORD);
+    let said = text(run(&mut machines).stdout);
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((lines[0], lines[lines.len() - 1]), ("before: page", "after: page"), "{said}");
+    assert!(lines[1].contains("reconnecting… (") && lines[2].contains("back after"), "{said}");
+    println!("{}", lines[2]);
+}
