@@ -25,7 +25,6 @@ mod verify;
 
 use std::{
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -37,7 +36,6 @@ use std::{
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-pub(super) use self::event::Event;
 pub use self::{
     ascii::ascii_json,
     read::{AuditLine, AuditReader, AuditWatch},
@@ -47,6 +45,7 @@ use self::{
     burst::Bursts,
     journal::{Journal, Limits},
 };
+pub(super) use self::{burst::Source, event::Event};
 use crate::trust::keyfile;
 
 /// Entries that may wait to be written. With the queue full, whoever has something to say waits: a disk that hangs stops
@@ -156,9 +155,9 @@ impl Audit {
         let _ = self.entry_tx.send(Entry::Event(Box::new(event))).await;
     }
 
-    /// Writes that a stranger was refused, or counts it in a burst of its source.
-    pub(super) async fn refused(&self, from: IpAddr, event: Event) {
-        let line = self.refusals.bursts().note(from, event, Instant::now());
+    /// Writes that a stranger or a user was refused, or counts it in a burst of its source.
+    pub(super) async fn refused(&self, from: impl Into<Source>, event: Event) {
+        let line = self.refusals.bursts().note(from.into(), event, Instant::now());
         match line {
             Some(event) => self.log(event).await,
             None => self.refusals.counted.notify_one(),
@@ -279,7 +278,7 @@ mod tests {
         let audit = Audit::open(dir.path()).unwrap();
         for _ in 0..20 {
             let event = Event { event: "handshake-refused", ..Event::default() };
-            audit.refused(IpAddr::from([127, 0, 0, 1]), event).await;
+            audit.refused(std::net::IpAddr::from([127, 0, 0, 1]), event).await;
         }
         assert!(audit.flush().await);
         let text = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();

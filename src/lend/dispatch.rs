@@ -105,11 +105,19 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
                 why: Some("unknown request".to_owned()),
                 ..borrower.event("request")
             };
-            borrower.lender.shared.audit.log(event).await;
+            borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
             refuse(&stream, Refusal::new(ErrorKind::Version, unknown.to_string())).await;
         }
         Err(error) => session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {error}")),
     }
+}
+
+/// The policy has come to allow fewer streams than the session was told when it began; those that are open stay.
+async fn refuse_beyond(borrower: &Borrower, stream: &Stream, most: u32) {
+    let text = format!("the policy allows {most} streams at once, and as many are open");
+    let event = Event { verdict: Some("refused"), why: Some(text.clone()), ..borrower.event("request") };
+    borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
+    refuse(stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
 }
 
 pub(super) async fn refuse(stream: &Stream, refusal: Refusal) {

@@ -206,7 +206,8 @@ async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, ve
     let wanted = target.as_str();
     tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, event, wanted, verdict, rule, why, "decision");
     let event = Event { target: Some(target), verdict: Some(verdict), rule, why, ..borrower.event(event) };
-    borrower.lender.shared.audit.log(event).await;
+    let audit = &borrower.lender.shared.audit;
+    if granted { audit.log(event).await } else { audit.refused(&borrower.principal.user, event).await }
 }
 
 /// Judges a connection that was granted once more, by the policy of now: of the addresses of then the one that it

@@ -15,7 +15,7 @@ use super::{
     Lender,
     accept::Connection,
     admission::Place,
-    audit::Event,
+    audit::{Event, Source},
     borrower::Borrower,
     dispatch,
     os_user::OsUser,
@@ -73,6 +73,7 @@ pub(super) async fn serve<C>(
 {
     let mut event = Event { event: "login", peer: Some(peer.to_string()), ..Event::default() };
     let mut greeter = Greeter::new(connection);
+    let refused_user = caller.as_ref().ok().map(|caller| caller.identity.user.clone());
     let outcome = tokio::time::timeout(LOGIN_MAX, log_in(lender, &mut greeter, caller, &mut event)).await;
     let mut welcome = match outcome.unwrap_or(Err(No::Late)) {
         Ok(welcome) => welcome,
@@ -80,13 +81,9 @@ pub(super) async fn serve<C>(
             event.verdict = Some("refused");
             event.why = Some(no.to_string());
             tracing::info!(%peer, why = event.why, "login refused");
-            match no {
-                // Whoever was taken away may try as often as it likes, and must not fill the log with it.
-                No::Ended(Ended { kind: ErrorKind::Revoked, .. }) => {
-                    lender.shared.audit.refused(peer.source(), event).await;
-                }
-                _ => lender.shared.audit.log(event).await,
-            }
+            // Whoever is refused may try as often as it likes, and must not fill the log with it.
+            let from = refused_user.map_or_else(|| peer.source(), Source::User);
+            lender.shared.audit.refused(from, event).await;
             stranger::blame(lender, &place, no.offence()).await;
             // The place is held to the end: a socket that is being closed costs as much as one that is not.
             return no.tell(greeter, "the login was refused").await;

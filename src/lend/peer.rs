@@ -1,9 +1,8 @@
 //! Where a session comes from: over the network, or from a process of this machine.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-};
+use std::{fmt, net::SocketAddr};
+
+use super::audit::Source;
 
 /// The other end of a connection, as logs and lists show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +16,11 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    /// What its refusals are counted by: the address, or for a user of this machine one that no connection comes from, in the
-    /// reserved `::/8` and with a /64 for each uid.
-    pub(super) fn source(&self) -> IpAddr {
+    /// What its refusals are counted by.
+    pub(super) fn source(&self) -> Source {
         match self {
-            Self::Network(address) => address.ip(),
-            Self::Local { uid, .. } => Ipv6Addr::from_bits(u128::from(*uid) << 64).into(),
+            Self::Network(address) => address.ip().into(),
+            Self::Local { uid, .. } => Source::Local(*uid),
         }
     }
 }

@@ -18,11 +18,13 @@ const TICKET_PAUSE: Duration = Duration::from_secs(60);
 /// A new certificate for the key of this device.
 pub(super) async fn certificate(borrower: &Borrower, csr: &[u8], stream: Stream) {
     let renewed = new_certificate(borrower, csr).await;
-    let event = match &renewed {
-        Ok((_, serial)) => Event { serial: Some(serial.clone()), ..borrower.event("certificate-renewed") },
-        Err(refusal) => refused(borrower.event("certificate-renewed"), refusal),
-    };
-    borrower.lender.shared.audit.log(event).await;
+    let event = borrower.event("certificate-renewed");
+    match &renewed {
+        Ok((_, serial)) => {
+            borrower.lender.shared.audit.log(Event { serial: Some(serial.clone()), ..event }).await;
+        }
+        Err(refusal) => log_refused(borrower, event, refusal).await,
+    }
     match renewed {
         // If it cannot be told, the old one still stands and may be renewed again.
         Ok((certificate, _)) => drop(stream.write_message(&Answer::Granted(RenewedCertificate { certificate })).await),
@@ -69,17 +71,17 @@ pub(super) async fn ticket(borrower: &Borrower, stream: Stream) {
         Err(Refusal::new(ErrorKind::Busy, "a ticket was renewed a moment ago"))
     };
     let event = borrower.event("ticket-renewed");
-    let event = match &issued {
-        Ok(_) => event,
-        Err(refusal) => refused(event, refusal),
-    };
-    borrower.lender.shared.audit.log(event).await;
+    match &issued {
+        Ok(_) => borrower.lender.shared.audit.log(event).await,
+        Err(refusal) => log_refused(borrower, event, refusal).await,
+    }
     match issued {
         Ok(ticket) => drop(stream.write_message(&Answer::Granted(ticket)).await),
         Err(refusal) => refuse(&stream, refusal).await,
     }
 }
 
-fn refused(event: Event, refusal: &Refusal) -> Event {
-    Event { verdict: Some("refused"), why: Some(refusal.text().to_owned()), ..event }
+async fn log_refused(borrower: &Borrower, event: Event, refusal: &Refusal) {
+    let event = Event { verdict: Some("refused"), why: Some(refusal.text().to_owned()), ..event };
+    borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
 }

@@ -32,7 +32,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
     let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
         let text = "the lender has lent as many sockets as it can open";
         let event = Event { target: Some(target), why: Some(text.to_owned()), ..borrower.event("tcp-busy") };
-        borrower.lender.shared.audit.log(event).await;
+        borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
         return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
     };
     // On the heap: its room is free again while the connection idles.

@@ -320,3 +320,37 @@ async fn no_secret_of_a_join_a_login_or_a_refusal_is_in_the_log() {
     }
     still_serves(&lab, &home).await;
 }
+
+/// More than 16 MiB of refusals, of which the log takes a part and counts the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_borrower_cannot_roll_the_log_over_with_long_refusals() {
+    const REQUESTS: u64 = 2_500;
+    const OF_THEIR_OWN: usize = 256;
+    let mut lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let long = Request::Check(Ask { kind: "read".into(), target: format!("/{}", "x".repeat(30_000)) });
+    let long = message::encode_prefixed(&long);
+    // Another session brings no lines of its own.
+    for _ in 0..2 {
+        let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+        for number in 0..REQUESTS / 2 {
+            peer.send(&frame(2 * number + 1, Kind::Data, true, true, &long)).await;
+            // Its last frame, so that not too many are open.
+            while !matches!(peer.hear().await.expect("an answer"), Frame::Data { fin: true, .. }) {}
+        }
+    }
+    lab.wait_for_audit("a count", |line| line["event"] == "check" && line["count"].is_u64());
+    lab.daemon.signal(rustix::process::Signal::TERM);
+    lab.daemon.wait();
+
+    let lines = lab.audit();
+    let refused: Vec<_> = lines.iter().filter(|line| line["event"] == "check").collect();
+    let (counts, own): (Vec<&Value>, Vec<&Value>) = refused.into_iter().partition(|line| line["count"].is_u64());
+    assert!((OF_THEIR_OWN..OF_THEIR_OWN + 60).contains(&own.len()), "{} lines", own.len());
+    assert!(counts.iter().all(|line| line["user"] == "alice" && line["verdict"] == "refused"));
+    let counted: u64 = counts.iter().filter_map(|line| line["count"].as_u64()).sum();
+    assert_eq!(own.len() as u64 + counted, REQUESTS, "each is a line or counted");
+    assert!(whole_log(&lab).len() < 4 << 20, "{} bytes", whole_log(&lab).len());
+    let lab = Lab::serve(lab.folder);
+    still_serves(&lab, &home).await;
+}

@@ -10,7 +10,10 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    super::{LendError, Lender, LenderDir, audit::Event},
+    super::{
+        LendError, Lender, LenderDir,
+        audit::{Event, Source},
+    },
     AdminReply, AdminRequest, Refused,
 };
 use crate::session::Backoff;
@@ -98,7 +101,7 @@ async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
     if peer != 0 && peer != rustix::process::geteuid().as_raw() {
         let why = format!("uid {peer} is not the admin");
         let event = Event { event: "admin", uid: Some(peer), verdict: Some("refused"), ..Event::default() };
-        lender.shared.audit.log(Event { why: Some(why.clone()), ..event }).await;
+        lender.shared.audit.refused(Source::Local(peer), Event { why: Some(why.clone()), ..event }).await;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let mut admin = BufReader::new(admin);

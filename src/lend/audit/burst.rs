@@ -1,12 +1,11 @@
-//! Refused strangers in bounded lines: the first few of a source are lines of their own, the rest of a burst is one line
-//! with a count.
+//! Refusals in bounded lines: the first of a source are lines of their own, the rest is one line with a count.
 //!
 //! ```text
-//!   refused ──▶ up to LINES_EACH in a window: a line each
-//!          └──▶ more: counted; one line when the window ends, and the next window is twice as long
+//!   refused ──▶ the source has lines left: a line        they come back slowly, one after the other
+//!          └──▶ none left: counted; one line when the window ends, and the next window is twice as long
 //! ```
-//! Pure: time comes in. Whoever floods from one place costs a line a minute after the first, and all places together at
-//! most [`SOURCES_MAX`] times that; the sources beyond share one count.
+//! Pure: time comes in. A source is where a stranger comes from, or who a user is: neither can fill the disk, or replace
+//! the oldest files of the log, by asking for what is refused. Sources of strangers beyond [`STRANGERS_MAX`] share one count.
 
 use std::{
     collections::HashMap,
@@ -15,15 +14,27 @@ use std::{
 };
 
 use super::event::Event;
+use crate::proto::UserName;
 
-/// Lines of one source in a window before it is counted: a person who tries again sees each attempt.
-const LINES_EACH: u64 = 8;
 /// The first window.
 const WINDOW_FIRST: Duration = Duration::from_secs(1);
 /// The longest.
 const WINDOW_LONGEST: Duration = Duration::from_secs(64);
-/// Sources that are told apart at a time: at 300 bytes a line a day of flood from all of them is 30 MiB.
-const SOURCES_MAX: usize = 64;
+/// Strangers that are told apart at a time: at 300 bytes a line a day of flood from all of them is 50 MiB.
+const STRANGERS_MAX: usize = 64;
+
+/// Where refusals come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::lend) enum Source {
+    /// An IPv4 address, or an IPv6 network of 64 bits, which one machine can have to itself.
+    Network(IpAddr),
+    /// An OS user of this machine.
+    Local(u32),
+    /// Somebody who has shown who he is, with all of his sessions.
+    User(UserName),
+    /// All strangers for whom there is no room.
+    Others,
+}
 
 /// The refusals of the last moments.
 #[derive(Default)]
@@ -31,26 +42,32 @@ pub(super) struct Bursts {
     sources: HashMap<Source, Burst>,
 }
 
-/// An IPv4 address, or an IPv6 network of 64 bits, which one machine can have to itself; `None`: all others.
-type Source = Option<IpAddr>;
-
 struct Burst {
+    /// Lines that are left, and since when.
+    lines: u32,
+    since: Instant,
     until: Instant,
     window: Duration,
-    lines: u64,
     /// The last that was not given a line, and how many there were.
     counted: Option<(u64, Event)>,
 }
 
 impl Bursts {
     /// Takes a refusal, and gives it back if it is to be a line now.
-    pub(super) fn note(&mut self, from: IpAddr, event: Event, now: Instant) -> Option<Event> {
+    pub(super) fn note(&mut self, from: Source, event: Event, now: Instant) -> Option<Event> {
         let source = self.place_for(from, now);
-        let limit = if source.is_some() { LINES_EACH } else { 0 };
-        let new = || Burst { until: now + WINDOW_FIRST, window: WINDOW_FIRST, lines: 0, counted: None };
+        let allowance = source.allowance();
+        let new = || Burst {
+            lines: allowance.lines,
+            since: now,
+            until: now + WINDOW_FIRST,
+            window: WINDOW_FIRST,
+            counted: None,
+        };
         let burst = self.sources.entry(source).or_insert_with(new);
-        if burst.lines < limit {
-            burst.lines += 1;
+        burst.refill(allowance, now);
+        if let Some(left) = burst.lines.checked_sub(1) {
+            burst.lines = left;
             return Some(event);
         }
         let count = burst.counted.take().map_or(0, |(count, _)| count);
@@ -73,7 +90,7 @@ impl Bursts {
             if let Some((count, event)) = burst.counted.take() {
                 burst.window = (burst.window * 2).min(WINDOW_LONGEST);
                 burst.until = now + burst.window;
-                let peer = if source.is_some() { event.peer } else { None };
+                let peer = if *source == Source::Others { None } else { event.peer };
                 due.push(Event { count: Some(count), peer, ..event });
             }
         }
@@ -86,19 +103,63 @@ impl Bursts {
         last.map(|last| self.handle_timeout(last)).unwrap_or_default()
     }
 
-    fn place_for(&mut self, from: IpAddr, now: Instant) -> Source {
-        let source = Some(network(from));
-        // Quiet for a whole window: the next refusal is the first again.
-        self.sources.retain(|_, burst| now < burst.until || burst.counted.is_some());
-        let room = self.sources.len() < SOURCES_MAX || self.sources.contains_key(&source);
-        if room { source } else { None }
+    fn place_for(&mut self, from: Source, now: Instant) -> Source {
+        // Quiet for so long that it has all its lines again: the next refusal is the first again.
+        self.sources.retain(|source, burst| {
+            burst.refill(source.allowance(), now);
+            burst.counted.is_some() || burst.lines < source.allowance().lines
+        });
+        // Users are as many as the admin has made.
+        if matches!(from, Source::User(_)) || self.sources.contains_key(&from) {
+            return from;
+        }
+        let strangers = self.sources.keys().filter(|source| !matches!(source, Source::User(_))).count();
+        if strangers < STRANGERS_MAX { from } else { Source::Others }
     }
 }
 
-fn network(from: IpAddr) -> IpAddr {
-    match from.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
+/// Lines of its own that a source has, and how long one takes to come back.
+#[derive(Clone, Copy)]
+struct Allowance {
+    lines: u32,
+    each: Duration,
+}
+
+impl Source {
+    fn allowance(&self) -> Allowance {
+        match self {
+            // A person who tries again sees each attempt.
+            Self::Network(_) | Self::Local(_) => Allowance { lines: 8, each: WINDOW_LONGEST },
+            // Whoever finds out what he may do. His lines may be 8 KiB each, so that a day of them is 80 MiB.
+            Self::User(_) => Allowance { lines: 256, each: Duration::from_secs(10) },
+            Self::Others => Allowance { lines: 0, each: WINDOW_LONGEST },
+        }
+    }
+}
+
+impl Burst {
+    fn refill(&mut self, allowance: Allowance, now: Instant) {
+        let each = allowance.each;
+        let passed = now.saturating_duration_since(self.since).as_secs() / each.as_secs();
+        let come = u32::try_from(passed).unwrap_or(u32::MAX).min(allowance.lines - self.lines);
+        self.lines += come;
+        // A part of the next one stays, unless there is no next one.
+        self.since = if self.lines == allowance.lines { now } else { self.since + each * come };
+    }
+}
+
+impl From<IpAddr> for Source {
+    fn from(from: IpAddr) -> Self {
+        Self::Network(match from.to_canonical() {
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+            v4 => v4,
+        })
+    }
+}
+
+impl From<&UserName> for Source {
+    fn from(user: &UserName) -> Self {
+        Self::User(user.clone())
     }
 }
 
@@ -106,59 +167,94 @@ fn network(from: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const DAY: u64 = 86_400;
+
     fn refused(peer: &str) -> Event {
         Event { event: "handshake-refused", peer: Some(peer.to_owned()), ..Event::default() }
     }
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Source {
+        text.parse::<IpAddr>().unwrap().into()
     }
 
-    #[test]
-    fn a_flood_from_one_source_is_a_line_a_minute_that_counts_it() {
+    /// Lines and counted refusals of a day in which one source is refused `times(tick)` times each tenth of a second.
+    fn day_of(source: &Source, times: impl Fn(u64) -> u64) -> (u64, u64, u64) {
         let (mut bursts, start) = (Bursts::default(), Instant::now());
-        let (mut lines, mut counted) = (0, 0);
-        // A day, a refusal each 100 ms.
-        for tick in 0..864_000_u64 {
+        let (mut sent, mut lines, mut counted) = (0, 0, 0);
+        for tick in 0..10 * DAY {
             let now = start + Duration::from_millis(100 * tick);
-            lines += u64::from(bursts.note(ip("192.0.2.1"), refused("192.0.2.1:5"), now).is_some());
+            for _ in 0..times(tick) {
+                sent += 1;
+                lines += u64::from(bursts.note(source.clone(), refused("x"), now).is_some());
+            }
             if bursts.poll_timeout().is_some_and(|until| until <= now) {
                 let due = bursts.handle_timeout(now);
                 lines += due.len() as u64;
                 counted += due.iter().filter_map(|event| event.count).sum::<u64>();
             }
         }
-        counted += bursts.drain().iter().filter_map(|event| event.count).sum::<u64>();
-        assert!(lines < LINES_EACH + 86_400 / 64 + 10, "{lines} lines");
-        assert_eq!(counted + LINES_EACH, 864_000, "none is forgotten");
+        let rest = bursts.drain();
+        counted += rest.iter().filter_map(|event| event.count).sum::<u64>();
+        (sent, lines + rest.len() as u64, counted)
     }
 
     #[test]
-    fn a_flood_from_everywhere_has_a_bound_in_lines_and_memory() {
+    fn a_flood_from_one_source_is_two_lines_a_minute_that_count_it() {
+        let (sent, lines, counted) = day_of(&ip("192.0.2.1"), |_| 1);
+        assert!(lines < 8 + 2 * DAY / 64 + 10, "{lines} lines");
+        // Every refusal is a line of its own or counted in one.
+        assert!(counted < sent && sent - counted <= 8 + DAY / 64, "{sent} sent, {counted} counted");
+    }
+
+    #[test]
+    fn a_source_that_pauses_between_its_bursts_gains_nothing() {
+        // Just when the first window is over.
+        let (_, lines, _) = day_of(&ip("192.0.2.1"), |tick| if tick % 11 == 0 { 10 } else { 0 });
+        assert!(lines < 8 + 2 * DAY / 64 + 10, "{lines} lines");
+    }
+
+    #[test]
+    fn a_user_who_asks_for_what_is_refused_cannot_replace_the_log() {
+        let user = Source::User("alice".parse().unwrap());
+        let (sent, lines, counted) = day_of(&user, |_| 1);
+        assert!(lines < 256 + DAY / 10 + DAY / 64 + 10, "{lines} lines");
+        assert!(sent - counted <= 256 + DAY / 10);
+        // At two fields of 4 KiB and the rest of a line; docs/AUDIT.md says so.
+        assert!(lines * 9 * 1024 < 100 << 20);
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_has_a_bound_in_lines_and_memory_and_hides_no_user() {
         let (mut bursts, now) = (Bursts::default(), Instant::now());
         let mut lines = 0;
         for n in 0..100_000_u32 {
-            let from = IpAddr::V4(n.into());
-            lines += u64::from(bursts.note(from, refused("x"), now).is_some());
+            lines += u64::from(bursts.note(IpAddr::V4(n.into()).into(), refused("x"), now).is_some());
         }
-        assert_eq!((lines, bursts.sources.len()), (SOURCES_MAX as u64, SOURCES_MAX + 1));
+        assert_eq!((lines, bursts.sources.len()), (STRANGERS_MAX as u64, STRANGERS_MAX + 1));
+        let user = Source::User("alice".parse().unwrap());
+        assert!(bursts.note(user, refused("x"), now).is_some());
         let due = bursts.handle_timeout(now + WINDOW_FIRST);
         assert_eq!(due.len(), 1, "all others are one line");
-        assert_eq!((due[0].count, &due[0].peer), (Some(100_000 - SOURCES_MAX as u64), &None));
+        assert_eq!((due[0].count, &due[0].peer), (Some(100_000 - STRANGERS_MAX as u64), &None));
     }
 
     #[test]
     fn one_network_is_one_source_and_a_quiet_one_starts_anew() {
         let (mut bursts, now) = (Bursts::default(), Instant::now());
-        for n in 0..LINES_EACH {
+        for n in 0..8 {
             assert!(bursts.note(ip(&format!("2001:db8::{n}")), refused("x"), now).is_some());
         }
         assert!(bursts.note(ip("2001:db8::ff"), refused("x"), now).is_none());
         assert!(bursts.note(ip("2001:db8:0:1::1"), refused("x"), now).is_some());
         assert!(bursts.note(ip("::ffff:192.0.2.1"), refused("x"), now).is_some());
-        let later = now + WINDOW_FIRST;
-        assert_eq!(bursts.handle_timeout(later).len(), 1);
-        let quiet = later + WINDOW_LONGEST;
-        assert!(bursts.note(ip("2001:db8::1"), refused("x"), quiet).is_some());
+        assert_eq!(bursts.handle_timeout(now + WINDOW_FIRST).len(), 1);
+        let later = now + WINDOW_LONGEST;
+        assert!(bursts.note(ip("2001:db8::1"), refused("x"), later).is_some(), "one has come back");
+        assert!(bursts.note(ip("2001:db8::1"), refused("x"), later).is_none());
+        bursts.handle_timeout(later + WINDOW_LONGEST);
+        let quiet = later + 9 * WINDOW_LONGEST;
+        for _ in 0..8 {
+            assert!(bursts.note(ip("2001:db8::1"), refused("x"), quiet).is_some());
+        }
     }
 }
