@@ -82,7 +82,7 @@ pub async fn run(dir: &Path, Arguments { command, filter }: Arguments) -> Result
 
 async fn show(dir: &Path, filter: &Filter) -> Result<(), Failure> {
     // Before the first line is read: what comes in between is not missed.
-    let watch = if filter.follow { Some(AuditWatch::new(dir).map_err(no_log(dir))?) } else { None };
+    let mut watch = if filter.follow { Some(AuditWatch::new(dir).map_err(no_log(dir))?) } else { None };
     let mut log = AuditReader::open(dir).map_err(no_log(dir))?;
     loop {
         while let Some(line) = log.next_line().map_err(no_log(dir))? {
@@ -98,7 +98,7 @@ async fn show(dir: &Path, filter: &Filter) -> Result<(), Failure> {
             }
             if filter.json { print(&ascii_json(&line.text))? } else { print(&shown(&fields))? }
         }
-        match &watch {
+        match &mut watch {
             Some(watch) => watch.changed().await.map_err(no_log(dir))?,
             None => return Ok(()),
         }

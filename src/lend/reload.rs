@@ -46,7 +46,7 @@ impl Lender {
         // The folder and not the file: an editor replaces the file. ATTRIB: chmod mends one that was too open.
         let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::ATTRIB;
         let follow = async {
-            let watch = FolderWatch::new(path.parent().unwrap_or(&path), flags)?;
+            let mut watch = FolderWatch::new(path.parent().unwrap_or(&path), flags)?;
             // Of the file as it was opened: what changed while the lender started is read now.
             let mut seen = self.shared.policy_version;
             if version(&path) != seen {

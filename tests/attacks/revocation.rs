@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
     time::Duration,
 };
 
@@ -22,9 +23,9 @@ use serde_json::Value;
 use crate::{
     still_serves,
     support::{
-        LOOPBACK, Lab, PATIENCE, fails, json,
+        Daemon, Home, LOOPBACK, Lab, PASSWORD, PATIENCE, capuchind, fails, json,
         peer::{Credentials, Peer, frame, saved_ticket, ticket_login},
-        run,
+        run, text,
     },
 };
 
@@ -109,6 +110,12 @@ fn attack_14_a_device_and_a_session_revoked_in_mid_session() {
     is_cut(lent);
     still_works(&mut kept);
 
+    lab.wait_for_audit("the end", |line| {
+        line["event"] == "session-ended"
+            && line["device"] == device.as_str()
+            && line["why"].as_str().unwrap().contains("revoked")
+    });
+
     let left = sessions(&lab);
     assert_eq!(left.len(), 1, "{left:?}");
     let session = left[0]["session"].as_str().unwrap();
@@ -152,6 +159,36 @@ fn one_stream_is_cut_and_the_others_go_on() {
     forward.wait_for_line("error[revoked]");
     // A cut says nothing about tomorrow.
     run(home.capuchin().args(["check", "lab", "connect", &address.to_string()]));
+}
+
+#[test]
+fn a_policy_in_a_folder_that_was_replaced_is_in_force() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let top = tempfile::tempdir().unwrap();
+    let (folder, other) = (top.path().join("lab"), top.path().join("new"));
+    std::fs::rename(lab.dir(), &folder).unwrap();
+    std::fs::create_dir(lab.dir()).unwrap();
+    let daemon = Daemon::spawn(capuchind(&folder).arg("serve").env("CAPUCHIN_LOG", "info"));
+    let said = daemon.wait_for_line("listens on");
+    let lab = Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), daemon, ..lab };
+    run(Command::new("cp").arg("-a").args([&folder, &other]));
+
+    let home = Home::new();
+    let line = text(run(capuchind(&folder).args(["invite", "alice"])).stdout);
+    run(home.capuchin().args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
+    let (address, target) = target();
+    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
+    let kept = connection(local[0], &target);
+    std::fs::write(other.join("policy.toml"), "[[allow]]\nwho = \"bob\"\nconnect = \"*:*\"\n").unwrap();
+    std::fs::rename(&folder, top.path().join("old")).unwrap();
+    std::fs::rename(&other, &folder).unwrap();
+    is_cut(kept);
+    // And from then on that folder is watched.
+    std::fs::write(folder.join("policy.toml"), LOOPBACK).unwrap();
+    lab.daemon.wait_for_line("policy.toml is in force");
+    lab.daemon.wait_for_line("policy.toml is in force");
+    connection(local[0], &target);
 }
 
 #[test]

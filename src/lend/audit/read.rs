@@ -158,7 +158,7 @@ impl AuditWatch {
     ///
     /// # Cancellation
     /// Nothing is lost.
-    pub async fn changed(&self) -> Result<(), AuditError> {
+    pub async fn changed(&mut self) -> Result<(), AuditError> {
         self.watch.changed().await.map_err(io_error(&self.dir))
     }
 }
