@@ -93,7 +93,7 @@ impl Borrower {
             kind,
             target,
             since: UnixTime::now(),
-            meter: Meter::paced(self.seat.pace()),
+            meter: Meter::paced(Some(self.seat.pace())),
             still,
             taken: OnceLock::new(),
             wake: Notify::new(),

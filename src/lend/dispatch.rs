@@ -6,7 +6,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{audit::Event, borrower::Borrower, gate, listen, names, renew, tcp, unix};
 use crate::{
-    proto::{Answer, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
+    proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
 };
 
@@ -66,6 +66,9 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
         Ok(Err(error)) => return break_off(session, &stream, &error),
         Err(_) => return stream.reset(Reset::Refused),
     };
+    if let Some(most) = borrower.is_beyond_streams() {
+        return refuse_beyond(&borrower, &stream, most).await;
+    }
     match Request::decode(&bytes) {
         // The gate on the heap: its room is free again while the connection it granted idles.
         Ok(Ok(Request::TcpConnect(target))) => match Box::pin(gate::connect(&borrower, &target)).await {

@@ -278,6 +278,7 @@ impl Lender {
         let (grants, first_end) = self.standing_grants();
         let policy = file_policy.with_grants(grants);
         *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.shared.seats.bound(|user| self.policy().limits(user));
         self.shared.grants_end.send_replace(first_end);
     }
 

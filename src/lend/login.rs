@@ -156,7 +156,10 @@ where
     if let Some(replaced) = replaced {
         shared.live.replace(replaced, &identity);
     }
-    let seat = shared.seats.take(&identity.user, &limits).map_err(|full| No::refused(ErrorKind::Busy, full))?;
+    let seat = shared
+        .seats
+        .take(&identity.user, || lender.policy().limits(&identity.user))
+        .map_err(|full| No::refused(ErrorKind::Busy, full))?;
     let session_id = SessionId(crate::trust::random());
     let local = shown.names(lender);
     // What cannot be told now stands in the borrower's profile as it was.

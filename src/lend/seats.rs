@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use crate::{policy::Limits, proto::UserName, session::Pace};
@@ -17,13 +20,22 @@ pub(super) struct Seats(Arc<Mutex<HashMap<UserName, Taken>>>);
 #[derive(Default)]
 struct Taken {
     sessions: u32,
-    /// One for all sessions of the user, and the limit that it was made for.
-    pace: Option<(u32, Arc<Pace>)>,
+    bounds: Arc<Bounds>,
 }
 
-impl Taken {
-    fn is_behind(&self) -> bool {
-        self.pace.as_ref().is_some_and(|(_, pace)| pace.is_behind())
+/// What holds for all sessions of a user; another policy changes it for those who are here.
+#[derive(Default)]
+struct Bounds {
+    /// Shared by all of them.
+    pace: Arc<Pace>,
+    /// Streams of each session.
+    streams: AtomicU32,
+}
+
+impl Bounds {
+    fn set(&self, limits: &Limits) {
+        self.pace.set(limits.mbit.map(|mbit| u64::from(mbit) * MEGABIT_BYTES));
+        self.streams.store(limits.streams.unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 
@@ -36,22 +48,27 @@ pub(super) struct Full {
 }
 
 impl Seats {
-    /// A place for one more session of the user, until it is dropped.
-    pub(super) fn take(&self, user: &UserName, limits: &Limits) -> Result<Seat, Full> {
+    /// A place for one more session of the user, until it is dropped. `limits`: those of now, asked for under the lock, so
+    /// that none of an older policy comes behind [`Self::bound`].
+    pub(super) fn take(&self, user: &UserName, limits: impl FnOnce() -> Limits) -> Result<Seat, Full> {
         let mut users = self.lock();
         // Who hangs up after a burst and comes back still waits for it.
-        users.retain(|_, taken| taken.sessions > 0 || taken.is_behind());
+        users.retain(|_, taken| taken.sessions > 0 || taken.bounds.pace.is_behind());
         let taken = users.entry(user.clone()).or_default();
+        let limits = limits();
         if let Some(sessions) = limits.sessions.filter(|most| taken.sessions >= *most) {
             return Err(Full { user: user.clone(), sessions });
         }
         taken.sessions += 1;
-        let pace = limits.mbit.map(|mbit| match &taken.pace {
-            Some((same, pace)) if *same == mbit => pace.clone(),
-            _ => Arc::new(Pace::new(u64::from(mbit) * MEGABIT_BYTES)),
-        });
-        taken.pace = limits.mbit.zip(pace.clone());
-        Ok(Seat { seats: self.clone(), user: user.clone(), pace })
+        taken.bounds.set(&limits);
+        Ok(Seat { seats: self.clone(), user: user.clone(), bounds: taken.bounds.clone() })
+    }
+
+    /// Holds everybody who is here to the limits of another policy. Sessions beyond their number stay.
+    pub(super) fn bound(&self, limits: impl Fn(&UserName) -> Limits) {
+        for (user, taken) in self.lock().iter() {
+            taken.bounds.set(&limits(user));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserName, Taken>> {
@@ -63,13 +80,18 @@ impl Seats {
 pub(super) struct Seat {
     seats: Seats,
     user: UserName,
-    pace: Option<Arc<Pace>>,
+    bounds: Arc<Bounds>,
 }
 
 impl Seat {
     /// How fast the user's sessions may be together.
-    pub(super) fn pace(&self) -> Option<Arc<Pace>> {
-        self.pace.clone()
+    pub(super) fn pace(&self) -> Arc<Pace> {
+        self.bounds.pace.clone()
+    }
+
+    /// How many streams the session may have at once.
+    pub(super) fn streams_max(&self) -> u32 {
+        self.bounds.streams.load(Ordering::Relaxed)
     }
 }
 
@@ -78,7 +100,7 @@ impl Drop for Seat {
         let mut users = self.seats.lock();
         if let Some(taken) = users.get_mut(&self.user) {
             taken.sessions -= 1;
-            if taken.sessions == 0 && !taken.is_behind() {
+            if taken.sessions == 0 && !taken.bounds.pace.is_behind() {
                 users.remove(&self.user);
             }
         }
@@ -89,31 +111,35 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    fn limits(sessions: u32, mbit: u32) -> Limits {
-        Limits { sessions: Some(sessions), mbit: Some(mbit), ..Limits::default() }
+    fn limits(sessions: u32, mbit: u32) -> impl Fn() -> Limits {
+        move || Limits { sessions: Some(sessions), mbit: Some(mbit), ..Limits::default() }
     }
 
     #[test]
     fn a_place_is_free_again_when_its_session_ends() {
         let (seats, alice) = (Seats::default(), "alice".parse().unwrap());
-        let first = seats.take(&alice, &limits(2, 8)).unwrap();
-        let _second = seats.take(&alice, &limits(2, 8)).unwrap();
-        let full = seats.take(&alice, &limits(2, 8)).err().unwrap();
+        let first = seats.take(&alice, limits(2, 8)).unwrap();
+        let _second = seats.take(&alice, limits(2, 8)).unwrap();
+        let full = seats.take(&alice, limits(2, 8)).err().unwrap();
         assert_eq!(
             full.to_string(),
             "alice has 2 sessions already, which is all that the policy allows: end one of them"
         );
-        assert!(seats.take(&"bob".parse().unwrap(), &limits(2, 8)).is_ok(), "one user's sessions are not another's");
+        assert!(seats.take(&"bob".parse().unwrap(), limits(2, 8)).is_ok(), "one user's sessions are not another's");
         drop(first);
-        assert!(seats.take(&alice, &limits(2, 8)).is_ok());
+        assert!(seats.take(&alice, limits(2, 8)).is_ok());
     }
 
     #[test]
-    fn the_sessions_of_a_user_share_one_pace() {
+    fn the_sessions_of_a_user_share_one_pace_and_follow_the_policy() {
         let (seats, alice) = (Seats::default(), "alice".parse().unwrap());
-        let (one, two) = (seats.take(&alice, &limits(9, 8)).unwrap(), seats.take(&alice, &limits(9, 8)).unwrap());
-        assert!(Arc::ptr_eq(&one.pace().unwrap(), &two.pace().unwrap()));
-        let other = seats.take(&alice, &limits(9, 80)).unwrap();
-        assert!(!Arc::ptr_eq(&one.pace().unwrap(), &other.pace().unwrap()), "a new limit is for new sessions");
+        let (one, two) = (seats.take(&alice, limits(9, 8)).unwrap(), seats.take(&alice, limits(9, 80)).unwrap());
+        assert!(Arc::ptr_eq(&one.pace(), &two.pace()));
+        assert_eq!(one.streams_max(), u32::MAX);
+        seats.bound(|user| {
+            assert_eq!(user.as_str(), "alice");
+            Limits { streams: Some(3), ..Limits::default() }
+        });
+        assert_eq!((one.streams_max(), two.streams_max()), (3, 3));
     }
 }

@@ -56,18 +56,25 @@ impl Meter {
     }
 }
 
-/// A rate that everybody who shares it keeps to together.
+/// A rate that everybody who shares it keeps to together; it may be changed at any time. The default has no bound.
 #[derive(Debug)]
 pub struct Pace {
-    bytes_per_second: u64,
+    /// 0: as fast as it goes.
+    bytes_per_second: AtomicU64,
     /// When all that has passed would have passed at the full rate.
     paid_until: Mutex<Instant>,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self { bytes_per_second: AtomicU64::new(0), paid_until: Mutex::new(Instant::now()) }
+    }
+}
+
 impl Pace {
-    /// So many bytes a second, at least one.
-    pub fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), paid_until: Mutex::new(Instant::now()) }
+    /// From now on so many bytes a second, at least one; `None`: as fast as it goes. Who waits already waits on.
+    pub fn set(&self, bytes_per_second: Option<u64>) {
+        self.bytes_per_second.store(bytes_per_second.map_or(0, |rate| rate.max(1)), Ordering::Relaxed);
     }
 
     /// Whether what has passed would not have passed yet at the full rate.
@@ -80,7 +87,11 @@ impl Pace {
     /// # Cancellation
     /// They are accounted for all the same.
     async fn pass(&self, bytes: usize) {
-        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let rate = self.bytes_per_second.load(Ordering::Relaxed);
+        if rate == 0 {
+            return;
+        }
+        let cost = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let paid_until = {
             let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
             *paid_until = (*paid_until).max(Instant::now()) + cost;
@@ -98,7 +109,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_who_share_a_pace_have_it_together() {
-        let pace = Arc::new(Pace::new(1_000_000));
+        let pace = Arc::new(Pace::default());
+        pace.set(Some(1_000_000));
         let began = Instant::now();
         let relay = |pace: Arc<Pace>| async move {
             let meter = Meter::paced(Some(pace));
@@ -114,6 +126,20 @@ mod tests {
         assert_eq!((one, two), (1_000_000, 1_000_000));
         let took = began.elapsed();
         assert!((Duration::from_millis(1890)..Duration::from_millis(2010)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pace_that_changes_holds_for_those_who_share_it() {
+        let pace = Arc::new(Pace::default());
+        let (meter, began) = (Meter::paced(Some(pace.clone())), Instant::now());
+        meter.keep_pace(usize::MAX >> 8).await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "without a bound");
+        pace.set(Some(1_000_000));
+        meter.keep_pace(1_100_000).await;
+        assert_eq!(began.elapsed().as_millis(), 1000);
+        pace.set(None);
+        meter.keep_pace(usize::MAX >> 8).await;
+        assert_eq!(began.elapsed().as_millis(), 1000);
     }
 
     #[tokio::test(start_paused = true)]

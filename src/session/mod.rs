@@ -106,6 +106,11 @@ impl Session {
         Some(Stream::new(self.shared.clone(), id.await?))
     }
 
+    /// Streams of the peer's that are open on the wire.
+    pub fn peer_streams(&self) -> u32 {
+        self.shared.lock().mux.peer_streams()
+    }
+
     /// Ends the session: the peer is told why, and every stream fails.
     pub fn end(&self, kind: ErrorKind, text: impl Into<String>) {
         let mut state = self.shared.lock();

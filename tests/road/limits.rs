@@ -7,10 +7,14 @@ use std::{
 
 use crate::support::{Lab, fails, run};
 
-fn lab(limits: &str) -> Lab {
-    Lab::start(&format!(
+fn policy(limits: &str) -> String {
+    format!(
         "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"127.0.0.0/8:*\"]\n[[allow]]\nwho = [\"alice\"]\nlimits = {{ {limits} }}\n"
-    ))
+    )
+}
+
+fn lab(limits: &str) -> Lab {
+    Lab::start(&policy(limits))
 }
 
 #[test]
@@ -64,4 +68,56 @@ fn a_user_is_no_faster_than_allowed() {
     assert_eq!(got.len(), 3_000_000);
     // 16 Mbit/s are 2 MB/s, and a tenth of a second of it may come at once, with the batch that it ends in.
     assert!(began.elapsed() > Duration::from_millis(1_200), "{:?}", began.elapsed());
+}
+
+/// Puts other limits in force, for sessions that are open, too.
+fn tighten(lab: &Lab, limits: &str) {
+    let loaded = || lab.audit().iter().filter(|line| line["event"] == "policy-loaded").count();
+    let before = loaded();
+    std::fs::write(lab.dir().join("policy.toml"), policy(limits)).unwrap();
+    lab.wait_for_audit("the other policy", |_| loaded() > before);
+}
+
+#[test]
+fn a_speed_that_is_tightened_holds_for_a_connection_that_is_open() {
+    let lab = lab("streams = 9");
+    let home = lab.join("alice");
+    let (go_tx, go_rx) = std::sync::mpsc::channel();
+    let go_rx = std::sync::Arc::new(std::sync::Mutex::new(go_rx));
+    let server = crate::origin(move |mut socket| {
+        let _ = socket.write_all(&[7; 3_000_000]);
+        go_rx.lock().unwrap().recv().unwrap();
+        let _ = socket.write_all(&[7; 3_000_000]);
+    });
+    let (_forward, local) = home.forward(&[&format!("0:{server}")]);
+    let mut program = crate::dial(local[0]);
+    let mut got = vec![0; 3_000_000];
+    program.read_exact(&mut got).unwrap();
+    tighten(&lab, "mbit = 16");
+    let began = Instant::now();
+    go_tx.send(()).unwrap();
+    program.read_exact(&mut got).unwrap();
+    assert!(began.elapsed() > Duration::from_millis(1_200), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_number_of_streams_that_is_tightened_holds_for_a_session_that_is_open() {
+    let lab = lab("streams = 9");
+    let home = lab.join("alice");
+    let server = crate::origin(crate::echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    let (one, two) = (crate::dial(local[0]), crate::dial(local[0]));
+    crate::round_trip(&one, b"one").unwrap();
+    crate::round_trip(&two, b"two").unwrap();
+    tighten(&lab, "streams = 2");
+    assert!(crate::round_trip(&crate::dial(local[0]), b"three").is_err());
+    forward.wait_for_line("the policy allows 2 streams at once");
+    lab.wait_for_audit("the refusal", |line| {
+        line["verdict"] == "refused" && line["why"].as_str().is_some_and(|why| why.contains("allows 2 streams"))
+    });
+    // Those that are open stay, and one that goes makes room.
+    crate::round_trip(&one, b"still").unwrap();
+    drop(two);
+    lab.wait_for_audit("a free place", |line| line["event"] == "tcp-closed");
+    crate::round_trip(&crate::dial(local[0]), b"another").unwrap();
 }

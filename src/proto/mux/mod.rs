@@ -308,6 +308,11 @@ impl Mux {
         self.streams.len() + self.lingering.len()
     }
 
+    /// Streams that the peer opened and that are open on the wire.
+    pub fn peer_streams(&self) -> u32 {
+        self.opened_by_peer.live
+    }
+
     fn opened_by(&mut self, id: StreamId) -> &mut Opened {
         if self.is_ours(id) { &mut self.opened_by_us } else { &mut self.opened_by_peer }
     }
