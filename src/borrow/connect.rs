@@ -225,7 +225,7 @@ impl Borrower {
         let answer = stream.read_message("answer").await;
         match answer.map_err(|error| BorrowError::answer(self.host(), &ask.to_string(), error))? {
             Answer::Granted(verdict) => Ok(verdict),
-            Answer::Refused(refusal) => Err(BorrowError::refused(self.host(), target, &refusal)),
+            Answer::Refused(refusal) => Err(BorrowError::unanswered(self.host(), &refusal)),
         }
     }
 

@@ -93,12 +93,14 @@ pub enum BorrowError {
         notes: Vec<String>,
     },
     /// The lender allows it, but the target does not answer; the source has the true error number.
-    #[error("{lender} could not connect to {target}: {source}")]
+    #[error("{lender} could not connect to {target}: {why}")]
     Dial {
         /// The lender, as the user calls it.
         lender: String,
         /// What was to be connected to.
         target: String,
+        /// What its system said, or, where that says less, the lender.
+        why: String,
         /// What the lender's system said.
         source: io::Error,
         /// More, in the lender's words.
@@ -207,9 +209,24 @@ impl BorrowError {
         let (lender, notes) = (lender.to_owned(), refusal.notes().to_vec());
         match (refusal.kind(), refusal.errno()) {
             (ErrorKind::Target, Some(errno)) => {
-                Self::Dial { lender, target: target.to_owned(), source: errno.into(), notes }
+                let source = io::Error::from(errno);
+                let said = source.to_string();
+                // A name that is not known has no error number of its own.
+                let why = if refusal.text().ends_with(&said) { said } else { refusal.text().to_owned() };
+                Self::Dial { lender, target: target.to_owned(), why, source, notes }
             }
-            (kind, errno) => Self::Refused { lender, kind, reason: refusal.text().to_owned(), errno, notes },
+            _ => Self::unanswered(&lender, refusal),
+        }
+    }
+
+    /// A lender's no to a question: nothing was tried.
+    pub(super) fn unanswered(lender: &str, refusal: &Refusal) -> Self {
+        Self::Refused {
+            lender: lender.to_owned(),
+            kind: refusal.kind(),
+            reason: refusal.text().to_owned(),
+            errno: refusal.errno(),
+            notes: refusal.notes().to_vec(),
         }
     }
 
@@ -231,8 +248,8 @@ impl BorrowError {
     /// What reading an answer from a stream failed with.
     pub(super) fn answer(lender: &str, target: &str, error: io::Error) -> Self {
         if let Some(errno) = Errno::of(&error) {
-            let (lender, target) = (lender.to_owned(), target.to_owned());
-            return Self::Dial { lender, target, source: errno.into(), notes: Vec::new() };
+            let (lender, target, source) = (lender.to_owned(), target.to_owned(), io::Error::from(errno));
+            return Self::Dial { lender, target, why: source.to_string(), source, notes: Vec::new() };
         }
         let text = error.to_string();
         match error.into_inner().map(|inner| inner.downcast::<Ended>().map_err(|other| other.downcast())) {
@@ -289,11 +306,18 @@ mod tests {
 
     #[test]
     fn a_target_that_fails_keeps_its_errno_and_a_refusal_its_notes() {
-        let down = Refusal::new(ErrorKind::Target, "connection refused").with_errno(Some(Errno::ECONNREFUSED));
+        let text = "10.0.0.1:1: Connection refused (os error 111)";
+        let down = Refusal::new(ErrorKind::Target, text).with_errno(Some(Errno::ECONNREFUSED));
         let error = BorrowError::refused("lab", "db:1", &down);
         assert_eq!(error.kind(), ErrorKind::Target);
         assert_eq!(error.errno(), Some(Errno::ECONNREFUSED));
         assert_eq!(error.to_string(), "lab could not connect to db:1: Connection refused (os error 111)");
+
+        let unknown = Refusal::new(ErrorKind::Target, "the lender cannot resolve db: Name or service not known");
+        let unknown = unknown.with_errno(Some(Errno::EHOSTUNREACH));
+        let error = BorrowError::refused("lab", "db:1", &unknown);
+        let said = "lab could not connect to db:1: the lender cannot resolve db: Name or service not known";
+        assert_eq!((error.errno(), error.to_string().as_str()), (Some(Errno::EHOSTUNREACH), said));
 
         let no = Refusal::new(ErrorKind::Policy, "connect db:1 is refused: no rule allows it")
             .with_errno(Some(Errno::EACCES))

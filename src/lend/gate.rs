@@ -12,7 +12,6 @@ use super::{
     borrower::Borrower,
     names, own_user,
     real_path::{Last, real_path},
-    resolve,
 };
 use crate::{
     policy::{
@@ -171,14 +170,15 @@ async fn addresses(
 ) -> Result<(Vec<IpAddr>, Vec<HostName>), Refusal> {
     let policy = lender.policy();
     policy::may_match(&policy, who, transport, host, port).map_err(|no| refusal(&no))?;
-    let Host::Name(name) = host else { return Ok((resolve::resolve(host, false).await?, Vec::new())) };
-    if !policy::may_be_denied_by_alias(&policy, who, transport, host, port) {
-        return Ok((resolve::resolve(host, false).await?, Vec::new()));
-    }
+    let look_ups = &lender.shared.look_ups;
+    let name = match host {
+        Host::Name(name) if policy::may_be_denied_by_alias(&policy, who, transport, host, port) => name,
+        _ => return Ok((look_ups.resolve(&who.user, host, false).await?, Vec::new())),
+    };
     // The names that it may stand for are part of the question now, so no others may come in while it is resolved.
     let machine = &lender.shared.machine;
     let absolute = names::is_complete(machine, name).await;
-    let (addresses, aliases) = tokio::join!(resolve::resolve(host, absolute), names::aliases(machine, name));
+    let (addresses, aliases) = tokio::join!(look_ups.resolve(&who.user, host, absolute), names::aliases(machine, name));
     addresses.map(|addresses| (addresses, aliases))
 }
 

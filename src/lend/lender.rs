@@ -22,6 +22,7 @@ use super::{
     live::Live,
     names::Machine,
     reload,
+    resolve::LookUps,
     seats::Seats,
 };
 use crate::{
@@ -85,6 +86,7 @@ pub(super) struct Shared {
     pub(super) seats: Seats,
     /// A place for each socket that is lent, of all sessions.
     pub(super) sockets: Semaphore,
+    pub(super) look_ups: LookUps,
     /// What this machine says about names.
     pub(super) machine: Machine,
     /// Its folders, as they are named and where they really are.
@@ -137,6 +139,7 @@ impl Lender {
             live: Live::default(),
             seats: Seats::default(),
             sockets: Semaphore::new(sockets_max()),
+            look_ups: LookUps::new(),
             machine: Machine::new(),
             own_folders: dir.own_folders(),
             store,

@@ -14,6 +14,8 @@ use std::{fmt, io};
 pub struct Errno(pub u16);
 
 impl Errno {
+    /// Try again: there is no room now.
+    pub const EAGAIN: Self = Self(11);
     /// Permission denied: the policy says no.
     pub const EACCES: Self = Self(13);
     /// Invalid argument.

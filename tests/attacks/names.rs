@@ -165,7 +165,12 @@ async fn attack_48_a_short_form_of_a_denied_name() {
     // A whole name is what it says, and is not completed.
     assert_eq!(reach(&session, "www.open.test:80").await.unwrap(), "10.77.0.2");
     let half = reach(&session, "www.open:80").await.unwrap_err();
-    assert_eq!(half.errno().map(|errno| errno.0), Some(113), "{half}");
+    assert_eq!((half.kind(), half.errno().map(|errno| errno.0)), (ErrorKind::Target, Some(113)), "{half}");
+    // A name that is not known is not a host without a route.
+    assert!(half.to_string().contains("cannot resolve www.open: Name or service not known"), "{half}");
+    let said = crate::support::fails(home.capuchin().args(["check", "lab", "connect", "www.open:80"]), 2);
+    let expected = "error[target]: lab: the lender cannot resolve www.open: Name or service not known";
+    assert!(said.starts_with(expected), "{said}");
     std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.1\nsearch open.test\n").unwrap();
     assert_eq!(reach(&session, "www:80").await.unwrap(), "10.77.0.2");
 }
@@ -224,4 +229,32 @@ async fn resolvers_that_are_gone_fail_the_question_and_new_ones_are_asked_at_onc
     assert!(reply(answer, 1, "www.test", dns::A).is(Rcode::ServFail));
     std::fs::write(named.file("resolv.conf"), "# mended\nnameserver 127.0.0.1\n").unwrap();
     assert_eq!(borrower.lookup("www.test").await.unwrap(), addresses(&["10.77.0.1"]));
+}
+
+/// More look-ups that hang than there are places, all of one user.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_look_ups_of_one_user_that_hang_hold_up_nobody_else() {
+    let named = NamedLab::start(EVERY_NAME, &json!({ "www.test A": [["www.test 60 A 10.77.0.1"]] }));
+    std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+    let (alice, bob) = (borrower(&named.lab.join("alice")).await, borrower(&named.lab.join("bob")).await);
+    let mut hanging = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let alice = alice.clone();
+        hanging.spawn(async move { alice.tcp_connect(format!("silent-{number}.test:80")).await.map(drop) });
+    }
+    let asked = || named.asked().into_iter().filter(|asked| asked.contains("silent")).collect::<Vec<_>>();
+    for number in 0..10 {
+        named.lab.daemon.wait_for_line("asked udp silent-");
+        assert_eq!(reach(&bob, "www.test:80").await.unwrap(), "10.77.0.1", "beside {number} of them");
+    }
+    let names = asked().iter().filter_map(|asked| asked.split(' ').nth(1).map(str::to_owned)).collect::<Vec<_>>();
+    let names: std::collections::BTreeSet<_> = names.into_iter().collect();
+    assert!(names.len() <= 16, "{} threads of one user", names.len());
+    // Each of them ends in its time, those that got no place as such.
+    let mut busy = 0;
+    while let Some(ended) = hanging.join_next().await {
+        let error = ended.unwrap().unwrap_err();
+        busy += usize::from(error.kind() == ErrorKind::Busy);
+    }
+    assert!(busy >= 60, "{busy} were told that there is no place");
 }

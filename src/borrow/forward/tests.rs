@@ -41,7 +41,8 @@ async fn grant(stream: &Stream) {
 }
 
 fn down() -> Answer<TcpConnected> {
-    Answer::Refused(Refusal::new(ErrorKind::Target, "connection refused").with_errno(Some(Errno::ECONNREFUSED)))
+    let text = "10.0.0.1:80: Connection refused (os error 111)";
+    Answer::Refused(Refusal::new(ErrorKind::Target, text).with_errno(Some(Errno::ECONNREFUSED)))
 }
 
 async fn connect(borrower: &Borrower, lender: &Session) -> (TcpStream, Stream) {

@@ -65,7 +65,8 @@ mod tests {
             (13, Outcome::Unreachable(Unreachable::Prohibited)),
         ] {
             let source = std::io::Error::from_raw_os_error(number);
-            let error = BorrowError::Dial { lender: "lab".into(), target: "db:1".into(), source, notes: Vec::new() };
+            let (lender, target, why) = ("lab".into(), "db:1".into(), source.to_string());
+            let error = BorrowError::Dial { lender, target, why, source, notes: Vec::new() };
             assert_eq!(Outcome::of(&error), outcome, "{number}");
         }
         let busy = BorrowError::Busy { lender: "lab".into(), why: "4096".into() };
