@@ -229,6 +229,21 @@ impl Borrower {
         }
     }
 
+    /// Ends the session, for every clone and everything that was borrowed through it, once the lender has what was written,
+    /// and waits until the lender has ended it, too. Dropping the last clone does the same and does not say how it went.
+    ///
+    /// # Errors
+    /// The session was over before, or the lender did not confirm its end.
+    ///
+    /// # Cancellation
+    /// Before the lender has everything the session goes on; afterwards it ends, and nobody hears of it.
+    pub async fn close(self) -> Result<(), BorrowError> {
+        // Nobody makes it again.
+        drop(self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let closed = self.shared.session().close("the borrower closed the session").await;
+        closed.map_err(|ended| BorrowError::ended(self.host(), ended))
+    }
+
     /// Waits until the session is over, and says why; one that is kept connected is over when it cannot be made again.
     pub async fn ended(&self) -> BorrowError {
         let ended = self.shared.session().ended().await;

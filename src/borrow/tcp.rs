@@ -63,6 +63,35 @@ impl TcpStream {
         self.connected.local.0
     }
 
+    /// Closes the connection after what was written, and waits until the lender has all of it: dropping does the same and
+    /// does not say how it went.
+    ///
+    /// # Errors
+    /// The server or the lender closed first, or the session is over: perhaps not everything has come.
+    ///
+    /// # Cancellation
+    /// As dropping it.
+    ///
+    #[cfg_attr(feature = "lend", doc = "```")]
+    #[cfg_attr(not(feature = "lend"), doc = "```text")]
+    /// use tokio::io::AsyncWriteExt;
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// # let (profiles, web, _folder) = lab().await?;
+    /// let lab = capuchin::Borrower::connect_with(&profiles, "lab").await?;
+    /// let mut log = lab.tcp_connect(web.to_string()).await?;
+    /// log.write_all(b"the last line\n").await?;
+    /// log.close().await?;
+    /// lab.close().await?;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    pub async fn close(self) -> io::Result<()> {
+        self.stream.close().await
+    }
+
     /// Two halves for two tasks. Dropping the [`OwnedWriteHalf`] ends our half; when both are gone, so is the
     /// connection.
     pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {

@@ -162,7 +162,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
         ready!(Pin::new(&mut self.connection).poll_shutdown(cx))?;
         loop {
             match ready!(Pin::new(&mut self.connection).poll_fill_buf(cx))?.len() {
-                0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                0 => return Poll::Ready(Ok(())),
                 length => Pin::new(&mut self.connection).consume(length),
             }
         }
@@ -180,6 +180,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
             self.wakers.extend(wakers.writer.take());
         }
         self.wakers.extend(state.acceptor.take());
+        self.wakers.append(&mut state.closers);
         drop(state);
         self.wakers.drain(..).for_each(Waker::wake);
         self.phase = Phase::Leaving { until: Box::pin(tokio::time::sleep(FAREWELL)) };
@@ -210,9 +211,10 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<C> {
                         return Poll::Ready(());
                     }
                     // Whatever comes back now, there is nobody left to tell.
-                    if ready!(this.transmit(cx)).is_err() || ready!(this.hang_up(cx)).is_err() {
-                        return Poll::Ready(());
+                    if ready!(this.transmit(cx)).is_ok() && ready!(this.hang_up(cx)).is_ok() {
+                        this.shared.lock().confirmed = true;
                     }
+                    return Poll::Ready(());
                 }
             }
         }
@@ -221,6 +223,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<C> {
 
 impl State {
     fn collect_events(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.append(&mut self.closers);
         while let Some(event) = self.mux.poll_event() {
             match event {
                 // Nobody is left to accept it.

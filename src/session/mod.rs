@@ -11,6 +11,7 @@
 
 mod backoff;
 mod close;
+mod confirm;
 mod dial;
 mod door;
 mod driver;
@@ -164,6 +165,10 @@ struct State {
     /// The driver, while it waits for something to send.
     driver: Option<Waker>,
     ended: Option<Ended>,
+    /// Who waits for the peer to take what was written; looked at whenever anything has come or gone.
+    closers: Vec<Waker>,
+    /// The peer has closed its side of the connection in good order.
+    confirmed: bool,
     /// No [`Session`] is left: the connection closes with the last stream.
     orphaned: bool,
 }
@@ -184,6 +189,8 @@ impl Shared {
             acceptor: None,
             driver: None,
             ended: None,
+            closers: Vec::new(),
+            confirmed: false,
             orphaned: false,
         };
         Self { state: Mutex::new(state), over: tokio::sync::watch::Sender::new(false) }

@@ -30,8 +30,8 @@ use crate::proto::{
 /// Dropping the handle delivers what was written, ends our half, and tells the peer that nobody reads any more.
 /// [`Stream::reset`] ends it at once. Neither waits.
 pub struct Stream {
-    shared: Arc<Shared>,
-    id: StreamId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: StreamId,
 }
 
 impl Stream {
@@ -355,14 +355,14 @@ fn read_error(reset: Reset) -> io::Error {
     }
 }
 
-fn write_error(reset: Reset) -> io::Error {
+pub(super) fn write_error(reset: Reset) -> io::Error {
     match reset {
         Reset::Failed(errno) => Errno(errno).into(),
         Reset::Cancelled | Reset::Refused => io::ErrorKind::BrokenPipe.into(),
     }
 }
 
-fn session_error(ended: super::Ended) -> io::Error {
+pub(super) fn session_error(ended: super::Ended) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, ended)
 }
 

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod closes;
 mod comes_back;
 mod dies;
 mod door;

@@ -28,6 +28,7 @@ pub(super) struct Kept {
     parts: VecDeque<(Bytes, u64)>,
     bytes: usize,
     sent: u64,
+    acked: u64,
     /// Frames whose every piece has been let go.
     released: u64,
 }
@@ -44,6 +45,11 @@ impl Kept {
     /// How many counted frames have been sent.
     pub(super) fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// How many of them the peer has taken.
+    pub(super) fn acked(&self) -> u64 {
+        self.acked
     }
 
     pub(super) fn push(&mut self, part: Bytes, frames: u64) {
@@ -64,6 +70,7 @@ impl Kept {
         if acked > self.sent {
             return Err(ProtocolError::AckAhead { acked, sent: self.sent });
         }
+        self.acked = self.acked.max(acked);
         while let Some((part, frames)) = self.parts.front()
             && self.released + frames <= acked
             // A piece in which no frame ends belongs to the frame that ends behind it.

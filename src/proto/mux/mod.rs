@@ -18,6 +18,7 @@
 
 mod chunks;
 mod config;
+mod delivery;
 mod flood;
 mod keep;
 mod keepalive;
@@ -47,6 +48,7 @@ use self::{
 use super::{Goaway, Reset, StreamId};
 
 pub use config::{Config, Role};
+pub use delivery::Delivery;
 pub use keep::{ACK_AFTER, ACK_BYTES, KEPT_BYTES_MAX};
 pub use keepalive::{MISSES_MAX, PING_PERIOD};
 pub use outcome::{Event, OpenError, Read, Write};

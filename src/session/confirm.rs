@@ -1,0 +1,84 @@
+//! Ends that wait until the other side has them; dropping never waits, and never says.
+
+use std::{future::poll_fn, io, task::Poll};
+
+use super::{
+    Ended, Session, Shared, Stream,
+    stream::{session_error, write_error},
+};
+use crate::proto::{ErrorKind, mux::Delivery};
+
+impl Stream {
+    /// Ends both halves after what was written, and waits until the peer has taken all of it and knows of the end.
+    ///
+    /// # Errors
+    /// The peer reset the stream before, or the session is over: perhaps not everything has come.
+    ///
+    /// # Cancellation
+    /// As dropping the stream: what was written is still delivered, and nobody hears of it.
+    pub async fn close(self) -> io::Result<()> {
+        self.finish();
+        let mut sent = None;
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if let Some(ended) = &state.ended {
+                return Poll::Ready(Err(session_error(ended.clone())));
+            }
+            if sent.is_none() {
+                match state.mux.delivery(self.id) {
+                    Delivery::Broken(reset) => return Poll::Ready(Err(write_error(reset))),
+                    Delivery::Sent(frames) => sent = Some(frames),
+                    Delivery::Waiting => {}
+                }
+            }
+            if sent.is_some_and(|frames| frames <= state.mux.acknowledged_frames()) {
+                // The peer's half, should it be open: it hears that nobody reads any more.
+                state.mux.close(self.id);
+                state.wake_driver();
+                if state.mux.is_forgotten(self.id) {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            state.closers.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Session {
+    /// Waits until the peer has taken what was written on every stream, ends the session, and waits until the peer has
+    /// closed the connection, too.
+    ///
+    /// # Errors
+    /// The session was over before, or the peer did not confirm the end.
+    ///
+    /// # Cancellation
+    /// Before everything was taken the session goes on; afterwards it ends, and nobody hears of it.
+    pub async fn close(&self, text: &str) -> Result<(), Ended> {
+        self.delivered().await?;
+        self.end(ErrorKind::Lost, text);
+        self.ended().await;
+        if self.shared.lock().confirmed {
+            return Ok(());
+        }
+        let text = "the other side did not confirm the end of the session".to_owned();
+        Err(Ended { kind: ErrorKind::Lost, text, by_peer: false })
+    }
+
+    async fn delivered(&self) -> Result<(), Ended> {
+        let shared: &Shared = &self.shared;
+        poll_fn(|cx| {
+            let mut state = shared.lock();
+            match &state.ended {
+                Some(ended) => Poll::Ready(Err(ended.clone())),
+                None if state.mux.is_delivered() => Poll::Ready(Ok(())),
+                None => {
+                    state.closers.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
