@@ -120,8 +120,9 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// Runs a command on a runtime of its own.
+/// Runs a command on a runtime of its own, in a process that keeps its memory to itself.
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    hide_memory()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -131,6 +132,16 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     // Nobody waits for a name that is still being looked up.
     runtime.shutdown_background();
     result
+}
+
+/// Keys, passwords and tickets stay in this process: it leaves no core dump, and no other process of the same user attaches
+/// to it or reads it (PR_SET_DUMPABLE, prctl(2)). A program that is started from here is as any other (execve(2)).
+///
+/// Not before a namespace is entered: the files in /proc of such a process are root's, and ids could not be mapped.
+fn hide_memory() -> Result<(), Failure> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(|error| {
+        Failure::new(ErrorKind::Local, format!("cannot keep this process's memory to itself: {error}"))
+    })
 }
 
 /// Reads the arguments. Help and version are answers, and end the program well; the rest is a usage error.

@@ -15,6 +15,7 @@ mod join;
 mod key_files;
 mod listen;
 mod login;
+mod memory;
 mod names;
 mod policy;
 mod questions;
