@@ -275,7 +275,7 @@ impl Route<'_> {
             },
             Alert::CertificateExpired => identity(
                 format!("{alias} does not take this device's certificate: it has expired, or is not valid yet"),
-                format!("check the clock of both machines, or {again}"),
+                format!("check the clock of both machines; the password renews it: capuchin login {alias}; or {again}"),
             ),
             Alert::CertificateRevoked | Alert::AccessDenied => {
                 identity(format!("{alias} has revoked this device's certificate"), again)

@@ -174,7 +174,7 @@ fn login_of<IO>(credential: Credential<'_>, link: &Link<IO>) -> Result<Login, cr
     })
 }
 
-fn refused(way: &impl Way, again: Option<String>, refusal: &Refusal) -> BorrowError {
+pub(super) fn refused(way: &impl Way, again: Option<String>, refusal: &Refusal) -> BorrowError {
     if refusal.kind() != ErrorKind::Login {
         return BorrowError::refused(way.alias(), "login", refusal);
     }

@@ -28,6 +28,7 @@ mod link;
 mod listen;
 mod listener;
 mod login;
+mod overdue;
 mod profile;
 mod renew;
 mod resolve;

@@ -21,7 +21,7 @@ use super::{
     LendError, Lender,
     admission::{Admission, Arrival, Offence, Place},
     audit::Event,
-    join, login, stranger,
+    join, login, overdue, stranger,
 };
 use crate::{
     session::{Backoff, READ_BYTES, TLS_BUFFER_BYTES, close_gently, socket_options},
@@ -129,8 +129,9 @@ impl Entrance {
         socket_options(&socket);
         let outcome = tokio::time::timeout(HANDSHAKE_MAX, handshake(lender, socket)).await;
         match outcome.unwrap_or(Err(HandshakeError::Late)) {
-            Ok((connection, true)) => join::serve(lender, connection, peer, place, &self.joins).await,
-            Ok((connection, false)) => {
+            Ok((connection, Protocol::Join)) => join::serve(lender, connection, peer, place, &self.joins).await,
+            Ok((connection, Protocol::Renewal)) => overdue::serve(lender, connection, peer, place).await,
+            Ok((connection, Protocol::Session)) => {
                 let who = login::certificate_of(&connection);
                 login::serve(lender, connection, who, peer.into(), place, self.stopping).await;
             }
@@ -190,16 +191,31 @@ impl From<io::Error> for HandshakeError {
     }
 }
 
-/// TLS; `true` for a join. The ALPN of the client's first message decides which of the two it meets.
-async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, bool), HandshakeError> {
+/// What is spoken on a connection; each has a TLS configuration of its own, and no way to another.
+#[derive(Clone, Copy)]
+enum Protocol {
+    Session,
+    Join,
+    Renewal,
+}
+
+/// TLS. The ALPN of the client's first message decides which protocol it meets.
+async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, Protocol), HandshakeError> {
     let socket = BufReader::with_capacity(READ_BYTES, socket);
     let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     let configs = lender.configs().map_err(HandshakeError::Lender)?;
-    let join_offered = start.client_hello().alpn().into_iter().flatten().any(|protocol| protocol == tls::JOIN_ALPN);
+    let hello = start.client_hello();
+    let offers = |wanted| hello.alpn().into_iter().flatten().any(|protocol| protocol == wanted);
     // Without an open invitation the join protocol does not exist.
     let until = lender.shared.store.joins_until(UnixTime::now());
-    let joins = join_offered && until.map_err(|error| HandshakeError::Lender(error.into()))?.is_some();
-    let config = if joins { configs.join } else { configs.session };
+    let joins = until.map_err(|error| HandshakeError::Lender(error.into()))?.is_some();
+    let (protocol, config, expected) = if joins && offers(tls::JOIN_ALPN) {
+        (Protocol::Join, configs.join, tls::JOIN_ALPN)
+    } else if offers(tls::RENEWAL_ALPN) {
+        (Protocol::Renewal, configs.renewal, tls::RENEWAL_ALPN)
+    } else {
+        (Protocol::Session, configs.session, tls::ALPN)
+    };
     let mut connection = match start.into_stream(config).into_fallible().await {
         Ok(connection) => connection,
         Err((error, mut socket)) => {
@@ -208,8 +224,7 @@ async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, bo
             return Err(error.into());
         }
     };
-    let expected = if joins { tls::JOIN_ALPN } else { tls::ALPN };
     tls::check_alpn(connection.get_ref().1.alpn_protocol(), expected).map_err(HandshakeError::Alpn)?;
     connection.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-    Ok((connection, joins))
+    Ok((connection, protocol))
 }

@@ -1,4 +1,4 @@
-//! The lender's own certificate, renewed before it ends, and the two TLS configurations that carry it.
+//! The lender's own certificate, renewed before it ends, and the TLS configurations that carry it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +22,7 @@ use crate::{
 pub(super) struct Configs {
     pub(super) session: Arc<ServerConfig>,
     pub(super) join: Arc<ServerConfig>,
+    pub(super) renewal: Arc<ServerConfig>,
     renew_at: UnixTime,
 }
 
@@ -72,6 +73,7 @@ fn read(dir: &LenderDir, authority: &Authority) -> Result<Configs, LendError> {
     let ends = not_after(leaf)?;
     Ok(Configs {
         session: Arc::new(tls::lender_config(authority.cert_der(), chain.clone(), &key)?),
+        renewal: Arc::new(tls::renewal_config(authority.cert_der(), chain.clone(), &key)?),
         join: Arc::new(tls::join_config(chain, &key)?),
         renew_at: ends.minus(LEAF_LIFETIME / 3),
     })

@@ -1,10 +1,8 @@
 //! From a verified certificate to a session: greeting, password or ticket, welcome.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncBufRead, AsyncWrite},
     sync::watch,
@@ -17,7 +15,7 @@ use super::{
     admission::Place,
     audit::{Event, Source},
     borrower::Borrower,
-    dispatch,
+    dispatch, guess,
     os_user::OsUser,
     peer::Peer,
     seats::Seat,
@@ -28,12 +26,10 @@ use crate::{
         ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, LocalNames, Login, LoginMethod, SessionId,
         Welcome, mux,
     },
-    session::{Ended, Greeter, Session},
+    session::{Greeter, Session},
     trust::{
         UnixTime,
         identity::{Identity, identity_of},
-        lockout::{Blocked, Lockout},
-        password::{Password, PasswordError},
         store::{self, StoreError, TicketRefusal},
         ticket::{TICKET_LIFETIME, TicketId},
         tls::{self, Purpose},
@@ -173,17 +169,22 @@ where
 
 /// Who the peer's certificate says it is, and the value that its proofs are bound to.
 pub(super) fn certificate_of(connection: &Connection) -> Result<Caller, No> {
-    let tls = connection.get_ref().1;
-    let chain = tls.peer_certificates().unwrap_or_default();
+    let certificate = shown_by(connection)?;
+    let exporter =
+        tls::exporter(connection.get_ref().1, Purpose::Login).map_err(|error| No::ended(ErrorKind::Tls, error))?;
+    let identity = identity_of(certificate).map_err(|error| No::ended(ErrorKind::Identity, error))?;
+    Ok(Caller { identity, shown: Shown::Certificate(exporter) })
+}
+
+/// The certificate that the peer has shown, in a chain of bounded length.
+pub(super) fn shown_by(connection: &Connection) -> Result<&CertificateDer<'static>, No> {
+    let chain = connection.get_ref().1.peer_certificates().unwrap_or_default();
     let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
     if bytes > CHAIN_BYTES_MAX {
         let text = format!("a certificate chain of {bytes} bytes, the limit is {CHAIN_BYTES_MAX}");
         return Err(No::ended(ErrorKind::Protocol, text));
     }
-    let certificate = chain.first().ok_or_else(|| No::ended(ErrorKind::Identity, "no certificate"))?;
-    let exporter = tls::exporter(tls, Purpose::Login).map_err(|error| No::ended(ErrorKind::Tls, error))?;
-    let identity = identity_of(certificate).map_err(|error| No::ended(ErrorKind::Identity, error))?;
-    Ok(Caller { identity, shown: Shown::Certificate(exporter) })
+    chain.first().ok_or_else(|| No::ended(ErrorKind::Identity, "no certificate"))
 }
 
 /// Who the kernel says it is.
@@ -217,7 +218,7 @@ fn check_local(login: &Login, user: &OsUser) -> Result<store::Login, No> {
     }
 }
 
-/// Checks password or ticket; a password earns a new ticket. `hours`: how long a login lasts, if that is bounded.
+/// Checks password, ticket, or that none is needed; but for a ticket, a new one is earned. `hours`: how long a login lasts, if that is bounded.
 async fn check(
     lender: &Lender,
     mut login: Login,
@@ -268,67 +269,4 @@ pub(super) async fn issue(
     let issued = move |store: &store::Store| store.issue_ticket(&identity, login, allowed, UnixTime::now());
     let (ticket, expires) = lender.store(issued).await?;
     Ok(IssuedTicket { id: ticket.id().0, secret: *ticket.as_bytes(), expires: expires.0 })
-}
-
-/// Gives the epoch under which the password was right.
-async fn check_password(lender: &Lender, password: Zeroizing<Vec<u8>>, identity: &Identity) -> Result<u64, No> {
-    let no = |error: &dyn std::error::Error| No::refused(ErrorKind::Login, error);
-    let shared = &lender.shared;
-    let password = Password::new(password.to_vec()).map_err(|error| no(&error))?;
-    let stored = shared.store.password_of(&identity.user).map_err(|error| no(&error))?;
-    let guess = Guess::begin(&shared.lockout, identity)?;
-    match shared.passwords.verify(password, stored.phc).await {
-        Ok(true) => {
-            guess.end(Lockout::succeeded);
-            Ok(stored.epoch)
-        }
-        Ok(false) => Err(No::wrong(ErrorKind::Login, "wrong password")),
-        Err(error) => {
-            guess.end(Lockout::withdraw);
-            let kind = if matches!(error, PasswordError::Busy) { ErrorKind::Busy } else { ErrorKind::Login };
-            Err(No::refused(kind, error))
-        }
-    }
-}
-
-/// A password that is being judged. Dropped, it was wrong: who does not wait for the verdict gains no guess.
-struct Guess<'a> {
-    lockout: &'a Mutex<Lockout>,
-    identity: &'a Identity,
-    ended: bool,
-}
-
-impl<'a> Guess<'a> {
-    fn begin(lockout: &'a Mutex<Lockout>, identity: &'a Identity) -> Result<Self, No> {
-        let mut table = lockout.lock().unwrap_or_else(PoisonError::into_inner);
-        match table.begin(&identity.user, identity.device, Instant::now()) {
-            Ok(()) => Ok(Self { lockout, identity, ended: false }),
-            Err(Blocked::Locked(wait)) => {
-                let text = format!("too many wrong passwords: try again in {} s", wait.as_secs() + 1);
-                Err(No::refused(ErrorKind::Login, text))
-            }
-            Err(Blocked::Judging) => {
-                let text = "too many logins of this device at once: try again in a moment";
-                Err(No::refused(ErrorKind::Busy, text))
-            }
-        }
-    }
-
-    fn end(mut self, how: impl FnOnce(&mut Lockout, &crate::proto::UserName, crate::proto::DeviceId)) {
-        self.ended = true;
-        how(
-            &mut self.lockout.lock().unwrap_or_else(PoisonError::into_inner),
-            &self.identity.user,
-            self.identity.device,
-        );
-    }
-}
-
-impl Drop for Guess<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            let mut lockout = self.lockout.lock().unwrap_or_else(PoisonError::into_inner);
-            lockout.failed(&self.identity.user, self.identity.device, Instant::now());
-        }
-    }
 }

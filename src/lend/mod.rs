@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   accept ──▶ login ──▶ dispatch ──▶ gate ──▶ tcp          one file each, in the order of a borrowed socket's road
-//!        └───▶ join                    │
+//!        ├───▶ join                    │
+//!        └───▶ overdue                 │
 //!                                      │         ├──▶ listen    ports, and who connects to them
 //!                                      ├── resolve          names, once
 //!                                      ├── names            DNS questions, and what a session was answered
@@ -29,6 +30,7 @@ mod file_version;
 mod folder_watch;
 mod gate;
 mod grants;
+mod guess;
 mod identity;
 mod init;
 mod join;
@@ -39,6 +41,7 @@ mod login;
 mod names;
 mod notify;
 mod os_user;
+mod overdue;
 mod own_user;
 mod peer;
 mod real_path;

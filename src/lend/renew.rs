@@ -5,11 +5,18 @@
 
 use std::time::Duration;
 
-use super::{audit::Event, blocking::blocking, borrower::Borrower, dispatch::refuse, login};
+use rustls::pki_types::CertificateDer;
+
+use super::{Lender, audit::Event, blocking::blocking, borrower::Borrower, dispatch::refuse, login};
 use crate::{
-    proto::{Answer, ErrorKind, Refusal, RenewedCertificate},
+    proto::{Answer, ErrorKind, Refusal, RenewedCertificate, UserName},
     session::Stream,
-    trust::{UnixTime, authority::LEAF_LIFETIME, identity::identity_of, request::parse_request},
+    trust::{
+        UnixTime,
+        authority::LEAF_LIFETIME,
+        identity::{Identity, identity_of},
+        request::{SubjectKey, parse_request},
+    },
 };
 
 /// Least time between two tickets of a session: each is a write to the disk.
@@ -43,22 +50,29 @@ async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, St
     if borrower.not_after() > now.plus(LEAF_LIFETIME / 2) {
         return Err(no("the certificate has more than half of its time left".to_owned()));
     }
-    let lender = borrower.lender.clone();
-    let user = borrower.principal.user.clone();
-    let issued = blocking(move || {
+    let (certificate, identity) = issue(&borrower.lender, &borrower.principal.user, key, now).await?;
+    borrower.renewed(identity.not_after);
+    Ok((certificate.to_vec(), identity.serial))
+}
+
+/// Signs the next certificate of a device and notes it, unless the device was revoked meanwhile.
+pub(super) async fn issue(
+    lender: &Lender,
+    user: &UserName,
+    key: SubjectKey,
+    now: UnixTime,
+) -> Result<(CertificateDer<'static>, Identity), Refusal> {
+    let no = |text: String| Refusal::new(ErrorKind::Identity, text);
+    let (lender, user) = (lender.clone(), user.clone());
+    blocking(move || {
         let certificate =
             lender.shared.authority.issue_client(&user, &key, now).map_err(|error| no(error.to_string()))?;
         let identity = identity_of(&certificate).map_err(|error| no(error.to_string()))?;
-        lender
-            .shared
-            .store
-            .add_device(&identity, now)
-            .map_err(|error| Refusal::new(ErrorKind::Revoked, error.to_string()))?;
+        let noted = lender.shared.store.add_device(&identity, now);
+        noted.map_err(|error| Refusal::new(ErrorKind::Revoked, error.to_string()))?;
         Ok((certificate, identity))
-    });
-    let (certificate, identity) = issued.await?;
-    borrower.renewed(identity.not_after);
-    Ok((certificate.to_vec(), identity.serial))
+    })
+    .await
 }
 
 /// A new ticket that goes back to the login of this session.

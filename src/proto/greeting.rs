@@ -6,7 +6,8 @@
 //!      │ ◀────────────────── Greeting ─┤      says that the certificate was accepted
 //!      │ ◀─────── Welcome or Refusal ──┤
 //! ```
-//! A join has its own ALPN and is [`JoinQuestion`] or [`JoinRequest`], answered by [`JoinStatus`] or [`JoinAnswer`].
+//! A join has its own ALPN and is [`JoinQuestion`] or [`JoinRequest`], answered by [`JoinStatus`] or [`JoinAnswer`]; the
+//! renewal of a certificate that has ended has another, and is [`Renewal`].
 //! Each is one DATA frame on stream 0 of at most [`HANDSHAKE_BYTES_MAX`].
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
@@ -240,6 +241,22 @@ impl Drop for JoinRequest {
     }
 }
 
+/// Asks for the next certificate of a device whose last has ended: for the same user and the same key, both of which the
+/// certificate of the connection shows. It has an ALPN of its own, and is answered by [`RenewedCertificate`].
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Renewal {
+    /// The user's password.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub password: Vec<u8>,
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.password);
+    }
+}
+
 /// The signed certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -266,6 +283,8 @@ pub enum FromBorrower {
     JoinQuestion(JoinQuestion),
     /// A join.
     JoinRequest(JoinRequest),
+    /// The renewal of a certificate that has ended.
+    Renewal(Renewal),
 }
 
 /// What a lender answers on the session before login.
@@ -281,6 +300,8 @@ pub enum FromLender {
     JoinStatus(JoinStatus),
     /// To a join.
     JoinAnswer(JoinAnswer),
+    /// To a renewal.
+    Renewed(RenewedCertificate),
 }
 
 impl FromBorrower {
@@ -291,6 +312,7 @@ impl FromBorrower {
             Self::Login(_) => "login",
             Self::JoinQuestion(_) => "join question",
             Self::JoinRequest(_) => "join",
+            Self::Renewal(_) => "renewal",
         }
     }
 }
@@ -304,6 +326,7 @@ impl FromLender {
             Self::Refusal(_) => "refusal",
             Self::JoinStatus(_) => "join status",
             Self::JoinAnswer(_) => "join answer",
+            Self::Renewed(_) => "renewed certificate",
         }
     }
 }
@@ -315,6 +338,7 @@ impl Encode<()> for FromBorrower {
             Self::Login(body) => e.map(1)?.u8(1)?.encode(body)?.ok(),
             Self::JoinQuestion(body) => e.map(1)?.u8(2)?.encode(body)?.ok(),
             Self::JoinRequest(body) => e.map(1)?.u8(3)?.encode(body)?.ok(),
+            Self::Renewal(body) => e.map(1)?.u8(4)?.encode(body)?.ok(),
         }
     }
 }
@@ -327,6 +351,7 @@ impl<'b> Decode<'b, ()> for FromBorrower {
                 1 => Some(Self::Login(d.decode()?)),
                 2 => Some(Self::JoinQuestion(d.decode()?)),
                 3 => Some(Self::JoinRequest(d.decode()?)),
+                4 => Some(Self::Renewal(d.decode()?)),
                 _ => None,
             })
         })
@@ -341,6 +366,7 @@ impl Encode<()> for FromLender {
             Self::Refusal(body) => e.map(1)?.u8(2)?.encode(body)?.ok(),
             Self::JoinStatus(body) => e.map(1)?.u8(3)?.encode(body)?.ok(),
             Self::JoinAnswer(body) => e.map(1)?.u8(4)?.encode(body)?.ok(),
+            Self::Renewed(body) => e.map(1)?.u8(5)?.encode(body)?.ok(),
         }
     }
 }
@@ -354,6 +380,7 @@ impl<'b> Decode<'b, ()> for FromLender {
                 2 => Some(Self::Refusal(d.decode()?)),
                 3 => Some(Self::JoinStatus(d.decode()?)),
                 4 => Some(Self::JoinAnswer(d.decode()?)),
+                5 => Some(Self::Renewed(d.decode()?)),
                 _ => None,
             })
         })

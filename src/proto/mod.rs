@@ -29,7 +29,7 @@ pub use frame::{
 pub use greeting::{
     DEFAULT_PORT, FromBorrower, FromLender, Greeting, HANDSHAKE_BYTES_MAX, IssuedTicket, JoinAnswer, JoinQuestion,
     JoinRequest, JoinStatus, LENDER_ADDRESS_MAX, LENDER_ADDRESSES_MAX, LocalNames, Login, LoginMethod, MINOR,
-    OS_USER_MAX, Welcome,
+    OS_USER_MAX, Renewal, Welcome,
 };
 pub use listen::{Accepted, BACKLOG, Listening, PENDING_MAX, Ready, StartListening, TcpListen, UnixListen};
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};

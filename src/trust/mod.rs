@@ -8,7 +8,7 @@
 //!
 //! # Security
 //! Cryptography is aws-lc-rs's and rustls's; certificates are verified by rustls's stock verifiers, with no switch that
-//! turns them off. Secrets are types without `Debug` and `Clone`, wiped when dropped.
+//! turns them off; only the time they are told differs, in [`overdue`]. Secrets are types without `Debug` and `Clone`, wiped when dropped.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ pub mod join_line;
 pub mod keyfile;
 #[cfg(feature = "lend")]
 pub mod lockout;
+pub mod overdue;
 pub mod password;
 pub mod pem;
 pub mod proof;

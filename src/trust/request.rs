@@ -6,10 +6,11 @@
 
 use aws_lc_rs::signature;
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, PublicKeyData, SubjectPublicKeyInfo};
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::{
     certification_request::X509CertificationRequest,
     oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ED25519},
+    parse_x509_certificate,
     prelude::FromDer,
     x509::AlgorithmIdentifier,
 };
@@ -57,6 +58,15 @@ impl SubjectKey {
     pub fn of_key(key_pem: &[u8]) -> Result<Self, RequestError> {
         let key = Wiped(load_key(key_pem)?);
         SubjectPublicKeyInfo::from_der(&key.0.subject_public_key_info()).map(Self).map_err(|_| RequestError::Key)
+    }
+
+    /// The key of a certificate, which whoever shows it in a handshake has proven to hold.
+    ///
+    /// # Errors
+    /// If it cannot be read, or its key is of a kind that we do not certify.
+    pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, RequestError> {
+        let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| RequestError::Malformed)?;
+        SubjectPublicKeyInfo::from_der(parsed.public_key().raw).map(Self).map_err(|_| RequestError::Algorithm)
     }
 
     /// The device that holds this key.

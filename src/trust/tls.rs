@@ -1,4 +1,4 @@
-//! The four TLS configurations: lender and borrower of a session, lender and borrower of a join.
+//! The TLS configurations: lender and borrower of a session, of a join, and of the renewal of a certificate that has ended.
 //!
 //! TLS 1.3 only, rustls's stock verifiers pinned to one CA, no resumption and no early data: a session that was revoked
 //! must not come back through a ticket of TLS, and nothing must be replayed.
@@ -24,6 +24,7 @@ use rustls::{
 
 use super::{
     authority::CA_SUBJECT,
+    overdue,
     pem::{self, PemError},
 };
 use crate::proto::LenderName;
@@ -32,6 +33,8 @@ use crate::proto::LenderName;
 pub const ALPN: &[u8] = b"capuchin/1";
 /// The protocol of a join.
 pub const JOIN_ALPN: &[u8] = b"capuchin-join/1";
+/// The protocol of renewing a certificate that has ended.
+pub const RENEWAL_ALPN: &[u8] = b"capuchin-renewal/1";
 
 /// Why there is no configuration, or no session.
 #[derive(Debug, thiserror::Error)]
@@ -74,11 +77,33 @@ pub fn lender_config(
     chain: Vec<CertificateDer<'static>>,
     key_pem: &[u8],
 ) -> Result<ServerConfig, TlsError> {
+    verifying(client_verifier(ca)?, ALPN, chain, key_pem)
+}
+
+/// The lender's side of a renewal: every client must have a certificate of this CA that ended not long ago; the rest of
+/// what is asked of one in a session is asked of it, too.
+///
+/// # Errors
+/// As [`lender_config`].
+pub fn renewal_config(
+    ca: &CertificateDer<'_>,
+    chain: Vec<CertificateDer<'static>>,
+    key_pem: &[u8],
+) -> Result<ServerConfig, TlsError> {
+    verifying(overdue::verifier(client_verifier(ca)?), RENEWAL_ALPN, chain, key_pem)
+}
+
+fn verifying(
+    verifier: Arc<dyn ClientCertVerifier>,
+    protocol: &[u8],
+    chain: Vec<CertificateDer<'static>>,
+    key_pem: &[u8],
+) -> Result<ServerConfig, TlsError> {
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(client_verifier(ca)?)
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain, pem::private_key(key_pem)?)?;
-    Ok(without_memory(config, ALPN))
+    Ok(without_memory(config, protocol))
 }
 
 /// The lender's side of a join: clients have no certificate yet. To be used only while an invitation is open.
@@ -108,6 +133,20 @@ pub fn borrower_config(
         .with_client_auth_cert(chain, pem::private_key(key_pem)?)?;
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// The borrower's side of a renewal: as of a session, by the other protocol.
+///
+/// # Errors
+/// As [`lender_config`].
+pub fn renewal_client_config(
+    ca: &CertificateDer<'_>,
+    chain: Vec<CertificateDer<'static>>,
+    key_pem: &[u8],
+) -> Result<ClientConfig, TlsError> {
+    let mut config = borrower_config(ca, chain, key_pem)?;
+    config.alpn_protocols = vec![RENEWAL_ALPN.to_vec()];
     Ok(config)
 }
 

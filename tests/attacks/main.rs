@@ -17,6 +17,7 @@ mod listen;
 mod login;
 mod memory;
 mod names;
+mod overdue;
 mod policy;
 mod questions;
 mod renewal;

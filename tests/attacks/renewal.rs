@@ -24,18 +24,18 @@ use crate::{
 };
 
 /// The certificate of alice's device, made so long ago.
-fn made_before(lab: &Lab, home: &Home, age: Duration) -> CertificateDer<'static> {
+pub fn made_before(lab: &Lab, home: &Home, age: Duration) -> CertificateDer<'static> {
     let ca = pem::certificates(&std::fs::read(lab.dir().join("ca.crt")).unwrap()).unwrap().remove(0);
     let authority = Authority::load(&keyfile::read_secret(&lab.dir().join("ca.key")).unwrap(), ca).unwrap();
     let key = SubjectKey::of_key(&Credentials::of(home, "alice").key_pem).unwrap();
     authority.issue_client(&"alice".parse().unwrap(), &key, UnixTime::now().minus(age)).unwrap()
 }
 
-fn certificate_of(home: &Home) -> CertificateDer<'static> {
+pub fn certificate_of(home: &Home) -> CertificateDer<'static> {
     Credentials::of(home, "alice").chain.remove(0)
 }
 
-fn keep_certificate(home: &Home, certificate: &CertificateDer<'_>) {
+pub fn keep_certificate(home: &Home, certificate: &CertificateDer<'_>) {
     let path = home.profile().join("alice/client.crt");
     keyfile::write(&path, pem::certificate_pem(certificate).as_bytes(), keyfile::PUBLIC_MODE).unwrap();
 }
