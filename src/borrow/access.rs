@@ -7,11 +7,12 @@ use super::{
     door::Door,
     link::Route,
     login::{Credential, LoggedIn, log_in, log_in_again, patiently},
+    overdue,
     profile::{Host, Profile, Profiles},
     renew::{Renewal, Renewed},
 };
 use crate::{
-    proto::{IssuedTicket, LenderName, SessionId, UserName},
+    proto::{ErrorKind, IssuedTicket, LenderName, SessionId, UserName},
     session::Session,
     trust::{
         UnixTime,
@@ -84,18 +85,42 @@ impl Access {
         let again = |text: String| BorrowError::Login { text, notes: vec![log_in_again(host)] };
         let saved = match profiles.ticket(&profile.alias, &user) {
             Err(TicketFileError::File(error)) if error.is_missing() => {
-                return Err(again(format!("{user} is not logged in at {}", profile.alias)));
+                Err(again(format!("{user} is not logged in at {}", profile.alias)))
             }
-            Err(error @ TicketFileError::Malformed(_)) => return Err(again(error.to_string())),
-            saved => saved?,
+            Err(error @ TicketFileError::Malformed(_)) => Err(again(error.to_string())),
+            Err(error) => return Err(error.into()),
+            Ok(saved) if saved.expires <= UnixTime::now() || saved.user != user || saved.lender != profile.lender => {
+                Err(again(format!("the last login at {} is over", profile.alias)))
+            }
+            Ok(saved) => Ok(saved),
         };
-        if saved.expires <= UnixTime::now() || saved.user != user || saved.lender != profile.lender {
-            return Err(again(format!("the last login at {} is over", profile.alias)));
+        let by_ticket = match saved {
+            Ok(saved) => {
+                let ticket = Credential::Ticket(&saved);
+                enter(profiles, profile.clone(), user.clone(), host, ticket, replaces).await
+            }
+            Err(error) => Err(error),
+        };
+        let Err(no_ticket @ BorrowError::Login { .. }) = by_ticket else { return by_ticket };
+        // Perhaps the lender asks for no more than the certificate: then nobody need be there to log in.
+        match enter(profiles, profile, user, host, Credential::Certificate, replaces).await {
+            Err(BorrowError::Login { .. } | BorrowError::Ended { kind: ErrorKind::Protocol, .. }) => Err(no_ticket),
+            entered => entered,
         }
-        enter(profiles, profile, user, host, Credential::Ticket(&saved), replaces).await
     }
 
-    /// Enters with a password, and keeps the ticket for [`Self::again`].
+    /// Enters with no more than the certificate, and keeps the ticket for [`Self::again`].
+    pub(super) async fn by_certificate(&self) -> Result<Entered, BorrowError> {
+        match self {
+            Self::Door(door) => door.enter(None).await,
+            Self::Joined { profiles, host, parsed } => {
+                let (profile, user) = profiles.find(parsed)?;
+                enter(profiles, profile, user, host, Credential::Certificate, None).await
+            }
+        }
+    }
+
+    /// Enters with a password, which also renews a certificate that has ended, and keeps the ticket for [`Self::again`].
     pub(super) async fn by_password(&self, password: &Password) -> Result<Entered, BorrowError> {
         match self {
             Self::Door(_) => {
@@ -103,6 +128,10 @@ impl Access {
             }
             Self::Joined { profiles, host, parsed } => {
                 let (profile, user) = profiles.find(parsed)?;
+                let own = profiles.credentials(&profile.alias, &user)?;
+                if let Some(end) = overdue::ended(&own) {
+                    overdue::renew(profiles, &profile, &user, host, own, end, password).await?;
+                }
                 enter(profiles, profile, user, host, Credential::Password(password), None).await
             }
         }
@@ -118,6 +147,9 @@ async fn enter(
     replaces: Option<SessionId>,
 ) -> Result<Entered, BorrowError> {
     let own = profiles.credentials(&profile.alias, &user)?;
+    if let Some(end) = overdue::ended(&own) {
+        return Err(overdue::refusal(host, &profile.lender, end));
+    }
     let config = borrower_config(&own.ca, own.chain, &own.key_pem).map_err(|error| BorrowError::Profile {
         path: profiles.folder(&profile.alias).join(user.as_str()).display().to_string(),
         why: std::error::Error::source(&error).map_or(error.to_string(), |why| format!("{error}: {why}")),

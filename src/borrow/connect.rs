@@ -77,7 +77,8 @@ impl Shared {
 }
 
 impl Borrower {
-    /// Connects to a host that this machine has joined, `lab` or `ana@lab`, with the ticket of the last login. `.` is the
+    /// Connects to a host that this machine has joined, `lab` or `ana@lab`, with the ticket of the last login, or with no
+    /// more than the certificate where the lender's policy asks for no password. `.` is the
     /// lender of this machine itself, which needs no join: by `CAPUCHIND_DIR`, else this user's own, else root's.
     ///
     /// ```no_run
@@ -143,7 +144,8 @@ impl Borrower {
     /// ```
     ///
     /// # Errors
-    /// As [`Self::connect`]; a login that fails leaves the earlier ticket as it is.
+    /// As [`Self::connect`]; a login that fails leaves the earlier ticket as it is. A certificate that ended less than 180
+    /// days ago is renewed first.
     pub async fn login(host: &str, password: &Password) -> Result<Self, BorrowError> {
         Self::login_with(&Profiles::from_env()?, host, password).await
     }
@@ -155,6 +157,23 @@ impl Borrower {
     pub async fn login_with(profiles: &Profiles, host: &str, password: &Password) -> Result<Self, BorrowError> {
         let access = Access::with(profiles, host)?;
         Ok(Self::new(access.by_password(password).await?, access))
+    }
+
+    /// Logs in without a password, where the lender's policy asks this user for none, and keeps the ticket.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; of the kind `login` where a password is needed, also to renew a certificate that has ended.
+    pub async fn login_by_certificate(host: &str) -> Result<Self, BorrowError> {
+        Self::login_by_certificate_with(&Profiles::from_env()?, host).await
+    }
+
+    /// As [`Self::login_by_certificate`], with the profiles of another place.
+    ///
+    /// # Errors
+    /// As [`Self::login_by_certificate`].
+    pub async fn login_by_certificate_with(profiles: &Profiles, host: &str) -> Result<Self, BorrowError> {
+        let access = Access::with(profiles, host)?;
+        Ok(Self::new(access.by_certificate().await?, access))
     }
 
     pub(super) fn new(entered: Entered, access: Access) -> Self {

@@ -46,6 +46,7 @@ pub struct Join {
     line: JoinLine,
     user: UserName,
     sets_password: bool,
+    without_password: bool,
     key_pem: Zeroizing<String>,
     csr: Vec<u8>,
     device: DeviceId,
@@ -79,13 +80,23 @@ impl Join {
         let (key_pem, csr) = new_device_key().map_err(key_error)?;
         let device = SubjectKey::of_key(key_pem.as_bytes()).map_err(key_error)?.device();
         let question = Exchange { alias: &alias, line: &line, csr: &csr };
-        let JoinStatus { user, sets_password } = question.ask().await?;
+        let JoinStatus { user, sets_password, without_password } = question.ask().await?;
         let malformed = |error: NameError| {
             let source = ProtocolError::Malformed { what: "join status", why: error.to_string() };
             BorrowError::protocol(alias.as_str(), source)
         };
         let user = user.parse().map_err(malformed)?;
-        Ok(Self { profiles: profiles.clone(), alias, line, user, sets_password, key_pem, csr, device })
+        Ok(Self {
+            profiles: profiles.clone(),
+            alias,
+            line,
+            user,
+            sets_password,
+            without_password,
+            key_pem,
+            csr,
+            device,
+        })
     }
 
     /// Redeems the invitation, keeps key and certificate, and logs in.
@@ -94,6 +105,21 @@ impl Join {
     /// A password that the lender does not take, or an invitation that someone else used meanwhile: nothing is left
     /// behind. A login that fails after the join is said to be that, and can be tried again by itself.
     pub async fn finish(&self, password: &Password) -> Result<Borrower, BorrowError> {
+        let host = self.redeem(password.as_bytes()).await?;
+        self.logged_in(&host, Borrower::login_with(&self.profiles, &host, password).await)
+    }
+
+    /// As [`Self::finish`], for a user whom the lender's policy asks for no password: see [`Self::needs_password`].
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub async fn finish_without_password(&self) -> Result<Borrower, BorrowError> {
+        let host = self.redeem(&[]).await?;
+        self.logged_in(&host, Borrower::login_by_certificate_with(&self.profiles, &host).await)
+    }
+
+    /// Redeems the invitation and keeps what came of it; gives what the host is called here.
+    async fn redeem(&self, password: &[u8]) -> Result<String, BorrowError> {
         // Before the invitation is used up: a disk that is full, or a folder that is not ours, is noticed now.
         let draft = self.draft()?;
         let exchange = Exchange { alias: &self.alias, line: &self.line, csr: &self.csr };
@@ -101,10 +127,11 @@ impl Join {
         let (certificate, ca) = self.check(&answer, &exporter)?;
         draft.finish(&certificate, &ca)?;
         let host = format!("{}@{}", self.user, self.alias);
-        let host = if self.is_default_user() { self.alias.to_string() } else { host };
-        Borrower::login_with(&self.profiles, &host, password)
-            .await
-            .map_err(|error| error.with_note(format!("the join itself is done; {}", log_in_again(&host))))
+        Ok(if self.is_default_user() { self.alias.to_string() } else { host })
+    }
+
+    fn logged_in(&self, host: &str, login: Result<Borrower, BorrowError>) -> Result<Borrower, BorrowError> {
+        login.map_err(|error| error.with_note(format!("the join itself is done; {}", log_in_again(host))))
     }
 
     /// The lender's own name.
@@ -125,6 +152,11 @@ impl Join {
     /// Whether the password becomes the user's; else it must be the one that the user has.
     pub fn sets_password(&self) -> bool {
         self.sets_password
+    }
+
+    /// Whether there is a password at all: not for a user whom the lender's policy asks for none.
+    pub fn needs_password(&self) -> bool {
+        !self.without_password
     }
 
     fn draft(&self) -> Result<Draft, BorrowError> {
@@ -178,10 +210,9 @@ impl Exchange<'_> {
 
     /// The answer, and the exporter value of the connection that it came on. If the connection dies, whether the lender
     /// has signed is not known; asking again with the same request gives the same answer.
-    async fn redeem(&self, password: &Password) -> Result<(JoinAnswer, [u8; 32]), BorrowError> {
+    async fn redeem(&self, password: &[u8]) -> Result<(JoinAnswer, [u8; 32]), BorrowError> {
         let route = self.route()?;
-        let request =
-            |question| FromBorrower::JoinRequest(JoinRequest { question, password: password.as_bytes().to_vec() });
+        let request = |question| FromBorrower::JoinRequest(JoinRequest { question, password: password.to_vec() });
         patiently(&route, || async {
             match self.converse(&route, request).await? {
                 (FromLender::JoinAnswer(answer), exporter) => Ok((answer, exporter)),

@@ -37,6 +37,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 pub(super) enum Credential<'a> {
     Password(&'a Password),
     Ticket(&'a SavedTicket),
+    /// Nothing more than the certificate, which the connection has shown.
+    Certificate,
 }
 
 /// A session that has just begun.
@@ -159,6 +161,7 @@ pub(super) fn settled(way: &impl Way, error: LinkError) -> BorrowError {
 
 fn login_of<IO>(credential: Credential<'_>, link: &Link<IO>) -> Result<Login, crate::trust::tls::TlsError> {
     Ok(match credential {
+        Credential::Certificate => Login::by(LoginMethod::Certificate),
         Credential::Password(password) => {
             let mut login = Login::by(LoginMethod::Password);
             login.password = Some(password.as_bytes().to_vec());

@@ -8,7 +8,7 @@ use super::{
     report::{Failure, print},
     signals,
 };
-use crate::{Alias, Borrower, Join, Profiles, trust::password::Password};
+use crate::{Alias, BorrowError, Borrower, Join, Profiles, proto::ErrorKind, trust::password::Password};
 
 /// Join a lender with the one line that it printed, and log in
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ pub struct Arguments {
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin login lab
+  capuchin login lab                                    renews a certificate that has ended, too
   capuchin login ana@lab --password-file - < secret")]
 pub struct LoginArguments {
     #[command(flatten)]
@@ -53,13 +53,22 @@ pub async fn join(arguments: Arguments) -> Result<(), Failure> {
     let join = Join::begin(&Profiles::from_env()?, &line, alias).await?;
     let (user, lender) = (join.user(), join.lender());
     let password = match (arguments.password_file, stdin) {
-        (Some(path), Some(stdin)) if path.as_os_str() == "-" => stdin.into_password()?,
-        (Some(path), _) => from_file(path)?,
-        (None, _) if join.sets_password() => prompt::new_password(&format!("New password of {user} at {lender}: "))?,
-        (None, _) => prompt::password(&format!("Password of {user} at {lender}: "))?,
+        _ if !join.needs_password() => None,
+        (Some(path), Some(stdin)) if path.as_os_str() == "-" => Some(stdin.into_password()?),
+        (Some(path), _) => Some(from_file(path)?),
+        (None, _) if join.sets_password() => {
+            Some(prompt::new_password(&format!("New password of {user} at {lender}: "))?)
+        }
+        (None, _) => Some(prompt::password(&format!("Password of {user} at {lender}: "))?),
     };
     // Not before: at a prompt a signal ends the program by itself.
-    signals::interruptible(async { Ok(join.finish(&password).await?) }).await?;
+    signals::interruptible(async {
+        Ok(match &password {
+            Some(password) => join.finish(password).await?,
+            None => join.finish_without_password().await?,
+        })
+    })
+    .await?;
     print(&format!("Joined {lender} as {user}; it is called {} here, and you are logged in.", join.alias()))
 }
 
@@ -68,12 +77,23 @@ pub async fn login(arguments: LoginArguments) -> Result<(), Failure> {
     let host = host.text()?;
     // Before the question: an unknown host needs no password.
     let (profile, user) = Profiles::from_env()?.find(&host.parse()?)?;
-    let password = match password_file {
-        Some(path) => from_file(path)?,
-        None => prompt::password(&format!("Password of {user} at {}: ", profile.lender))?,
+    let borrower = match password_file {
+        Some(path) => Borrower::login(&host, &from_file(path)?).await?,
+        // Whom the lender asks for no password is not asked here either.
+        None => match Borrower::login_by_certificate(&host).await {
+            Err(error) if needs_password(&error) => {
+                let password = prompt::password(&format!("Password of {user} at {}: ", profile.lender))?;
+                Borrower::login(&host, &password).await?
+            }
+            outcome => outcome?,
+        },
     };
-    let borrower = Borrower::login(&host, &password).await?;
     print(&format!("Logged in at {} as {}.", borrower.lender(), borrower.user()))
+}
+
+/// A lender that wants one says so; one that does not know another way ends the connection.
+fn needs_password(error: &BorrowError) -> bool {
+    matches!(error, BorrowError::Login { .. } | BorrowError::Ended { kind: ErrorKind::Protocol, .. })
 }
 
 fn from_file(path: PathBuf) -> Result<Password, Failure> {

@@ -126,6 +126,20 @@ impl Borrower {
         held.len()
     }
 
+    /// The number of streams that the policy of now allows, if the session has more of them open.
+    pub(super) fn is_beyond_streams(&self) -> Option<u32> {
+        let most = self.seat.streams_max();
+        (self.session.peer_streams() > most).then_some(most)
+    }
+
+    /// Ends it if the policy of now asks for the password that its login was without; gives how many handles it held.
+    pub(super) fn judge_login(&self) -> usize {
+        if self.login.by_certificate && self.lender.asks_password(&self.principal.user) {
+            return self.cut(ErrorKind::Login, "the policy asks for a password now: log in with it");
+        }
+        0
+    }
+
     /// Its certificate was renewed.
     pub(super) fn renewed(&self, not_after: UnixTime) {
         self.not_after.send_replace(not_after);

@@ -88,8 +88,10 @@ async fn answer(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut 
         FromBorrower::JoinQuestion(question) => {
             let (invitation, _) = check_proof(lender, &question, &exporter, event).await?;
             let stored = lender.shared.store.password_of(&invitation.user).map_err(refused)?;
-            let (user, sets_password) = (invitation.user.to_string(), stored.phc.is_none());
-            Ok(FromLender::JoinStatus(JoinStatus { user, sets_password }))
+            let without_password = !lender.asks_password(&invitation.user);
+            let sets_password = stored.phc.is_none() && !without_password;
+            let user = invitation.user.to_string();
+            Ok(FromLender::JoinStatus(JoinStatus { user, sets_password, without_password }))
         }
         FromBorrower::JoinRequest(request) => join(lender, request, &exporter, event).await.map(FromLender::JoinAnswer),
         other => Err(No::unexpected("join", &other)),
@@ -127,7 +129,11 @@ async fn join(
     let (invitation, key) = check_proof(lender, &request.question, exporter, event).await?;
     let (id, request_sha256) = (InvitationId(request.question.id), sha256(&request.question.csr));
     let password = Password::new(std::mem::take(&mut request.password)).map_err(refused)?;
-    let first = check_password(lender, &invitation, password, id).await?;
+    let first = match lender.asks_password(&invitation.user) {
+        true => check_password(lender, &invitation, password, id).await?,
+        // The line is all that such a device has; one that was given all the same is neither judged nor kept.
+        false => None,
+    };
     let shared = lender.shared.clone();
     let redeemed = lender.store(move |store| {
         let now = UnixTime::now();

@@ -258,6 +258,11 @@ impl Lender {
         self.policy().limits(user).hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600))
     }
 
+    /// Whether this user needs more than a certificate.
+    pub(super) fn asks_password(&self, user: &UserName) -> bool {
+        !self.policy().terms(user).certificate_only
+    }
+
     /// Puts another policy.toml in force, and takes back what it does not allow; gives how many handles.
     pub(super) async fn put_in_force(&self, policy: Policy) -> usize {
         *self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;

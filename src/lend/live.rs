@@ -81,6 +81,7 @@ impl Lender {
     pub(super) fn judge_again(&self) -> usize {
         let mut taken = 0;
         for borrower in self.shared.live.all() {
+            taken += borrower.judge_login();
             for (stream, handle) in borrower.held() {
                 if let Err(refusal) = (handle.still)(&borrower) {
                     taken +=

@@ -98,6 +98,7 @@ pub(super) async fn serve<C>(
     if let Err(error) = lender.shared.store.admit(&borrower.identity) {
         borrower.cut(ErrorKind::Revoked, &error.to_string());
     }
+    borrower.judge_login();
     dispatch::run(borrower.clone(), stopping).await;
 }
 
@@ -214,7 +215,7 @@ fn check_local(login: &Login, user: &OsUser) -> Result<store::Login, No> {
             Err(No::wrong(ErrorKind::Login, text))
         }
         // No ticket will ever go back to it.
-        _ => Ok(store::Login { at: UnixTime::now(), epoch: 0 }),
+        _ => Ok(store::Login { at: UnixTime::now(), epoch: 0, by_certificate: false }),
     }
 }
 
@@ -239,6 +240,9 @@ async fn check(
                 Ok(login) if hours.is_some_and(|hours| login.at.plus(hours) <= UnixTime::now()) => {
                     Err(No::refused(ErrorKind::Login, "the hours that the policy gives a login are over: log in again"))
                 }
+                Ok(login) if login.by_certificate && lender.asks_password(&identity.user) => {
+                    Err(needs_password(identity))
+                }
                 Ok(login) => Ok((login, None)),
                 Err(error) => {
                     use TicketRefusal::{OtherDevice, WrongProof};
@@ -248,14 +252,28 @@ async fn check(
                 }
             }
         }
+        LoginMethod::Certificate => {
+            if lender.asks_password(&identity.user) {
+                return Err(needs_password(identity));
+            }
+            let stored = lender.shared.store.password_of(&identity.user);
+            let epoch = stored.map_err(|error| No::refused(ErrorKind::Login, error))?.epoch;
+            let login = store::Login { at: UnixTime::now(), epoch, by_certificate: true };
+            let ticket = issue(lender, identity, login, hours).await;
+            Ok((login, Some(ticket.map_err(|error| No::refused(ErrorKind::Login, error))?)))
+        }
         LoginMethod::Password => {
             let password = Zeroizing::new(login.password.take().unwrap_or_default());
-            let epoch = check_password(lender, password, identity).await?;
-            let login = store::Login { at: UnixTime::now(), epoch };
+            let epoch = guess::check_password(lender, password, identity).await?;
+            let login = store::Login { at: UnixTime::now(), epoch, by_certificate: false };
             let ticket = issue(lender, identity, login, hours).await;
             Ok((login, Some(ticket.map_err(|error| No::refused(ErrorKind::Login, error))?)))
         }
     }
+}
+
+fn needs_password(identity: &Identity) -> No {
+    No::refused(ErrorKind::Login, format!("the policy asks {} for a password: log in with it", identity.user))
 }
 
 /// A ticket that goes back to `login`, for at most 12 hours and as long as the login lasts.

@@ -40,6 +40,8 @@ pub struct Terms {
     pub setuid: bool,
     /// Whether programs may outlive their session.
     pub detach: bool,
+    /// Whether the certificate alone logs the user in (`password = false`): for programs that nobody types for.
+    pub certificate_only: bool,
 }
 
 /// What one rule says.
@@ -50,10 +52,11 @@ pub(super) struct RuleTerms {
     allow_root: bool,
     setuid: bool,
     detach: bool,
+    certificate_only: bool,
 }
 
 impl RuleTerms {
-    pub const KEYS: [&'static str; 5] = ["limits", "run_as", "allow_root", "setuid", "detach"];
+    pub const KEYS: [&'static str; 6] = ["limits", "run_as", "allow_root", "setuid", "detach", "password"];
 
     /// Reads one key; `false` when it is none of a term.
     pub fn read(&mut self, reader: &mut Reader<'_>, key: &Key<'_>, value: &Value<'_>) -> Result<bool, PolicyError> {
@@ -73,6 +76,7 @@ impl RuleTerms {
             "allow_root" => self.allow_root = reader.flag(value, "allow_root")?,
             "setuid" => self.setuid = reader.flag(value, "setuid")?,
             "detach" => self.detach = reader.flag(value, "detach")?,
+            "password" => self.certificate_only = !reader.flag(value, "password")?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -111,6 +115,7 @@ impl Policy {
             terms.allow_root |= rule.allow_root;
             terms.setuid |= rule.setuid;
             terms.detach |= rule.detach;
+            terms.certificate_only |= rule.certificate_only;
         }
         terms
     }

@@ -12,7 +12,7 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
-use super::{ProtocolError, message, mux};
+use super::{ProtocolError, RenewedCertificate, message, mux};
 
 /// Our minor version: two minors are served, and a larger one of the peer is answered with ours.
 pub const MINOR: u8 = 0;
@@ -129,6 +129,9 @@ pub enum LoginMethod {
     /// Nothing: the lender's kernel says who asks. Only at the door of the lender's own machine.
     #[n(2)]
     Peer,
+    /// Nothing more than the certificate, for whom the lender's policy asks for no password; a ticket comes back.
+    #[n(3)]
+    Certificate,
 }
 
 impl LoginMethod {
@@ -138,6 +141,7 @@ impl LoginMethod {
             Self::Password => "password",
             Self::Ticket => "ticket",
             Self::Peer => "peer",
+            Self::Certificate => "certificate",
         }
     }
 }
@@ -221,6 +225,10 @@ pub struct JoinStatus {
     /// The user has no password yet: the join sets one.
     #[n(1)]
     pub sets_password: bool,
+    /// The policy asks this user for no password: the join has an empty one.
+    #[n(2)]
+    #[cbor(default)]
+    pub without_password: bool,
 }
 
 /// Redeems an invitation.

@@ -222,7 +222,7 @@ fn attack_69_what_has_an_end_ends_at_its_time_whatever_the_clock_did_meanwhile()
     let device = capuchin::proto::DeviceId::from_bytes([1; 8]);
     let identity = Identity { user: ana.clone(), device, serial: "01".into(), not_after: NOW.plus(1000 * HOUR) };
     store.add_device(&identity, NOW).unwrap();
-    let login = |at| Login { at, epoch: store.password_of(&ana).unwrap().epoch };
+    let login = |at| Login { at, epoch: store.password_of(&ana).unwrap().epoch, by_certificate: false };
     let redeem = |ticket: &capuchin::trust::ticket::Ticket, now| {
         let proof = TicketKey::derive(ticket).proof(&EXPORTER);
         store.redeem_ticket(ticket.id(), &proof, &EXPORTER, &identity, now).is_ok()

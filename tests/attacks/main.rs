@@ -22,6 +22,7 @@ mod policy;
 mod questions;
 mod renewal;
 mod revocation;
+mod robots;
 mod terminal;
 
 use support::{Home, Lab, peer::Peer};

@@ -73,7 +73,7 @@ async fn play(trick: Trick, mut greeter: Greeter<TlsStream<BufReader<TcpStream>>
     match trick {
         Trick::RefusesTheJoin => drop(greeter.send(&[FromLender::Refusal(refusal())]).await),
         Trick::NamesAStrangeUser => {
-            let status = JoinStatus { user: HOSTILE.to_owned(), sets_password: true };
+            let status = JoinStatus { user: HOSTILE.to_owned(), sets_password: true, without_password: false };
             drop(greeter.send(&[FromLender::JoinStatus(status)]).await);
         }
         Trick::EndsBeforeTheLogin => return greeter.farewell(&ended()).await,

@@ -82,7 +82,7 @@ impl Lab {
             panic!("a join begins with its question")
         };
         assert!(self.proves(&exporter, &question));
-        let status = JoinStatus { user: "ana".to_owned(), sets_password: true };
+        let status = JoinStatus { user: "ana".to_owned(), sets_password: true, without_password: false };
         lender.send(&[FromLender::JoinStatus(status)]).await.unwrap();
     }
 

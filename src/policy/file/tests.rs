@@ -157,7 +157,8 @@ fn nobody_is_two_users_of_the_machine() {
 fn terms_of_all_rules_of_a_user_add_up() {
     let policy = parse(
         "[[allow]]\nwho = [\"ana\", \"bob\"]\nlimits = { streams = 64, mbit = 10 }\nsetuid = true\n\
-         [[allow]]\nwho = \"ana\"\nlimits = { streams = 8, sessions = 2, hours = 4 }\ndetach = true\nallow_root = true\n",
+         [[allow]]\nwho = \"ana\"\nlimits = { streams = 8, sessions = 2, hours = 4 }\ndetach = true\nallow_root = true\n\
+         [[allow]]\nwho = \"bob\"\npassword = false\n[[allow]]\nwho = \"bob\"\npassword = true\n",
     )
     .unwrap();
     let terms = |user: &str| policy.terms(&user.parse().unwrap());
@@ -166,6 +167,8 @@ fn terms_of_all_rules_of_a_user_add_up() {
     assert_eq!((ana.limits.hours, ana.setuid, ana.detach, ana.allow_root), (Some(4), true, true, true));
     let bob = terms("bob");
     assert_eq!((bob.limits.sessions, bob.setuid, bob.detach, bob.allow_root), (None, true, false, false));
+    // A rule that asks for a password is what there would be without it.
+    assert!(bob.certificate_only && !ana.certificate_only);
     assert_eq!(terms("eve"), crate::policy::Terms::default());
 }
 

@@ -52,7 +52,7 @@ impl Temporary {
     fn logged_in(&self) -> (Identity, Login) {
         let identity = device_of("ana", 1);
         self.add_device(&identity, NOW).unwrap();
-        (identity, Login { at: NOW, epoch: self.password_of(&ana()).unwrap().epoch })
+        (identity, Login { at: NOW, epoch: self.password_of(&ana()).unwrap().epoch, by_certificate: false })
     }
 
     fn redeem(&self, ticket: &Ticket, identity: &Identity, now: UnixTime) -> Result<Login, StoreError> {

@@ -20,13 +20,15 @@ use crate::{
 /// sessions that renew theirs.
 pub const TICKETS_PER_DEVICE: usize = 16;
 
-/// When and under which epoch the user gave the password: what every ticket goes back to.
+/// When and under which epoch the user logged in: what every ticket goes back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Login {
     /// When.
     pub at: UnixTime,
     /// The epoch, as it stood beside the password hash.
     pub epoch: u64,
+    /// No password was given: it holds only as long as the policy asks for none.
+    pub by_certificate: bool,
 }
 
 /// Why a ticket was refused.
@@ -74,6 +76,7 @@ impl Store {
             expires,
             login_at: login.at,
             epoch: login.epoch,
+            by_certificate: login.by_certificate,
         };
         self.write(|txn| {
             let epoch = users::record_of(&txn.open_table(users::USERS).map_err(storage)?, &identity.user)?.epoch;
@@ -125,7 +128,7 @@ impl Store {
             return refused(TicketRefusal::Withdrawn);
         }
         devices::standing(&txn.open_table(devices::DEVICES).map_err(storage)?, &identity.user, identity.device)?;
-        Ok(Login { at: record.login_at, epoch })
+        Ok(Login { at: record.login_at, epoch, by_certificate: record.by_certificate })
     }
 }
 
@@ -144,6 +147,9 @@ struct TicketRecord {
     login_at: UnixTime,
     #[n(5)]
     epoch: u64,
+    #[n(6)]
+    #[cbor(default)]
+    by_certificate: bool,
 }
 
 /// Removes the ticket of this device that ends first, if there are as many as allowed.

@@ -57,7 +57,7 @@ fn a_ticket_dies_with_a_password_change_and_with_a_logout() {
     store.set_password(&ana(), "new").unwrap();
     assert_eq!(refusal(store.redeem(&ticket, &identity, NOW)), TicketRefusal::Withdrawn);
 
-    let login = Login { at: NOW, epoch: store.password_of(&ana()).unwrap().epoch };
+    let login = Login { at: NOW, epoch: store.password_of(&ana()).unwrap().epoch, by_certificate: false };
     let (ticket, _) = store.issue_ticket(&identity, login, 8 * HOUR, NOW).unwrap();
     store.drop_tickets(&ana()).unwrap();
     assert_eq!(refusal(store.redeem(&ticket, &identity, NOW)), TicketRefusal::Withdrawn);
