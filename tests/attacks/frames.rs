@@ -110,6 +110,9 @@ async fn attack_33_window_overflow() {
     let goaway = peer.hear_goaway().await;
     assert_eq!(goaway.kind, ErrorKind::Protocol, "{}", goaway.text);
     assert!(goaway.text.contains("its credit is"), "{}", goaway.text);
+    lab.wait_for_audit("the overrun", |line| {
+        line["event"] == "session-ended" && line["why"].as_str().unwrap().contains("its credit is")
+    });
     still_serves(&lab, &home).await;
 }
 

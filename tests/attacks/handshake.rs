@@ -225,6 +225,8 @@ async fn attack_11_renegotiation() {
     hello.write_tls(&mut raw).unwrap();
     tokio::io::AsyncWriteExt::write_all(socket, &raw).await.unwrap();
     assert_eq!(peer.hear().await, None, "the connection must end");
+    let line = lab.wait_for_verdict("login", "refused");
+    assert_eq!(line["user"], "alice", "{line}");
     still_serves(&lab, &home).await;
 }
 

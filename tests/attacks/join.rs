@@ -92,6 +92,10 @@ async fn attack_61_two_racing_joins_get_one_certificate() {
         certificates += usize::from(answer.await.unwrap());
     }
     assert_eq!(certificates, 1);
+    let joins =
+        |verdict: &str| lab.audit().iter().filter(|line| line["event"] == "join" && line["verdict"] == verdict).count();
+    lab.wait_for_audit("the seven who came too late", |_| joins("refused") == 7);
+    assert_eq!(joins("granted"), 2, "the first device and one more");
     let users = crate::support::json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
     assert_eq!(users[0]["devices"].as_array().unwrap().len(), 2, "the first device and one more: {users}");
     still_serves(&lab, &home).await;
