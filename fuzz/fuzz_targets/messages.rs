@@ -6,7 +6,7 @@ use std::{fmt::Display, str::FromStr};
 
 use capuchin::{
     proto::{
-        Answer, DeviceId, FromBorrower, FromLender, LenderName, Request, Target, TcpConnected, UserName, Verdict,
+        Answer, DeviceId, FromBorrower, FromLender, LenderName, Machine, Request, Target, TcpConnected, UserName, Verdict,
         message::{self, LENGTH_BYTES, MESSAGE_BYTES_MAX},
     },
     trust::request::parse_request,
@@ -22,6 +22,7 @@ enum Input<'a> {
     Request(&'a [u8]),
     TcpConnected(&'a [u8]),
     Verdict(&'a [u8]),
+    Machine(&'a [u8]),
     FromBorrower(&'a [u8]),
     FromLender(&'a [u8]),
     Length([u8; LENGTH_BYTES]),
@@ -57,6 +58,7 @@ fuzz_target!(|input: Input<'_>| match input {
     }
     Input::TcpConnected(bytes) => survives::<Answer<TcpConnected>>(bytes),
     Input::Verdict(bytes) => survives::<Answer<Verdict>>(bytes),
+    Input::Machine(bytes) => survives::<Answer<Machine>>(bytes),
     Input::FromBorrower(bytes) => survives::<FromBorrower>(bytes),
     Input::FromLender(bytes) => survives::<FromLender>(bytes),
     Input::Length(prefix) => {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{audit::Event, borrower::Borrower, gate, listen, names, renew, tcp, unix};
+use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, tcp, unix};
 use crate::{
     proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
@@ -88,6 +88,9 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             Err(refusal) => refuse(&stream, refusal).await,
         },
         Ok(Ok(Request::Resolve)) => Box::pin(names::lend(&borrower, stream)).await,
+        Ok(Ok(Request::Profile(variables))) => {
+            Box::pin(profile::lend(&borrower, &variables.into_iter().collect(), stream)).await
+        }
         Ok(Ok(Request::Check(ask))) => match Box::pin(gate::check(&borrower, &ask)).await {
             Ok(grant) => {
                 let warnings = borrower.lender.policy().warnings(&borrower.principal.user);

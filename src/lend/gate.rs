@@ -1,6 +1,7 @@
 //! The one gate: every request meets the policy here, before it has any effect, and every decision is logged.
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
     net::{IpAddr, SocketAddr},
 };
@@ -16,9 +17,9 @@ use super::{
 use crate::{
     policy::{
         self, AnyRequest, Connect, Facts, Granted, Host, HostError, HostName, Kind, LenderPath, Listen, Principal,
-        Resolve, Transport, UnixConnect, UnixListen,
+        Profile, ReadVariable, Resolve, Transport, UnixConnect, UnixListen,
     },
-    proto::{Ask, Errno, ErrorKind, Refusal, Target},
+    proto::{Ask, Errno, ErrorKind, HostsLine, Refusal, Target},
 };
 
 /// Asks for a connection to `target`.
@@ -94,6 +95,51 @@ pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<R
     let decision = decision.map_err(|no| refusal(&no));
     log(borrower, "resolve", &name, Verdict::of(&decision)).await;
     decision
+}
+
+/// Asks for the lender's profile, and for each of these variables of its environment.
+pub(super) async fn profile(
+    borrower: &Borrower,
+    variables: &BTreeSet<String>,
+) -> Result<Vec<Granted<ReadVariable>>, Refusal> {
+    let policy = borrower.lender.policy();
+    let decision = policy::decide(&policy, &borrower.principal, Profile, &Facts::default()).map_err(|no| refusal(&no));
+    log(borrower, "profile", &"profile", Verdict::of(&decision)).await;
+    decision?;
+    let mut granted = Vec::with_capacity(variables.len());
+    for name in variables {
+        let decision = match ReadVariable::parse(name) {
+            Ok(asked) => {
+                policy::decide(&policy, &borrower.principal, asked, &Facts::default()).map_err(|no| refusal(&no))
+            }
+            Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string())),
+        };
+        log(borrower, "env.read", name, Verdict::of(&decision)).await;
+        granted.push(decision?);
+    }
+    Ok(granted)
+}
+
+/// Whether the policy of now gives the profile.
+pub(super) fn still_profile(borrower: &Borrower) -> Result<(), Refusal> {
+    let policy = borrower.lender.policy();
+    policy::decide(&policy, &borrower.principal, Profile, &Facts::default()).map(drop).map_err(|no| refusal(&no))
+}
+
+/// Lines of hosts(5) without the names that the borrower may not look up. Nothing was asked, and nothing is logged.
+pub(super) fn hosts_shown(borrower: &Borrower, lines: &[HostsLine]) -> Vec<HostsLine> {
+    let policy = borrower.lender.policy();
+    let may_look_up = |name: &str| {
+        let name = Host::parse(name).ok().and_then(|host| HostName::try_from(host).ok());
+        name.is_some_and(|name| {
+            policy::decide(&policy, &borrower.principal, Resolve { name }, &Facts::default()).is_ok()
+        })
+    };
+    let shown = lines.iter().map(|line| HostsLine {
+        address: line.address,
+        names: line.names.iter().filter(|name| may_look_up(name)).cloned().collect(),
+    });
+    shown.filter(|line| !line.names.is_empty()).collect()
 }
 
 /// Asks about a request of any kind, and does nothing.

@@ -7,6 +7,7 @@
 //!                                      │         ├──▶ listen    ports, and who connects to them
 //!                                      ├── resolve          names, once
 //!                                      ├── names            DNS questions, and what a session was answered
+//!                                      ├── profile          routes, resolvers, hosts, variables
 //!                                      └── audit            every decision
 //!   door: the way in for users of this machine, over door.sock and without TLS; the rest of the road is the same
 //!   admin: the admin's commands, over admin.sock while the daemon runs
@@ -44,6 +45,7 @@ mod os_user;
 mod overdue;
 mod own_user;
 mod peer;
+mod profile;
 mod real_path;
 mod reload;
 mod renew;

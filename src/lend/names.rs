@@ -205,8 +205,8 @@ pub(super) async fn aliases(machine: &Machine, name: &HostName) -> Vec<HostName>
     if machine.hosts().await.of(name.as_str()).is_some() {
         return Vec::new();
     }
-    let (resolvers, search) = (machine.resolvers().await, machine.search().await);
-    let search = if name.as_str().contains('.') { &[][..] } else { &search[..] };
+    let (resolvers, file) = (machine.resolvers().await, machine.resolver_file().await);
+    let search = if name.as_str().contains('.') { &[][..] } else { &file.search[..] };
     let longer: Vec<_> = search.iter().map(|domain| format!("{}.{domain}", name.as_str())).collect();
     let mut found = names(&longer);
     let mut asking = JoinSet::new();

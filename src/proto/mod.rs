@@ -12,10 +12,12 @@ mod error;
 mod frame;
 mod greeting;
 mod listen;
+mod machine;
 pub mod message;
 pub mod mux;
 mod name;
 mod request;
+mod resolv_conf;
 
 pub use answer::{
     Answer, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal, RenewedCertificate, Resolving, TcpConnected, Verdict,
@@ -32,8 +34,13 @@ pub use greeting::{
     OS_USER_MAX, Renewal, Welcome,
 };
 pub use listen::{Accepted, BACKLOG, Listening, PENDING_MAX, Ready, StartListening, TcpListen, UnixListen};
+pub use machine::{
+    HOSTS_BYTES_MAX, HostsLine, MACHINE_ADDRESSES_MAX, Machine, MachineRoute, OPTION_BYTES_MAX, RESOLVERS_MAX,
+    ROUTES_MAX, SEARCH_MAX, VARIABLE_NAME_MAX, VARIABLES_BYTES_MAX, VARIABLES_MAX, Variable,
+};
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
 pub use request::{
     ASK_KIND_MAX, ASK_TARGET_MAX, Ask, HOST_BYTES_MAX, PLANNED, Request, SOCKET_PATH_MAX, Target, TargetError,
     UnknownRequest,
 };
+pub use resolv_conf::ResolvConf;

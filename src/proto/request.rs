@@ -5,7 +5,7 @@
 
 use minicbor::{Decode, Encode, Encoder, encode};
 
-use super::{ProtocolError, TcpListen, UnixListen, WireAddr, message};
+use super::{ProtocolError, TcpListen, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr, message};
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
 pub const HOST_BYTES_MAX: usize = 255;
@@ -16,9 +16,8 @@ pub const ASK_TARGET_MAX: usize = 32 * 1024;
 /// Longest path of a Unix socket, in bytes: PATH_MAX of Linux without its NUL.
 pub const SOCKET_PATH_MAX: usize = 4095;
 /// The requests that are planned, by name, each with the kinds that it can be.
-pub const PLANNED: [(&str, &[&str]); 7] = [
+pub const PLANNED: [(&str, &[&str]); 6] = [
     ("udp-bind", &["udp", "listen"]),
-    ("profile", &["profile"]),
     ("spawn", &["exec", "shell", "python"]),
     ("files", &["read", "write"]),
     ("service-connect", &["services.use"]),
@@ -39,6 +38,9 @@ pub enum Request {
     UnixListen(UnixListen),
     /// Names from the lender's resolvers; answered with [`Resolving`](super::Resolving).
     Resolve,
+    /// The lender's machine as its programs see it, and these variables of its environment; answered with a
+    /// [`Machine`](super::Machine).
+    Profile(Vec<String>),
     /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`](super::Verdict).
     Check(Ask),
     /// A new certificate for the key of this device, before the old one ends: a PKCS #10 request in DER, of which only
@@ -83,6 +85,7 @@ impl Request {
             Self::UnixConnect(_) => "unix-connect",
             Self::UnixListen(_) => "unix-listen",
             Self::Resolve => "resolve",
+            Self::Profile(_) => "profile",
             Self::Check(_) => "check",
             Self::RenewCertificate(_) => "renew-certificate",
             Self::RenewTicket => "renew-ticket",
@@ -118,6 +121,14 @@ impl Request {
                 Self::UnixListen(UnixListen { path: socket_path(path)?, backlog })
             }
             "resolve" => Self::Resolve,
+            "profile" => {
+                let ProfileBody { variables } = message::decode("request", bytes)?;
+                let is_name = |name: &String| (1..=VARIABLE_NAME_MAX).contains(&name.len());
+                if variables.len() > VARIABLES_MAX || !variables.iter().all(is_name) {
+                    return Err(malformed("at most 64 variables, with names of 1 to 255 bytes, can be asked for"));
+                }
+                Self::Profile(variables)
+            }
             "check" => Self::Check(Ask::decode(bytes)?),
             "renew-certificate" => {
                 let CertificateRequest { csr } = message::decode("request", bytes)?;
@@ -160,7 +171,7 @@ impl<C> Encode<C> for Request {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         let length = match self {
             Self::Resolve | Self::RenewTicket => 1,
-            Self::RenewCertificate(_) | Self::UnixConnect(_) => 2,
+            Self::RenewCertificate(_) | Self::Profile(_) | Self::UnixConnect(_) => 2,
             Self::UnixListen(UnixListen { backlog, .. }) => 2 + u64::from(backlog.is_some()),
             Self::TcpListen(TcpListen { backlog, .. }) => 4 + u64::from(backlog.is_some()),
             Self::TcpConnect(_) | Self::Check(_) | Self::Planned { .. } => 3,
@@ -186,6 +197,7 @@ impl<C> Encode<C> for Request {
             }
             Self::RenewCertificate(csr) => e.u8(1)?.bytes(csr)?.ok(),
             Self::RenewTicket => Ok(()),
+            Self::Profile(variables) => e.u8(1)?.encode(variables)?.ok(),
             Self::Check(Ask { kind, target }) | Self::Planned { ask: Ask { kind, target }, .. } => {
                 e.u8(1)?.str(kind)?.u8(2)?.str(target)?.ok()
             }
@@ -231,6 +243,14 @@ struct UnixBody {
     path: Vec<u8>,
     #[n(2)]
     backlog: Option<u32>,
+}
+
+#[derive(Decode)]
+#[cbor(map)]
+struct ProfileBody {
+    #[n(1)]
+    #[cbor(default)]
+    variables: Vec<String>,
 }
 
 #[derive(Decode)]

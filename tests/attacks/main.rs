@@ -19,6 +19,7 @@ mod memory;
 mod names;
 mod overdue;
 mod policy;
+mod profile;
 mod questions;
 mod renewal;
 mod revocation;

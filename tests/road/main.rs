@@ -11,6 +11,7 @@ mod forwards;
 mod library;
 mod limits;
 mod listen;
+mod profile;
 mod refused;
 mod settings;
 mod status;

@@ -7,29 +7,29 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::lend::{blocking::blocking, file_version::FileVersion};
+use crate::{
+    lend::{blocking::blocking, file_version::FileVersion},
+    proto::{HOST_BYTES_MAX, HOSTS_BYTES_MAX, HostsLine, ResolvConf},
+};
 
-/// Resolvers that are asked, the first of resolv.conf, as in the C library (MAXNS).
-const RESOLVERS_MAX: usize = 3;
-/// Domains of a search list that are looked at; people have a handful.
-const DOMAINS_MAX: usize = 32;
 const DNS_PORT: u16 = 53;
 
 /// The files of this machine.
 #[derive(Clone)]
 pub(in crate::lend) struct Machine {
     hosts: Arc<Followed<Hosts>>,
-    resolvers: Arc<Followed<Vec<SocketAddr>>>,
-    search: Arc<Followed<Vec<String>>>,
+    lines: Arc<Followed<Vec<HostsLine>>>,
+    resolver: Arc<Followed<ResolvConf>>,
 }
 
 impl Machine {
     pub(in crate::lend) fn new() -> Self {
-        let hosts = Followed { path: Path::new("/etc/hosts"), parse: Hosts::parse, seen: Mutex::default() };
-        let resolvers =
-            Followed { path: Path::new("/etc/resolv.conf"), parse: parse_resolvers, seen: Mutex::default() };
-        let search = Followed { path: Path::new("/etc/resolv.conf"), parse: parse_search, seen: Mutex::default() };
-        Self { hosts: Arc::new(hosts), resolvers: Arc::new(resolvers), search: Arc::new(search) }
+        let (hosts, resolv_conf) = (Path::new("/etc/hosts"), Path::new("/etc/resolv.conf"));
+        Self {
+            hosts: Arc::new(Followed { path: hosts, parse: Hosts::parse, seen: Mutex::default() }),
+            lines: Arc::new(Followed { path: hosts, parse: first_lines, seen: Mutex::default() }),
+            resolver: Arc::new(Followed { path: resolv_conf, parse: ResolvConf::parse, seen: Mutex::default() }),
+        }
     }
 
     /// The hosts of now.
@@ -37,14 +37,20 @@ impl Machine {
         read(&self.hosts).await
     }
 
-    /// The domains that the C library appends to a name to find it.
-    pub(super) async fn search(&self) -> Arc<Vec<String>> {
-        read(&self.search).await
+    /// The first lines of hosts, as many as a profile may have.
+    pub(in crate::lend) async fn hosts_lines(&self) -> Arc<Vec<HostsLine>> {
+        read(&self.lines).await
+    }
+
+    /// What resolv.conf says now.
+    pub(in crate::lend) async fn resolver_file(&self) -> Arc<ResolvConf> {
+        read(&self.resolver).await
     }
 
     /// The resolvers of now, in the order in which they are asked.
-    pub(super) async fn resolvers(&self) -> Arc<Vec<SocketAddr>> {
-        read(&self.resolvers).await
+    pub(super) async fn resolvers(&self) -> Arc<[SocketAddr]> {
+        let file = self.resolver_file().await;
+        file.resolvers.iter().map(|address| (*address, DNS_PORT).into()).collect()
     }
 }
 
@@ -85,12 +91,9 @@ pub(super) struct Hosts(HashMap<String, Vec<IpAddr>>);
 impl Hosts {
     fn parse(text: &str) -> Self {
         let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
-        for line in text.lines() {
-            let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
-            let Some(address) = words.next().and_then(|word| word.parse::<IpAddr>().ok()) else { continue };
-            for name in words {
-                let name = name.to_ascii_lowercase();
-                let addresses = hosts.entry(name.strip_suffix('.').unwrap_or(&name).to_owned()).or_default();
+        for HostsLine { address, names } in lines(text) {
+            for name in names {
+                let addresses = hosts.entry(name).or_default();
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }
@@ -108,40 +111,31 @@ impl Hosts {
     }
 }
 
-/// The `nameserver` lines of resolv.conf(5); without one, this machine's own.
-fn parse_resolvers(text: &str) -> Vec<SocketAddr> {
-    let lines = text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()).flatten()
-    });
-    // An address with a zone (fe80::1%eth0) is left out, as one that cannot be read is.
-    let addresses = lines.filter_map(|word| word.parse::<IpAddr>().ok());
-    let mut resolvers: Vec<_> = addresses.take(RESOLVERS_MAX).map(|address| (address, DNS_PORT).into()).collect();
-    if resolvers.is_empty() {
-        resolvers.push((Ipv4Addr::LOCALHOST, DNS_PORT).into());
-    }
-    resolvers
+/// The lines of hosts(5), with their names in lower case and without a trailing dot.
+fn lines(text: &str) -> impl Iterator<Item = HostsLine> {
+    text.lines().filter_map(|line| {
+        let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
+        let address = words.next()?.parse().ok()?;
+        let names = words.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase());
+        Some(HostsLine { address, names: names.filter(|name| (1..=HOST_BYTES_MAX).contains(&name.len())).collect() })
+    })
 }
 
-/// The last `search` or `domain` line of resolv.conf(5).
-fn parse_search(text: &str) -> Vec<String> {
-    let mut lines = text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        matches!(words.next(), Some("search" | "domain")).then_some(words)
-    });
-    let words = lines.next_back().into_iter().flatten().take(DOMAINS_MAX);
-    words.map(|domain| domain.trim_matches('.').to_ascii_lowercase()).filter(|domain| !domain.is_empty()).collect()
+/// As many of its first lines as a profile may have.
+fn first_lines(text: &str) -> Vec<HostsLine> {
+    let mut left = HOSTS_BYTES_MAX;
+    let fits = |line: &HostsLine| {
+        let cost = line.cost();
+        let fits = cost <= left;
+        left = left.saturating_sub(cost);
+        fits
+    };
+    lines(text).take_while(fits).filter(|line| !line.names.is_empty()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_search_list_is_the_one_that_counts() {
-        assert_eq!(parse_search("domain old.example\nsearch Corp.Example. lan .\n"), ["corp.example", "lan"]);
-        assert!(parse_search("nameserver 10.0.0.1\n# search commented\n").is_empty());
-    }
 
     #[test]
     fn hosts_are_read_as_the_c_library_reads_them() {
@@ -158,26 +152,25 @@ mod tests {
     }
 
     #[test]
-    fn resolvers_are_the_first_three_or_this_machine() {
-        let text = "# nameserver 1.1.1.1\nsearch lan\nnameserver 10.0.0.1\nnameserver x\nnameserver fe80::1%eth0\n\
-                    nameserver\tfd00::1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n";
-        let expected = ["10.0.0.1:53", "[fd00::1]:53", "10.0.0.2:53"].map(|text| text.parse().unwrap());
-        assert_eq!(parse_resolvers(text), expected);
-        assert_eq!(parse_resolvers(""), ["127.0.0.1:53".parse().unwrap()]);
+    fn a_profile_has_the_first_lines_of_a_long_file() {
+        let text = "10.0.0.1 a\n10.0.0.2\n".to_owned() + &"0.0.0.0 an-unwanted-name.example\n".repeat(5000);
+        let lines = first_lines(&text);
+        assert_eq!(lines[0], HostsLine { address: "10.0.0.1".parse().unwrap(), names: vec!["a".to_owned()] });
+        assert!((100..1000).contains(&lines.len()) && lines.iter().all(|line| !line.names.is_empty()));
     }
 
     #[test]
     fn a_file_is_read_again_when_it_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path: &'static Path = Box::leak(folder.path().join("resolv.conf").into_boxed_path());
-        let file = Followed { path, parse: parse_resolvers, seen: Mutex::default() };
-        assert_eq!(*file.read(), parse_resolvers(""));
+        let file = Followed { path, parse: ResolvConf::parse, seen: Mutex::default() };
+        assert_eq!(*file.read(), ResolvConf::parse(""));
         std::fs::write(path, "nameserver 10.0.0.1\n").unwrap();
-        assert_eq!(*file.read(), parse_resolvers("nameserver 10.0.0.1"));
+        assert_eq!(*file.read(), ResolvConf::parse("nameserver 10.0.0.1"));
         let first = file.read();
         assert!(Arc::ptr_eq(&first, &file.read()), "what has not changed is not read again");
         std::fs::write(folder.path().join("new"), "nameserver 10.0.0.2\n").unwrap();
         std::fs::rename(folder.path().join("new"), path).unwrap();
-        assert_eq!(*file.read(), parse_resolvers("nameserver 10.0.0.2"));
+        assert_eq!(*file.read(), ResolvConf::parse("nameserver 10.0.0.2"));
     }
 }

@@ -19,6 +19,10 @@ fn requests_have_their_golden_bytes() {
     let wire = message::encode(&Request::Resolve);
     assert_eq!(hex(&wire), "a100677265736f6c7665");
     assert_eq!(Request::decode(&wire), Ok(Ok(Request::Resolve)));
+    let profile = Request::Profile(vec!["LANG".into()]);
+    let wire = message::encode(&profile);
+    assert_eq!(hex(&wire), "a2006770726f66696c650181644c414e47");
+    assert_eq!(Request::decode(&wire), Ok(Ok(profile)));
     let shell = Request::Planned { name: "spawn", ask: Ask { kind: "shell".into(), target: String::new() } };
     let wire = message::encode(&shell);
     assert_eq!(hex(&wire), "a30065737061776e01657368656c6c0260");
@@ -52,6 +56,19 @@ fn a_planned_request_is_of_one_of_its_kinds_and_within_its_bounds() {
         Request::decode(&message::encode(&Request::Check(ask)))
     };
     assert!(check(ASK_KIND_MAX).is_ok() && check(ASK_KIND_MAX + 1).is_err() && check(0).is_err());
+}
+
+#[test]
+fn a_profile_asks_for_so_many_variables() {
+    let decode = |count: usize, bytes: usize| {
+        Request::decode(&message::encode(&Request::Profile(vec!["V".repeat(bytes); count])))
+    };
+    assert!(decode(VARIABLES_MAX, VARIABLE_NAME_MAX).is_ok() && decode(0, 0).is_ok());
+    assert!(
+        decode(VARIABLES_MAX + 1, 1).is_err() && decode(1, VARIABLE_NAME_MAX + 1).is_err() && decode(1, 0).is_err()
+    );
+    let bare = data_encoding::HEXLOWER.decode(b"a1006770726f66696c65").unwrap();
+    assert_eq!(Request::decode(&bare), Ok(Ok(Request::Profile(Vec::new()))));
 }
 
 #[test]
