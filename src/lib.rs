@@ -16,6 +16,12 @@ pub mod session;
 mod sys;
 pub mod trust;
 
+/// What `capuchin run` is made of.
+#[cfg(feature = "run")]
+pub mod run {
+    pub use crate::borrow::run::{Mask, MaskError};
+}
+
 #[cfg(feature = "borrow")]
 pub use borrow::{
     Alias, BorrowError, Borrower, Connection, Forward, Host, HostSettings, Join, OwnedReadHalf, OwnedWriteHalf,

@@ -5,6 +5,7 @@
 //!   (once)   (on disk)    (session)├─▶ TcpListener a port of the lender's, and who connects to it
 //!                                  ├─▶ Forward     a local port, each of whose connections is one
 //!                                  ├─▶ resolve     names, as the lender's machine knows them
+//!                                  ├─▶ profile     its routes, resolvers and variables
 //!                                  └─▶ run         an unmodified program, on the lender's network
 //! ```
 //! A program that borrows needs [`Borrower`] and [`TcpStream`]; the rest sets machines up. No runtime is started here:
@@ -28,6 +29,7 @@ mod link;
 mod listen;
 mod listener;
 mod login;
+mod machine;
 mod overdue;
 mod profile;
 mod renew;

@@ -3,9 +3,8 @@
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
-    net::SocketAddr,
     os::fd::RawFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tokio::task::JoinSet;
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     BorrowError, Borrower, Profiles,
-    borrow::run::{self, HOST_VARIABLE, Local, Plan, Refused, Run, RunError, Serve},
+    borrow::run::{self, HOST_VARIABLE, Local, Plan, Run, RunError, Serve},
     proto::ErrorKind,
 };
 
@@ -30,7 +29,7 @@ const NOT_FOUND: u8 = 127;
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin run lab -- curl http://10.0.0.5/          any program, as it is
+  capuchin run lab -- curl http://wiki.internal/     any program, as it is
   capuchin run lab                                   a shell; leave it with exit
   capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays this machine's
 
@@ -49,6 +48,13 @@ pub struct Arguments {
     /// Keep an address, or one port of it, on this machine; may be given more than once
     #[arg(long, value_name = "ADDR[:PORT]")]
     local: Vec<Local>,
+    /// Give the program this variable as it is on the lender's machine; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    env: Vec<String>,
+    /// Let the program reach this Unix socket of this machine, where it is covered: the D-Bus buses, docker, podman, nscd and
+    /// such would look up names, or act, outside; may be given more than once
+    #[arg(long, value_name = "PATH")]
+    local_unix: Vec<PathBuf>,
     /// Let the program have a descriptor above 2; may be given more than once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     keep_fd: Vec<RawFd>,
@@ -64,7 +70,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { host, user, local, keep_fd, wait_all, print_apparmor, program } = arguments;
+    let Arguments { host, user, local, env, local_unix, keep_fd, wait_all, print_apparmor, program } = arguments;
     if print_apparmor {
         let own = std::env::current_exe()
             .map_err(|error| RunError::Exec { program: "capuchin".to_owned(), source: error })?;
@@ -80,7 +86,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&host))];
     let program = if program.is_empty() { shell(&host, &mut variables) } else { program };
     // Before any thread.
-    let run = Run::start(&Plan { program, variables, keep_fds: keep_fd, wait_all })?;
+    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds: keep_fd, wait_all };
+    let run = Run::start(&plan)?;
     let mut status = 0;
     block_on(async {
         let (mut told, mut telling) = (HashSet::new(), JoinSet::new());
@@ -90,7 +97,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             telling.spawn(tell_connection(borrower.clone()));
             Ok::<_, Failure>(borrower)
         };
-        let refused = |(target, error): Refused| tell(&mut told, target, &error);
+        let refused = |error: BorrowError| tell(&mut told, &error);
         status = run.serve(log_in, Serve { local, refused }).await?;
         Ok(())
     })?;
@@ -121,9 +128,11 @@ async fn tell_connection(borrower: Borrower) {
 }
 
 /// One line for each target that the lender refuses, on the stderr that it shares with the program.
-fn tell(told: &mut HashSet<SocketAddr>, target: SocketAddr, error: &BorrowError) {
-    if told.len() < TOLD_MAX && told.insert(target) {
-        warn(&format!("capuchin: {error}"));
+fn tell(told: &mut HashSet<String>, error: &BorrowError) {
+    let said = error.to_string();
+    if told.len() < TOLD_MAX && !told.contains(&said) {
+        warn(&format!("capuchin: {said}"));
+        told.insert(said);
     }
 }
 

@@ -13,6 +13,8 @@ mod namespace;
 #[cfg(feature = "run")]
 mod netlink;
 #[cfg(feature = "run")]
+mod original_destination;
+#[cfg(feature = "run")]
 mod pass_fd;
 #[cfg(feature = "run")]
 mod privilege;
@@ -36,6 +38,8 @@ pub use listen_fd::{ListenFdError, adopt_listener};
 pub use namespace::{bind_file, enter_private_network, set_up_loopback};
 #[cfg(feature = "run")]
 pub use netlink::{netlink_exchange, netlink_socket};
+#[cfg(feature = "run")]
+pub use original_destination::receive_datagram;
 #[cfg(feature = "run")]
 pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]

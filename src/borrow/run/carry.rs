@@ -90,6 +90,10 @@ impl Carrier {
                 socket_options(&socket);
                 self.connections.spawn(copy(socket, far));
             }
+            Some(Far::Names) => {
+                let hold = self.hold.clone();
+                self.connections.spawn(async move { hold.answer_names(socket).await });
+            }
             None => {
                 tracing::debug!(%from, %to, "nobody waited for this connection");
                 let _ = socket.set_zero_linger();

@@ -18,15 +18,17 @@ use std::{
 
 use minicbor::{Decode, Encode};
 
+use crate::proto::Machine;
+
 /// Largest message, in bytes: a lender's whole profile, which is itself one message on a stream, with room to spare.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 
 /// From outer to inner.
 #[derive(Clone, Debug, Encode, Decode)]
 pub enum ToInner {
-    /// Start the program.
+    /// Start the program, in a network that looks like that of this machine.
     #[n(0)]
-    Begin,
+    Begin(#[n(0)] Machine),
     /// Send it this signal.
     #[n(1)]
     Signal(#[n(0)] i32),
@@ -77,6 +79,9 @@ pub enum Step {
     /// fork(2).
     #[n(5)]
     Fork,
+    /// The resolver files of the lender, and covers over services of this machine.
+    #[n(9)]
+    Mask,
     /// Capabilities, the seccomp filter, descriptors.
     #[n(6)]
     Confine,

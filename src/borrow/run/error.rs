@@ -88,6 +88,7 @@ impl RunError {
             Step::Rules => "cannot load the packet filter of the program's network",
             Step::Network => "cannot set the addresses and routes of the program's network",
             Step::Fork => "cannot start a process",
+            Step::Mask => "cannot put the lender's resolver files in the place of this machine's",
             Step::Confine => "cannot confine the program",
             Step::Control => "the two halves of capuchin cannot speak to each other",
         };
@@ -146,6 +147,7 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
             "help: start the container with --security-opt seccomp=unconfined (docker, podman), or use `capuchin forward`",
         ],
         Step::Namespaces if errno == libc::EINVAL => &["note: the kernel was built without user or network namespaces"],
+        Step::Mask if errno == libc::ENOENT => &["help: --local-unix takes paths of sockets that exist"],
         Step::Confine if errno == libc::EBADF => &["help: --keep-fd takes numbers of open descriptors"],
         _ => &[],
     };

@@ -25,7 +25,7 @@ use std::{
 use rustix::net::{SendFlags, sendto};
 use tokio::{io::unix::AsyncFd, net::TcpStream, sync::mpsc, time::Instant};
 
-use super::{doors::PerFamily, listeners::Listeners, local::Local, outcome::Outcome, packet::Syn};
+use super::{doors::PerFamily, listeners::Listeners, local::Local, names::Names, outcome::Outcome, packet::Syn};
 use crate::{
     BorrowError, Borrower,
     borrow::tcp,
@@ -47,6 +47,8 @@ pub enum Far {
     Lender(Stream),
     /// A socket of this machine.
     Here(TcpStream),
+    /// The resolver inside.
+    Names,
 }
 
 /// The two ends of a connection: the program's, and where it connects to.
@@ -55,12 +57,13 @@ type Ends = (SocketAddr, SocketAddr);
 /// The held SYNs of a borrowed network.
 pub struct Hold {
     borrower: Borrower,
+    names: Arc<Names>,
     local: Vec<Local>,
     listeners: Listeners,
     held: PerFamily,
     own: PerFamily,
     table: Mutex<HashMap<Ends, Entry>>,
-    refused_tx: mpsc::Sender<(SocketAddr, BorrowError)>,
+    refused_tx: mpsc::Sender<BorrowError>,
 }
 
 struct Entry {
@@ -74,14 +77,14 @@ struct Entry {
 impl Hold {
     /// Holds SYNs for what `borrower` connects to. `refused_tx` gets what the lender refuses, as far as there is room.
     pub fn new(
-        borrower: Borrower,
+        (borrower, names): (Borrower, Arc<Names>),
         local: Vec<Local>,
         listeners: OwnedFd,
         (held, own): (PerFamily, PerFamily),
-        refused_tx: mpsc::Sender<(SocketAddr, BorrowError)>,
+        refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
         let listeners = Listeners::new(listeners);
-        Arc::new(Self { borrower, local, listeners, held, own, table: Mutex::default(), refused_tx })
+        Arc::new(Self { borrower, names, local, listeners, held, own, table: Mutex::default(), refused_tx })
     }
 
     /// Serves one tap, for ever.
@@ -102,6 +105,18 @@ impl Hold {
     /// The far end of a connection that was accepted.
     pub fn accepted(&self, from: SocketAddr, to: SocketAddr) -> Option<Far> {
         self.table().remove(&(from, to))?.far
+    }
+
+    /// Sends a packet to a socket of the program.
+    pub fn send_to_program(&self, to: IpAddr, packet: &[u8]) {
+        send(&self.own, to, packet);
+    }
+
+    /// Speaks with a program that has connected to the resolver inside.
+    pub async fn answer_names(&self, connection: TcpStream) {
+        if let Err(error) = self.names.serve(|| Some(self.borrower.clone()), connection).await {
+            tracing::debug!(%error, "a connection with questions of names");
+        }
     }
 
     fn take(self: &Arc<Self>, syn: Syn) {
@@ -180,6 +195,9 @@ impl Hold {
             let socket = dial(&[target]).await;
             return socket.map(Far::Here).map_err(|error| error.map_or(Outcome::Silence, |error| failed(error.source)));
         }
+        if self.names.catches(target) {
+            return Ok(Far::Names);
+        }
         let target_text = Target { host: target.ip().to_string(), port: target.port() };
         let dialed = async {
             let stream = self.borrower.open(&Request::TcpConnect(target_text.clone()))?;
@@ -191,7 +209,7 @@ impl Hold {
             let outcome = Outcome::of(&error);
             if matches!(error, BorrowError::Refused { .. } | BorrowError::Busy { .. }) {
                 // Who reads them has enough of the same.
-                let _ = self.refused_tx.try_send((target, error));
+                let _ = self.refused_tx.try_send(error);
             }
             outcome
         })

@@ -4,12 +4,13 @@
 //! for two things: its children, and the outer half. When the outer half is gone, everything here is killed.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStrExt, process::CommandExt},
     },
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -24,9 +25,13 @@ use super::{
     doors::Doors,
     filter,
     leftovers::signal_descendants,
+    mask::Mask,
     network::{self, Network},
 };
-use crate::sys::{self, Forked};
+use crate::{
+    proto::Machine,
+    sys::{self, Forked},
+};
 
 /// What the program left behind may take to end after it was told to.
 const HANG_UP_MAX: Duration = Duration::from_secs(5);
@@ -41,6 +46,10 @@ pub struct Plan {
     pub program: Vec<OsString>,
     /// Variables that its environment has besides ours.
     pub variables: Vec<(OsString, OsString)>,
+    /// Variables that it takes from the lender: unset here where they are not set there.
+    pub lender_variables: Vec<String>,
+    /// Unix sockets of this machine that it reaches, although what would look up names or act outside is covered.
+    pub local_unix: Vec<PathBuf>,
     /// Descriptors above stderr that it gets.
     pub keep_fds: Vec<RawFd>,
     /// Processes that it left behind may go on.
@@ -65,32 +74,33 @@ fn live(control: &OwnedFd, plan: &Plan) -> Result<(), Failed> {
     let doors = Doors::build()?;
     control::send(control, &FromInner::Ready, &doors.fds()).map_err(control_failed)?;
     drop(doors);
-    loop {
+    let machine = loop {
         match control::receive::<ToInner>(control, true).map_err(control_failed)? {
-            Some((ToInner::Begin, _)) => break,
+            Some((ToInner::Begin(machine), _)) => break machine,
             Some((ToInner::Signal(_), _)) => {}
             None => return Ok(()),
         }
-    }
-    Network::everything().set_up().map_err(|error| (Step::Network, error))?;
+    };
+    Network::of(&machine).set_up().map_err(|error| (Step::Network, error))?;
+    Mask::of(&machine, &plan.local_unix).put_on().map_err(|error| (Step::Mask, error.into_source()))?;
     sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| (Step::Fork, error.into()))?;
-    let program = start(plan, is_root)?;
+    let program = start(plan, &machine, is_root)?;
     control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
     let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
     charge.look_after().map_err(control_failed)
 }
 
 /// Starts the program, and waits until it is one.
-fn start(plan: &Plan, is_root: bool) -> Result<Pid, Failed> {
+fn start(plan: &Plan, machine: &Machine, is_root: bool) -> Result<Pid, Failed> {
     let inner = rustix::process::getpid();
     let (failure_rx, failure_tx) = io::pipe().map_err(|error| (Step::Fork, error))?;
     match sys::fork().map_err(|error| (Step::Fork, error))? {
         Forked::Child => {
             drop(failure_rx);
-            let (step, error) = become_program(plan, is_root, inner);
+            let (step, error) = become_program(plan, machine, is_root, inner);
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = (&failure_tx).write_all(&[[step as u8; 4], errno.to_ne_bytes()].concat());
             std::process::exit(SIGNALLED - 1);
@@ -113,7 +123,7 @@ fn start(plan: &Plan, is_root: bool) -> Result<Pid, Failed> {
 }
 
 /// Gives up what the program must not have, and becomes it. Returns only what went wrong.
-fn become_program(plan: &Plan, is_root: bool, inner: Pid) -> Failed {
+fn become_program(plan: &Plan, machine: &Machine, is_root: bool, inner: Pid) -> Failed {
     let confine = || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() != Some(inner) {
@@ -129,8 +139,13 @@ fn become_program(plan: &Plan, is_root: bool, inner: Pid) -> Failed {
     let Some((program, arguments)) = plan.program.split_first() else {
         return (Step::Exec, io::ErrorKind::NotFound.into());
     };
+    let mut command = Command::new(program);
+    for name in &plan.lender_variables {
+        command.env_remove(name);
+    }
+    command.envs(machine.variables.iter().map(|variable| (&variable.name, OsStr::from_bytes(&variable.value))));
     // It lets signals through again, as every program expects.
-    (Step::Exec, Command::new(program).args(arguments).envs(plan.variables.iter().cloned()).exec())
+    (Step::Exec, command.args(arguments).envs(plan.variables.iter().cloned()).exec())
 }
 
 /// The program, and all that it starts.
@@ -155,7 +170,7 @@ impl Charge<'_> {
             }
             match control::receive::<ToInner>(self.control, false) {
                 Ok(Some((ToInner::Signal(number), _))) => self.signal(number),
-                Ok(Some((ToInner::Begin, _))) => {}
+                Ok(Some((ToInner::Begin(_), _))) => {}
                 Ok(None) => self.kill_at = Some(Instant::now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),

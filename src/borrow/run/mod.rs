@@ -11,6 +11,9 @@
 //! ([`hold`]), and what the kernel then accepts for the program's target is carried over the session ([`carry`]). No code
 //! is injected, nothing is traced, and no privilege is needed.
 //!
+//! Names are the lender's as well: its resolver files stand in the place of ours ([`mask`]), and what is sent to port 53 is asked of
+//! the lender ([`names`]).
+//!
 //! # What a program cannot do yet
 //! Accept connections from the lender's side: a port that it listens on is reached from inside alone, whatever address it
 //! bound. Send datagrams other than questions of names.
@@ -22,6 +25,7 @@
 
 mod carry;
 mod control;
+mod datagram;
 mod doors;
 mod error;
 mod filter;
@@ -30,11 +34,14 @@ mod inner;
 mod leftovers;
 mod listeners;
 mod local;
+mod mask;
+mod names;
 mod netlink;
 mod network;
 mod outcome;
 mod outer;
 mod packet;
+mod questions;
 mod rules;
 
 use std::{ffi::OsString, os::fd::OwnedFd};
@@ -47,7 +54,8 @@ use rustix::{
 pub use error::{RunError, apparmor_profile};
 pub use inner::Plan;
 pub use local::Local;
-pub use outer::{Refused, Serve};
+pub use mask::{Mask, MaskError};
+pub use outer::Serve;
 
 use crate::sys::{self, Forked};
 
@@ -62,6 +70,7 @@ const PASSED_ON: [Signal; 8] =
 pub struct Run {
     control: OwnedFd,
     program: String,
+    lender_variables: Vec<String>,
 }
 
 impl Run {
@@ -85,7 +94,8 @@ impl Run {
             }
             Forked::Parent(_) => {
                 let program = plan.program.first().map(OsString::as_os_str).unwrap_or_default();
-                Ok(Self { control, program: program.to_string_lossy().into_owned() })
+                let program = program.to_string_lossy().into_owned();
+                Ok(Self { control, program, lender_variables: plan.lender_variables.clone() })
             }
         }
     }

@@ -4,14 +4,15 @@
 //! device, and a program finds the source address that it would have on the lender's machine.
 
 use std::{
+    collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
 };
 
 use ipnet::IpNet;
 
 use super::netlink::{self, ACK, CREATE, EXCLUSIVE, Messages, REQUEST};
-use crate::sys;
+use crate::{proto::Machine, sys};
 
 /// The loopback device is the first of every network.
 const LOOPBACK: u32 = 1;
@@ -31,6 +32,9 @@ const TABLE_LOCAL: u8 = 255;
 const STATIC: u8 = 4;
 const LOCAL: u8 = 2;
 
+/// The end of a private range that nobody uses: of a machine that has no address of its own.
+const NO_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
+
 /// What a network has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -41,14 +45,40 @@ pub struct Network {
 }
 
 impl Network {
-    /// Everything can be reached, from private addresses: what is said while a lender tells nothing of its machine.
-    pub fn everything() -> Self {
-        // The end of a range that nobody uses, and a unique local address: programs then prefer IPv4 (RFC 6724 §2.1).
-        let (v4, v6) = (Ipv4Addr::new(10, 255, 255, 1), Ipv6Addr::new(0xfd00, 0xca90, 0, 0, 0, 0, 0, 1));
-        Self {
-            addresses: vec![v4.into(), v6.into()],
-            routes: vec![(ipnet::Ipv4Net::default().into(), v4.into()), (ipnet::Ipv6Net::default().into(), v6.into())],
+    /// That of the lender's machine. What it says beyond its own addresses and where they lead is left out, so that the kernel
+    /// takes every part: a route from an address that it has not is one from the first that it has.
+    pub fn of(machine: &Machine) -> Self {
+        let is_plain =
+            |address: &IpAddr| !address.is_loopback() && !address.is_multicast() && !address.is_unspecified();
+        let mut addresses: Vec<IpAddr> = machine.addresses.iter().copied().filter(is_plain).collect();
+        addresses.sort();
+        addresses.dedup();
+        if addresses.is_empty() {
+            // Without an address beyond loopback, programs look up nothing (AI_ADDRCONFIG).
+            addresses.push(NO_ADDRESS.into());
         }
+        let mut routes = BTreeMap::new();
+        for route in &machine.routes {
+            let from_same_family = |address: &&IpAddr| address.is_ipv4() == route.prefix.addr().is_ipv4();
+            let Some(source) = route.source else { continue };
+            let first = || addresses.iter().find(from_same_family).copied();
+            let Some(source) = Some(source).filter(|source| addresses.contains(source)).or_else(first) else {
+                continue;
+            };
+            routes.insert(route.prefix, source);
+        }
+        for resolver in machine.resolvers.iter().filter(|address| is_plain(address)) {
+            // Answered here, wherever it is.
+            let from = addresses.iter().find(|address| address.is_ipv4() == resolver.is_ipv4());
+            routes.entry(IpNet::from(*resolver)).or_insert(from.copied().unwrap_or(NO_ADDRESS.into()));
+        }
+        // The kernel makes those of the addresses themselves, and of loopback.
+        let is_own = |prefix: &IpNet| {
+            prefix.addr().is_loopback() || addresses.iter().any(|address| IpNet::from(*address) == *prefix)
+        };
+        let same_family = |(prefix, source): &(IpNet, IpAddr)| prefix.addr().is_ipv4() == source.is_ipv4();
+        let routes = routes.into_iter().filter(|(prefix, _)| !is_own(prefix)).filter(same_family).collect();
+        Self { addresses, routes }
     }
 
     /// Gives it to the network namespace of this process.
@@ -111,4 +141,54 @@ fn send(messages: &Messages) -> io::Result<()> {
     let last = netlink::heard(messages.bytes()).count() as u32;
     let socket = sys::netlink_socket(NETLINK_ROUTE)?;
     sys::netlink_exchange(&socket, messages.bytes(), |datagram| netlink::acknowledged(datagram, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::MachineRoute;
+
+    fn route(prefix: &str, source: Option<&str>) -> MachineRoute {
+        MachineRoute { prefix: prefix.parse().unwrap(), source: source.map(|source| source.parse().unwrap()) }
+    }
+
+    #[test]
+    fn a_network_has_the_routes_of_the_machine() {
+        let machine = Machine {
+            addresses: ["10.0.0.7", "fd00::7"].map(|text| text.parse().unwrap()).into(),
+            routes: vec![
+                route("0.0.0.0/0", Some("10.0.0.7")),
+                route("10.0.0.7/32", Some("10.0.0.7")),
+                route("10.9.0.0/16", None),
+                route("fd00::/8", Some("fd00::7")),
+            ],
+            resolvers: ["127.0.0.53", "10.0.0.2"].map(|text| text.parse().unwrap()).into(),
+            ..Machine::default()
+        };
+        let network = Network::of(&machine);
+        let pair = |prefix: &str, source: &str| (prefix.parse().unwrap(), source.parse().unwrap());
+        assert_eq!(
+            network.routes,
+            [pair("0.0.0.0/0", "10.0.0.7"), pair("10.0.0.2/32", "10.0.0.7"), pair("fd00::/8", "fd00::7")]
+        );
+    }
+
+    #[test]
+    fn what_no_kernel_takes_is_left_out() {
+        let machine = Machine {
+            addresses: ["127.0.0.1", "224.0.0.1", "10.0.0.7", "10.0.0.7"].map(|text| text.parse().unwrap()).into(),
+            routes: vec![
+                route("127.0.0.0/8", Some("127.0.0.1")),
+                route("10.0.0.0/8", Some("10.6.6.6")),
+                route("10.0.0.0/8", Some("10.0.0.7")),
+                route("fd00::/8", Some("fd00::7")),
+            ],
+            resolvers: vec!["fd00::53".parse().unwrap()],
+            ..Machine::default()
+        };
+        let network = Network::of(&machine);
+        assert_eq!(network.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(network.routes, [("10.0.0.0/8".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
+        assert_eq!(Network::of(&Machine::default()).addresses, [IpAddr::from(NO_ADDRESS)]);
+    }
 }

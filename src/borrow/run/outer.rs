@@ -3,12 +3,17 @@
 
 use std::{
     io,
-    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::process::{Signal, getpid, kill_process};
-use tokio::{io::unix::AsyncFd, net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    io::unix::AsyncFd,
+    net::{TcpListener, UdpSocket},
+    sync::mpsc,
+    task::JoinSet,
+};
 
 use super::{
     PASSED_ON, Run, RunError,
@@ -17,9 +22,12 @@ use super::{
     doors::{Doors, PerFamily},
     hold::Hold,
     local::Local,
+    names::Names,
+    questions,
 };
 use crate::{
     BorrowError, Borrower,
+    proto::Machine,
     sys::{self, ReceivedSignal},
 };
 
@@ -28,14 +36,11 @@ const REFUSED_MAX: usize = 64;
 /// What a shell adds to a signal's number for the exit status of a program that it ended.
 const SIGNALLED: u8 = 128;
 
-/// A connection that the lender refused.
-pub type Refused = (SocketAddr, BorrowError);
-
 /// How a borrowed network is served.
 pub struct Serve<R> {
     /// What stays on this machine.
     pub local: Vec<Local>,
-    /// Hears of each connection that the lender refuses.
+    /// Hears of each connection, and each name, that the lender refuses.
     pub refused: R,
 }
 
@@ -48,18 +53,26 @@ impl Run {
     pub async fn serve<E: From<RunError>>(
         self,
         log_in: impl Future<Output = Result<Borrower, E>>,
-        serve: Serve<impl FnMut(Refused)>,
+        serve: Serve<impl FnMut(BorrowError)>,
     ) -> Result<u8, E> {
-        let Self { control, program } = self;
+        let Self { control, program, lender_variables } = self;
         let failed = |error: io::Error| RunError::local("cannot serve the program", error);
         let inner = Inner { control: sys::await_readable(control).map_err(failed)?, program };
         let signals = sys::signal_fd(&PASSED_ON).and_then(sys::await_readable).map_err(failed)?;
         let doors = async { inner.doors().await.map_err(E::from) };
-        let (doors, borrower) = tokio::select! {
-            both = async { tokio::try_join!(doors, log_in) } => both?,
+        let meet = async {
+            let borrower = log_in.await?;
+            let variables: Vec<_> = lender_variables.iter().map(String::as_str).collect();
+            let machine = borrower.profile(&variables).await.map_err(RunError::from)?;
+            Ok::<_, E>((borrower, machine))
+        };
+        let (doors, (borrower, machine)) = tokio::select! {
+            both = async { tokio::try_join!(doors, meet) } => both?,
             number = interrupted(&signals) => return Err(RunError::Interrupted(number).into()),
         };
-        Ok(attend(&inner, &signals, Network::serve(doors, borrower, serve.local)?, serve.refused).await?)
+        let network = Network::serve(doors, borrower, &machine, serve.local)?;
+        inner.say(&ToInner::Begin(machine))?;
+        Ok(attend(&inner, &signals, network, serve.refused).await?)
     }
 }
 
@@ -68,9 +81,8 @@ async fn attend(
     inner: &Inner,
     signals: &AsyncFd<OwnedFd>,
     mut network: Network,
-    mut refused: impl FnMut(Refused),
+    mut refused: impl FnMut(BorrowError),
 ) -> Result<u8, RunError> {
-    inner.say(&ToInner::Begin)?;
     let mut status = None;
     loop {
         tokio::select! {
@@ -107,18 +119,21 @@ async fn attend(
 struct Network {
     taps: JoinSet<io::Result<()>>,
     carrier: Carrier,
-    refused_rx: mpsc::Receiver<Refused>,
+    refused_rx: mpsc::Receiver<BorrowError>,
 }
 
 impl Network {
-    fn serve(doors: Doors, borrower: Borrower, local: Vec<Local>) -> Result<Self, RunError> {
+    fn serve(doors: Doors, borrower: Borrower, machine: &Machine, local: Vec<Local>) -> Result<Self, RunError> {
         let failed = |error: io::Error| RunError::local("cannot serve the program's network", error);
-        let Doors { connections, datagrams: _, taps: PerFamily { v4, v6 }, held, own, listeners } = doors;
+        let Doors { connections, datagrams, taps: PerFamily { v4, v6 }, held, own, listeners } = doors;
         let (refused_tx, refused_rx) = mpsc::channel(REFUSED_MAX);
-        let hold = Hold::new(borrower, local, listeners, (held, own), refused_tx);
+        let names = Arc::new(Names::new(machine, refused_tx.clone()));
+        let hold = Hold::new((borrower.clone(), names.clone()), local, listeners, (held, own), refused_tx);
+        let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
         let mut taps = JoinSet::new();
         taps.spawn(hold.clone().watch(v4));
         taps.spawn(hold.clone().watch(v6));
+        taps.spawn(questions::answer(datagrams, names, borrower, hold.clone()));
         let carrier = Carrier::new(TcpListener::from_std(connections).map_err(failed)?, hold);
         Ok(Self { taps, carrier, refused_rx })
     }

@@ -138,7 +138,8 @@ impl Syn {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+/// An address as it stands in a packet.
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -169,7 +170,7 @@ fn ipv6(bytes: &[u8], offset: usize) -> Option<Ipv6Addr> {
 }
 
 /// The sum of RFC 1071, over what comes before the packet and the packet, whose own sum is 0.
-fn checksum(before: Vec<u8>, packet: &[u8]) -> [u8; 2] {
+pub fn checksum(before: Vec<u8>, packet: &[u8]) -> [u8; 2] {
     let words = |bytes: &[u8]| -> u32 {
         let word = |pair: &[u8]| match *pair {
             [high, low] => u32::from(u16::from_be_bytes([high, low])),

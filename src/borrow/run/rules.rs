@@ -8,8 +8,8 @@
 //!         meta l4proto tcp tcp flags & (syn|ack) == syn meta mark != HELD drop    # the tap has it; it comes again
 //!         meta nfproto ipv4 meta mark HELD tproxy ip to :TCP      # the lender is connected: to our listener
 //!         meta nfproto ipv6 meta mark HELD tproxy ip6 to :TCP
-//!         ip daddr 127.0.0.0/8 udp dport 53 tproxy ip to :UDP     # names, whatever resolv.conf says
-//!         ip6 daddr ::1 udp dport 53 tproxy ip6 to :UDP
+//!         meta nfproto ipv4 udp dport 53 tproxy ip to :UDP        # names, whatever resolv.conf says
+//!         meta nfproto ipv6 udp dport 53 tproxy ip6 to :UDP
 //!         icmp type echo-request drop                             # every address is local: an answer would be a lie
 //!         icmpv6 type echo-request drop
 //!     }
@@ -49,7 +49,6 @@ const META_FAMILY: u32 = 15;
 const META_PROTOCOL: u32 = 16;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
-const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 // netinet/in.h, RFC 792, RFC 4443.
 const TCP: u8 = 6;
@@ -109,9 +108,9 @@ fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
         Step::Compare(EQUAL, vec![SYN]),
     ];
     let hand_over = |family: u8, port: u16| [Step::Port(port), Step::Tproxy(family.into()), Step::Verdict(ACCEPT)];
-    let names = |family: u8, loopback: [Step; 2]| {
+    let names = |family: u8| {
         let port = field(TRANSPORT_HEADER, 2, &DNS.to_be_bytes());
-        let steps = meta(META_FAMILY, family).into_iter().chain(loopback).chain(meta(META_PROTOCOL, UDP)).chain(port);
+        let steps = meta(META_FAMILY, family).into_iter().chain(meta(META_PROTOCOL, UDP)).chain(port);
         steps.chain(hand_over(family, udp_port)).collect()
     };
     let held = |family: u8| {
@@ -122,8 +121,6 @@ fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
         let steps = meta(META_FAMILY, family).into_iter().chain(meta(META_PROTOCOL, protocol));
         steps.chain(field(TRANSPORT_HEADER, 0, &[kind])).chain([Step::Verdict(DROP)]).collect()
     };
-    let mut localhost = [0; 16];
-    localhost[15] = 1;
     vec![
         mark(EQUAL, MARK_OWN).into_iter().chain([Step::Verdict(ACCEPT)]).collect(),
         meta(META_PROTOCOL, TCP)
@@ -134,8 +131,8 @@ fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
             .collect(),
         held(FAMILY_IPV4),
         held(FAMILY_IPV6),
-        names(FAMILY_IPV4, field(NETWORK_HEADER, 16, &[127])),
-        names(FAMILY_IPV6, field(NETWORK_HEADER, 24, &localhost)),
+        names(FAMILY_IPV4),
+        names(FAMILY_IPV6),
         echo(FAMILY_IPV4, ICMP, ECHO_REQUEST),
         echo(FAMILY_IPV6, ICMPV6, ECHO_REQUEST_V6),
     ]

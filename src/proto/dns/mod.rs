@@ -24,6 +24,8 @@ pub const QUERY_BYTES_MAX: usize = 512;
 pub const ANSWER_BYTES_MAX: usize = u16::MAX as usize;
 /// Longest answer over UDP that is asked for, in bytes: what is never split on its way (DNS flag day 2020).
 pub const UDP_BYTES: u16 = 1232;
+/// Longest datagram that every asker takes, in bytes (RFC 1035 §4.2.1).
+const PLAIN_DATAGRAM_BYTES: u16 = 512;
 /// The record of an IPv4 address.
 pub const A: u16 = 1;
 /// The record of an IPv6 address.
@@ -77,6 +79,8 @@ pub struct Query {
     flags: u16,
     /// Whether it speaks EDNS (RFC 6891), and then whether it wants signatures.
     edns: Option<bool>,
+    /// The longest datagram that its asker takes, in bytes.
+    datagram_bytes: u16,
     /// The question as it was spelled: name, type and class.
     spelled: Vec<u8>,
 }
@@ -125,11 +129,13 @@ impl Query {
         let name = cursor.plain_name()?;
         let (kind, _class) = (cursor.u16()?, cursor.u16()?);
         let spelled = cursor.since(from)?.to_vec();
+        let mut datagram_bytes = PLAIN_DATAGRAM_BYTES;
         let edns = match counts {
             [1, 0, 0, 0] => None,
             [1, 0, 0, 1] => {
                 // Root, OPT, size, then what else it is about; its options are not passed on.
-                let (root, opt, _size) = (cursor.u8()?, cursor.u16()?, cursor.u16()?);
+                let (root, opt, size) = (cursor.u8()?, cursor.u16()?, cursor.u16()?);
+                datagram_bytes = size.max(PLAIN_DATAGRAM_BYTES);
                 let (_version, flags) = (cursor.u16()?, cursor.u16()?);
                 let options = cursor.u16()?;
                 cursor.take(options.into())?;
@@ -140,7 +146,14 @@ impl Query {
             }
             _ => return None,
         };
-        cursor.is_at_end().then_some(Self { question: Question { name, kind }, id, flags, edns, spelled })
+        cursor.is_at_end().then_some(Self {
+            question: Question { name, kind },
+            id,
+            flags,
+            edns,
+            datagram_bytes,
+            spelled,
+        })
     }
 
     /// The borrower's number of it.
@@ -171,6 +184,18 @@ impl Query {
             spelled.copy_from_slice(&self.spelled);
         }
         bytes
+    }
+
+    /// `answer` as it fits into a datagram of the asker: whole, or as the question alone, marked to be asked over TCP.
+    pub fn fit(&self, answer: Vec<u8>) -> Vec<u8> {
+        if answer.len() <= usize::from(self.datagram_bytes) {
+            return answer;
+        }
+        let flags = answer.get(2..4).and_then(|flags| flags.try_into().ok()).map_or(0, u16::from_be_bytes);
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.spelled.len());
+        put_header(&mut out, self.id, flags | IS_ANSWER | TRUNCATED, [1, 0, 0, 0]);
+        out.extend_from_slice(&self.spelled);
+        out
     }
 
     /// An answer that is none.

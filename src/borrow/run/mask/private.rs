@@ -1,0 +1,102 @@
+//! The tmpfs that holds what is mounted over this machine's files. While it is being filled it lies over `/proc`, where
+//! nothing is covered: kernels before 6.15 clone only what is mounted somewhere.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, mkdirat, openat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    },
+};
+
+/// Where it is while it is filled.
+const PLACE: &str = "/proc";
+/// What an overlay lays over /etc, below [`PLACE`].
+const ETC: &str = "etc";
+/// All that it may hold: the program may write to its files, and they are this machine's memory.
+const SIZE: &str = "4m";
+
+pub(super) struct Private {
+    root: OwnedFd,
+}
+
+impl Private {
+    pub(super) fn mount() -> io::Result<Self> {
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let root = create("tmpfs", &[("mode", "0755"), ("size", SIZE)], attributes)?;
+        put(&root, Path::new(PLACE))?;
+        Ok(Self { root })
+    }
+
+    /// Creates a file with this content, and the folders that lead to it.
+    pub(super) fn write(&self, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            self.create_folder(folder)?;
+        }
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mut file = File::from(openat(&self.root, path, flags, Mode::from_raw_mode(mode | 0o200))?);
+        file.write_all(content)?;
+        // Whatever the umask is.
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+    }
+
+    pub(super) fn create_folder(&self, path: &Path) -> io::Result<()> {
+        let mut so_far = PathBuf::new();
+        for part in path.components() {
+            so_far.push(part);
+            match mkdirat(&self.root, &so_far, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts one of its files or folders in the place of `target`.
+    pub(super) fn put(&self, name: impl AsRef<Path>, target: &Path) -> io::Result<()> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        put(&open_tree(&self.root, name.as_ref(), flags)?, target)
+    }
+
+    /// Makes these files exist in /etc, where nothing is or a link that leads nowhere: an overlay without an upper folder,
+    /// on which what was mounted below /etc is mounted again.
+    pub(super) fn lay_over_etc(&self, names: &[&'static str], below: Vec<(PathBuf, OwnedFd)>) -> io::Result<()> {
+        for name in names {
+            self.write(&Path::new(ETC).join(name), b"", 0o644)?;
+        }
+        let layers = format!("{PLACE}/{ETC}:/etc");
+        let overlay = create("overlay", &[("lowerdir", &layers)], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+        put(&overlay, Path::new("/etc"))?;
+        for (place, tree) in below {
+            put(&tree, &place)?;
+        }
+        Ok(())
+    }
+
+    /// Shows /proc again; what was put in its place stays there.
+    pub(super) fn leave(self) -> io::Result<()> {
+        Ok(unmount(PLACE, UnmountFlags::DETACH)?)
+    }
+}
+
+/// Mounts a tree that is mounted nowhere.
+pub(super) fn put(tree: &impl AsFd, target: &Path) -> io::Result<()> {
+    Ok(move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+fn create(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}

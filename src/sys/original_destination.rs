@@ -1,0 +1,84 @@
+//! Datagrams that were meant for somebody else, with whom they were meant for.
+
+use std::{
+    io,
+    mem::{MaybeUninit, size_of},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// A datagram that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Its length, in bytes; what did not fit into the buffer is lost.
+    pub length: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Where it was sent to.
+    pub to: SocketAddr,
+}
+
+/// Room for one address and its header, aligned as the kernel writes them.
+#[repr(C)]
+union Control {
+    bytes: [u8; 128],
+    _header: libc::cmsghdr,
+}
+
+/// Receives a datagram on a socket of either family with `IP_RECVORIGDSTADDR` and `IPV6_RECVORIGDSTADDR`, without waiting.
+///
+/// # Errors
+/// `WouldBlock` where there is none, and what recvmsg(2) says.
+pub fn receive_datagram(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Arrived> {
+    let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = Control { bytes: [0; 128] };
+    // SAFETY: a msghdr of zeroes is a valid one: null pointers with lengths of 0.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = name.as_mut_ptr().cast();
+    message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: each pointer is to a value above, with its size beside it, and outlives the call.
+    let length = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "a datagram without its addresses");
+    // SAFETY: all of it was zeroes before the kernel wrote an address to it, and any bytes are a valid array.
+    let name: [u8; size_of::<libc::sockaddr_storage>()] = unsafe { std::mem::transmute(name) };
+    let from = socket_address(&name).ok_or_else(broken)?;
+    // SAFETY: the header is what recvmsg filled in; its control buffer is aligned for a cmsghdr and still there.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: not null, so it is a whole cmsghdr inside of the control buffer.
+        let kind = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
+        let bytes = match kind {
+            (libc::SOL_IP, libc::IP_ORIGDSTADDR) => size_of::<libc::sockaddr_in>(),
+            (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => size_of::<libc::sockaddr_in6>(),
+            _ => 0,
+        };
+        if bytes > 0 {
+            // SAFETY: the kernel writes a whole address of this type behind a header of this kind.
+            let address = unsafe { std::slice::from_raw_parts(libc::CMSG_DATA(header), bytes) };
+            let to = socket_address(address).ok_or_else(broken)?;
+            return Ok(Arrived { length, from, to });
+        }
+        // SAFETY: as for the first one.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Err(broken())
+}
+
+/// A `sockaddr_in` or `sockaddr_in6`, with a v4-mapped address as what it is: family in the byte order of the machine, port,
+/// then four bytes of address, or four that say nothing here and sixteen.
+fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = libc::c_int::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+    let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
+    let address: IpAddr = match family {
+        libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(4..8)?).ok()?).into(),
+        libc::AF_INET6 => Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(8..24)?).ok()?).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address, port))
+}

@@ -1,0 +1,205 @@
+//! The mask of `run` by itself: put on in namespaces of its own, as root and as an unprivileged user, over every state
+//! that a machine's files can be in.
+//!
+//! A program of its own and no test harness: namespaces are entered before any thread exists. Started with `wear`, it puts
+//! the mask on and becomes the command behind it.
+
+use std::{
+    env,
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use capuchin::{
+    proto::{HostsLine, Machine},
+    run::Mask,
+};
+
+/// The first word of the arguments that make this program put the mask on.
+const WEAR: &str = "wear";
+/// Where a socket that stays is named.
+const LOCAL_UNIX: &str = "MASK_TEST_LOCAL_UNIX";
+/// An unprivileged user.
+const NOBODY: u32 = 65534;
+
+/// Makes the machine that the program is started on: its own /etc and /run, in a mount namespace that goes with the test.
+const STAGE: &str = r#"
+set -e
+mount -t tmpfs stage /mnt
+cp -a /etc /mnt/etc
+mount --bind /mnt/etc /etc
+mount -t tmpfs run /run
+mkdir -p /run/user/0 /run/user/65534 /run/nscd /run/systemd/resolve
+rm -f /etc/resolv.conf /etc/hosts
+echo 'nameserver 203.0.113.53' > /etc/resolv.conf
+echo '127.0.0.1 localhost' > /etc/hosts
+echo 'hosts: mymachines files mdns4 dns' > /etc/nsswitch.conf
+chown 65534 /run/user/65534
+mount --make-rshared /
+"#;
+
+/// After the program: nothing of what it saw was mounted on the machine, although it shares its mounts.
+const LEFT: &str = "if grep -qs 10.0.0.53 /etc/resolv.conf /etc/hosts; then echo left on the machine; exit 1; fi; [ -r /proc/self/mountinfo ]";
+
+struct Case {
+    name: &'static str,
+    /// Shell lines that change the machine, as root.
+    machine: &'static str,
+    /// A socket of this machine that stays.
+    local_unix: &'static str,
+    /// Shell lines that fail where something is not as it should be, in the program's place.
+    program: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "a program sees the lenders resolver files",
+        machine: "",
+        local_unix: "",
+        program: r#"
+            grep -qx 'nameserver 10.0.0.53' /etc/resolv.conf
+            grep -qx 'search internal' /etc/resolv.conf
+            grep -qx '127.0.1.1 lab' /etc/hosts
+            grep -qx '# 10.0.0.7 db.internal' /etc/hosts
+            [ "$(grep hosts: /etc/nsswitch.conf)" = 'hosts: files dns' ]
+            [ -r /proc/self/mountinfo ]
+            [ -e /etc/passwd ]
+        "#,
+    },
+    Case {
+        name: "a resolv.conf that is a link is covered where it leads",
+        machine: "rm /etc/resolv.conf; mkdir /run/here; echo x > /run/here/r; ln -s /run/here/r /etc/resolv.conf",
+        local_unix: "",
+        program: "grep -qx 'nameserver 10.0.0.53' /etc/resolv.conf; [ -L /etc/resolv.conf ]",
+    },
+    Case {
+        name: "a resolv.conf that is a link into a covered folder stands in what covers it",
+        machine: "echo x > /run/systemd/resolve/stub-resolv.conf; touch /run/systemd/resolve/io.systemd.Resolve
+            ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
+        local_unix: "",
+        program: "grep -qx 'nameserver 10.0.0.53' /etc/resolv.conf; [ ! -e /run/systemd/resolve/io.systemd.Resolve ]",
+    },
+    Case {
+        name: "a resolv.conf that is missing is added",
+        machine: "rm /etc/resolv.conf; echo 10.9.9.9 old > /etc/hosts",
+        local_unix: "",
+        program: "grep -qx 'nameserver 10.0.0.53' /etc/resolv.conf; grep -qx '127.0.1.1 lab' /etc/hosts; [ -e /etc/passwd ]",
+    },
+    Case {
+        name: "a resolv.conf that dangles is replaced",
+        machine: "ln -sf /run/nowhere/resolv.conf /etc/resolv.conf; rm /etc/hosts",
+        local_unix: "",
+        program: "grep -qx 'nameserver 10.0.0.53' /etc/resolv.conf; grep -qx '127.0.1.1 lab' /etc/hosts",
+    },
+    Case {
+        name: "services that would look up or act outside cannot be reached",
+        machine: "mkdir -p /run/dbus /run/podman /run/avahi-daemon; listen /run/nscd/socket /run/dbus/system_bus_socket \
+            /run/podman/podman.sock /run/avahi-daemon/socket /run/docker.sock /run/systemd/resolve/io.systemd.Resolve \
+            $RUNTIME/bus /run/elsewhere.sock",
+        local_unix: "",
+        program: r#"
+            for socket in /run/nscd/socket /run/dbus/system_bus_socket /run/podman/podman.sock /run/avahi-daemon/socket \
+                /run/docker.sock /run/systemd/resolve/io.systemd.Resolve $XDG_RUNTIME_DIR/bus; do
+                if reach $socket; then echo "$socket is reached"; exit 1; fi
+            done
+            reach /run/elsewhere.sock
+        "#,
+    },
+    Case {
+        name: "a socket that was named stays in a covered folder",
+        machine: "mkdir /run/podman; listen /run/podman/podman.sock /run/podman/other.sock",
+        local_unix: "/run/podman/podman.sock",
+        program: "reach /run/podman/podman.sock; ! reach /run/podman/other.sock",
+    },
+    Case {
+        name: "a socket that was named stays among others",
+        machine: "listen /run/docker.sock",
+        local_unix: "/run/docker.sock",
+        program: "reach /run/docker.sock",
+    },
+    Case {
+        name: "ssh takes its settings and their drop-ins",
+        machine: "mkdir -p /etc/ssh/ssh_config.d; echo 'Include /etc/ssh/ssh_config.d/*.conf' > /etc/ssh/ssh_config
+            printf 'Include /etc/crypto.config\nHost drop\n  Port 2201\n' > /etc/ssh/ssh_config.d/50-drop.conf
+            echo 'ConnectTimeout 17' > /etc/crypto.config",
+        local_unix: "",
+        program: "ssh -G drop | grep -qx 'port 2201'; ssh -G drop | grep -qx 'connecttimeout 17'",
+    },
+];
+
+/// `listen PATH…` keeps sockets open; `reach PATH` connects to one.
+const TOOLS: &str = r#"
+listen() { python3 -c 'import os,socket,sys
+for path in sys.argv[1:]:
+    held = socket.socket(socket.AF_UNIX); held.bind(path); held.listen(); os.chmod(path, 0o777); os.set_inheritable(held.fileno(), True); held.detach()
+if os.fork(): os._exit(0)
+import signal; signal.pause()' "$@" & wait $!; }
+reach() { python3 -c 'import socket,sys
+try: socket.socket(socket.AF_UNIX).connect(sys.argv[1])
+except OSError: sys.exit(1)' "$1"; }
+"#;
+
+fn machine() -> Machine {
+    let line =
+        |address: &str, name: &str| HostsLine { address: address.parse().unwrap(), names: vec![name.to_owned()] };
+    Machine {
+        resolvers: vec!["10.0.0.53".parse().unwrap()],
+        search: vec!["internal".to_owned()],
+        hosts: vec![line("127.0.1.1", "lab"), line("10.0.0.7", "db.internal")],
+        ..Machine::default()
+    }
+}
+
+/// In namespaces of its own already: puts the mask on and becomes the program.
+fn wear(mut command: impl Iterator<Item = OsString>) -> ! {
+    let local_unix: Vec<_> =
+        env::var_os(LOCAL_UNIX).filter(|path| !path.is_empty()).map(PathBuf::from).into_iter().collect();
+    if let Err(error) = Mask::of(&machine(), &local_unix).put_on() {
+        panic!("the mask does not fit: {error}");
+    }
+    panic!("{}", Command::new(command.next().unwrap()).args(command).exec())
+}
+
+fn run(case: &Case, uid: u32) -> Output {
+    let own = env::current_exe().unwrap();
+    let runtime = format!("/run/user/{uid}");
+    let enter = match uid {
+        0 => "unshare --mount --net",
+        _ => {
+            "setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --map-current-user --keep-caps --mount --net"
+        }
+    };
+    let script = format!(
+        "{TOOLS}\n{STAGE}\nRUNTIME={runtime}\n{}\nexport XDG_RUNTIME_DIR={runtime}\n{enter} \"$0\" {WEAR} sh -ec '{}\n'\"$1\"\n{LEFT}",
+        case.machine,
+        TOOLS.replace('\'', "'\\''"),
+    );
+    let mut command = Command::new("unshare");
+    // What the stage started ends with it.
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &script]);
+    command.arg(own).arg(case.program).env(LOCAL_UNIX, case.local_unix).env_remove("DBUS_SESSION_BUS_ADDRESS");
+    command.env("HOME", "/nonexistent").output().unwrap()
+}
+
+fn main() {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == WEAR) {
+        wear(arguments);
+    }
+    assert!(rustix::process::geteuid().is_root(), "these tests make machines of their own: run them as root");
+    let mut failed = 0;
+    for case in CASES {
+        for uid in [0, NOBODY] {
+            let output = run(case, uid);
+            let fits = output.status.success();
+            println!("test {} (uid {uid}) ... {}", case.name, if fits { "ok" } else { "FAILED" });
+            if !fits {
+                println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+                failed += 1;
+            }
+        }
+    }
+    assert_eq!(failed, 0, "cases that failed");
+}
