@@ -26,6 +26,8 @@ pub const ANSWER_BYTES_MAX: usize = u16::MAX as usize;
 pub const UDP_BYTES: u16 = 1232;
 /// Longest datagram that every asker takes, in bytes (RFC 1035 §4.2.1).
 const PLAIN_DATAGRAM_BYTES: u16 = 512;
+/// Longest datagram that is sent, whatever its asker takes, in bytes (RFC 6891 §6.2.5).
+const DATAGRAM_BYTES_MAX: u16 = 4096;
 /// The record of an IPv4 address.
 pub const A: u16 = 1;
 /// The record of an IPv6 address.
@@ -135,7 +137,7 @@ impl Query {
             [1, 0, 0, 1] => {
                 // Root, OPT, size, then what else it is about; its options are not passed on.
                 let (root, opt, size) = (cursor.u8()?, cursor.u16()?, cursor.u16()?);
-                datagram_bytes = size.max(PLAIN_DATAGRAM_BYTES);
+                datagram_bytes = size.clamp(PLAIN_DATAGRAM_BYTES, DATAGRAM_BYTES_MAX);
                 let (_version, flags) = (cursor.u16()?, cursor.u16()?);
                 let options = cursor.u16()?;
                 cursor.take(options.into())?;

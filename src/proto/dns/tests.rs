@@ -55,6 +55,25 @@ fn a_query_is_written_anew_with_its_question_and_nothing_else() {
 }
 
 #[test]
+fn an_answer_fits_into_the_datagram_that_its_asker_takes() {
+    let plain = Query::decode(&ask(7, &question("db.lan", A)).unwrap()).unwrap();
+    let edns = Query::decode(&hex(SPELLED)).unwrap();
+    for (query, limit) in [(&plain, 512), (&edns, 4096)] {
+        let mut answer = query.fail(Rcode::NxDomain);
+        let question = answer.clone();
+        answer.resize(limit, 0);
+        assert_eq!(query.fit(answer.clone()), answer);
+        answer.push(0);
+        let cut = query.fit(answer);
+        assert_eq!((cut.len(), cut[2] & 2, &cut[3..]), (question.len(), 2, &question[3..]), "cut, and told so");
+    }
+    let mut boundless = hex(SPELLED);
+    let size = boundless.windows(4).position(|bytes| bytes == [0, 0x29, 0x10, 0]).unwrap() + 2;
+    boundless[size] = 0xff;
+    assert!(Query::decode(&boundless).unwrap().fit(vec![0; 4097]).len() < 4097, "whatever it says, no more than 4,096");
+}
+
+#[test]
 fn an_answer_of_our_own_has_the_addresses_of_the_type_that_was_asked_for() {
     let query = Query::decode(&ask(7, &question("db.lan", A)).unwrap()).unwrap();
     let addresses: Vec<IpAddr> = ["::1", "10.0.0.1", "10.0.0.2"].map(|text| text.parse().unwrap()).into();
