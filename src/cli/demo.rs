@@ -47,38 +47,52 @@ impl Demo {
         // The lender inherits it; close-on-exec would take it away.
         rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())
             .map_err(|error| failed("passing the listener")(error.into()))?;
-        say("A lender, in a network namespace of its own. Its policy allows one name and one port:");
+        say("A lender: a machine with a private address, a web server, and a name that only it knows. Its policy:");
         let listen = format!("fd:{}", listener.as_raw_fd());
         self.lender(&["init", "--name", "lab", "--listen", &listen, "--advertise", &address.to_string()])?;
-        let policy = format!("[[allow]]\nwho = [\"demo\"]\nconnect = [\"{NAME}:80\"]\n");
+        let policy = format!("[[allow]]\nwho = [\"demo\"]\nconnect = [\"{NAME}:80-81\"]\n");
         write(&self.folder.join("lab/policy.toml"), &policy)?;
         print!("{policy}");
         self.lender(&["user", "add", "demo"])?;
         let line = self.lender(&["invite", "demo"])?;
-        write(&self.folder.join("password"), PASSWORD)?;
+        crate::trust::keyfile::write(
+            &self.folder.join("password"),
+            PASSWORD.as_bytes(),
+            crate::trust::keyfile::SECRET_MODE,
+        )
+        .map_err(|error| Failure::new(ErrorKind::Local, error.to_string()))?;
         let mut machine = self.machine()?;
         drop(listener);
+        let shown = self.borrow(line.trim());
+        end(&mut machine);
+        shown
+    }
 
+    /// The borrower's part.
+    fn borrow(&self, line: &str) -> Result<(), Failure> {
         say("Without capuchin, this machine has no such name:");
-        self.curl(&format!("http://{NAME}/"))?;
+        self.curl(Command::new("curl"), "", "")?;
         say("The borrower joins with the line that `capuchind invite` printed, once:");
         let password = self.folder.join("password");
-        let join = ["join", line.trim(), "--password-file"].map(PathBuf::from);
+        let join = ["join", line, "--password-file"].map(PathBuf::from);
         self.shown(self.capuchin(), &[&join[..], &[password]].concat())?;
-        say("It borrows the web server's port:");
-        let mut forward = self.forward()?;
-        let opened = first_line(&mut forward)?;
-        println!("{opened}");
-        let local = opened.split(' ').nth(1).unwrap_or_default().to_owned();
-        let fetched = self.curl(&format!("http://{local}/"));
-        say("What the policy does not allow is refused, and says why:");
-        self.shown(self.capuchin(), &["check", "lab", "connect", "127.0.0.1:22"].map(PathBuf::from))?;
-        end(&mut forward);
-        end(&mut machine);
-        match fetched?.contains(PAGE.trim()) {
-            true => Ok(()),
-            false => Err(Failure::new(ErrorKind::Local, "the page did not come through the forward")),
+        say("The same curl, unmodified, on the lender's network:");
+        let fetched = self.borrowed_curl("")?;
+        say("Where nobody listens, curl hears what it would hear on the lender's machine:");
+        let refused = self.borrowed_curl(":81")?;
+        say("What the policy does not allow is refused, and capuchin says so:");
+        let forbidden = self.borrowed_curl(":22")?;
+        say("By which rule, and the line to send to the lender's admin:");
+        self.shown(self.capuchin(), &["check", "lab", "connect", &format!("{NAME}:22")].map(PathBuf::from))?;
+        for (said, expected) in [(fetched, PAGE.trim()), (refused, "(7)"), (forbidden, "no rule allows it")] {
+            if !said.contains(expected) {
+                return Err(Failure::new(
+                    ErrorKind::Local,
+                    format!("the demo expected {expected:?} here, and got {said:?}"),
+                ));
+            }
         }
+        Ok(())
     }
 
     /// The borrower's command, in a home of the demo's.
@@ -111,19 +125,19 @@ impl Demo {
         Ok(machine)
     }
 
-    fn forward(&self) -> Result<Child, Failure> {
-        let target = format!("0:{NAME}:80");
-        println!("$ capuchin forward lab -N -L {target}");
+    /// curl, as it is, on the lender's network.
+    fn borrowed_curl(&self, port: &str) -> Result<String, Failure> {
         let mut command = self.capuchin();
-        command.args(["forward", "lab", "-N", "-L", &target]).stdout(Stdio::piped());
-        command.spawn().map_err(failed("starting capuchin forward"))
+        command.args(["run", "lab", "--", "curl"]);
+        self.curl(command, "capuchin run lab -- ", port)
     }
 
-    /// Fetches a page with the machine's own curl, and shows what it says.
-    fn curl(&self, url: &str) -> Result<String, Failure> {
-        let args = ["--no-progress-meter", "--noproxy", "*", "--max-time", "10", url].map(PathBuf::from);
-        println!("$ curl {url}");
-        let output = Command::new("curl").args(&args).stdin(Stdio::null()).output().map_err(|error| {
+    /// Fetches the page with the machine's own curl, and shows what is said.
+    fn curl(&self, mut command: Command, before: &str, port: &str) -> Result<String, Failure> {
+        let url = format!("http://{NAME}{port}/");
+        println!("$ {before}curl {url}");
+        command.args(["--no-progress-meter", "--noproxy", "*", "--max-time", "10", &url]).stdin(Stdio::null());
+        let output = command.output().map_err(|error| {
             Failure::new(ErrorKind::Local, format!("curl: {error}; the demo needs it: apt-get install curl"))
         })?;
         let said = [output.stdout, output.stderr].concat();

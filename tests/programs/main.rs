@@ -1,0 +1,10 @@
+//! Real programs, unmodified, on a lender's network: each as root and as a user without any privilege.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod code;
+mod fetching;
+mod looking_up;
+mod mirrors;
+mod stage;
