@@ -4,7 +4,7 @@ use super::{
     prompt,
     report::{Failure, warn},
 };
-use crate::{Borrower, Host, Profiles, proto::ErrorKind};
+use crate::{Borrower, Host, Profiles, proto::ErrorKind, trust::password::Password};
 
 /// Whom to borrow from.
 #[derive(clap::Args)]
@@ -44,6 +44,14 @@ impl HostArgument {
 
     /// Connects. Who is not logged in and sits at a terminal is asked for the password in place.
     pub async fn connect(&self) -> Result<Borrower, Failure> {
+        self.connect_asking(prompt::password).await
+    }
+
+    /// As above, with another way to ask for a password.
+    pub async fn connect_asking(
+        &self,
+        ask: impl FnOnce(&str) -> Result<Password, Failure>,
+    ) -> Result<Borrower, Failure> {
         let host = self.text()?;
         let failure: Failure = match Borrower::connect(&host).await {
             Ok(borrower) => return Ok(borrower),
@@ -55,7 +63,7 @@ impl HostArgument {
         let Ok(parsed) = host.parse::<Host>() else { return Err(failure) };
         let (profile, user) = Profiles::from_env()?.find(&parsed)?;
         warn(&format!("capuchin: {}", failure.text));
-        let password = prompt::password(&format!("Password of {user} at {}: ", profile.lender))?;
+        let password = ask(&format!("Password of {user} at {}: ", profile.lender))?;
         Ok(Borrower::login(&host, &password).await?)
     }
 }

@@ -10,11 +10,13 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    block_on, connection, prompt,
+    block_on, connection,
+    host::HostArgument,
+    prompt,
     report::{Failure, escape, print, warn},
 };
 use crate::{
-    BorrowError, Borrower, Profiles,
+    BorrowError, Borrower,
     borrow::run::{self, HOST_VARIABLE, Local, Plan, Run, RunError, Serve},
     proto::ErrorKind,
 };
@@ -39,12 +41,8 @@ it. Accepting connections from the lender's network, and datagrams, come later.
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.")]
 pub struct Arguments {
-    /// The host, as `capuchin hosts` lists it, or USER@HOST; . is the lender of this machine itself
-    #[arg(required_unless_present = "print_apparmor")]
-    host: Option<String>,
-    /// Log in as this user; the same as USER@HOST
-    #[arg(short = 'l', long = "login", value_name = "USER")]
-    user: Option<String>,
+    #[command(flatten)]
+    host: Option<HostArgument>,
     /// Keep an address, or one port of it, on this machine; may be given more than once
     #[arg(long, value_name = "ADDR[:PORT]")]
     local: Vec<Local>,
@@ -70,21 +68,16 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { host, user, local, env, local_unix, keep_fd, wait_all, print_apparmor, program } = arguments;
+    let Arguments { host, local, env, local_unix, keep_fd, wait_all, print_apparmor, program } = arguments;
     if print_apparmor {
         let own = std::env::current_exe()
             .map_err(|error| RunError::Exec { program: "capuchin".to_owned(), source: error })?;
         return print(run::apparmor_profile(&own).trim_end());
     }
-    let host = match (host.unwrap_or_default(), user) {
-        (host, Some(user)) if !host.contains('@') => format!("{user}@{host}"),
-        (_, Some(_)) => {
-            return Err(Failure::new(ErrorKind::Usage, "the user is given twice: by --login and by USER@HOST"));
-        }
-        (host, None) => host,
-    };
-    let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&host))];
-    let program = if program.is_empty() { shell(&host, &mut variables) } else { program };
+    let host = host.ok_or_else(|| Failure::new(ErrorKind::Usage, "the host is missing, as in: capuchin run lab"))?;
+    let name = host.text()?;
+    let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&name))];
+    let program = if program.is_empty() { shell(&name, &mut variables) } else { program };
     // Before any thread.
     let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds: keep_fd, wait_all };
     let run = Run::start(&plan)?;
@@ -92,7 +85,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     block_on(async {
         let (mut told, mut telling) = (HashSet::new(), JoinSet::new());
         let log_in = async {
-            let borrower = log_in(&host).await?;
+            let borrower = host.connect_asking(|question| run::at_a_prompt(|| prompt::password(question))?).await?;
             borrower.keep_connected();
             telling.spawn(tell_connection(borrower.clone()));
             Ok::<_, Failure>(borrower)
@@ -102,21 +95,6 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Ok(())
     })?;
     if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }
-}
-
-/// By the ticket of the last login; a person at a terminal is asked for the password in its place.
-async fn log_in(host: &str) -> Result<Borrower, Failure> {
-    let error = match Borrower::connect(host).await {
-        Err(error @ BorrowError::Login { .. }) => error,
-        other => return Ok(other?),
-    };
-    if std::fs::File::open("/dev/tty").is_err() {
-        return Err(error.into());
-    }
-    warn(&format!("capuchin: {error}"));
-    let (profile, user) = Profiles::from_env()?.find(&host.parse()?)?;
-    let password = run::at_a_prompt(|| prompt::password(&format!("Password of {user} at {}: ", profile.lender)))??;
-    Ok(Borrower::login(host, &password).await?)
 }
 
 /// How the session stands, for as long as it is of use to the program, which goes on without it.

@@ -48,7 +48,7 @@ pub use ready_fd::await_readable;
 #[cfg(feature = "run")]
 pub use seccomp::{Instruction, install_filter};
 #[cfg(feature = "run")]
-pub use signals::{ReceivedSignal, block_signals, read_signal, signal_fd, with_signals_open};
+pub use signals::{ReceivedSignal, block_signals, read_signal, signal_fd, unblock_signals, with_signals_open};
 #[cfg(feature = "run")]
 pub use tap::{TAPPED_BYTES_MAX, syn_tap};
 #[cfg(feature = "run")]

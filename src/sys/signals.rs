@@ -28,6 +28,14 @@ pub fn block_signals(signals: &[Signal]) -> io::Result<()> {
     mask(libc::SIG_BLOCK, &set_of(signals))
 }
 
+/// Lets signals through to this thread again, and to a program that it becomes.
+///
+/// # Errors
+/// What sigprocmask(2) says.
+pub fn unblock_signals(signals: &[Signal]) -> io::Result<()> {
+    mask(libc::SIG_UNBLOCK, &set_of(signals))
+}
+
 /// Runs `work` on this thread with `signals` let through.
 ///
 /// # Errors

@@ -41,6 +41,11 @@ const OVERDUE: Duration = Duration::from_secs(3);
 /// A connection whose SYN was sent again is accepted within microseconds, or when the kernel has sent it once more.
 const ACCEPTED_MAX: Duration = Duration::from_secs(10);
 
+/// Attempts that are given up at once, and the time between any more: a lender takes a storm of resets for an attack
+/// (`proto/mux/flood`), and a program that closes thousands of sockets is none.
+const GIVEN_UP_BURST: u32 = 500;
+const GIVEN_UP_STEP: Duration = Duration::from_millis(20);
+
 /// What is at the other end of a program's connection.
 pub enum Far {
     /// A socket of the lender.
@@ -63,6 +68,8 @@ pub struct Hold {
     held: PerFamily,
     own: PerFamily,
     table: Mutex<HashMap<Ends, Entry>>,
+    /// When the next attempt may be given up, less what may be given up at once.
+    give_up_due: Mutex<Instant>,
     refused_tx: mpsc::Sender<BorrowError>,
 }
 
@@ -84,7 +91,8 @@ impl Hold {
         refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
         let listeners = Listeners::new(listeners);
-        Arc::new(Self { borrower, names, local, listeners, held, own, table: Mutex::default(), refused_tx })
+        let (table, give_up_due) = (Mutex::default(), Mutex::new(Instant::now()));
+        Arc::new(Self { borrower, names, local, listeners, held, own, table, give_up_due, refused_tx })
     }
 
     /// Serves one tap, for ever.
@@ -215,15 +223,22 @@ impl Hold {
         })
     }
 
-    /// Ready once the program does not wait any more.
+    /// Ready once the program does not wait any more, and its attempt may be given up.
     async fn given_up(&self, ends: Ends) {
         loop {
-            let Some(next) = self.table().get(&ends).map(Entry::next_syn) else { return };
+            let Some(next) = self.table().get(&ends).map(Entry::next_syn) else { break };
             if next <= Instant::now() {
-                return;
+                break;
             }
             tokio::time::sleep_until(next).await;
         }
+        let due = {
+            let mut due = self.give_up_due.lock().unwrap_or_else(PoisonError::into_inner);
+            let earliest = Instant::now().checked_sub(GIVEN_UP_STEP * GIVEN_UP_BURST);
+            *due = earliest.map_or(*due, |earliest| earliest.max(*due)) + GIVEN_UP_STEP;
+            *due
+        };
+        tokio::time::sleep_until(due).await;
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Ends, Entry>> {

@@ -21,6 +21,7 @@ use rustix::{
 };
 
 use super::{
+    PASSED_ON,
     control::{self, FromInner, Step, ToInner},
     doors::Doors,
     filter,
@@ -129,6 +130,9 @@ fn become_program(plan: &Plan, machine: &Machine, is_root: bool, inner: Pid) -> 
         if rustix::process::getppid() != Some(inner) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
+        // A mask outlives exec.
+        sys::unblock_signals(&PASSED_ON)?;
+        sys::unblock_signals(&[Signal::CHILD])?;
         sys::give_up_privileges(is_root)?;
         sys::install_filter(&mut filter::filter())?;
         sys::close_at_exec(&plan.keep_fds)
@@ -144,7 +148,6 @@ fn become_program(plan: &Plan, machine: &Machine, is_root: bool, inner: Pid) -> 
         command.env_remove(name);
     }
     command.envs(machine.variables.iter().map(|variable| (&variable.name, OsStr::from_bytes(&variable.value))));
-    // It lets signals through again, as every program expects.
     (Step::Exec, command.args(arguments).envs(plan.variables.iter().cloned()).exec())
 }
 

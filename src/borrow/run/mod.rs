@@ -48,7 +48,7 @@ use std::{ffi::OsString, os::fd::OwnedFd};
 
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::Signal,
+    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
 
 pub use error::{RunError, apparmor_profile};
@@ -93,12 +93,20 @@ impl Run {
                 std::process::exit(0)
             }
             Forked::Parent(_) => {
+                raise_descriptor_limit();
                 let program = plan.program.first().map(OsString::as_os_str).unwrap_or_default();
                 let program = program.to_string_lossy().into_owned();
                 Ok(Self { control, program, lender_variables: plan.lender_variables.clone() })
             }
         }
     }
+}
+
+/// Every connection of the program is a socket of ours too. The program's own limit was copied before.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What is refused stays as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Runs `ask` on this thread with the signals let through that `run` keeps to itself: at a prompt they end the program.

@@ -1,0 +1,209 @@
+//! Connections of programs: made by the lender, with its addresses' answers.
+
+use std::{io::Read, net::TcpListener, process::Stdio, time::Instant};
+
+use crate::{
+    machine::Machine,
+    support::{Daemon, fails, run, text},
+};
+
+/// Connects to each target, blocking and not, and prints what came of it.
+const PROBE: &str = r#"
+import errno, select, socket, sys
+for target in sys.argv[1:]:
+    host, port = target.rsplit(":", 1)
+    for blocking in (True, False):
+        s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        s.setblocking(blocking)
+        result = s.connect_ex((host, int(port)))
+        if not blocking and result == errno.EINPROGRESS:
+            poll = select.poll()
+            poll.register(s, select.POLLOUT)
+            poll.poll(20000)
+            result = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        peer = s.getpeername()[0] if result == 0 else ""
+        print(target, "blocking" if blocking else "polled", errno.errorcode.get(result, "OK"), peer)
+"#;
+
+#[test]
+fn curl_fetches_a_page_that_only_the_lender_reaches() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        for url in ["http://10.77.0.1/", "http://[fd77::1]/", "http://127.0.0.1/", "http://[::1]/"] {
+            let page = run(&mut within.run(&["curl", "-sS", "--fail", "--noproxy", "*", "--max-time", "20", url]));
+            assert!(!text(page.stdout).is_empty(), "{url} as {}", within.uid);
+        }
+    }
+}
+
+#[test]
+fn connect_fails_as_the_lenders_does() {
+    let machine = Machine::start();
+    let cases = [
+        ("10.77.0.1:7000", "OK", "10.77.0.1"),
+        ("10.77.0.1:9", "ECONNREFUSED", ""),
+        ("203.0.113.5:80", "EHOSTUNREACH", ""),
+        ("198.51.100.5:80", "ENETUNREACH", ""),
+        ("10.78.0.1:80", "EHOSTUNREACH", ""), // the policy's no: IPv4 has no better word
+        ("fd77::1:7000", "OK", "fd77::1"),
+        ("fd77::1:9", "ECONNREFUSED", ""),
+        ("fd88::1:80", "EACCES", ""), // the policy's no
+        ("::1:7000", "OK", "::1"),
+        ("127.0.0.1:9", "ECONNREFUSED", ""),
+        ("::ffff:10.77.0.1:7000", "OK", "::ffff:10.77.0.1"),
+        ("::ffff:10.77.0.1:9", "ECONNREFUSED", ""),
+    ];
+    let targets: Vec<&str> = cases.iter().map(|(target, _, _)| *target).collect();
+    let expected: String = cases
+        .iter()
+        .flat_map(|(target, errno, peer)| ["blocking", "polled"].map(|how| format!("{target} {how} {errno} {peer}\n")))
+        .collect();
+    for within in machine.borrowers() {
+        let probed = run(&mut within.run(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
+        assert_eq!(text(probed.stdout), expected, "as {}", within.uid);
+        let said = text(probed.stderr);
+        assert_eq!(said.matches("connect 10.78.0.1:80 is refused: no rule allows it").count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn curl_is_refused_at_once_and_times_out_by_silence() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        let refused = "%{exitcode} %{time_total}";
+        let output =
+            within.run(&["curl", "-s", "--noproxy", "*", "-w", refused, "http://10.77.0.1:9/"]).output().unwrap();
+        let said = text(output.stdout);
+        let (code, seconds) = said.split_once(' ').unwrap();
+        assert_eq!((code, output.status.code()), ("7", Some(7)));
+        assert!(seconds.parse::<f32>().unwrap() < 1.0, "{seconds} s: that was a SYN sent again");
+        fails(&mut within.run(&["curl", "-s", "--noproxy", "*", "-m", "3", "http://10.78.0.9/"]), 28);
+    }
+}
+
+#[test]
+fn a_program_that_ended_its_half_still_reads() {
+    let machine = Machine::start();
+    let program = r#"
+import socket
+s = socket.create_connection(("10.77.0.1", 7000))
+s.sendall(b"x" * 300000)
+s.shutdown(socket.SHUT_WR)
+count = 0
+while data := s.recv(65536):
+    count += len(data)
+print(count)
+"#;
+    for within in machine.borrowers() {
+        assert_eq!(text(run(&mut within.python(program)).stdout), "300000\n");
+    }
+}
+
+#[test]
+fn two_thousand_connections_at_once_are_echoed() {
+    let machine = Machine::start();
+    let program = r#"
+import asyncio, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+async def one(number):
+    reader, writer = await asyncio.open_connection("10.77.0.1", 7000)
+    await gate.wait()
+    writer.write(b"%d\n" % number)
+    assert await reader.readline() == b"%d\n" % number
+    writer.close()
+async def main():
+    global gate
+    gate = asyncio.Event()
+    tasks = [asyncio.create_task(one(number)) for number in range(2000)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*tasks)
+    print("all")
+asyncio.run(main())
+"#;
+    assert_eq!(text(run(&mut machine.anybody().python(program)).stdout), "all\n");
+}
+
+#[test]
+fn what_a_program_wrote_last_arrives_after_its_end() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let program = r#"
+import socket
+s = socket.create_connection(("10.77.0.1", 7001))
+s.sendall(b"x" * 8000000)
+"#;
+    let began = Instant::now();
+    run(&mut within.python(program));
+    let told = run(
+        &mut within.python("import socket; print(socket.create_connection(('10.77.0.1', 7002)).recv(99).decode())")
+    );
+    assert_eq!(text(told.stdout), "8000000\n", "after {:?}", began.elapsed());
+}
+
+#[test]
+fn a_port_that_the_program_listens_on_is_its_own_and_others_are_the_lenders() {
+    let machine = Machine::start();
+    let program = r#"
+import socket
+own = socket.create_server(("127.0.0.1", 0))
+port = own.getsockname()[1]
+client = socket.create_connection(("127.0.0.1", port))
+assert own.accept()[0].getpeername() == client.getsockname()
+own.close()
+assert socket.socket().connect_ex(("127.0.0.1", port)) == 111
+theirs = socket.create_connection(("127.0.0.1", 7000))
+theirs.sendall(b"lender")
+print(theirs.recv(9).decode())
+"#;
+    for within in machine.borrowers() {
+        assert_eq!(text(run(&mut within.python(program)).stdout), "lender\n");
+    }
+}
+
+#[test]
+fn local_keeps_an_address_or_a_port_on_this_machine() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = here.local_addr().unwrap();
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    let program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).sendall(b'hello')";
+    let probe = ["python3", "-c", program, &host, &port];
+    for local in [address.to_string(), host.clone()] {
+        let serving = here.try_clone().unwrap();
+        let heard = std::thread::spawn(move || {
+            let mut said = String::new();
+            serving.accept().unwrap().0.read_to_string(&mut said).unwrap();
+            said
+        });
+        run(&mut within.run_with(&["--local", &local], &probe));
+        assert_eq!(heard.join().unwrap(), "hello");
+    }
+    // Without it, the lender is asked, where nobody listens.
+    here.set_nonblocking(true).unwrap();
+    assert!(!within.run(&probe).stderr(Stdio::null()).status().unwrap().success());
+    assert_eq!(here.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_program_outlives_its_lender_with_a_reset_and_then_no_network() {
+    let mut machine = Machine::start();
+    let within = machine.anybody();
+    let program = r#"
+import errno, socket
+s = socket.create_connection(("10.77.0.1", 7000))
+print("connected", flush=True)
+try:
+    s.recv(1)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+print(errno.errorcode[socket.socket().connect_ex(("10.77.0.1", 7000))])
+"#;
+    let mut program = Daemon::spawn(&mut within.python(program));
+    program.wait_for_line("connected");
+    machine.lab.daemon.kill();
+    program.wait_for_line("ECONNRESET");
+    program.wait_for_line("ENETUNREACH");
+    assert!(program.wait().success());
+}

@@ -1,0 +1,130 @@
+//! The lender's machine, and borrowers of each kind of user.
+
+use std::{
+    ffi::OsStr,
+    net::TcpListener,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::support::{Daemon, Home, Lab, as_user, capuchind, own_uid, run};
+
+/// Everything that is there, but for 10.78.0.1 and fd88::1.
+pub const POLICY: &str = r#"
+[[allow]]
+who = ["alice"]
+connect = ["10.77.0.0/16:*", "10.78.0.9:*", "203.0.113.0/24:*", "127.0.0.0/8:*", "[::1]:*", "[fd77::/16]:*"]
+"#;
+/// A user with no rights of its own; on Debian it is nobody.
+const UNPRIVILEGED: u32 = 65534;
+
+/// Makes the network and becomes the lender; its listening socket comes as standard input from outside. 10.78.0.9 never
+/// answers: its frames reach nobody.
+const NETWORK: &str = r#"
+set -e
+exec 3<&0 </dev/null
+ip link set lo up
+ip address add 10.77.0.1/32 dev lo
+ip address add fd77::1/128 dev lo nodad
+ip link add near type veth peer name far
+ip link set far up
+ip link set near up
+ip address add 10.78.0.1/24 dev near
+ip neighbour add 10.78.0.9 lladdr 02:00:00:00:00:09 dev near nud permanent
+ip address add fd88::1/128 dev lo nodad
+ip route add 203.0.0.0/16 dev near
+ip route add unreachable 203.0.113.0/24
+mkfifo "$1/ready"
+setpriv --pdeathsig KILL python3 "$2" "$1/ready" 3<&- &
+read ready < "$1/ready"
+exec "$3" serve
+"#;
+
+/// A lender in a network of its own.
+pub struct Machine {
+    pub lab: Lab,
+}
+
+impl Machine {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let advertise = address.to_string();
+        run(capuchind(dir).args(["init", "--name", "lab", "--listen", "fd:3", "--advertise", &advertise]));
+        std::fs::write(dir.join("policy.toml"), POLICY).unwrap();
+        run(capuchind(dir).args(["user", "add", "alice"]));
+        let mut machine = Command::new("unshare");
+        machine.args(["--map-root-user", "--net", "sh", "-c", NETWORK, "sh"]).arg(dir);
+        machine.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/within/machine.py"));
+        machine.arg(capuchind(dir).get_program()).env("CAPUCHIND_DIR", dir).stdin(Stdio::from(OwnedFd::from(listener)));
+        let daemon = Daemon::spawn(&mut machine);
+        daemon.wait_for_line("listens on");
+        Self { lab: Lab { folder, daemon, address } }
+    }
+
+    /// Each kind of user that these tests can be.
+    pub fn borrowers(&self) -> Vec<Within> {
+        let users = if own_uid() == 0 { vec![0, UNPRIVILEGED] } else { vec![own_uid()] };
+        users.into_iter().map(|uid| self.borrower(uid)).collect()
+    }
+
+    /// A borrower who is nobody in particular.
+    pub fn anybody(&self) -> Within {
+        self.borrower(if own_uid() == 0 { UNPRIVILEGED } else { own_uid() })
+    }
+
+    fn borrower(&self, uid: u32) -> Within {
+        let home = self.lab.join("alice");
+        let command = home.folder.path().join("capuchin");
+        // The target folder may be out of that user's reach.
+        std::fs::copy(env!("CARGO_BIN_EXE_capuchin"), &command).unwrap();
+        std::fs::set_permissions(&command, PermissionsExt::from_mode(0o755)).unwrap();
+        if uid != own_uid() {
+            run(Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(home.folder.path()));
+        }
+        Within { home, command, uid }
+    }
+}
+
+/// Runs programs within the lender's network, as one user.
+pub struct Within {
+    pub home: Home,
+    command: PathBuf,
+    pub uid: u32,
+}
+
+impl Within {
+    /// `capuchin run lab -- PROGRAM`.
+    pub fn run(&self, program: &[&str]) -> Command {
+        self.run_with(&[], program)
+    }
+
+    /// As above, with options of `run`.
+    pub fn run_with(&self, options: &[&str], program: &[&str]) -> Command {
+        let mut command = self.capuchin();
+        command.arg("run").args(options).args(["lab", "--"]).args(program);
+        command
+    }
+
+    /// A Python program.
+    pub fn python(&self, source: &str) -> Command {
+        self.run(&["python3", "-c", source])
+    }
+
+    pub fn capuchin(&self) -> Command {
+        self.beside(&self.command)
+    }
+
+    /// A program of this machine, as the same user in the same home.
+    pub fn beside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let of_home = self.home.capuchin();
+        command.envs(of_home.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        command.current_dir(self.home.folder.path());
+        as_user(&mut command, self.uid);
+        command
+    }
+}

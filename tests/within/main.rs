@@ -1,0 +1,12 @@
+//! Unmodified programs on a lender's network, as root and as an unprivileged user: the real command, the real kernel, and a
+//! lender in a network of its own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bounds;
+mod confined;
+mod connects;
+mod machine;
+mod process;
+mod terminal;

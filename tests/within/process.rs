@@ -1,0 +1,137 @@
+//! The program as a process: its end, its signals, and what it leaves behind.
+
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+
+use crate::{
+    machine::Machine,
+    support::{Daemon, PATIENCE, fails, run, text},
+};
+
+/// Waits until a process is gone.
+fn wait_for_end(pid: i32, patience: Duration) -> bool {
+    let Ok(watch) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else { return true };
+    let timeout = rustix::event::Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&timeout)).unwrap() == 1
+}
+
+#[test]
+fn the_exit_status_is_the_programs() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        run(&mut within.run(&["true"]));
+        fails(&mut within.run(&["sh", "-c", "exit 7"]), 7);
+        fails(&mut within.run(&["sh", "-c", "kill -TERM $$"]), 128 + 15);
+        fails(&mut within.run(&["sh", "-c", "kill -KILL $$"]), 128 + 9);
+        assert!(
+            fails(&mut within.run(&["/no/such/program"]), 127).starts_with("error[local]: cannot run /no/such/program")
+        );
+        fails(&mut within.run(&["/"]), 126);
+        let who = text(run(&mut within.run(&["id", "-u"])).stdout);
+        assert_eq!(who.trim(), within.uid.to_string());
+    }
+}
+
+#[test]
+fn a_shell_is_started_where_no_program_is_named() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let mut command = within.capuchin();
+    command.args(["run", "lab"]).env("SHELL", "/bin/sh").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shell = command.spawn().unwrap();
+    std::io::Write::write_all(&mut shell.stdin.take().unwrap(), b"echo \"$PS1 $CAPUCHIN_RUN\"\n").unwrap();
+    let said = text(shell.wait_with_output().unwrap().stdout);
+    assert!(said.starts_with("(lab) ") && said.ends_with(" lab\n"), "{said}");
+}
+
+#[test]
+fn signals_reach_the_program() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::HUP, "HUP"), (Signal::USR1, "USR1")] {
+        let trap = format!("trap 'exit 3' {name}; echo ready; while :; do sleep 60 & wait; done");
+        let mut program = Daemon::spawn(&mut within.run(&["sh", "-c", &trap]));
+        program.wait_for_line("ready");
+        program.signal(signal);
+        assert_eq!(program.wait().code(), Some(3), "{name}");
+    }
+}
+
+#[test]
+fn a_program_that_stops_stops_us_and_goes_on_with_us() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let mut program = Daemon::spawn(&mut within.run(&["sh", "-c", "echo ready; kill -STOP $$; echo on"]));
+    program.wait_for_line("ready");
+    let own = Pid::from_child(&program.child);
+    let (_, status) = waitpid(Some(own), WaitOptions::UNTRACED).unwrap().unwrap();
+    assert!(status.stopped(), "{status:?}");
+    kill_process(own, Signal::CONT).unwrap();
+    program.wait_for_line("on");
+    assert!(program.wait().success());
+}
+
+#[test]
+fn a_program_dies_with_capuchin() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        let script = "trap '' HUP; sleep 1000 & echo $$ $!; wait";
+        let mut program = Daemon::spawn(&mut within.run(&["sh", "-c", script]));
+        let pids: Vec<i32> = loop {
+            let line = program.wait_for_line(" ");
+            if let Ok(pids) = line.split(' ').map(str::parse).collect() {
+                break pids;
+            }
+        };
+        program.kill();
+        for pid in pids {
+            assert!(wait_for_end(pid, PATIENCE), "as {}", within.uid);
+        }
+    }
+}
+
+#[test]
+fn what_is_left_behind_is_ended_or_waited_for() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let began = Instant::now();
+    let ended = run(&mut within.run(&["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"]));
+    assert!(wait_for_end(text(ended.stdout).trim().parse().unwrap(), Duration::from_secs(1)));
+    assert!(began.elapsed() < Duration::from_secs(5), "a hang-up was not enough");
+    let stubborn = "setsid sh -c \"trap '' HUP; while :; do sleep 1000; done\" >/dev/null 2>&1 & echo $!";
+    let killed = run(&mut within.run(&["sh", "-c", stubborn]));
+    assert!(wait_for_end(text(killed.stdout).trim().parse().unwrap(), Duration::from_secs(1)));
+    let late = "(sleep 1; echo late) & echo early";
+    assert_eq!(text(run(&mut within.run_with(&["--wait-all"], &["sh", "-c", late])).stdout), "early\nlate\n");
+}
+
+#[test]
+fn a_network_is_not_borrowed_twice() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let inside = within.capuchin();
+    let said = fails(&mut within.run(&[inside.get_program().to_str().unwrap(), "run", "lab", "--", "true"]), 255);
+    assert!(said.contains("error[usage]: this is already inside `capuchin run lab`"), "{said}");
+}
+
+#[test]
+fn without_namespaces_it_says_how_to_get_them() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    // A user namespace in which no more may be made.
+    let none = "echo 0 > /proc/sys/user/max_net_namespaces; exec \"$0\" run lab -- true";
+    let mut command = Command::new("unshare");
+    let capuchin = within.capuchin();
+    command.args(["--map-root-user", "sh", "-c", none]).arg(capuchin.get_program());
+    command.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.uid(within.uid).gid(within.uid);
+    let said = fails(&mut command, 255);
+    assert!(said.contains("cannot make a network for the program"), "{said}");
+    assert!(said.contains("sysctl user.max_user_namespaces"), "{said}");
+}
