@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::{
     dial, echo, origin, round_trip,
-    support::{LOOPBACK, Lab, PATIENCE, run, text},
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, named::NamedLab, run, text},
 };
 
 /// Stands between borrowers and the lender, and can be cut: what went through it ends without a word, and nothing new gets
@@ -189,4 +189,27 @@ fn a_cut_wire_and_a_new_address_of_the_lender_are_survived() {
     assert_eq!((lines[0], lines[lines.len() - 1]), ("before: page", "after: page"), "{said}");
     assert!(lines[1].contains("reconnecting… (") && lines[2].contains("back after"), "{said}");
     println!("{}", lines[2]);
+}
+
+/// The new session has answered no question of the program, which goes on with the address that it was told in the old one.
+#[test]
+fn a_program_reaches_a_name_that_it_looked_up_before_the_connection_was_lost() {
+    let zone = serde_json::json!({ "www.test A": [["www.test 60 A 10.77.0.1"]] });
+    let named = NamedLab::start("[[allow]]\nwho = \"alice\"\nconnect = [\"www.test:80\"]\n", &zone);
+    let wire = Wire::to(named.lab.address);
+    let home = named.lab.join("alice");
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let program = "import socket, sys
+address = socket.gethostbyname('www.test')
+print('known', flush=True)
+sys.stdin.readline()
+print('got', socket.create_connection((address, 80)).recv(99).decode(), flush=True)";
+    let mut borrowed = home.capuchin();
+    borrowed.args(["run", "lab", "--", "python3", "-c", program]).stdin(std::process::Stdio::piped());
+    let mut borrowed = Daemon::spawn(&mut borrowed);
+    borrowed.wait_for_line("known");
+    wire.lose_borrowers();
+    borrowed.wait_for_line("back after");
+    std::io::Write::write_all(borrowed.stdin.as_mut().unwrap(), b"\n").unwrap();
+    borrowed.wait_for_line("got 10.77.0.1");
 }

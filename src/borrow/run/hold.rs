@@ -29,7 +29,7 @@ use super::{doors::PerFamily, listeners::Listeners, local::Local, names::Names, 
 use crate::{
     BorrowError, Borrower,
     borrow::tcp,
-    proto::{Errno, Request, Target},
+    proto::{Errno, ErrorKind, Request, Target},
     session::{Stream, dial},
     sys,
 };
@@ -206,13 +206,13 @@ impl Hold {
         if self.names.catches(target) {
             return Ok(Far::Names);
         }
-        let target_text = Target { host: target.ip().to_string(), port: target.port() };
-        let dialed = async {
-            let stream = self.borrower.open(&Request::TcpConnect(target_text.clone()))?;
-            tcp::answer(&stream, self.borrower.host(), &target_text).await?;
-            Ok(stream)
-        };
-        dialed.await.map(Far::Lender).map_err(|error: BorrowError| {
+        let mut dialed = self.dial(target).await;
+        if let Err(BorrowError::Refused { kind: ErrorKind::Policy, .. }) = &dialed
+            && self.names.ask_again(&self.borrower, target.ip()).await
+        {
+            dialed = self.dial(target).await;
+        }
+        dialed.map(Far::Lender).map_err(|error| {
             tracing::debug!(%target, %error, "not connected");
             let outcome = Outcome::of(&error);
             if matches!(error, BorrowError::Refused { .. } | BorrowError::Busy { .. }) {
@@ -221,6 +221,13 @@ impl Hold {
             }
             outcome
         })
+    }
+
+    async fn dial(&self, target: SocketAddr) -> Result<Stream, BorrowError> {
+        let target = Target { host: target.ip().to_string(), port: target.port() };
+        let stream = self.borrower.open(&Request::TcpConnect(target.clone()))?;
+        tcp::answer(&stream, self.borrower.host(), &target).await?;
+        Ok(stream)
     }
 
     /// Ready once the program does not wait any more, and its attempt may be given up.

@@ -10,7 +10,7 @@
 //! What the policy refuses comes back as REFUSED; why is asked for and told once for each name.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     sync::{Mutex, PoisonError},
@@ -26,8 +26,8 @@ use tokio::{
 use crate::{
     BorrowError, Borrower,
     proto::{
-        Machine, ResolvConf,
-        dns::{ANSWER_BYTES_MAX, HEADER_BYTES, QUERY_BYTES_MAX, Query, Rcode, Reply},
+        Machine, ResolvConf, SessionId,
+        dns::{self, ANSWER_BYTES_MAX, HEADER_BYTES, QUERY_BYTES_MAX, Query, Question, Rcode, Reply},
     },
 };
 
@@ -42,6 +42,8 @@ const CONNECTIONS_MAX: usize = 64;
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long a lender may take: it gives up after 5 s itself.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Addresses whose name is kept: as many as a lender keeps of one session.
+const ANSWERED_MAX: usize = 4096;
 /// Names of which a refusal is told; who asks for more is looking for something.
 const TOLD_MAX: usize = 256;
 
@@ -52,6 +54,7 @@ pub struct Names {
     waiting: Semaphore,
     connections: Semaphore,
     told: Mutex<BTreeSet<String>>,
+    answered: Mutex<Answered>,
     refusal_tx: mpsc::Sender<BorrowError>,
 }
 
@@ -65,6 +68,7 @@ impl Names {
             waiting: Semaphore::new(WAITING_MAX),
             connections: Semaphore::new(CONNECTIONS_MAX),
             told: Mutex::default(),
+            answered: Mutex::default(),
             refusal_tx,
         }
     }
@@ -146,10 +150,33 @@ impl Names {
             return failed();
         }
         let Some(reply) = Reply::decode(answer, asked.id(), asked.question()) else { return failed() };
+        self.note(borrower, asked.question(), &reply);
         if reply.is(Rcode::Refused) {
             self.tell(borrower, &asked.question().name).await;
         }
         reply.into_bytes()
+    }
+
+    fn note(&self, borrower: &Borrower, question: &Question, reply: &Reply) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        for (address, _) in &reply.addresses {
+            answered.note(address.to_canonical(), question.clone(), borrower.session_id());
+        }
+    }
+
+    /// Asks once more for the name whose address this is, if the session in which the program asked is over: the new one
+    /// does not know that the address was asked for by name. `true` if it does now.
+    ///
+    /// # Cancellation
+    /// The question is given up.
+    pub async fn ask_again(&self, borrower: &Borrower, address: IpAddr) -> bool {
+        let known = self.answered.lock().unwrap_or_else(PoisonError::into_inner).of(address);
+        let Some((question, _)) = known.filter(|(_, session)| *session != borrower.session_id()) else { return false };
+        let Some(query) = dns::ask(0, &question) else { return false };
+        let Ok(Ok(answer)) = timeout(ANSWER_MAX, borrower.resolve(&query)).await else { return false };
+        let Some(reply) = Reply::decode(answer, 0, &question) else { return false };
+        self.note(borrower, &question, &reply);
+        reply.addresses.iter().any(|(answered, _)| answered.to_canonical() == address)
     }
 
     /// Says by which rule, unless it was a resolver that refused.
@@ -169,6 +196,30 @@ impl Names {
     }
 }
 
+/// Which name an address was given for, and in which session; the oldest go first.
+#[derive(Default)]
+struct Answered {
+    names: HashMap<IpAddr, (Question, SessionId)>,
+    order: VecDeque<IpAddr>,
+}
+
+impl Answered {
+    fn note(&mut self, address: IpAddr, question: Question, session: SessionId) {
+        if self.names.insert(address, (question, session)).is_none() {
+            self.order.push_back(address);
+        }
+        if self.order.len() > ANSWERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
+    }
+
+    fn of(&self, address: IpAddr) -> Option<(Question, SessionId)> {
+        self.names.get(&address).cloned()
+    }
+}
+
 /// Those of this machine, as the file is now; it is read for port 53 alone.
 fn own_resolvers() -> Vec<IpAddr> {
     let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
@@ -178,7 +229,6 @@ fn own_resolvers() -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::dns::{self, Question};
 
     fn names() -> Names {
         let machine = Machine { resolvers: vec!["10.0.0.2".parse().unwrap()], ..Machine::default() };
@@ -200,6 +250,19 @@ mod tests {
         for other in ["127.0.0.1:54", "203.0.113.1:53", "[2001:db8::1]:53"] {
             assert!(!names.catches(other.parse().unwrap()), "{other}");
         }
+    }
+
+    #[test]
+    fn the_names_of_the_last_addresses_are_known() {
+        let mut answered = Answered::default();
+        let session = SessionId([7; 16]);
+        let address = |number: usize| IpAddr::from((number as u32).to_be_bytes());
+        for number in 0..ANSWERED_MAX + 2 {
+            answered.note(address(number), Question { name: number.to_string(), kind: dns::A }, session);
+            answered.note(address(number), Question { name: number.to_string(), kind: dns::A }, session);
+        }
+        assert_eq!((answered.of(address(1)), answered.names.len()), (None, ANSWERED_MAX));
+        assert_eq!(answered.of(address(2)).unwrap().0.name, "2");
     }
 
     #[tokio::test]
