@@ -56,6 +56,7 @@ bin=$(dirname "$(ls /usr/lib/postgresql/*/bin/initdb | tail -1)")
 install -d -m 0700 -o postgres "$1/db"
 as_postgres="setpriv --reuid=postgres --regid=postgres --clear-groups"
 $as_postgres "$bin/initdb" -D "$1/db" -A trust -U postgres --no-sync -E UTF8 --locale=C >/dev/null
+echo "host all all samenet trust" >> "$1/db/pg_hba.conf"
 cd /
 $as_postgres "$bin/pg_ctl" -s -w -D "$1/db" -l "$1/db/log" -o "-h 127.0.0.1,10.77.0.1 -k $1/db -F" start
 read ready < "$1/ready"
@@ -84,9 +85,9 @@ pub fn stage() -> &'static Stage {
 
 /// Runs a test for root, and for a user without any privilege.
 pub fn for_each_guest(test: impl Fn(&Guest)) {
-    for (user, uid) in [("alice", 0), ("bob", NOBODY)] {
-        test(&Guest::new(user, uid));
-    }
+    // Joined once: two first devices of a user cannot join at the same time.
+    static GUESTS: OnceLock<[Guest; 2]> = OnceLock::new();
+    GUESTS.get_or_init(|| [Guest::new("alice", 0), Guest::new("bob", NOBODY)]).iter().for_each(test);
 }
 
 impl Stage {
@@ -194,7 +195,8 @@ fn sshd_config(folder: &Path) -> String {
 
 impl Guest {
     pub fn new(user: &str, uid: u32) -> Self {
-        let home = Home::new();
+        // In the folder that goes with the stage.
+        let home = Home { folder: tempfile::tempdir_in(&stage().folder).unwrap() };
         let line = stage().invite(user);
         std::fs::write(home.folder.path().join("password"), PASSWORD).unwrap();
         for path in [home.folder.path(), &home.folder.path().join("password")] {
