@@ -24,7 +24,7 @@ pub mod run {
 
 #[cfg(feature = "borrow")]
 pub use borrow::{
-    Alias, BorrowError, Borrower, Connection, Forward, Host, HostSettings, Join, OwnedReadHalf, OwnedWriteHalf,
-    Profile, Profiles, SessionEnd, TcpBound, TcpListener, TcpOptions, TcpStream, UnixListener, UnixStream,
-    lender_address,
+    Alias, BorrowError, Borrower, Connection, Destination, Endpoint, Forward, Host, HostSettings, Join, OwnedReadHalf,
+    OwnedWriteHalf, Profile, Profiles, Proxy, RemoteForward, SessionEnd, TcpBound, TcpListener, TcpOptions, TcpStream,
+    UnixListener, UnixStream, lender_address,
 };

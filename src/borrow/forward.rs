@@ -3,32 +3,23 @@
 //! What a local program sends first goes up with the request and does not wait for the answer. If the answer is no, or
 //! the target is down, the local connection is reset: its program sees a failure and not an empty reply.
 
-use std::{net::SocketAddr, time::Duration};
-
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
+use super::{
+    BorrowError, Borrower,
+    endpoint::{Destination, Endpoint},
+    local::{LocalListener, LocalSocket, fail},
 };
+use crate::session::{Meter, Socket, relay_unanswered};
 
-use super::{BorrowError, Borrower, tcp};
-use crate::{
-    proto::{Request, Target},
-    session::{Backoff, Meter, relay_unanswered, socket_options},
-};
-
-/// What the connections of a session that is over may take to deliver what had come.
-const CONNECTIONS_END_MAX: Duration = Duration::from_secs(1);
-
-/// A bound local port that is not served yet.
+/// A bound local port or Unix socket that is not served yet.
 pub struct Forward {
-    listener: TcpListener,
-    local: SocketAddr,
-    target: Target,
+    listener: LocalListener,
+    local: Endpoint,
+    destination: Destination,
     borrower: Borrower,
 }
 
 impl Forward {
-    /// Binds a local port; port 0 picks one.
+    /// Binds a local port, where 0 picks one, or a Unix socket, which is for this user alone.
     ///
     #[cfg_attr(feature = "lend", doc = "```")]
     #[cfg_attr(not(feature = "lend"), doc = "```text")]
@@ -37,8 +28,11 @@ impl Forward {
     /// # tokio::runtime::Runtime::new()?.block_on(async {
     /// # let (profiles, web, _folder) = lab().await?;
     /// # let lab = capuchin::Borrower::connect_with(&profiles, "lab").await?;
-    /// let forward = capuchin::Forward::bind(&lab, "127.0.0.1:0".parse()?, web.to_string().parse()?).await?;
-    /// println!("the web server is at {}", forward.local_addr());
+    /// use capuchin::{Destination, Endpoint, Forward};
+    ///
+    /// let local = Endpoint::Tcp("127.0.0.1:0".parse()?);
+    /// let forward = Forward::bind(&lab, local, Destination::Tcp(web.to_string().parse()?)).await?;
+    /// println!("the web server is at {}", forward.local());
     /// let serving = tokio::spawn(forward.serve(|failure| eprintln!("{failure}")));
     /// // Aborting it closes the port and every connection.
     /// serving.abort();
@@ -48,22 +42,24 @@ impl Forward {
     /// ```
     ///
     /// # Errors
-    /// The port cannot be bound.
-    pub async fn bind(borrower: &Borrower, address: SocketAddr, target: Target) -> Result<Self, BorrowError> {
-        let failed = |error| BorrowError::local(format!("cannot listen on {address}"), error);
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let local = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, local, target, borrower: borrower.clone() })
+    /// The port cannot be bound, or the socket cannot be created.
+    pub async fn bind(
+        borrower: &Borrower,
+        local: impl Into<Endpoint>,
+        destination: impl Into<Destination>,
+    ) -> Result<Self, BorrowError> {
+        let (listener, local) = LocalListener::bind(&local.into()).await?;
+        Ok(Self { listener, local, destination: destination.into(), borrower: borrower.clone() })
     }
 
-    /// The local address that programs connect to.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local
+    /// What programs connect to, with the port that was picked.
+    pub fn local(&self) -> &Endpoint {
+        &self.local
     }
 
     /// Where the lender connects to.
-    pub fn target(&self) -> &Target {
-        &self.target
+    pub fn destination(&self) -> &Destination {
+        &self.destination
     }
 
     /// Serves connections until the session is over, and says why it is. `failed` hears of each connection that the
@@ -71,56 +67,26 @@ impl Forward {
     ///
     /// # Cancellation
     /// Dropping the future closes the port and every connection.
-    pub async fn serve(self, mut failed: impl FnMut(&BorrowError)) -> BorrowError {
-        let mut connections = JoinSet::new();
-        let mut backoff = Backoff::new();
-        let ended = self.borrower.ended();
-        tokio::pin!(ended);
-        loop {
-            tokio::select! {
-                socket = accept(&self.listener, &mut backoff) => {
-                    connections.spawn(carry(self.borrower.clone(), self.target.clone(), socket));
-                }
-                Some(done) = connections.join_next() => {
-                    if let Ok(Err(error)) = done {
-                        tracing::debug!(target = %self.target, %error, "forwarded connection failed");
-                        failed(&error);
-                    }
-                }
-                end = &mut ended => {
-                    // Each delivers what had come and resets its socket; one that hangs is reset here.
-                    let all = async { while connections.join_next().await.is_some() {} };
-                    let _ = tokio::time::timeout(CONNECTIONS_END_MAX, all).await;
-                    connections.shutdown().await;
-                    return end;
+    pub async fn serve(self, failed: impl FnMut(&BorrowError)) -> BorrowError {
+        let Self { listener, destination, borrower, .. } = self;
+        let carry = |socket| {
+            let (borrower, destination) = (borrower.clone(), destination.clone());
+            async move {
+                match socket {
+                    LocalSocket::Tcp(socket) => carry(borrower, destination, socket).await,
+                    LocalSocket::Unix(socket) => carry(borrower, destination, socket).await,
                 }
             }
-        }
-    }
-}
-
-/// The next connection, whatever comes between.
-async fn accept(listener: &TcpListener, backoff: &mut Backoff) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                backoff.reset();
-                return socket;
-            }
-            Err(error) => backoff.wait("forward", &error).await,
-        }
+        };
+        listener.serve(&borrower, carry, failed).await
     }
 }
 
 /// One connection, until both directions have ended.
-async fn carry(borrower: Borrower, target: Target, socket: TcpStream) -> Result<(), BorrowError> {
-    socket_options(&socket);
-    let stream = borrower.open(&Request::TcpConnect(target.clone())).inspect_err(|_| {
-        // Its program must see a failure.
-        let _ = socket.set_zero_linger();
-    })?;
+async fn carry(borrower: Borrower, destination: Destination, socket: impl Socket) -> Result<(), BorrowError> {
+    let stream = destination.request().and_then(|request| borrower.open(&request)).inspect_err(|_| fail(&socket))?;
     // On the heap: its room is free again while the connection idles.
-    let answer = Box::pin(async { tcp::answer(&stream, borrower.host(), &target).await.map(drop) });
+    let answer = Box::pin(destination.answer(&stream, borrower.host()));
     relay_unanswered(socket, &stream, &Meter::default(), answer).await
 }
 

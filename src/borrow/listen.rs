@@ -155,6 +155,10 @@ impl TcpListener {
         }
     }
 
+    pub(super) fn into_listener(self) -> Listener {
+        self.listener
+    }
+
     /// Closes the port, and waits until it is closed. Connections that were not accepted are reset.
     ///
     /// # Errors

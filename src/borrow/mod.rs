@@ -4,6 +4,8 @@
 //!   Join ──▶ Profiles ──▶ Borrower ──▶ TcpStream   one borrowed connection
 //!   (once)   (on disk)    (session)├─▶ TcpListener a port of the lender's, and who connects to it
 //!                                  ├─▶ Forward     a local port, each of whose connections is one
+//!                                  ├─▶ Proxy       a local port whose clients say where to
+//!                                  ├─▶ RemoteForward   a port of the lender's that leads here
 //!                                  ├─▶ resolve     names, as the lender's machine knows them
 //!                                  ├─▶ profile     its routes, resolvers and variables
 //!                                  └─▶ run         an unmodified program, on the lender's network
@@ -21,6 +23,7 @@ mod arrivals;
 mod connect;
 mod door;
 mod draft;
+mod endpoint;
 mod error;
 mod forward;
 mod join;
@@ -28,10 +31,13 @@ mod keep;
 mod link;
 mod listen;
 mod listener;
+mod local;
 mod login;
 mod machine;
 mod overdue;
 mod profile;
+mod proxy;
+mod remote_forward;
 mod renew;
 mod resolve;
 #[cfg(feature = "run")]
@@ -41,12 +47,15 @@ mod tcp;
 mod unix;
 
 pub use connect::Borrower;
+pub use endpoint::{Destination, Endpoint};
 pub use error::BorrowError;
 pub use forward::Forward;
 pub use join::Join;
 pub use keep::{Connection, SessionEnd};
 pub use listen::{TcpBound, TcpListener, TcpOptions};
 pub use profile::{Alias, Host, Profile, Profiles, lender_address};
+pub use proxy::Proxy;
+pub use remote_forward::RemoteForward;
 pub use settings::HostSettings;
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 pub use unix::{UnixListener, UnixStream};

@@ -145,6 +145,10 @@ impl UnixListener {
         Ok(UnixStream { stream })
     }
 
+    pub(super) fn into_listener(self) -> Listener {
+        self.listener
+    }
+
     /// Removes the socket, and waits until it is gone. Connections that were not accepted fail.
     ///
     /// # Errors

@@ -1,17 +1,18 @@
-//! `capuchin forward -L`: local ports whose connections are made by the lender.
+//! `capuchin forward`: ports and sockets of this machine whose connections the lender makes, and the other way round.
 //!
 //! All or nothing at the start: every target is asked for and every port bound before the first line is printed. A
 //! target that is merely down may come up later, and does not end the command.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    str::FromStr,
-};
+mod spec;
+mod stdio;
 
-use tokio::sync::mpsc;
+use std::{collections::HashSet, net::SocketAddr};
 
+use tokio::{sync::mpsc, task::JoinSet};
+
+use self::spec::{Spec, Specs};
 use super::{
+    background::Background,
     connection,
     host::HostArgument,
     presence::Presence,
@@ -19,74 +20,136 @@ use super::{
     signals,
 };
 use crate::{
-    BorrowError, Forward,
+    BorrowError, Borrower, Forward, Host, Profiles, Proxy, RemoteForward,
     proto::{ErrorKind, Target},
 };
 
 /// Failures of connections that wait to be printed; more at once are not new.
 const FAILURES_MAX: usize = 64;
 
-/// Make ports of the lender's network reachable here, until interrupted
+/// Make ports of the lender's network reachable here, and ports of ours there, until interrupted
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
   capuchin forward lab -L 8080:intranet:80        its intranet at 127.0.0.1:8080
   capuchin forward lab -L 0:db.internal:5432      any free port; it is printed
+  capuchin forward lab -L 8000-8010:a:8000-8010   a range of ports
   capuchin forward lab -L '*:8080:[fd00::1]:80'   for all machines around here
+  capuchin forward lab -L /tmp/docker.sock:/run/docker.sock
+  capuchin forward lab -R 8080:localhost:3000     our port 3000 at the lender's 127.0.0.1:8080
+  capuchin forward lab -D 1080                    SOCKS and HTTP proxy; the lender resolves names
+  ssh -o ProxyCommand='capuchin forward lab -W %h:%p' host.internal
 
-A lost connection is made again by itself, as long as the login lasts; local ports stay open meanwhile.
+A lost connection is made again by itself, as long as the login lasts; local ports stay open meanwhile, and the lender's are
+opened again.
 
-Exit status: 255 after a failure or when the lender takes the session back, 130 after Ctrl-C, 143 after SIGTERM.")]
+Without an option it opens the `forwards` that config.toml has for the host.
+
+Exit status: 255 after a failure or when the lender takes the session or a port back, 130 after Ctrl-C, 143 after SIGTERM.")]
 pub struct Arguments {
     #[command(flatten)]
     host: HostArgument,
-    /// Listen here and connect there, as in ssh; the address is 127.0.0.1 if left out, and all if empty or *
-    #[arg(short = 'L', long = "local", value_name = "[BIND:]PORT:HOST:HOSTPORT", required = true)]
-    local: Vec<Spec>,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Connect stdin and stdout to it, and nothing else: for ProxyCommand of ssh
+    #[arg(short = 'W', long = "stdio", value_name = "HOST:PORT", conflicts_with_all = ["local", "remote", "dynamic", "background"])]
+    stdio: Option<Target>,
+    /// Go into the background once every forward is open; nothing is printed after that
+    #[arg(short = 'f', long)]
+    background: bool,
     /// Only forward; accepted for the habit of ssh, as nothing else is done anyway
     #[arg(short = 'N', long)]
     no_command: bool,
 }
 
-/// What `-L` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
-    bind: SocketAddr,
-    target: Target,
+/// What is forwarded.
+#[derive(clap::Args)]
+struct Wanted {
+    /// Listen here and connect there, as in ssh; the address is 127.0.0.1 if left out, and all if empty or *. Either side may
+    /// be the path of a Unix socket, and ports may be ranges; a socket is for this user alone, and replaces one that nobody
+    /// has any more
+    #[arg(short = 'L', long = "local", value_name = "[BIND:]PORT:HOST:HOSTPORT", value_parser = spec::local)]
+    local: Vec<Specs>,
+    /// Listen there and connect here; the rest as for -L
+    #[arg(short = 'R', long = "remote", value_name = "[BIND:]PORT:HOST:HOSTPORT", value_parser = spec::remote)]
+    remote: Vec<Specs>,
+    /// Be a SOCKS (5, 4 and 4a) and HTTP proxy here, whose connections the lender makes
+    #[arg(short = 'D', long = "dynamic", value_name = "[BIND:]PORT", value_parser = spec::dynamic)]
+    dynamic: Vec<SocketAddr>,
 }
 
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { host, local, no_command: _ } = arguments;
-    signals::interruptible(forward(&host, &local)).await
-}
-
-async fn forward(host: &HostArgument, specs: &[Spec]) -> Result<(), Failure> {
-    let borrower = host.connect().await?;
-    borrower.keep_connected();
-    let mut forwards = Vec::new();
-    for Spec { bind, target } in specs {
-        match borrower.check("connect", &target.to_string()).await {
-            // Down, or without an address for now: not the policy's no.
-            Ok(_) | Err(BorrowError::Dial { .. }) | Err(BorrowError::Refused { kind: ErrorKind::Target, .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        forwards.push(Forward::bind(&borrower, *bind, target.clone()).await?);
+impl Wanted {
+    fn is_empty(&self) -> bool {
+        self.local.is_empty() && self.remote.is_empty() && self.dynamic.is_empty()
     }
-    let purposes: Vec<_> =
-        forwards.iter().map(|forward| format!("{} -> {}", forward.local_addr(), forward.target())).collect();
-    let _presence = Presence::announce(&borrower, "forward", purposes.clone());
+}
+
+/// Runs the command on a runtime of its own, which is made after the process has been split for `-f`.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { host, wanted, stdio, background, no_command: _ } = arguments;
+    let wanted = if wanted.is_empty() && stdio.is_none() { settled(&host)? } else { wanted };
+    let background = background.then(Background::split).transpose()?;
+    super::block_on(async move {
+        let borrower = signals::interruptible(host.connect()).await?;
+        match stdio {
+            Some(target) => signals::interruptible(stdio::run(&borrower, &target)).await,
+            None => forward(&borrower, &wanted, background).await,
+        }
+    })
+}
+
+/// What config.toml says for a host that is named without any option.
+fn settled(host: &HostArgument) -> Result<Wanted, Failure> {
+    #[derive(clap::Parser)]
+    struct Settled {
+        #[command(flatten)]
+        wanted: Wanted,
+    }
+    let host = host.text()?;
+    // The lender of this machine has no settings.
+    let settings = host.parse::<Host>().ok().map(|host| Profiles::from_env()?.settings(&host.alias)).transpose()?;
+    let options = settings.map(|settings| settings.forwards).unwrap_or_default();
+    let words = std::iter::once("forwards").chain(options.iter().flat_map(|option| option.split_whitespace()));
+    let Settled { wanted } = clap::Parser::try_parse_from(words).map_err(|error| {
+        let failure = super::usage(&error.to_string());
+        Failure {
+            kind: ErrorKind::Config,
+            text: format!("forwards of {host} in config.toml: {}", failure.text),
+            ..failure
+        }
+    })?;
+    if wanted.is_empty() {
+        let text = "there is nothing to forward: give -L, -R, -D or -W, or settle it in config.toml";
+        return Err(Failure::new(ErrorKind::Usage, text));
+    }
+    Ok(wanted)
+}
+
+async fn forward(borrower: &Borrower, wanted: &Wanted, background: Option<Background>) -> Result<(), Failure> {
+    borrower.keep_connected();
+    let open = signals::interruptible(async { Ok(Open::bind(borrower, wanted).await?) }).await?;
+    let purposes = open.purposes(borrower.host());
+    let _presence = Presence::announce(borrower, "forward", purposes.clone());
     for purpose in &purposes {
         print(&format!("Forwarding {} (via {})", escape(purpose), borrower.host()))?;
     }
-    let (failure_tx, mut failure_rx) = mpsc::channel::<String>(FAILURES_MAX);
-    let mut serving = tokio::task::JoinSet::new();
-    for forward in forwards {
-        let failure_tx = failure_tx.clone();
-        // A full queue holds enough of the same.
-        serving.spawn(forward.serve(move |error| drop(failure_tx.try_send(error.to_string()))));
-    }
+    background.map_or(Ok(()), Background::ready)?;
+    let (failure_tx, failure_rx) = mpsc::channel::<String>(FAILURES_MAX);
+    let mut serving = open.serve(failure_tx);
+    let end = signals::interruptible(watch(borrower, &mut serving, failure_rx)).await;
+    // Before this process ends, so that the files of sockets go with it.
+    serving.shutdown().await;
+    end
+}
+
+/// Tells of failures until a forward ends.
+async fn watch(
+    borrower: &Borrower,
+    serving: &mut JoinSet<BorrowError>,
+    mut failure_rx: mpsc::Receiver<String>,
+) -> Result<(), Failure> {
     let mut told = HashSet::new();
-    let mut telling = std::pin::pin!(connection::tell(&borrower));
+    let mut telling = std::pin::pin!(connection::tell(borrower));
     loop {
         tokio::select! {
             () = &mut telling => {}
@@ -96,119 +159,72 @@ async fn forward(host: &HostArgument, specs: &[Spec]) -> Result<(), Failure> {
                     warn(&format!("capuchin: {failure}"));
                 }
             }
-            end = borrower.ended() => {
-                // Programs must see a reset and not an orderly end, which is what the end of this process would give them.
-                while serving.join_next().await.is_some() {}
+            Some(Ok(end)) = serving.join_next() => {
+                if let BorrowError::Ended { .. } = end {
+                    // Programs must see a reset and not an orderly end, which is what the end of this process would give them.
+                    while serving.join_next().await.is_some() {}
+                }
                 return Err(end.into());
             }
         }
     }
 }
 
-impl FromStr for Spec {
-    type Err = String;
+/// Everything that was asked for, bound.
+#[derive(Default)]
+struct Open {
+    local: Vec<Forward>,
+    remote: Vec<RemoteForward>,
+    dynamic: Vec<Proxy>,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("{why}; write [BIND:]PORT:HOST:HOSTPORT, as in 8080:intranet:80");
-        let fields = fields(text).ok_or_else(|| wrong("a bracket is not closed"))?;
-        let (bind, port, host, host_port) = match fields.as_slice() {
-            [port, host, host_port] => (IpAddr::V4(Ipv4Addr::LOCALHOST), port, host, host_port),
-            [bind, port, host, host_port] => {
-                let bind = bind_address(bind).ok_or_else(|| wrong("the address to listen on is not one"))?;
-                (bind, port, host, host_port)
+impl Open {
+    async fn bind(borrower: &Borrower, wanted: &Wanted) -> Result<Self, BorrowError> {
+        let mut open = Self::default();
+        for Spec { listen, destination } in wanted.local.iter().flat_map(|Specs(specs)| specs) {
+            let (kind, target) = destination.wanted();
+            match borrower.check(kind, &target).await {
+                // Down, or without an address for now: not the policy's no.
+                Ok(_) | Err(BorrowError::Dial { .. }) | Err(BorrowError::Refused { kind: ErrorKind::Target, .. }) => {}
+                Err(error) => return Err(error),
             }
-            _ => return Err(wrong("it has not three or four parts")),
+            open.local.push(Forward::bind(borrower, listen.clone(), destination.clone()).await?);
+        }
+        for Spec { listen, destination } in wanted.remote.iter().flat_map(|Specs(specs)| specs) {
+            open.remote.push(RemoteForward::bind(borrower, listen.clone(), destination.clone()).await?);
+        }
+        for address in &wanted.dynamic {
+            open.dynamic.push(Proxy::bind(borrower, *address).await?);
+        }
+        Ok(open)
+    }
+
+    /// One line for each.
+    fn purposes(&self, host: &str) -> Vec<String> {
+        let local = self.local.iter().map(|forward| format!("{} -> {}", forward.local(), forward.destination()));
+        let remote = self.remote.iter();
+        let remote = remote.map(|forward| format!("{} at {host} -> {}", forward.remote(), forward.destination()));
+        let dynamic = self.dynamic.iter().map(|proxy| format!("{} -> SOCKS and HTTP", proxy.local()));
+        local.chain(remote).chain(dynamic).collect()
+    }
+
+    /// Each ends with the session, or when the lender takes a port back.
+    fn serve(self, failure_tx: mpsc::Sender<String>) -> JoinSet<BorrowError> {
+        let mut serving = JoinSet::new();
+        let tell = || {
+            let failure_tx = failure_tx.clone();
+            // A full queue holds enough of the same.
+            move |error: &BorrowError| drop(failure_tx.try_send(error.to_string()))
         };
-        let port = port.parse().map_err(|_| wrong("the local port is not a number from 0 to 65535"))?;
-        // Without its brackets a host may be anything that Target takes.
-        let bracket = if host.contains(':') { format!("[{host}]:{host_port}") } else { format!("{host}:{host_port}") };
-        let target = bracket.parse().map_err(|error: crate::proto::TargetError| wrong(&error.to_string()))?;
-        Ok(Self { bind: SocketAddr::new(bind, port), target })
-    }
-}
-
-/// The parts between colons; those in brackets lose them and may hold colons. `None`: a bracket out of place.
-fn fields(text: &str) -> Option<Vec<&str>> {
-    let (mut fields, mut rest) = (Vec::new(), text);
-    loop {
-        let (field, behind) = match rest.strip_prefix('[') {
-            Some(inside) => inside.split_once(']')?,
-            None => rest.split_at(rest.find(':').unwrap_or(rest.len())),
-        };
-        if field.contains(['[', ']']) {
-            return None;
+        for forward in self.local {
+            serving.spawn(forward.serve(tell()));
         }
-        fields.push(field);
-        match behind.strip_prefix(':') {
-            Some(more) => rest = more,
-            None => return behind.is_empty().then_some(fields),
+        for forward in self.remote {
+            serving.spawn(forward.serve(tell()));
         }
-    }
-}
-
-/// As in ssh: nothing and `*` are every address, of both families where the kernel has both.
-fn bind_address(text: &str) -> Option<IpAddr> {
-    match text {
-        "" | "*" => Some(if has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }),
-        "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
-        address => address.parse().ok(),
-    }
-}
-
-fn has_ipv6() -> bool {
-    std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> (String, String) {
-        let Spec { bind, target } = text.parse().unwrap();
-        (bind.to_string(), target.to_string())
-    }
-
-    #[test]
-    fn forwards_read_as_in_ssh() {
-        for (text, bind, target) in [
-            ("8080:intranet:80", "127.0.0.1:8080", "intranet:80"),
-            ("0:10.0.0.1:80", "127.0.0.1:0", "10.0.0.1:80"),
-            ("10.0.0.2:80:a:81", "10.0.0.2:80", "a:81"),
-            ("localhost:80:a:81", "127.0.0.1:80", "a:81"),
-            ("[::1]:80:[fd00::1]:81", "[::1]:80", "[fd00::1]:81"),
-            ("80:[::1]:81", "127.0.0.1:80", "[::1]:81"),
-            ("0.0.0.0:80:a:81", "0.0.0.0:80", "a:81"),
-        ] {
-            assert_eq!(read(text), (bind.to_owned(), target.to_owned()));
+        for proxy in self.dynamic {
+            serving.spawn(proxy.serve(tell()));
         }
-        let all = bind_address("*").unwrap();
-        for text in ["*:80:a:81", ":80:a:81"] {
-            let spec: Spec = text.parse().unwrap();
-            assert!(all.is_unspecified() && spec.bind == SocketAddr::new(all, 80), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_forward_says_what_one_is() {
-        for text in [
-            "",
-            "80",
-            "80:a",
-            "a:80:b:81:c",
-            "80:a:0",
-            "80:a:x",
-            "x:a:80",
-            "65536:a:80",
-            "80::81",
-            "[::1:80:a:81",
-            "::1:80:a:81",
-            "80:a]:81",
-            "80:[::1]x:81",
-            "nowhere.example:80:a:81",
-            "80:a:81:",
-        ] {
-            let error = text.parse::<Spec>().unwrap_err();
-            assert!(error.contains("[BIND:]PORT:HOST:HOSTPORT"), "{text}: {error}");
-        }
+        serving
     }
 }

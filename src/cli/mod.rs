@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod background;
 mod check;
 mod connection;
 mod demo;
@@ -111,7 +112,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Check(arguments) => block_on(check::run(arguments)),
         // It forks before any thread exists.
         Command::Run(arguments) => run::run(arguments),
-        Command::Forward(arguments) => block_on(forward::run(arguments)),
+        Command::Forward(arguments) => forward::run(arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Lender(arguments) => block_on(lender::run(arguments)),
         Command::Demo => demo::run(),
@@ -205,20 +206,17 @@ mod tests {
             "capuchin run ana@lab --local 127.0.0.1:80 --local ::1 --keep-fd 3 --wait-all -- make -j2 test",
             "capuchin run --print-apparmor",
             "capuchin forward lab -N -L 8080:a:80 -L [::1]:0:[::1]:81",
+            "capuchin forward lab -f -R *:8000-8010:localhost:8000-8010 -D 1080 -L /tmp/a:/run/b",
+            "capuchin forward lab -W [::1]:22",
             "capuchin forward -l ana -p 2279 lab -L 8080:a:80",
             "capuchin hosts set lab a:1 b",
             "capuchin hosts set lab --auto",
         ] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in [
-            "capuchin",
-            "capuchin run",
-            "capuchin run lab curl",
-            "capuchin forward lab",
-            "capuchin check lab lisen a:1",
-            "capuchin login",
-        ] {
+        for line in
+            ["capuchin", "capuchin run", "capuchin run lab curl", "capuchin check lab lisen a:1", "capuchin login"]
+        {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -85,12 +85,19 @@ impl From<BorrowError> for Failure {
 /// A closed stdout ends the command quietly, as it ends every program that a shell pipes.
 pub fn print(line: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(line.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush()).map_err(
-        |error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::silent(CLOSED_STDOUT),
-            _ => Failure::new(ErrorKind::Local, format!("cannot write to stdout: {error}")),
-        },
-    )
+    stdout
+        .write_all(line.as_bytes())
+        .and_then(|()| stdout.write_all(b"\n"))
+        .and_then(|()| stdout.flush())
+        .map_err(|error| of_stdout(&error))
+}
+
+/// What a stdout that takes no more means: a closed one ends the command quietly.
+pub fn of_stdout(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::silent(CLOSED_STDOUT),
+        _ => Failure::new(ErrorKind::Local, format!("cannot write to stdout: {error}")),
+    }
 }
 
 /// Prints one JSON document to stdout.

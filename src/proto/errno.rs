@@ -26,6 +26,8 @@ impl Errno {
     pub const EADDRINUSE: Self = Self(98);
     /// Message too long.
     pub const EMSGSIZE: Self = Self(90);
+    /// Network is unreachable.
+    pub const ENETUNREACH: Self = Self(101);
     /// Connection reset by peer.
     pub const ECONNRESET: Self = Self(104);
     /// Connection timed out.

@@ -23,6 +23,8 @@ mod ready_fd;
 mod seccomp;
 #[cfg(feature = "run")]
 mod signals;
+#[cfg(feature = "cli")]
+mod stdio;
 #[cfg(feature = "run")]
 mod tap;
 #[cfg(feature = "run")]
@@ -49,6 +51,8 @@ pub use ready_fd::await_readable;
 pub use seccomp::{Instruction, install_filter};
 #[cfg(feature = "run")]
 pub use signals::{ReceivedSignal, block_signals, read_signal, signal_fd, unblock_signals, with_signals_open};
+#[cfg(feature = "cli")]
+pub use stdio::{close_stdout, silence_stdio};
 #[cfg(feature = "run")]
 pub use tap::{TAPPED_BYTES_MAX, syn_tap};
 #[cfg(feature = "run")]

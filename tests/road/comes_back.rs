@@ -17,8 +17,8 @@ use crate::{
 
 /// Stands between borrowers and the lender, and can be cut: what went through it ends without a word, and nothing new gets
 /// through until it is mended.
-struct Wire {
-    address: SocketAddr,
+pub struct Wire {
+    pub address: SocketAddr,
     state: Arc<Mutex<WireState>>,
 }
 
@@ -29,7 +29,7 @@ struct WireState {
 }
 
 impl Wire {
-    fn to(lender: SocketAddr) -> Self {
+    pub fn to(lender: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(WireState { lender: Some(lender), open: Vec::new() }));
@@ -48,7 +48,7 @@ impl Wire {
         Self { address, state }
     }
 
-    fn cut(&self) {
+    pub fn cut(&self) {
         let mut state = self.state.lock().unwrap();
         state.lender = None;
         for socket in state.open.drain(..).flat_map(|(near, far)| [near, far]) {
@@ -63,7 +63,7 @@ impl Wire {
         }
     }
 
-    fn mend(&self, lender: SocketAddr) {
+    pub fn mend(&self, lender: SocketAddr) {
         self.state.lock().unwrap().lender = Some(lender);
     }
 }

@@ -12,9 +12,12 @@ mod library;
 mod limits;
 mod listen;
 mod profile;
+mod proxy;
 mod refused;
+mod remote;
 mod settings;
 mod status;
+mod stdio;
 mod unix;
 
 use std::{

@@ -77,3 +77,19 @@ fn a_broken_file_or_variable_says_which_and_nothing_is_sent() {
     assert!(stderr.starts_with("error[config]") && stderr.contains("config.toml"), "{stderr}");
     assert_eq!(logins(), before);
 }
+
+#[test]
+fn a_bare_forward_opens_what_is_settled_for_its_host() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = crate::origin(crate::echo);
+    settle(&home, &format!("[host.lab]\nforwards = [\"-L 0:{server}\", \"-D 0\"]\n"));
+    let (_forward, opened) = crate::remote::forward(&home, &[], 2);
+    crate::round_trip(&crate::dial(opened[0].parse().unwrap()), b"settled").unwrap();
+    settle(&home, "[host.lab]\nforwards = [\"-L 80\"]\n");
+    let said = fails(home.capuchin().args(["forward", "lab"]), 255);
+    assert!(said.starts_with("error[config]: forwards of lab in config.toml"), "{said}");
+    settle(&home, "");
+    let said = fails(home.capuchin().args(["forward", "lab"]), 255);
+    assert!(said.starts_with("error[usage]: there is nothing to forward"), "{said}");
+}

@@ -1,6 +1,6 @@
 //! Borrowed connections and forwards, against a lender whose answers the test makes up.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex},
@@ -12,7 +12,9 @@ use super::*;
 use crate::{
     Profiles, TcpStream,
     borrow::access::{Access, Entered},
-    proto::{Answer, Ask, Errno, ErrorKind, Refusal, SessionId, TcpConnected, Verdict, WireAddr, message, mux},
+    proto::{
+        Answer, Ask, Errno, ErrorKind, Refusal, Request, SessionId, TcpConnected, Verdict, WireAddr, message, mux,
+    },
     session::{Session, Stream},
 };
 
@@ -137,9 +139,12 @@ async fn an_answer_that_cannot_be_read_is_the_lenders_fault() {
 
 /// A forward that is served by a task; its failures come out of the channel.
 async fn serving(borrower: &Borrower) -> (SocketAddr, mpsc::Receiver<String>, tokio::task::JoinHandle<BorrowError>) {
-    let forward = Forward::bind(borrower, "127.0.0.1:0".parse().unwrap(), "web:80".parse().unwrap()).await.unwrap();
+    let forward = {
+        let local = Endpoint::Tcp("127.0.0.1:0".parse().unwrap());
+        Forward::bind(borrower, local, Destination::Tcp("web:80".parse().unwrap())).await.unwrap()
+    };
     let (failure_tx, failure_rx) = mpsc::channel(4);
-    let local = forward.local_addr();
+    let Endpoint::Tcp(local) = *forward.local() else { panic!("{} is no port", forward.local()) };
     let served = forward.serve(move |error| failure_tx.try_send(error.to_string()).unwrap());
     (local, failure_rx, tokio::spawn(served))
 }

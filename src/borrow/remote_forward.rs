@@ -1,0 +1,176 @@
+//! A port of the lender's whose connections are made here: the library's side of `capuchin forward -R`.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{net::UnixStream, task::JoinSet};
+
+use super::{
+    BorrowError, Borrower, TcpOptions,
+    arrivals::Arrival,
+    endpoint::{Destination, Endpoint},
+    listener::Listener,
+    local::wind_up,
+};
+use crate::{
+    proto::{Errno, Reset},
+    session::{Meter, dial, relay},
+};
+
+/// Before a port is asked for again that somebody else has for the moment.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// A port or Unix socket of the lender's that is bound and not served yet. Visitors wait meanwhile.
+pub struct RemoteForward {
+    borrower: Borrower,
+    listener: Listener,
+    remote: Endpoint,
+    destination: Destination,
+}
+
+impl RemoteForward {
+    /// Listens at the lender, as [`Borrower::tcp_listen`] and [`Borrower::unix_listen`] do. `destination` is connected to
+    /// from this machine.
+    ///
+    #[cfg_attr(feature = "lend", doc = "```")]
+    #[cfg_attr(not(feature = "lend"), doc = "```text")]
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// # let (profiles, web, _folder) = lab().await?;
+    /// # let lab = capuchin::Borrower::connect_with(&profiles, "lab").await?;
+    /// use capuchin::{Destination, Endpoint, RemoteForward};
+    ///
+    /// let remote = Endpoint::Tcp("127.0.0.1:0".parse()?);
+    /// let forward = RemoteForward::bind(&lab, remote, Destination::Tcp(web.to_string().parse()?)).await?;
+    /// println!("our web server is at {} of lab", forward.remote());
+    /// let serving = tokio::spawn(forward.serve(|failure| eprintln!("{failure}")));
+    /// // Aborting it closes the port and every connection.
+    /// serving.abort();
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Borrower::tcp_listen`] and [`Borrower::unix_listen`].
+    pub async fn bind(
+        borrower: &Borrower,
+        remote: impl Into<Endpoint>,
+        destination: impl Into<Destination>,
+    ) -> Result<Self, BorrowError> {
+        let (listener, remote) = listen(borrower, &remote.into()).await?;
+        Ok(Self { borrower: borrower.clone(), listener, remote, destination: destination.into() })
+    }
+
+    /// What is connected to at the lender, with the port that was picked.
+    pub fn remote(&self) -> &Endpoint {
+        &self.remote
+    }
+
+    /// Where this machine connects to.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Serves connections until the session is over or the lender takes the port back, and says why. When a session that is
+    /// kept connected comes back, the same port is listened on again. `failed` hears of each connection that this machine
+    /// did not make, and of each failure to listen again.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes the port and every connection.
+    pub async fn serve(mut self, mut failed: impl FnMut(&BorrowError)) -> BorrowError {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                arrival = self.listener.accept() => match arrival {
+                    Ok(arrival) => drop(connections.spawn(carry(self.destination.clone(), arrival))),
+                    Err(BorrowError::Ended { .. }) => {
+                        wind_up(std::mem::take(&mut connections)).await;
+                        if let Err(end) = self.listen_again(&mut failed).await {
+                            return end;
+                        }
+                    }
+                    Err(taken) => return taken,
+                },
+                Some(done) = connections.join_next() => {
+                    if let Ok(Err(error)) = done {
+                        tracing::debug!(%error, "forwarded connection failed");
+                        failed(&error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Listens at the same place on the session that follows this one.
+    async fn listen_again(&mut self, failed: &mut impl FnMut(&BorrowError)) -> Result<(), BorrowError> {
+        let mut connection = self.borrower.connection();
+        loop {
+            // Before it is asked for, so that a change meanwhile is seen.
+            connection.mark_unchanged();
+            match listen(&self.borrower, &self.remote).await {
+                Ok((listener, _)) => {
+                    self.listener = listener;
+                    return Ok(());
+                }
+                Err(BorrowError::Ended { .. }) => tokio::select! {
+                    _ = connection.changed() => {}
+                    end = self.borrower.ended() => return Err(end),
+                },
+                // Somebody else has the port for the moment.
+                Err(error @ BorrowError::Listen { .. }) => {
+                    failed(&error);
+                    tokio::time::sleep(LISTEN_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+async fn listen(borrower: &Borrower, remote: &Endpoint) -> Result<(Listener, Endpoint), BorrowError> {
+    match remote {
+        Endpoint::Unix(path) => Ok((borrower.unix_listen(path).await?.into_listener(), remote.clone())),
+        Endpoint::Tcp(address) => {
+            let listened = match borrower.tcp_listen_on(*address, TcpOptions::default()).await {
+                // A lender without IPv6 still has every IPv4 address.
+                Err(error)
+                    if address.ip().is_unspecified() && error.errno().is_some_and(|errno| NO_IPV6.contains(&errno)) =>
+                {
+                    let every = SocketAddr::from(([0, 0, 0, 0], address.port()));
+                    borrower.tcp_listen_on(every, TcpOptions::default()).await
+                }
+                listened => listened,
+            }?;
+            let local = listened.local_addr();
+            Ok((listened.into_listener(), local.into()))
+        }
+    }
+}
+
+/// What a system without IPv6 says: EAFNOSUPPORT, EADDRNOTAVAIL.
+const NO_IPV6: [Errno; 2] = [Errno(97), Errno(99)];
+
+/// One connection, until both directions have ended.
+async fn carry(destination: Destination, Arrival { stream, .. }: Arrival) -> Result<(), BorrowError> {
+    let failed = |error: io::Error| {
+        // The visitor sees a reset.
+        stream.reset(Errno::of(&error).map_or(Reset::Refused, |errno| Reset::Failed(errno.0)));
+        BorrowError::local(format!("cannot connect to {destination}"), error)
+    };
+    let meter = Meter::default();
+    match &destination {
+        Destination::Unix(path) => {
+            let socket = UnixStream::connect(path).await.map_err(failed)?;
+            Box::pin(relay(socket, &stream, &meter)).await;
+        }
+        Destination::Tcp(target) => {
+            let addresses = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(failed)?;
+            let addresses: Vec<_> = addresses.collect();
+            let nowhere = || io::Error::from(Errno::EHOSTUNREACH);
+            let dialed = dial(&addresses).await.map_err(|error| error.map_or_else(nowhere, |error| error.source));
+            Box::pin(relay(dialed.map_err(failed)?, &stream, &meter)).await;
+        }
+    }
+    Ok(())
+}

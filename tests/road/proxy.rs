@@ -1,0 +1,118 @@
+//! `capuchin forward -D`: real curl, as SOCKS and as HTTP client, and clients that are none.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    thread,
+};
+
+use crate::{
+    dial, echo, origin,
+    remote::forward,
+    round_trip,
+    support::{Daemon, LOOPBACK, Lab, text},
+};
+
+fn web(socket: TcpStream) {
+    let mut socket = socket;
+    let mut request = [0; 4096];
+    let length = socket.read(&mut request).unwrap_or(0);
+    let first = String::from_utf8_lossy(&request[..length]).lines().next().unwrap_or_default().to_owned();
+    let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", first.len());
+    let _ = socket.write_all((head + &first).as_bytes());
+}
+
+/// curl through `proxy`: its exit status, and what it printed.
+fn curl(proxy: &str, options: &[&str]) -> (Option<i32>, String) {
+    let common = ["--silent", "--show-error", "--max-time", "30", "--noproxy", "", "--proxy", proxy];
+    let output = Command::new("curl").args(common).args(options).output().unwrap();
+    (output.status.code(), text(output.stdout) + &text(output.stderr))
+}
+
+fn proxy(lab: &Lab) -> (crate::support::Home, Daemon, SocketAddr) {
+    let home = lab.join("alice");
+    let (daemon, opened) = forward(&home, &["-D", "0"], 1);
+    (home, daemon, opened[0].parse().unwrap())
+}
+
+#[test]
+fn curl_goes_through_it_by_every_protocol_and_the_lender_resolves_names() {
+    let lab = Lab::start(LOOPBACK);
+    let (_home, _daemon, proxy) = proxy(&lab);
+    let (four, six) = (origin(web), TcpListener::bind("[::1]:0").unwrap());
+    let over_six = six.local_addr().unwrap();
+    thread::spawn(move || six.incoming().map_while(Result::ok).for_each(web));
+    for protocol in ["socks5h", "socks5", "socks4", "socks4a", "http"] {
+        let (code, said) = curl(&format!("{protocol}://{proxy}"), &[&format!("http://{four}/page")]);
+        assert_eq!((code, said.as_str()), (Some(0), "GET /page HTTP/1.1"), "{protocol}");
+    }
+    for protocol in ["socks5h", "socks5", "http"] {
+        let (code, said) = curl(&format!("{protocol}://{proxy}"), &["--globoff", &format!("http://{over_six}/page")]);
+        assert_eq!((code, said.as_str()), (Some(0), "GET /page HTTP/1.1"), "{protocol} over IPv6");
+    }
+    // CONNECT.
+    let (code, said) = curl(&format!("http://{proxy}"), &["--proxytunnel", &format!("http://{four}/page")]);
+    assert_eq!((code, said.as_str()), (Some(0), "GET /page HTTP/1.1"));
+    // The name goes as it is; `localhost` is nothing that this rule allows by its name, but each of its addresses is.
+    let (code, said) = curl(&format!("socks5h://{proxy}"), &[&format!("http://localhost:{}/page", four.port())]);
+    assert_eq!((code, said.as_str()), (Some(0), "GET /page HTTP/1.1"));
+    lab.wait_for_audit("the name", |line| {
+        line["event"] == "tcp-connect" && line["target"] == format!("localhost:{}", four.port())
+    });
+}
+
+#[test]
+fn what_the_lender_refuses_or_cannot_reach_is_told_in_the_clients_protocol() {
+    let lab = Lab::start(LOOPBACK);
+    let (_home, daemon, proxy) = proxy(&lab);
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // curl says the number of the reply.
+    let (code, said) = curl(&format!("socks5h://{proxy}"), &["http://10.0.0.1:80/"]);
+    assert!(code == Some(97) && said.contains("(2)"), "not allowed by the ruleset: {code:?} {said}");
+    daemon.wait_for_line("connect 10.0.0.1:80 is refused");
+    let (code, said) = curl(&format!("socks5h://{proxy}"), &[&format!("http://{gone}/")]);
+    assert!(code == Some(97) && said.contains("(5)"), "connection refused: {code:?} {said}");
+    for (target, status) in [("10.0.0.1:80".to_owned(), "403"), (gone.to_string(), "502")] {
+        let (code, said) = curl(&format!("http://{proxy}"), &["--proxytunnel", &format!("http://{target}/")]);
+        assert!(code == Some(56) && said.contains(status), "{target}: {code:?} {said}");
+        let write = ["--write-out", "%{http_code}", &format!("http://{target}/")];
+        assert_eq!(curl(&format!("http://{proxy}"), &write), (Some(0), status.to_owned()), "{target}");
+    }
+}
+
+#[test]
+fn who_speaks_nonsense_or_nothing_is_bounded_and_holds_up_nobody() {
+    let lab = Lab::start(LOOPBACK);
+    let (_home, _daemon, proxy) = proxy(&lab);
+    let server = origin(echo);
+    let silent: Vec<_> = (0..200).map(|_| dial(proxy)).collect();
+    // A head without end.
+    let mut endless = dial(proxy);
+    endless.write_all(b"GET ").unwrap();
+    for _ in 0..100 {
+        endless.write_all(&[b'a'; 4096]).unwrap();
+    }
+    let mut answer = String::new();
+    endless.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    for nonsense in
+        [&b"\0\0\0\0"[..], b"\x16\x03\x01\x02\x00", b"SSH-2.0-x\r\n\r\n", &[5, 0], &[4, 9, 0, 0, 0, 0, 0, 0, 0]]
+    {
+        let mut socket = dial(proxy);
+        socket.write_all(nonsense).unwrap();
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        assert!(answer.len() < 100, "{nonsense:?}: {answer:?}");
+    }
+    // Everything at once, with what comes first behind it.
+    let mut socket = dial(proxy);
+    let SocketAddr::V4(v4) = server else { panic!("{server}") };
+    let request = [&[5, 1, 0, 5, 1, 0, 1][..], &v4.ip().octets(), &v4.port().to_be_bytes(), b"early"].concat();
+    socket.write_all(&request).unwrap();
+    let mut answer = [0; 17];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!((&answer[..5], &answer[12..]), (&[5, 0, 5, 0, 0][..], &b"early"[..]));
+    round_trip(&socket, b"goes on").unwrap();
+    drop(silent);
+}

@@ -1,0 +1,220 @@
+//! `capuchin forward -W`: a real OpenSSH client, git and rsync over it.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{
+    echo, origin, pattern,
+    support::{Daemon, Home, LOOPBACK, Lab, fails, run, run_with, text},
+};
+
+/// A private sshd on loopback, for the user who runs the test, with keys of its own.
+struct Sshd {
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    user: String,
+    _daemon: Daemon,
+}
+
+impl Sshd {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        for key in ["host", "client"] {
+            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]));
+        }
+        if crate::support::own_uid() == 0 {
+            // Where it locks itself up before a login (Debian's package leaves it to the service).
+            std::fs::create_dir_all("/run/sshd").unwrap();
+        }
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = format!(
+            "ListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
+             PermitRootLogin yes\nPasswordAuthentication no\nLogLevel INFO\n",
+            path("host"),
+            path("client.pub")
+        );
+        std::fs::write(path("config"), config).unwrap();
+        let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|sshd| Path::new(sshd).exists()).expect("sshd");
+        let daemon = Daemon::spawn(Command::new(sshd).args(["-D", "-e", "-f", &path("config")]).stdin(Stdio::null()));
+        daemon.wait_for_line("Server listening");
+        let user = text(run(Command::new("id").arg("-un")).stdout).trim().to_owned();
+        Self { folder, address, user, _daemon: daemon }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The options of ssh that lead there through the lender alone.
+    fn options(&self) -> Vec<String> {
+        let proxy = format!("ProxyCommand={} forward lab -W %h:%p", env!("CARGO_BIN_EXE_capuchin"));
+        let known = format!("UserKnownHostsFile={}", self.path("known").display());
+        let key = self.path("client").display().to_string();
+        let port = self.address.port().to_string();
+        [
+            "-F",
+            "none",
+            "-i",
+            &key,
+            "-p",
+            &port,
+            "-o",
+            &known,
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            &proxy,
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    fn target(&self) -> String {
+        format!("{}@{}", self.user, self.address.ip())
+    }
+
+    /// As a command line, for programs that start ssh.
+    fn command_line(&self) -> String {
+        let quoted = self.options().into_iter().map(|option| format!("'{option}'"));
+        format!("ssh {}", quoted.collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// With this home's profiles, whoever starts capuchin.
+fn with_home(command: &mut Command, home: &Home) {
+    let folder = home.folder.path();
+    command
+        .env("HOME", folder)
+        .env("XDG_CONFIG_HOME", folder.join("config"))
+        .env("XDG_STATE_HOME", folder.join("state"));
+}
+
+#[test]
+fn openssh_runs_a_program_over_it_and_its_bytes_and_status_arrive() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let sshd = Sshd::start();
+    let ssh = || {
+        let mut ssh = Command::new("ssh");
+        with_home(ssh.args(sshd.options()).arg(sshd.target()), &home);
+        ssh
+    };
+    let bytes = pattern(4 << 20, 7);
+    let output = run_with(ssh().arg("cat; exit 7"), &bytes);
+    assert_eq!(output.status.code(), Some(7), "{:?}", text(output.stderr));
+    assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
+    lab.wait_for_audit("what it was", |line| {
+        line["event"] == "tcp-closed"
+            && line["target"] == sshd.address.to_string()
+            && line["bytes_in"].as_u64() > Some(4 << 20)
+    });
+}
+
+#[test]
+fn git_clones_and_pushes_over_it() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let sshd = Sshd::start();
+    let git = |folder: &Path, arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.current_dir(folder).args(["-c", "user.name=a", "-c", "user.email=a@a", "-c", "init.defaultBranch=main"]);
+        with_home(git.args(arguments).env("GIT_SSH_COMMAND", sshd.command_line()), &home);
+        text(run(&mut git).stdout)
+    };
+    let place = sshd.folder.path();
+    git(place, &["init", "--quiet", "--bare", "origin.git"]);
+    let url = format!("ssh://{}:{}{}", sshd.target(), sshd.address.port(), sshd.path("origin.git").display());
+    git(place, &["clone", "--quiet", &url, "one"]);
+    std::fs::write(sshd.path("one/file"), pattern(3 << 20, 3)).unwrap();
+    git(&sshd.path("one"), &["add", "."]);
+    git(&sshd.path("one"), &["commit", "--quiet", "-m", "a file"]);
+    git(&sshd.path("one"), &["push", "--quiet", "origin", "HEAD:main"]);
+    git(place, &["clone", "--quiet", "--branch", "main", &url, "two"]);
+    assert!(std::fs::read(sshd.path("two/file")).unwrap() == pattern(3 << 20, 3));
+}
+
+#[test]
+fn rsync_copies_over_it() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let sshd = Sshd::start();
+    std::fs::create_dir(sshd.path("from")).unwrap();
+    for number in 0..50 {
+        std::fs::write(sshd.path("from").join(number.to_string()), pattern(40_000, number)).unwrap();
+    }
+    let mut rsync = Command::new("rsync");
+    rsync.args(["-a", "-e", &sshd.command_line()]).arg(format!("{}/", sshd.path("from").display()));
+    with_home(rsync.arg(format!("{}:{}/", sshd.target(), sshd.path("to").display())), &home);
+    run(&mut rsync);
+    for number in 0..50 {
+        assert!(
+            std::fs::read(sshd.path("to").join(number.to_string())).unwrap() == pattern(40_000, number),
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn each_half_ends_alone_and_what_fails_has_its_status() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let late = origin(|mut socket| {
+        let mut question = Vec::new();
+        socket.read_to_end(&mut question).unwrap();
+        socket.write_all(format!("{} bytes", question.len()).as_bytes()).unwrap();
+    });
+    let forward = |target: &str| {
+        let mut command = home.capuchin();
+        command.args(["forward", "lab", "-W", target]);
+        command
+    };
+    let output = run_with(&mut forward(&late.to_string()), [b'q'; 200_000]);
+    assert_eq!((output.status.code(), text(output.stdout).as_str()), (Some(0), "200000 bytes"), "{:?}", output.stderr);
+    // The target ends first: stdout ends while stdin is open.
+    let early = origin(|mut socket| {
+        socket.write_all(b"good bye").unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut last = Vec::new();
+        socket.read_to_end(&mut last).unwrap();
+        assert_eq!(last, b"and to you");
+    });
+    let mut child = forward(&early.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "good bye");
+    child.stdin.take().unwrap().write_all(b"and to you").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let said = fails(&mut forward(&gone.to_string()), 255);
+    assert!(said.starts_with("error[target]") && said.contains("Connection refused"), "{said}");
+    let said = fails(&mut forward("10.0.0.1:22"), 255);
+    assert!(said.starts_with("error[policy]"), "{said}");
+    let reset = origin(|mut socket| {
+        socket.read_exact(&mut [0]).unwrap();
+        rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
+    });
+    let output = run_with(&mut forward(&reset.to_string()), b"x");
+    assert_eq!(output.status.code(), Some(255));
+    assert!(text(output.stderr).starts_with("error[target]"));
+}
+
+#[test]
+fn a_lender_that_dies_ends_it_with_its_name() {
+    let mut lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(echo);
+    let mut command = home.capuchin();
+    let mut daemon = Daemon::spawn(command.args(["forward", "lab", "-W", &server.to_string()]).stdin(Stdio::piped()));
+    daemon.stdin.as_mut().unwrap().write_all(b"alive\n").unwrap();
+    daemon.wait_for_line("alive");
+    lab.daemon.kill();
+    daemon.wait_for_line("error[lost]");
+    assert_eq!(daemon.wait().code(), Some(255));
+}
