@@ -33,7 +33,7 @@ impl Borrower {
     /// let (visit, accepted) = tokio::join!(lab.unix_connect(&path), listener.accept());
     /// let (mut visit, mut accepted) = (visit?, accepted?);
     /// visit.write_all(b"good day").await?;
-    /// visit.shutdown().await?;
+    /// visit.close().await?;
     /// let mut said = String::new();
     /// accepted.read_to_string(&mut said).await?;
     /// assert_eq!(said, "good day");
@@ -101,6 +101,20 @@ pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, BorrowError> {
 /// Dropping it delivers what was written, then closes the connection; it never waits.
 pub struct UnixStream {
     stream: Stream,
+}
+
+impl UnixStream {
+    /// Closes the connection after what was written, and waits until the lender has all of it: dropping does the same and
+    /// does not say how it went.
+    ///
+    /// # Errors
+    /// The other end or the lender closed first, or the session is over: perhaps not everything has come.
+    ///
+    /// # Cancellation
+    /// As dropping it.
+    pub async fn close(self) -> io::Result<()> {
+        self.stream.close().await
+    }
 }
 
 impl AsyncRead for UnixStream {
