@@ -219,7 +219,8 @@ fn check_local(login: &Login, user: &OsUser) -> Result<store::Login, No> {
     }
 }
 
-/// Checks password, ticket, or that none is needed; but for a ticket, a new one is earned. `hours`: how long a login lasts, if that is bounded.
+/// Checks password, ticket, or that none is needed; but for a ticket, a new one is earned. `hours`: how long a login
+/// lasts, if that is bounded.
 async fn check(
     lender: &Lender,
     mut login: Login,

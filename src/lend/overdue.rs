@@ -76,6 +76,11 @@ async fn renewed(
         let text = "the certificate has not ended: it is renewed over a session";
         return Err(No::refused(ErrorKind::Identity, text));
     }
+    let stored = lender.shared.store.password_of(&identity.user).map_err(|error| refused(&error))?;
+    if stored.phc.is_none() {
+        let text = format!("{} has no password that could renew it: join again, by a new line", identity.user);
+        return Err(No::refused(ErrorKind::Identity, text));
+    }
     if !lender.shared.audit.is_sound().await {
         let text = "the lender cannot write its audit log and renews no certificates";
         return Err(No::refused(ErrorKind::Busy, text));

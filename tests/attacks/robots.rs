@@ -1,14 +1,19 @@
 //! Users whom the policy asks for no password: their certificate logs them in, and nobody else's does.
 
+use std::time::Duration;
+
 use capuchin::{
     proto::{ErrorKind, FromLender, Login, LoginMethod},
-    trust::tls::Purpose,
+    trust::{authority::LEAF_LIFETIME, tls::Purpose},
 };
 
-use crate::support::{
-    Daemon, Home, LOOPBACK, Lab, PASSWORD, fails,
-    peer::{Credentials, HONEST, Peer, saved_ticket, ticket_login},
-    run, text,
+use crate::{
+    renewal::{keep_certificate, made_before},
+    support::{
+        Daemon, Home, LOOPBACK, Lab, PASSWORD, fails,
+        peer::{Credentials, HONEST, Peer, saved_ticket, ticket_login},
+        run, text,
+    },
 };
 
 /// Alice is a robot; bob is not.
@@ -59,6 +64,22 @@ fn a_robot_joins_and_logs_in_without_a_password_and_has_a_ticket() {
     forget_ticket(&home);
     let said = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]), 2);
     assert!(said.starts_with("error[revoked]"), "{said}");
+}
+
+#[test]
+fn a_robot_whose_certificate_has_ended_has_nothing_to_renew_it_by() {
+    let lab = Lab::start(ROBOT);
+    let home = robot(&lab);
+    keep_certificate(&home, &made_before(&lab, &home, LEAF_LIFETIME + Duration::from_secs(86_400)));
+    let mut login = home.capuchin();
+    let said = fails(login.args(["login", "lab", "--password-file"]).arg(home.password_file(PASSWORD)), 255);
+    assert!(said.starts_with("error[identity]") && said.contains("alice has no password"), "{said}");
+    lab.wait_for_audit("the refusal", |line| {
+        line["event"] == "certificate-renewed" && line["why"].as_str().is_some_and(|why| why.contains("no password"))
+    });
+    // With a new line it is back.
+    run(home.capuchin().args(["join", lab.invite("alice").trim()]));
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
