@@ -300,8 +300,11 @@ async fn passwords_guessed_at_once_with_one_line_are_five() {
     for guess in guesses {
         texts.push(guess.await.unwrap());
     }
-    assert_eq!(texts.iter().filter(|text| text.contains("wrong password")).count(), 5, "{texts:?}");
-    assert!(texts.iter().filter(|text| text.contains("no such invitation")).count() >= 15, "{texts:?}");
+    let told = |what: &str| texts.iter().filter(|text| text.contains(what)).count();
+    // On a busy machine the hash of one may not have had its turn in time; it was no guess, then.
+    let (wrong, late) = (told("wrong password"), told("busy with other logins"));
+    assert!(wrong <= 5 && wrong + late >= 5, "{texts:?}");
+    assert_eq!(told("no such invitation"), 20 - wrong - late, "{texts:?}");
     lab.wait_for_verdict("join", "refused");
     still_serves(&lab, &home).await;
 }
