@@ -51,7 +51,7 @@ impl Profiles {
     /// Replaces every address of a host. What its lender tells is then not added, until [`Self::learn_again`].
     ///
     /// # Errors
-    /// If the host is unknown, there is no address or more than [`ADDRESSES_KNOWN_MAX`], or its file cannot be written.
+    /// If the host is unknown, there is no address or more than 16, or its file cannot be written.
     pub fn set_addresses(&self, alias: &Alias, addresses: &[Target]) -> Result<(), BorrowError> {
         if !(1..=ADDRESSES_KNOWN_MAX).contains(&addresses.len()) {
             return Err(BorrowError::usage(format!("a host has 1 to {ADDRESSES_KNOWN_MAX} addresses")));
