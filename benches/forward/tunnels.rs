@@ -29,13 +29,24 @@ impl Drop for Tunnel {
 impl Tunnel {
     /// OpenSSH with its fastest cipher here.
     pub fn ssh(folder: &Path, origin: SocketAddr) -> Self {
+        let local = free_port();
+        Self::ssh_with(folder, local, ["-L", &format!("127.0.0.1:{local}:{origin}")])
+    }
+
+    /// The same as a SOCKS proxy.
+    pub fn ssh_socks(folder: &Path) -> Self {
+        let local = free_port();
+        Self::ssh_with(folder, local, ["-D", &format!("127.0.0.1:{local}")])
+    }
+
+    fn ssh_with(folder: &Path, local: u16, forward: [&str; 2]) -> Self {
         let path = |name: &str| folder.join(name).display().to_string();
         for key in ["host", "user"] {
             run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]));
         }
         std::fs::create_dir_all("/run/sshd").ok();
         std::fs::rename(path("user.pub"), path("authorized")).expect("the key");
-        let (port, local) = (free_port(), free_port());
+        let port = free_port();
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
              PermitRootLogin prohibit-password\nMaxSessions 100\n",
@@ -52,7 +63,7 @@ impl Tunnel {
         {
             ssh.args(["-o", option]);
         }
-        let client = spawn(ssh.args(["-L", &format!("127.0.0.1:{local}:{origin}"), "127.0.0.1"]));
+        let client = spawn(ssh.args(forward).arg("127.0.0.1"));
         wait_for(local);
         Self { local: SocketAddr::from(([127, 0, 0, 1], local)), ends: vec![server, client] }
     }
@@ -123,7 +134,8 @@ impl Tunnel {
     }
 }
 
-fn borrower(folder: &Path) -> Command {
+/// A command of the borrower that joined.
+pub fn borrower(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
     command.env("XDG_CONFIG_HOME", folder.join("config")).env("XDG_STATE_HOME", folder.join("state"));
     command

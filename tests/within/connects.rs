@@ -100,6 +100,25 @@ print(count)
 }
 
 #[test]
+fn data_that_a_program_sends_with_its_first_packet_arrive_once() {
+    let machine = Machine::start();
+    // TCP_FASTOPEN_NO_COOKIE: the SYN carries them.
+    let program = r#"
+import socket
+for family, host in ((socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1")):
+    s = socket.socket(family)
+    s.setsockopt(socket.IPPROTO_TCP, 34, 1)
+    s.sendto(b"x" * 900, socket.MSG_FASTOPEN, (host, 7000))
+    s.shutdown(socket.SHUT_WR)
+    count = 0
+    while data := s.recv(4096):
+        count += len(data)
+    print(count)
+"#;
+    assert_eq!(text(run(&mut machine.anybody().python(program)).stdout), "900\n900\n");
+}
+
+#[test]
 fn two_thousand_connections_at_once_are_echoed() {
     let machine = Machine::start();
     let program = r#"

@@ -97,6 +97,21 @@ fn a_program_dies_with_capuchin() {
 }
 
 #[test]
+fn a_program_dies_with_the_half_that_looks_after_it() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let mut program = Daemon::spawn(&mut within.run(&["sh", "-c", "setsid sleep 1000 & echo $PPID $$ $!; wait"]));
+    let pids: Vec<i32> = program.wait_for_line(" ").split(' ').map(|pid| pid.parse().unwrap()).collect();
+    let [inner, rest @ ..] = pids.as_slice() else { panic!("{pids:?}") };
+    kill_process(Pid::from_raw(*inner).unwrap(), Signal::KILL).unwrap();
+    program.wait_for_line("error[local]: the half of capuchin that looked after the program is gone");
+    assert_eq!(program.wait().code(), Some(255));
+    for pid in rest {
+        assert!(wait_for_end(*pid, PATIENCE));
+    }
+}
+
+#[test]
 fn what_is_left_behind_is_ended_or_waited_for() {
     let machine = Machine::start();
     let within = machine.anybody();

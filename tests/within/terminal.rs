@@ -1,6 +1,9 @@
 //! The program at a terminal: keys reach it, and the shell that started us sees what it would see of any program.
 
-use crate::{machine::Machine, support::run};
+use crate::{
+    machine::Machine,
+    support::{fails, run},
+};
 
 /// A terminal, a shell of a few lines in it, and the borrowed program as the shell's job.
 const TERMINAL: &str = r#"
@@ -36,11 +39,35 @@ for word, keys in [(b"ready", b"\x1a"), (b"stopped", b"word\n"), (b"got word", b
 fn the_keys_of_the_terminal_reach_the_program_once() {
     let machine = Machine::start();
     for within in machine.borrowers() {
-        let program =
-            "count=0; trap 'count=$((count+1))' INT; echo ready; read word; echo got $word; sleep 60; exit $count";
+        let program = "count=0; trap 'count=$((count+1))' INT; echo ready; read word; echo got $word; while [ $count = 0 ]; do sleep 0.1; done; exit $count";
         let borrowed = within.run(&["sh", "-c", program]);
         let mut terminal = within.beside("python3");
         terminal.args(["-c", TERMINAL]).arg(borrowed.get_program()).args(borrowed.get_args());
         run(&mut terminal);
     }
+}
+
+/// Waits for a question, and answers it.
+const ASKED: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+heard = b""
+while b"Password of alice at lab: " not in heard:
+    heard += os.read(terminal, 1024)
+os.write(terminal, b"correct horse battery\n")
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"#;
+
+#[test]
+fn who_is_not_logged_in_is_asked_for_the_password_in_its_place() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    run(machine.lab.admin().args(["logout", "alice"]));
+    let borrowed = within.run(&["sh", "-c", "exit 5"]);
+    let mut terminal = within.beside("python3");
+    terminal.args(["-c", ASKED]).arg(borrowed.get_program()).args(borrowed.get_args());
+    fails(&mut terminal, 5);
 }

@@ -48,7 +48,7 @@ use std::{ffi::OsString, os::fd::OwnedFd};
 
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
+    process::{Resource, Rlimit, Signal, getpid, getrlimit, set_child_subreaper, setrlimit},
 };
 
 pub use error::{RunError, apparmor_profile};
@@ -94,6 +94,8 @@ impl Run {
             }
             Forked::Parent(_) => {
                 raise_descriptor_limit();
+                // What inner looks after is ours to end, should inner be killed.
+                set_child_subreaper(Some(getpid())).map_err(|error| failed(error.into()))?;
                 let program = plan.program.first().map(OsString::as_os_str).unwrap_or_default();
                 let program = program.to_string_lossy().into_owned();
                 Ok(Self { control, program, lender_variables: plan.lender_variables.clone() })

@@ -21,6 +21,7 @@ use super::{
     control::{self, FromInner, ToInner},
     doors::{Doors, PerFamily},
     hold::Hold,
+    leftovers::signal_descendants,
     local::Local,
     names::Names,
     questions,
@@ -96,7 +97,11 @@ async fn attend(
                 Some((FromInner::Failed(step, errno), _)) => return Err(inner.failed(step, errno)),
                 Some((FromInner::Alone, _)) => break,
                 Some((FromInner::Ready | FromInner::Started, _)) => {}
-                None => return Err(RunError::Lost),
+                None => {
+                    // The program died with inner; what it started came to us.
+                    signal_descendants(Signal::KILL);
+                    return Err(RunError::Lost);
+                }
             },
             signal = next_signal(signals) => match signal {
                 // It has got it too.

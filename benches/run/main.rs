@@ -1,0 +1,133 @@
+//! `capuchin run` against proxychains4 over `ssh -D`, with the same program, in one run: `cargo bench --bench run`.
+//!
+//! Needs openssh-server, openssh-client and proxychains4. The program is this one, started again under each; rounds
+//! alternate and the medians of the ratios are printed.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    thread,
+    time::Instant,
+};
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../forward/tunnels.rs"]
+mod tunnels;
+
+use support::{median, row};
+use tunnels::Tunnel;
+
+const BULK_BYTES: usize = 1 << 30;
+const CONNECTIONS: usize = 1000;
+const ROUNDS: usize = 5;
+const STARTS: usize = 20;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, role, job, address] = args.as_slice()
+        && role == "program"
+    {
+        return program(job, address.parse().expect("an address"));
+    }
+    let origin = origin();
+    let folder = tempfile::tempdir().expect("a folder");
+    let theirs = Tunnel::ssh_socks(folder.path());
+    let ours = Tunnel::capuchin(folder.path(), origin);
+    let config = folder.path().join("proxychains.conf");
+    let text = format!("strict_chain\n[ProxyList]\nsocks5 127.0.0.1 {}\n", theirs.local.port());
+    std::fs::write(&config, text).expect("a file");
+    let chained = || {
+        let mut command = Command::new("proxychains4");
+        command.arg("-q").arg("-f").arg(&config);
+        command
+    };
+    for (job, wanted) in [("bulk", 1.3), ("connections", 2.0)] {
+        let mut ratios = Vec::new();
+        for _ in 0..ROUNDS {
+            let (their_rate, our_rate) = (rate(chained(), job, origin), rate(borrowed(folder.path()), job, origin));
+            ratios.push(our_rate / their_rate);
+            eprintln!("{job}: proxychains4 {their_rate:.0}, capuchin run {our_rate:.0}");
+        }
+        row(&format!("run: {job}"), "proxychains4 + ssh -D", median(&mut ratios), wanted, true);
+    }
+    let mut forwarded = Vec::new();
+    for _ in 0..ROUNDS {
+        let direct = rate(Command::new("env"), "bulk", ours.local);
+        forwarded.push(rate(borrowed(folder.path()), "bulk", origin) / direct);
+    }
+    row("run: bulk", "capuchin forward", median(&mut forwarded), 0.8, true);
+    let mut extra: Vec<f64> =
+        (0..STARTS).map(|_| start(borrowed(folder.path())) - start(Command::new("env"))).collect();
+    row("run: start of true, more ms", "true", median(&mut extra), 15.0, false);
+}
+
+/// `capuchin run lab --`.
+fn borrowed(folder: &Path) -> Command {
+    let mut command = tunnels::borrower(folder);
+    command.args(["run", "lab", "--"]);
+    command
+}
+
+/// What the program says that it reached, under `command`.
+fn rate(mut command: Command, job: &str, address: SocketAddr) -> f64 {
+    command.arg(std::env::current_exe().expect("this program")).args(["program", job, &address.to_string()]);
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.trim().parse().unwrap_or_else(|_| panic!("{command:?}: {output:?}"))
+}
+
+/// How long `true` takes under `command`, in ms.
+fn start(mut command: Command) -> f64 {
+    let began = Instant::now();
+    assert!(command.arg("true").status().expect("it starts").success());
+    began.elapsed().as_secs_f64() * 1000.0
+}
+
+/// The program that runs under both: MiB/s of a download, or connections a second that echo a byte.
+fn program(job: &str, origin: SocketAddr) {
+    let began = Instant::now();
+    let amount = if job == "bulk" {
+        let mut socket = TcpStream::connect(origin).expect("connected");
+        socket.write_all(b"D").expect("asked");
+        let (mut block, mut moved) = (vec![0; 256 * 1024], 0);
+        while moved < BULK_BYTES {
+            moved += socket.read(&mut block).expect("bytes");
+        }
+        (BULK_BYTES >> 20) as f64
+    } else {
+        for _ in 0..CONNECTIONS {
+            let mut socket = TcpStream::connect(origin).expect("connected");
+            socket.write_all(b"E").expect("asked");
+            socket.read_exact(&mut [0]).expect("an echo");
+        }
+        CONNECTIONS as f64
+    };
+    println!("{}", amount / began.elapsed().as_secs_f64());
+}
+
+/// Sends the bulk after a D, and sends anything else back.
+fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let serve = move || {
+                let mut command = [0];
+                if socket.read_exact(&mut command).is_err() {
+                    return;
+                }
+                let block = vec![7; 256 * 1024];
+                let blocks = if command == *b"D" { BULK_BYTES / block.len() } else { 0 };
+                let _ = (0..blocks).try_for_each(|_| socket.write_all(&block));
+                if command != *b"D" {
+                    let _ = socket.write_all(&command);
+                }
+            };
+            thread::Builder::new().stack_size(64 * 1024).spawn(serve).expect("a thread");
+        }
+    });
+    address
+}
