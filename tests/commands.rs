@@ -180,7 +180,14 @@ fn the_demo_shows_the_main_job_and_cleans_up() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_capuchin"));
     let output = run(demo.arg("demo").env("TMPDIR", folder.path()));
     let shown = text(output.stdout);
-    for part in ["Could not resolve host", "Forwarding 127.0.0.1:", "only the lender can reach", "denied: "] {
+    for part in [
+        "Could not resolve host",
+        "$ capuchin run lab -- curl http://wiki.internal/\nHello from a web server that only the lender can reach.",
+        "curl: (7) ",
+        "capuchin: lab: connect 10.77.0.1:22 is refused: no rule allows it",
+        "denied: connect wiki.internal:22",
+        "capuchind allow demo connect wiki.internal:22 --for 1h",
+    ] {
         assert!(shown.contains(part), "{part:?} is missing: {shown}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
