@@ -27,6 +27,7 @@ use super::{
     filter,
     leftovers::signal_descendants,
     mask::Mask,
+    names::own_resolvers,
     network::{self, Network},
 };
 use crate::{
@@ -82,7 +83,7 @@ fn live(control: &OwnedFd, plan: &Plan) -> Result<(), Failed> {
             None => return Ok(()),
         }
     };
-    Network::of(&machine).set_up().map_err(|error| (Step::Network, error))?;
+    Network::of(&machine, &own_resolvers()).set_up().map_err(|error| (Step::Network, error))?;
     Mask::of(&machine, &plan.local_unix).put_on().map_err(|error| (Step::Mask, error.into_source()))?;
     sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;

@@ -220,8 +220,8 @@ impl Answered {
     }
 }
 
-/// Those of this machine, as the file is now; it is read for port 53 alone.
-fn own_resolvers() -> Vec<IpAddr> {
+/// The resolvers of this machine, as the file is now.
+pub fn own_resolvers() -> Vec<IpAddr> {
     let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
     ResolvConf::parse(&String::from_utf8_lossy(&text)).resolvers
 }

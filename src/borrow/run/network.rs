@@ -46,8 +46,9 @@ pub struct Network {
 
 impl Network {
     /// That of the lender's machine. What it says beyond its own addresses and where they lead is left out, so that the kernel
-    /// takes every part: a route from an address that it has not is one from the first that it has.
-    pub fn of(machine: &Machine) -> Self {
+    /// takes every part: a route from an address that it has not is one from the first that it has. `own_resolvers` are
+    /// those of this machine, which a program finds when somebody replaces resolv.conf under it.
+    pub fn of(machine: &Machine, own_resolvers: &[IpAddr]) -> Self {
         let is_plain =
             |address: &IpAddr| !address.is_loopback() && !address.is_multicast() && !address.is_unspecified();
         let mut addresses: Vec<IpAddr> = machine.addresses.iter().copied().filter(is_plain).collect();
@@ -67,7 +68,7 @@ impl Network {
             };
             routes.insert(route.prefix, source);
         }
-        for resolver in machine.resolvers.iter().filter(|address| is_plain(address)) {
+        for resolver in machine.resolvers.iter().chain(own_resolvers).filter(|address| is_plain(address)) {
             // Answered here, wherever it is.
             let from = addresses.iter().find(|address| address.is_ipv4() == resolver.is_ipv4());
             routes.entry(IpNet::from(*resolver)).or_insert(from.copied().unwrap_or(NO_ADDRESS.into()));
@@ -165,11 +166,17 @@ mod tests {
             resolvers: ["127.0.0.53", "10.0.0.2"].map(|text| text.parse().unwrap()).into(),
             ..Machine::default()
         };
-        let network = Network::of(&machine);
+        let own_resolvers = ["127.0.0.1", "192.0.2.53"].map(|text| text.parse().unwrap());
+        let network = Network::of(&machine, &own_resolvers);
         let pair = |prefix: &str, source: &str| (prefix.parse().unwrap(), source.parse().unwrap());
         assert_eq!(
             network.routes,
-            [pair("0.0.0.0/0", "10.0.0.7"), pair("10.0.0.2/32", "10.0.0.7"), pair("fd00::/8", "fd00::7")]
+            [
+                pair("0.0.0.0/0", "10.0.0.7"),
+                pair("10.0.0.2/32", "10.0.0.7"),
+                pair("192.0.2.53/32", "10.0.0.7"),
+                pair("fd00::/8", "fd00::7")
+            ]
         );
     }
 
@@ -186,9 +193,9 @@ mod tests {
             resolvers: vec!["fd00::53".parse().unwrap()],
             ..Machine::default()
         };
-        let network = Network::of(&machine);
+        let network = Network::of(&machine, &[]);
         assert_eq!(network.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
         assert_eq!(network.routes, [("10.0.0.0/8".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
-        assert_eq!(Network::of(&Machine::default()).addresses, [IpAddr::from(NO_ADDRESS)]);
+        assert_eq!(Network::of(&Machine::default(), &[]).addresses, [IpAddr::from(NO_ADDRESS)]);
     }
 }
