@@ -4,6 +4,7 @@
 mod support;
 
 mod code;
+mod covered;
 mod fetching;
 mod looking_up;
 mod mirrors;
