@@ -26,5 +26,5 @@ pub mod run {
 pub use borrow::{
     Alias, BorrowError, Borrower, Connection, Destination, Endpoint, Forward, Host, HostSettings, Join, OwnedReadHalf,
     OwnedWriteHalf, Profile, Profiles, Proxy, RemoteForward, SessionEnd, TcpBound, TcpListener, TcpOptions, TcpStream,
-    UnixListener, UnixStream, lender_address,
+    UdpSocket, UnixListener, UnixStream, lender_address,
 };

@@ -3,6 +3,7 @@
 //! ```text
 //!   Join ──▶ Profiles ──▶ Borrower ──▶ TcpStream   one borrowed connection
 //!   (once)   (on disk)    (session)├─▶ TcpListener a port of the lender's, and who connects to it
+//!                                  ├─▶ UdpSocket   datagrams from and to the lender
 //!                                  ├─▶ Forward     a local port, each of whose connections is one
 //!                                  ├─▶ Proxy       a local port whose clients say where to
 //!                                  ├─▶ RemoteForward   a port of the lender's that leads here
@@ -44,6 +45,7 @@ mod resolve;
 pub(crate) mod run;
 mod settings;
 mod tcp;
+mod udp;
 mod unix;
 
 pub use connect::Borrower;
@@ -58,4 +60,5 @@ pub use proxy::Proxy;
 pub use remote_forward::RemoteForward;
 pub use settings::HostSettings;
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
+pub use udp::UdpSocket;
 pub use unix::{UnixListener, UnixStream};

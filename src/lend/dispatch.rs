@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, tcp, unix};
+use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, tcp, udp, unix};
 use crate::{
     proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
@@ -79,6 +79,7 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             Ok(grant) => Box::pin(listen::tcp(&borrower, grant, wanted, stream)).await,
             Err(refusal) => refuse(&stream, refusal).await,
         },
+        Ok(Ok(Request::UdpBind(wanted))) => Box::pin(udp::lend(&borrower, wanted, stream)).await,
         Ok(Ok(Request::UnixConnect(path))) => match Box::pin(gate::unix_connect(&borrower, &path)).await {
             Ok(grant) => Box::pin(unix::lend(&borrower, grant, stream)).await,
             Err(refusal) => refuse(&stream, refusal).await,

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     policy::{
-        self, AnyRequest, Connect, Facts, Granted, Host, HostError, HostName, Kind, LenderPath, Listen, Principal,
-        Profile, ReadVariable, Resolve, Transport, UnixConnect, UnixListen,
+        self, AnyRequest, Connect, Datagram, DatagramSocket, Facts, Granted, Host, HostError, HostName, Kind,
+        LenderPath, Listen, Principal, Profile, ReadVariable, Resolve, Transport, UnixConnect, UnixListen,
     },
     proto::{Ask, Errno, ErrorKind, HostsLine, Refusal, Target},
 };
@@ -38,6 +38,42 @@ pub(super) async fn listen(borrower: &Borrower, address: SocketAddr) -> Result<G
     let request = Listen::new(Transport::Tcp, address.ip(), address.port());
     let decision = policy::decide(&lender.policy(), &borrower.principal, request, &facts).map_err(|no| refusal(&no));
     log(borrower, "tcp-listen", &address, Verdict::of(&decision)).await;
+    decision
+}
+
+/// Asks for a UDP port that strangers may reach; port 0 asks for any.
+pub(super) async fn udp_listen(borrower: &Borrower, address: SocketAddr) -> Result<Granted<Listen>, Refusal> {
+    let request = Listen::new(Transport::Udp, address.ip(), address.port());
+    let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default());
+    let decision = decision.map_err(|no| refusal(&no));
+    log(borrower, "udp-bind", &format!("{address}/udp"), Verdict::of(&decision)).await;
+    decision
+}
+
+/// Asks for a UDP socket to send from.
+pub(super) async fn udp_socket(borrower: &Borrower, address: SocketAddr) -> Result<Granted<DatagramSocket>, Refusal> {
+    let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, DatagramSocket, &Facts::default());
+    let decision = decision.map_err(|no| refusal(&no));
+    log(borrower, "udp-bind", &address, Verdict::of(&decision)).await;
+    decision
+}
+
+/// Asks to send datagrams to `peer`. `logged`: whether the log has room for this one; a socket may be used to ask for
+/// thousands a second.
+pub(super) async fn datagram(
+    borrower: &Borrower,
+    peer: SocketAddr,
+    logged: bool,
+) -> Result<Granted<Datagram>, Refusal> {
+    let host = Host::Address(peer.ip());
+    let answered = borrower.names.answered(&host);
+    let facts = Facts { answered: &answered, ..Facts::default() };
+    let request = Datagram::new(host, peer.port(), vec![peer.ip()]);
+    let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request, &facts);
+    let decision = decision.map_err(|no| refusal(&no));
+    if logged {
+        log(borrower, "udp-send", &peer, Verdict::of(&decision)).await;
+    }
     decision
 }
 
@@ -273,6 +309,12 @@ pub(super) fn still_listens(borrower: &Borrower, grant: &Granted<Listen>) -> Res
     let own: Vec<_> = lender.address().into_iter().collect();
     let facts = Facts { own: &own, ..Facts::default() };
     grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
+}
+
+/// As [`still`], for a UDP port or socket, and for each destination of datagrams.
+pub(super) fn still_sends<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
+    let policy = borrower.lender.policy();
+    grant.again(&policy, &borrower.principal, &Facts::default()).map(drop).map_err(|no| refusal(&no))
 }
 
 /// As [`still`], for a Unix socket.

@@ -5,6 +5,7 @@
 //!        ├───▶ join                    │
 //!        └───▶ overdue                 │
 //!                                      │         ├──▶ listen    ports, and who connects to them
+//!                                      │         ├──▶ udp       datagrams, each destination judged by itself
 //!                                      ├── resolve          names, once
 //!                                      ├── names            DNS questions, and what a session was answered
 //!                                      ├── profile          routes, resolvers, hosts, variables
@@ -53,6 +54,7 @@ mod resolve;
 mod seats;
 mod stranger;
 mod tcp;
+mod udp;
 mod unix;
 
 pub use admin::{AdminReply, AdminRequest, Refused, SecretText, UserEntry, ask};

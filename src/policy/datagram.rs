@@ -6,6 +6,7 @@ use super::{
     Policy,
     decide::{Facts, Judged, Principal},
     host::{Host, HostName},
+    kind::Kind,
     reach::{Reach, Transport, add_answered},
     refusal::{Refusal, RuleRef},
 };
@@ -47,5 +48,18 @@ impl Judged for Datagram {
 
     fn judge_again(&self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<RuleRef, Refusal> {
         self.reach(facts).judge_all(policy, &principal.user, &self.addresses)
+    }
+}
+
+/// A socket to send datagrams from: for whoever may send any. It does nothing by itself; each destination is a
+/// [`Datagram`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramSocket;
+
+impl Judged for DatagramSocket {
+    fn judge(self, policy: &Policy, principal: &Principal, _: &Facts<'_>) -> Result<(Self, RuleRef), Refusal> {
+        let first = policy.allows(&principal.user).find_map(|patterns| patterns.udp.first());
+        let rule = first.map(|entry| RuleRef::new(Kind::Udp, entry));
+        rule.map(|rule| (self, rule)).ok_or_else(|| Refusal::no_datagrams(policy, &principal.user))
     }
 }

@@ -174,6 +174,16 @@ impl Refusal {
         Self { help, ..refusal }
     }
 
+    /// A refusal of a socket that could send nowhere.
+    pub(super) fn no_datagrams(policy: &Policy, user: &UserName) -> Self {
+        let help = format!(
+            "ask the lender's admin to add the destination as `udp = [\"HOST:PORT\"]` to an [[allow]] of {}",
+            policy.file
+        );
+        let refusal = Self::new(policy, user, Kind::Udp, "", Reason::NoRule, &Remedy::Ask);
+        Self { help, send: None, ..refusal }
+    }
+
     /// The whole story, line by line: what and why, the rule that decided, the nearest one, what to do, and, last and
     /// alone, the line to send to the lender's admin.
     pub fn explain(&self) -> Vec<String> {

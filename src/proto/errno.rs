@@ -26,6 +26,8 @@ impl Errno {
     pub const EADDRINUSE: Self = Self(98);
     /// Message too long.
     pub const EMSGSIZE: Self = Self(90);
+    /// Address family not supported: a socket of IPv4 does not send to IPv6.
+    pub const EAFNOSUPPORT: Self = Self(97);
     /// Network is unreachable.
     pub const ENETUNREACH: Self = Self(101);
     /// Connection reset by peer.

@@ -18,6 +18,7 @@ pub mod mux;
 mod name;
 mod request;
 mod resolv_conf;
+mod udp;
 
 pub use answer::{
     Answer, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal, RenewedCertificate, Resolving, TcpConnected, Verdict,
@@ -44,3 +45,4 @@ pub use request::{
     UnknownRequest,
 };
 pub use resolv_conf::ResolvConf;
+pub use udp::{DATAGRAM_BYTES_MAX, UdpBind, UdpBody, UdpMessage};

@@ -5,7 +5,7 @@
 
 use minicbor::{Decode, Encode, Encoder, encode};
 
-use super::{ProtocolError, TcpListen, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr, message};
+use super::{ProtocolError, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr, message};
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
 pub const HOST_BYTES_MAX: usize = 255;
@@ -16,8 +16,7 @@ pub const ASK_TARGET_MAX: usize = 32 * 1024;
 /// Longest path of a Unix socket, in bytes: PATH_MAX of Linux without its NUL.
 pub const SOCKET_PATH_MAX: usize = 4095;
 /// The requests that are planned, by name, each with the kinds that it can be.
-pub const PLANNED: [(&str, &[&str]); 6] = [
-    ("udp-bind", &["udp", "listen"]),
+pub const PLANNED: [(&str, &[&str]); 5] = [
     ("spawn", &["exec", "shell", "python"]),
     ("files", &["read", "write"]),
     ("service-connect", &["services.use"]),
@@ -32,6 +31,9 @@ pub enum Request {
     TcpConnect(Target),
     /// A TCP port bound by the lender; answered with [`Listening`](super::Listening).
     TcpListen(TcpListen),
+    /// A UDP socket of the lender; answered with [`Listening`](super::Listening), and followed by
+    /// [`UdpMessage`](super::UdpMessage)s.
+    UdpBind(UdpBind),
     /// A connection to the Unix socket at this path of the lender; answered with [`Ready`](super::Ready).
     UnixConnect(Vec<u8>),
     /// A Unix socket created by the lender; answered with [`Ready`](super::Ready).
@@ -82,6 +84,7 @@ impl Request {
         match self {
             Self::TcpConnect(_) => "tcp-connect",
             Self::TcpListen(_) => "tcp-listen",
+            Self::UdpBind(_) => "udp-bind",
             Self::UnixConnect(_) => "unix-connect",
             Self::UnixListen(_) => "unix-listen",
             Self::Resolve => "resolve",
@@ -111,6 +114,13 @@ impl Request {
             "tcp-listen" => {
                 let TcpListenBody { address, backlog, v6_only, reuse_address } = message::decode("request", bytes)?;
                 Self::TcpListen(TcpListen { address: address.0, backlog, v6_only, reuse_address })
+            }
+            "udp-bind" => {
+                let UdpBindBody { address, listen, v6_only } = message::decode("request", bytes)?;
+                if !listen && address.0.port() != 0 {
+                    return Err(malformed("a port of its own is for a socket that listens"));
+                }
+                Self::UdpBind(UdpBind { address: address.0, listen, v6_only })
             }
             "unix-connect" => {
                 let UnixBody { path, backlog: _ } = message::decode("request", bytes)?;
@@ -173,6 +183,7 @@ impl<C> Encode<C> for Request {
             Self::Resolve | Self::RenewTicket => 1,
             Self::RenewCertificate(_) | Self::Profile(_) | Self::UnixConnect(_) => 2,
             Self::UnixListen(UnixListen { backlog, .. }) => 2 + u64::from(backlog.is_some()),
+            Self::UdpBind(_) => 4,
             Self::TcpListen(TcpListen { backlog, .. }) => 4 + u64::from(backlog.is_some()),
             Self::TcpConnect(_) | Self::Check(_) | Self::Planned { .. } => 3,
         };
@@ -186,6 +197,9 @@ impl<C> Encode<C> for Request {
                     e.u8(2)?.u32(*backlog)?;
                 }
                 e.u8(3)?.bool(*v6_only)?.u8(4)?.bool(*reuse_address)?.ok()
+            }
+            Self::UdpBind(UdpBind { address, listen, v6_only }) => {
+                e.u8(1)?.encode(WireAddr(*address))?.u8(2)?.bool(*listen)?.u8(3)?.bool(*v6_only)?.ok()
             }
             Self::UnixConnect(path) => e.u8(1)?.bytes(path)?.ok(),
             Self::UnixListen(UnixListen { path, backlog }) => {
@@ -234,6 +248,19 @@ struct TcpListenBody {
     #[n(4)]
     #[cbor(default)]
     reuse_address: bool,
+}
+
+#[derive(Decode)]
+#[cbor(map)]
+struct UdpBindBody {
+    #[n(1)]
+    address: WireAddr,
+    #[n(2)]
+    #[cbor(default)]
+    listen: bool,
+    #[n(3)]
+    #[cbor(default)]
+    v6_only: bool,
 }
 
 #[derive(Decode)]

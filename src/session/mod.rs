@@ -12,6 +12,7 @@
 mod backoff;
 mod close;
 mod confirm;
+mod datagrams;
 mod dial;
 mod door;
 mod driver;
@@ -36,6 +37,7 @@ use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 
 pub use backoff::Backoff;
 pub use close::close_gently;
+pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagrams};
 pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "run")]
 mod borrowed_network;
+#[cfg(feature = "lend")]
+mod datagram_errors;
 #[cfg(feature = "run")]
 mod fork;
 #[cfg(feature = "lend")]
@@ -32,6 +34,8 @@ mod transparent;
 
 #[cfg(feature = "run")]
 pub use borrowed_network::enter_borrowed_network;
+#[cfg(feature = "lend")]
+pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
 #[cfg(feature = "run")]
 pub use fork::{Forked, fork};
 #[cfg(feature = "lend")]

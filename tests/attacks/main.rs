@@ -25,6 +25,7 @@ mod renewal;
 mod revocation;
 mod robots;
 mod terminal;
+mod udp;
 
 use support::{Home, Lab, peer::Peer};
 

@@ -18,6 +18,7 @@ mod remote;
 mod settings;
 mod status;
 mod stdio;
+mod udp;
 mod unix;
 
 use std::{

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use self::port::{Came, Port};
+pub(super) use self::tcp::bind_granted;
 use super::{
     audit::Event,
     borrower::Borrower,

@@ -19,20 +19,29 @@ const TRIES_MAX: usize = 1024;
 
 /// Binds, and narrows the grant to the port.
 pub(super) fn bind(grant: Granted<Listen>, wanted: &TcpListen) -> io::Result<(Port, SocketAddr, Granted<Listen>)> {
-    let socket = open(wanted)?;
+    let (socket, local, grant) = bind_granted(grant, wanted.address, || open(wanted))?;
+    Ok((Port::Bound(socket, Family::Tcp), local, grant))
+}
+
+/// Binds a socket of `open` at `address`, or, where the grant is for any port, at one of those.
+pub(in crate::lend) fn bind_granted(
+    grant: Granted<Listen>,
+    address: SocketAddr,
+    open: impl Fn() -> io::Result<OwnedFd>,
+) -> io::Result<(OwnedFd, SocketAddr, Granted<Listen>)> {
+    let socket = open()?;
+    bind_socket(&socket, &address)?;
     if !grant.request().any_port {
-        bind_socket(&socket, &wanted.address)?;
         return bound(socket, grant)?.ok_or_else(|| Errno::EACCES.into());
     }
     // The kernel's choice first: it keeps out of the way of ports that programs are known by.
-    bind_socket(&socket, &wanted.address)?;
     if let Some(bound) = bound(socket, grant.clone())? {
         return Ok(bound);
     }
     let mut last = io::Error::from(Errno::EADDRINUSE);
     for port in candidates(grant.request()) {
-        let socket = open(wanted)?;
-        match bind_socket(&socket, &SocketAddr::new(wanted.address.ip(), port)) {
+        let socket = open()?;
+        match bind_socket(&socket, &SocketAddr::new(address.ip(), port)) {
             Ok(()) => return bound(socket, grant)?.ok_or_else(|| Errno::EACCES.into()),
             Err(error) => last = error.into(),
         }
@@ -52,9 +61,9 @@ fn open(wanted: &TcpListen) -> io::Result<OwnedFd> {
 }
 
 /// `None`: it is not one of the ports that were granted, and is given back.
-fn bound(socket: OwnedFd, grant: Granted<Listen>) -> io::Result<Option<(Port, SocketAddr, Granted<Listen>)>> {
+fn bound(socket: OwnedFd, grant: Granted<Listen>) -> io::Result<Option<(OwnedFd, SocketAddr, Granted<Listen>)>> {
     let local = SocketAddr::try_from(getsockname(&socket)?)?;
-    Ok(grant.at_port(local.port()).map(|grant| (Port::Bound(socket, Family::Tcp), local, grant)))
+    Ok(grant.at_port(local.port()).map(|grant| (socket, local, grant)))
 }
 
 /// Ports that were granted, from one that nobody can foresee onwards.

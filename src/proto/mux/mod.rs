@@ -219,6 +219,24 @@ impl Mux {
         }
     }
 
+    /// Whether at most `most` bytes are queued on a stream: room for nothing, or [`Event::Writable`] follows.
+    pub fn poll_queued(&mut self, id: StreamId, most: usize) -> Write {
+        let Some(stream) = self.streams.get_mut(&id) else { return Write::Closed(Reset::Cancelled) };
+        match stream.write_closed() {
+            Some(reset) => Write::Closed(reset),
+            None if stream.out.queued() <= most => Write::Room(0),
+            None => {
+                stream.out.wanted = true;
+                Write::Pending
+            }
+        }
+    }
+
+    /// Bytes that are queued on a stream and have not left.
+    pub fn queued(&self, id: StreamId) -> usize {
+        self.streams.get(&id).map_or(0, |stream| stream.out.queued())
+    }
+
     /// Whether the peer has reset this stream.
     pub fn was_reset(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_none_or(|stream| stream.outgoing == Outgoing::Reset)

@@ -114,6 +114,10 @@ impl SendQueue {
         (self.credit as usize).min(SEND_QUEUE_BYTES.saturating_sub(self.chunks.bytes()))
     }
 
+    pub(super) fn queued(&self) -> usize {
+        self.chunks.bytes()
+    }
+
     pub(super) fn push(&mut self, bytes: Bytes) {
         self.charge(bytes.len());
         self.chunks.push(bytes);

@@ -1,0 +1,286 @@
+//! Lends UDP sockets: each destination meets the gate before the first datagram to it, and nothing comes in from where
+//! nothing was sent to, unless the port is one that strangers may reach.
+//!
+//! ```text
+//!   stream ──▶ peers: known? ──yes──▶ socket ──▶            to a destination
+//!                │ no                   │
+//!                ▼                      ├──▶ peers: sent to, or open to strangers? ──▶ stream
+//!             gate::datagram            └──▶ ICMP errors ──▶ stream, with the destination that they are about
+//! ```
+//! Datagrams never wait: what the stream or the socket has no room for is dropped and counted, as on any full link.
+//!
+//! Invariant: the socket lives in the future that serves it, so whatever ends that, the port is closed.
+
+mod peers;
+mod socket;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
+
+use self::peers::{Peers, Standing};
+use super::{
+    audit::Event,
+    borrower::Borrower,
+    dispatch::{break_off, refuse},
+    gate,
+};
+use crate::{
+    policy::{Granted, Listen},
+    proto::{Answer, Errno, ErrorKind, Listening, Refusal, UdpBind, UdpBody, UdpMessage, WireAddr},
+    session::{DatagramQueue, DatagramReader, Meter, Stream, receive_datagrams},
+};
+
+/// Decisions about destinations of one socket that the log has a line for in each [`LOG_WINDOW`]; of more it has their
+/// number, so that a scan over a network fills no disk.
+const LOGGED_MAX: u64 = 1024;
+const LOG_WINDOW: Duration = Duration::from_secs(60);
+
+/// Serves one socket until the borrower, the policy or an admin ends it.
+///
+/// # Cancellation
+/// Dropping the future closes the socket.
+pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stream) {
+    let (socket, local, listens) = match open(borrower, &wanted).await {
+        Ok(opened) => opened,
+        Err(refusal) => return refuse(&stream, refusal).await,
+    };
+    let peers = Arc::new(Mutex::new(Peers::default()));
+    let (judged, still_listens) = (peers.clone(), listens.clone());
+    // A destination that is not allowed any more goes by itself, and is judged anew if it is sent to again.
+    let still = move |borrower: &Borrower| {
+        lock(&judged).judge_again(|grant| gate::still_sends(borrower, grant).is_ok());
+        still_listens.as_ref().map_or(Ok(()), |grant| gate::still_sends(borrower, grant))
+    };
+    let held = match borrower.hold(&stream, "udp-bind", local.to_string(), Box::new(still)) {
+        Ok(held) => held,
+        Err(refusal) => return refuse(&stream, refusal).await,
+    };
+    let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
+        let text = "the lender has lent as many sockets as it can open";
+        log(borrower, "udp-failed", wanted.address.to_string(), Some(text.to_owned())).await;
+        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
+    };
+    let mut lent = Lent {
+        borrower,
+        socket,
+        is_ipv6: local.is_ipv6(),
+        listens: listens.is_some(),
+        peers,
+        queue: DatagramQueue::default(),
+        meter: held.meter(),
+        unsent: 0,
+        logged: Logged { since: Instant::now(), lines: 0, more: 0 },
+    };
+    if stream.write_message(&Answer::Granted(Listening { local: WireAddr(local) })).await.is_ok()
+        && let Some(Err(error)) = held.serve(&stream, lent.serve(&stream)).await
+    {
+        break_off(&borrower.session, &stream, &error);
+    }
+    let dropped = lent.queue.dropped() + lent.unsent;
+    let more = lent.logged.more;
+    // The socket first: whoever waits for the end of the stream may bind its port again.
+    drop(lent);
+    let event = Event {
+        target: Some(local.to_string()),
+        bytes_in: Some(held.meter().from_stream()),
+        bytes_out: Some(held.meter().to_stream()),
+        count: (more > 0).then_some(more),
+        why: held.why_taken().or_else(|| (dropped > 0).then(|| format!("{dropped} datagrams were dropped"))),
+        ..borrower.event("udp-closed")
+    };
+    drop((held, stream));
+    borrower.lender.shared.audit.log(event).await;
+}
+
+/// What the gate and the system say to it; with the grant of a port that strangers may reach.
+async fn open(
+    borrower: &Borrower,
+    wanted: &UdpBind,
+) -> Result<(UdpSocket, SocketAddr, Option<Granted<Listen>>), Refusal> {
+    let opened = if wanted.listen {
+        let grant = gate::udp_listen(borrower, wanted.address).await?;
+        socket::listening(grant, wanted).map(|(socket, local, grant)| (socket, local, Some(grant)))
+    } else {
+        gate::udp_socket(borrower, wanted.address).await?;
+        socket::sending(wanted).map(|(socket, local)| (socket, local, None))
+    };
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(error) => {
+            let text = format!("the lender cannot open a UDP socket there: {error}");
+            log(borrower, "udp-failed", wanted.address.to_string(), Some(error.to_string())).await;
+            Err(Refusal::new(ErrorKind::Target, text).with_errno(Errno::of(&error)))
+        }
+    }
+}
+
+/// A socket that is lent.
+struct Lent<'a> {
+    borrower: &'a Borrower,
+    socket: UdpSocket,
+    is_ipv6: bool,
+    /// Strangers may reach it.
+    listens: bool,
+    peers: Arc<Mutex<Peers>>,
+    queue: DatagramQueue,
+    meter: &'a Meter,
+    /// Datagrams that the socket had no room for.
+    unsent: u64,
+    logged: Logged,
+}
+
+impl Lent<'_> {
+    /// Until the borrower ends its half of `stream`.
+    async fn serve(&mut self, stream: &Stream) -> io::Result<()> {
+        let mut reader = DatagramReader::default();
+        loop {
+            let waiting = self.queue.is_waiting();
+            tokio::select! {
+                more = reader.fill(stream) => {
+                    let more = more?;
+                    while let Some(message) = reader.next_message()? {
+                        self.send(stream, message).await;
+                    }
+                    if !more {
+                        return Ok(());
+                    }
+                }
+                drained = self.queue.drain(stream), if waiting => drained?,
+                ready = self.socket.ready(Interest::READABLE | Interest::ERROR) => {
+                    ready?;
+                    let bytes = self.receive(stream);
+                    self.hear_errors(stream);
+                    self.queue.flush(stream)?;
+                    self.meter.keep_pace(bytes).await;
+                }
+            }
+            self.queue.flush(stream)?;
+        }
+    }
+
+    async fn send(&mut self, stream: &Stream, message: UdpMessage<'_>) {
+        let UdpBody::Datagram(payload) = message.body else { return };
+        let peer = SocketAddr::new(message.peer.ip().to_canonical(), message.peer.port());
+        self.meter.keep_pace(payload.len()).await;
+        let standing = lock(&self.peers).standing(peer, Instant::now());
+        match standing {
+            Some(true) => {}
+            Some(false) => return self.fail(stream, peer, Errno::EACCES),
+            None => {
+                if let Err(refusal) = self.judge(peer).await {
+                    lock(&self.peers).note(peer, Standing::Refused, Instant::now());
+                    self.queue.push(stream, &UdpMessage { peer, body: UdpBody::Refused(refusal) });
+                    return;
+                }
+            }
+        }
+        let Some(to) = self.reachable(peer) else { return self.fail(stream, peer, Errno::EAFNOSUPPORT) };
+        let sent = self.socket.try_send_to(payload, to).or_else(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Err(error),
+            // It may be the error of an earlier datagram, which is told here once and belongs to another destination.
+            _ => {
+                self.hear_errors(stream);
+                self.socket.try_send_to(payload, to)
+            }
+        });
+        match sent {
+            Ok(_) => self.meter.went_from_stream(payload.len()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.unsent += 1,
+            Err(error) => self.fail(stream, peer, Errno::of(&error).unwrap_or(Errno::EINVAL)),
+        }
+    }
+
+    async fn judge(&mut self, peer: SocketAddr) -> Result<(), Refusal> {
+        let logged = self.logged.next();
+        let grant = gate::datagram(self.borrower, peer, logged).await?;
+        lock(&self.peers).note(peer, Standing::Granted(grant.clone()), Instant::now());
+        // A policy that came between the decision and the note has not seen it there.
+        gate::still_sends(self.borrower, &grant)
+    }
+
+    /// Takes what has come, and says how many bytes of it went on.
+    fn receive(&mut self, stream: &Stream) -> usize {
+        let mut bytes = 0;
+        let (queue, meter, listens, now) = (&mut self.queue, self.meter, self.listens, Instant::now());
+        let mut peers = lock(&self.peers);
+        // An error is that of a datagram, which `hear_errors` tells, or says that no more is there.
+        let _ = receive_datagrams(&self.socket, |peer, payload| {
+            if listens {
+                peers.note(peer, Standing::Came, now);
+            } else if !peers.was_sent_to(peer, now) {
+                tracing::trace!(%peer, "a datagram from where nothing was sent to");
+                return;
+            }
+            if queue.push(stream, &UdpMessage::datagram(peer, payload)) {
+                meter.went_to_stream(payload.len());
+                bytes += payload.len();
+            }
+        });
+        bytes
+    }
+
+    /// Tells the errors of datagrams, each with its destination.
+    fn hear_errors(&mut self, stream: &Stream) {
+        loop {
+            match socket::next_error(&self.socket) {
+                Ok((peer, errno)) if lock(&self.peers).was_sent_to(peer, Instant::now()) => {
+                    self.fail(stream, peer, errno);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    fn fail(&mut self, stream: &Stream, peer: SocketAddr, errno: Errno) {
+        self.queue.push(stream, &UdpMessage { peer, body: UdpBody::Failed(errno) });
+    }
+
+    /// As this socket's family writes it; `None` where it cannot.
+    fn reachable(&self, peer: SocketAddr) -> Option<SocketAddr> {
+        match (self.is_ipv6, peer.ip()) {
+            (false, IpAddr::V4(_)) | (true, IpAddr::V6(_)) => Some(peer),
+            (true, IpAddr::V4(v4)) => Some(SocketAddr::new(v4.to_ipv6_mapped().into(), peer.port())),
+            (false, IpAddr::V6(_)) => None,
+        }
+    }
+}
+
+/// How many decisions of a socket the log has got.
+struct Logged {
+    since: Instant,
+    lines: u64,
+    /// Those that it has not.
+    more: u64,
+}
+
+impl Logged {
+    /// Whether the next one has a line.
+    fn next(&mut self) -> bool {
+        if self.since.elapsed() >= LOG_WINDOW {
+            (self.since, self.lines) = (Instant::now(), 0);
+        }
+        let has_line = self.lines < LOGGED_MAX;
+        *(if has_line { &mut self.lines } else { &mut self.more }) += 1;
+        has_line
+    }
+}
+
+fn lock(peers: &Mutex<Peers>) -> MutexGuard<'_, Peers> {
+    // Every change under the lock is complete by itself.
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn log(borrower: &Borrower, event: &'static str, target: String, why: Option<String>) {
+    let event = Event { target: Some(target), why, ..borrower.event(event) };
+    borrower.lender.shared.audit.log(event).await;
+}

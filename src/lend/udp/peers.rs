@@ -1,0 +1,141 @@
+//! The far ends of one UDP socket: what was decided about each, and until when that holds.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use tokio::time::{Duration, Instant};
+
+use crate::policy::{Datagram, Granted};
+
+/// Far ends that are known at once: more than a resolver or a peer-to-peer program talks to. The one that was quiet for
+/// longest goes first, and is judged again when it is sent to.
+const PEERS_MAX: usize = 1024;
+/// How long a far end may be quiet and still be answered from: what RFC 4787 §4.3 recommends for translators of addresses.
+const QUIET_MAX: Duration = Duration::from_secs(300);
+/// How long a refusal holds: the program may look up a name meanwhile by which the address is allowed.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// What stands about a far end.
+pub(super) enum Standing {
+    /// It may be sent to, and answer.
+    Granted(Granted<Datagram>),
+    /// It may not be sent to.
+    Refused,
+    /// It came to a port that strangers may reach, and may be answered.
+    Came,
+}
+
+/// The far ends of one socket.
+#[derive(Default)]
+pub(super) struct Peers {
+    table: HashMap<SocketAddr, Peer>,
+}
+
+struct Peer {
+    standing: Standing,
+    until: Instant,
+}
+
+impl Peers {
+    /// Whether `peer` may be sent to; `None` where that is still to be judged. One that may is known for longer by it.
+    pub(super) fn standing(&mut self, peer: SocketAddr, now: Instant) -> Option<bool> {
+        let known = self.table.get_mut(&peer).filter(|known| now < known.until)?;
+        let may = !matches!(known.standing, Standing::Refused);
+        if may {
+            known.until = now + QUIET_MAX;
+        }
+        Some(may)
+    }
+
+    /// Whether something was sent to `peer` not too long ago, or it came by itself where it may.
+    pub(super) fn was_sent_to(&self, peer: SocketAddr, now: Instant) -> bool {
+        let known = self.table.get(&peer).filter(|known| now < known.until);
+        known.is_some_and(|known| !matches!(known.standing, Standing::Refused))
+    }
+
+    /// Notes what was decided about `peer`, or that it came. Who came keeps a grant that stands.
+    pub(super) fn note(&mut self, peer: SocketAddr, standing: Standing, now: Instant) {
+        let until = now + if matches!(standing, Standing::Refused) { REFUSED_FOR } else { QUIET_MAX };
+        if let Some(known) = self.table.get_mut(&peer) {
+            known.until = until;
+            if !matches!((&known.standing, &standing), (Standing::Granted(_), Standing::Came)) {
+                known.standing = standing;
+            }
+            return;
+        }
+        if self.table.len() >= PEERS_MAX {
+            self.table.retain(|_, known| now < known.until);
+        }
+        if self.table.len() >= PEERS_MAX
+            && let Some(quietest) = self.table.iter().min_by_key(|(_, known)| known.until).map(|(peer, _)| *peer)
+        {
+            self.table.remove(&quietest);
+        }
+        self.table.insert(peer, Peer { standing, until });
+    }
+
+    /// Forgets what a new policy may see otherwise. Who came rests on the port, which is judged by itself.
+    pub(super) fn judge_again(&mut self, still: impl Fn(&Granted<Datagram>) -> bool) {
+        self.table.retain(|_, known| match &known.standing {
+            Standing::Granted(grant) => still(grant),
+            Standing::Refused => false,
+            Standing::Came => true,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::{Facts, Host, Policy, Principal, decide},
+        proto::DeviceId,
+    };
+
+    fn granted(peer: SocketAddr) -> Standing {
+        let policy = Policy::parse("[[allow]]\nwho = \"ana\"\nudp = \"*:*\"", "policy.toml").unwrap();
+        let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_bytes([0; 8]) };
+        let request = Datagram::new(Host::Address(peer.ip()), peer.port(), vec![peer.ip()]);
+        Standing::Granted(decide(&policy, &ana, request, &Facts::default()).unwrap())
+    }
+
+    fn peer(number: usize) -> SocketAddr {
+        format!("10.1.{}.{}:53", number / 256, number % 256).parse().unwrap()
+    }
+
+    #[test]
+    fn a_far_end_answers_until_it_was_quiet_for_too_long() {
+        let (mut peers, t0) = (Peers::default(), Instant::now());
+        assert_eq!(peers.standing(peer(1), t0), None);
+        peers.note(peer(1), granted(peer(1)), t0);
+        peers.note(peer(2), Standing::Refused, t0);
+        assert_eq!((peers.standing(peer(1), t0), peers.standing(peer(2), t0)), (Some(true), Some(false)));
+        assert!(peers.was_sent_to(peer(1), t0) && !peers.was_sent_to(peer(2), t0) && !peers.was_sent_to(peer(3), t0));
+        assert_eq!(peers.standing(peer(2), t0 + REFUSED_FOR), None, "a refusal is judged again soon");
+        assert_eq!(peers.standing(peer(1), t0 + QUIET_MAX / 2), Some(true));
+        assert!(peers.was_sent_to(peer(1), t0 + QUIET_MAX), "sending keeps it known");
+        assert!(!peers.was_sent_to(peer(1), t0 + QUIET_MAX * 2));
+    }
+
+    #[test]
+    fn their_number_is_bounded_and_the_quietest_goes_first() {
+        let (mut peers, t0) = (Peers::default(), Instant::now());
+        for number in 0..=PEERS_MAX {
+            peers.note(peer(number), Standing::Came, t0 + Duration::from_millis(number as u64));
+        }
+        assert_eq!(peers.table.len(), PEERS_MAX);
+        let now = t0 + Duration::from_secs(2);
+        assert!(!peers.was_sent_to(peer(0), now) && peers.was_sent_to(peer(1), now));
+    }
+
+    #[test]
+    fn a_new_policy_takes_back_grants_and_refusals_and_leaves_who_came() {
+        let (mut peers, t0) = (Peers::default(), Instant::now());
+        peers.note(peer(1), granted(peer(1)), t0);
+        peers.note(peer(1), Standing::Came, t0);
+        peers.note(peer(2), Standing::Refused, t0);
+        peers.note(peer(3), Standing::Came, t0);
+        peers.judge_again(|_| false);
+        let known = [1, 2, 3].map(|number| peers.standing(peer(number), t0));
+        assert_eq!(known, [None, None, Some(true)]);
+    }
+}

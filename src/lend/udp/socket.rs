@@ -1,0 +1,64 @@
+//! Opens a UDP socket as it was granted, and reads its errors.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket as StdSocket},
+    os::fd::OwnedFd,
+};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
+use tokio::{io::Interest, net::UdpSocket};
+
+use crate::{
+    lend::listen::bind_granted,
+    policy::{Granted, Listen},
+    proto::{Errno, UdpBind},
+    sys,
+};
+
+/// A port that strangers may reach, and the grant for just this one.
+pub(super) fn listening(
+    grant: Granted<Listen>,
+    wanted: &UdpBind,
+) -> io::Result<(UdpSocket, SocketAddr, Granted<Listen>)> {
+    let (socket, local, grant) = bind_granted(grant, wanted.address, || open(wanted))?;
+    Ok((UdpSocket::from_std(socket.into())?, local, grant))
+}
+
+/// A socket to send from, at a port of the kernel's choice.
+pub(super) fn sending(wanted: &UdpBind) -> io::Result<(UdpSocket, SocketAddr)> {
+    let socket = open(wanted)?;
+    bind(&socket, &SocketAddr::new(wanted.address.ip(), 0))?;
+    let socket = StdSocket::from(socket);
+    let local = socket.local_addr()?;
+    Ok((UdpSocket::from_std(socket)?, local))
+}
+
+/// The next error of a datagram, and where that was sent to.
+///
+/// # Errors
+/// `WouldBlock` when there is no more.
+pub(super) fn next_error(socket: &UdpSocket) -> io::Result<(SocketAddr, Errno)> {
+    let error = match sys::take_datagram_error(socket) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            // So that tokio waits for the next one.
+            return socket.try_io(Interest::ERROR, || Err(error));
+        }
+        error => error?,
+    };
+    let (destination, errno) = error;
+    Ok((destination, Errno(u16::try_from(errno).map_err(io::Error::other)?)))
+}
+
+fn open(wanted: &UdpBind) -> io::Result<OwnedFd> {
+    let is_ipv6 = wanted.address.is_ipv6();
+    let family = if is_ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
+    if is_ipv6 {
+        sockopt::set_ipv6_v6only(&socket, wanted.v6_only)?;
+    }
+    // SO_BROADCAST stays off: the kernel refuses what the policy cannot know to be the broadcast address of a network.
+    sys::keep_datagram_errors(&socket, is_ipv6)?;
+    Ok(socket)
+}

@@ -1,0 +1,193 @@
+//! Datagrams on a stream: messages that come too fast are dropped as by any full link, and never wait for long.
+
+use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, task::Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::net::UdpSocket;
+
+use super::{
+    Stream,
+    stream::{session_error, write_error},
+};
+use crate::proto::{
+    ProtocolError, UdpMessage,
+    mux::{self, Batch},
+};
+
+/// Most bytes of datagrams that wait in one direction of a stream: the longest one, or some 40 of a full Ethernet frame.
+/// What comes on top is dropped, so that what waits is never old.
+pub const QUEUE_BYTES: usize = 64 * 1024;
+/// Read from a stream at once, in bytes.
+const READ_BYTES: usize = 64 * 1024;
+/// What a socket gives in one go before others have their turn, in datagrams.
+const RECEIVED_AT_ONCE: usize = 64;
+/// The longest datagram, and a byte that tells a longer one, which there is not.
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// Datagrams on their way into a stream.
+#[derive(Default)]
+pub struct DatagramQueue {
+    /// Not in the stream yet; written with the next [`Self::flush`].
+    batch: BytesMut,
+    /// Flushed, and without credit so far.
+    rest: Bytes,
+    room: usize,
+    dropped: u64,
+}
+
+impl DatagramQueue {
+    /// Takes a message for the next [`Self::flush`], or drops it where too many wait; `false` if so.
+    pub fn push(&mut self, stream: &Stream, message: &UdpMessage<'_>) -> bool {
+        if self.batch.is_empty() {
+            // What waits for credit waits alone: behind it everything would be late.
+            let room = QUEUE_BYTES.saturating_sub(stream.queued());
+            self.room = if self.rest.is_empty() { room } else { 0 };
+        }
+        if self.batch.len() + message.wire_bytes() > self.room {
+            self.dropped += 1;
+            return false;
+        }
+        message.encode(&mut self.batch);
+        true
+    }
+
+    /// Writes what was taken.
+    ///
+    /// # Errors
+    /// As [`Stream::write_room`].
+    pub fn flush(&mut self, stream: &Stream) -> io::Result<()> {
+        if !self.batch.is_empty() {
+            self.rest = stream.write_now(self.batch.split().freeze())?;
+        }
+        Ok(())
+    }
+
+    /// Whether something waits for credit.
+    pub fn is_waiting(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// Writes what waits for credit.
+    ///
+    /// # Errors
+    /// As [`Stream::write_room`].
+    ///
+    /// # Cancellation
+    /// Nothing is lost: it waits on.
+    pub async fn drain(&mut self, stream: &Stream) -> io::Result<()> {
+        while !self.rest.is_empty() {
+            let room = stream.write_room(self.rest.len()).await?;
+            stream.write_bytes(self.rest.split_to(room.min(self.rest.len())));
+        }
+        Ok(())
+    }
+
+    /// How many were dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+/// Datagrams on their way out of a stream.
+#[derive(Default)]
+pub struct DatagramReader {
+    unread: BytesMut,
+    /// The message that was given last.
+    current: BytesMut,
+}
+
+impl DatagramReader {
+    /// Waits for more bytes; `false` at the end.
+    ///
+    /// # Errors
+    /// As [`Stream::read_batch`].
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    pub async fn fill(&mut self, stream: &Stream) -> io::Result<bool> {
+        let mut batch = Batch::default();
+        let more = stream.read_batch(&mut batch, READ_BYTES).await?;
+        self.unread.put(batch);
+        Ok(more)
+    }
+
+    /// The next message that is there.
+    ///
+    /// # Errors
+    /// `InvalidData` with the [`ProtocolError`] for one that cannot be read.
+    pub fn next_message(&mut self) -> io::Result<Option<UdpMessage<'_>>> {
+        let Some(length) = UdpMessage::whole(&self.unread) else { return Ok(None) };
+        self.current = self.unread.split_to(length);
+        let broken = |error: ProtocolError| io::Error::new(io::ErrorKind::InvalidData, error);
+        UdpMessage::decode(&self.current).map(Some).map_err(broken)
+    }
+}
+
+impl Stream {
+    /// Writes what there is room for now, and gives back the rest.
+    ///
+    /// # Errors
+    /// As [`Self::write_room`].
+    pub fn write_now(&self, mut bytes: Bytes) -> io::Result<Bytes> {
+        let mut state = self.shared.lock();
+        if let Some(ended) = &state.ended {
+            return Err(session_error(ended.clone()));
+        }
+        match state.mux.poll_write(self.id, bytes.len()) {
+            mux::Write::Room(room) => {
+                state.mux.write(self.id, bytes.split_to(room.min(bytes.len())));
+                state.wake_driver();
+            }
+            mux::Write::Closed(reset) => return Err(write_error(reset)),
+            mux::Write::Pending => {}
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes that were written and have not left.
+    pub fn queued(&self) -> usize {
+        self.shared.lock().mux.queued(self.id)
+    }
+
+    /// Waits until at most `most` bytes that were written have not left.
+    ///
+    /// # Errors
+    /// As [`Self::write_room`].
+    pub async fn queued_down_to(&self, most: usize) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if let Some(ended) = &state.ended {
+                return Poll::Ready(Err(session_error(ended.clone())));
+            }
+            match state.mux.poll_queued(self.id, most) {
+                mux::Write::Room(_) => Poll::Ready(Ok(())),
+                mux::Write::Closed(reset) => Poll::Ready(Err(write_error(reset))),
+                mux::Write::Pending => {
+                    if let Some(wakers) = state.streams.get_mut(&self.id) {
+                        wakers.writer = Some(cx.waker().clone());
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Hands out what has come to `socket`, a number at a time.
+///
+/// # Errors
+/// `WouldBlock` when no more is there; what recvfrom(2) says.
+pub fn receive_datagrams(socket: &UdpSocket, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Result<()> {
+    thread_local! {
+        // One for all sockets of a thread: nothing of it is kept across an await.
+        static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE_BYTES].into());
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        for _ in 0..RECEIVED_AT_ONCE {
+            let (length, peer) = socket.try_recv_from(buffer)?;
+            take(SocketAddr::new(peer.ip().to_canonical(), peer.port()), buffer.get(..length).unwrap_or_default());
+        }
+        Ok(())
+    })
+}
