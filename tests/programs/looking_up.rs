@@ -75,3 +75,23 @@ fn a_resolv_conf_that_is_replaced_meanwhile_changes_nothing() {
         }
     });
 }
+
+/// Whatever a program sends to the resolver inside: it is answered as what it is, or lost, and the next question is answered.
+#[test]
+fn garbage_to_port_53_harms_nobody() {
+    let program = "import os, random, socket, struct
+random.seed(53)
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(5000):
+    udp.sendto(os.urandom(random.randrange(600)), ('127.0.0.1', 53))
+for length in [0, 11, 513, 65535]:
+    tcp = socket.create_connection(('127.0.0.1', 53))
+    tcp.sendall(struct.pack('>H', length) + os.urandom(600))
+    try:
+        assert tcp.recv(1) == b''
+    except ConnectionResetError:
+        pass
+open_ones = [socket.create_connection(('127.0.0.1', 53)) for _ in range(100)]
+print(socket.gethostbyname('web.lab.test'))";
+    for_each_guest(|guest| assert_eq!(guest.says(&["/usr/bin/python3", "-c", program]), "10.77.0.1\n"));
+}

@@ -54,7 +54,8 @@ struct Told {
 /// What the kernel says.
 pub(super) fn read() -> io::Result<Routes> {
     let mut told = dump(AddressFamily::INET)?;
-    told.extend(dump(AddressFamily::INET6)?);
+    // A kernel without IPv6 refuses the question.
+    told.extend(dump(AddressFamily::INET6).unwrap_or_default());
     told.retain(|route| is_of_use(&route.prefix));
     let local = told
         .iter()
