@@ -31,7 +31,7 @@ use super::{BorrowError, settings::HostSettings};
 use crate::{
     proto::{LenderName, Target, UserName},
     trust::{
-        UnixTime,
+        UnixTime, identity,
         keyfile::{self, KeyFileError},
         pem,
         ticket::{SavedTicket, TicketFileError},
@@ -197,6 +197,18 @@ impl Profiles {
             .ok()
             .map(|saved| saved.expires)
             .filter(|expires| now < *expires)
+    }
+
+    /// From when to when the certificate of a user on this device is good.
+    ///
+    /// # Errors
+    /// Its file is missing or broken.
+    pub fn certificate_lasts(&self, alias: &Alias, user: &UserName) -> Result<(UnixTime, UnixTime), BorrowError> {
+        let path = self.folder(alias).join(user.as_str()).join("client.crt");
+        let broken = |why: String| BorrowError::Profile { path: path.display().to_string(), why };
+        let chain = pem::certificates(&keyfile::read_admin_file(&path)?).map_err(|error| broken(error.to_string()))?;
+        let first = chain.first().ok_or_else(|| broken(pem::PemError::Certificate.to_string()))?;
+        identity::lasts(first).map_err(|error| broken(error.to_string()))
     }
 
     pub(super) fn credentials(&self, alias: &Alias, user: &UserName) -> Result<Credentials, BorrowError> {

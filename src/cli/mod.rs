@@ -14,6 +14,7 @@ mod background;
 mod check;
 mod connection;
 mod demo;
+mod doctor;
 mod forward;
 mod grants;
 mod host;
@@ -63,6 +64,7 @@ enum Command {
     Run(run::Arguments),
     Forward(forward::Arguments),
     Status(status::Arguments),
+    Doctor(doctor::Arguments),
     /// Lend: everything that `capuchind` does
     #[command(before_help = LENDER_EXAMPLES)]
     Lender(lender::Arguments),
@@ -114,6 +116,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Run(arguments) => run::run(arguments),
         Command::Forward(arguments) => forward::run(arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Lender(arguments) => block_on(lender::run(arguments)),
         Command::Demo => demo::run(),
         // Namespaces come before any thread.
@@ -211,8 +214,12 @@ mod tests {
             "capuchin forward -l ana -p 2279 lab -L 8080:a:80",
             "capuchin hosts set lab a:1 b",
             "capuchin hosts set lab --auto",
+            "capuchin doctor",
+            "capuchin doctor lab --json -- ./server",
+            "capuchin doctor -- ./server",
         ] {
-            assert!(Borrowing::try_parse_from(line.split(' ')).is_ok(), "{line}");
+            let read = Borrowing::try_parse_from(line.split(' '));
+            assert!(read.is_ok(), "{line}: {}", read.err().map(|error| error.to_string()).unwrap_or_default());
         }
         for line in
             ["capuchin", "capuchin run", "capuchin run lab curl", "capuchin check lab lisen a:1", "capuchin login"]

@@ -69,8 +69,18 @@ fn device_of(sha256: &[u8; 32]) -> Result<DeviceId, IdentityError> {
 /// # Errors
 /// If it cannot be read.
 pub fn not_after(certificate: &CertificateDer<'_>) -> Result<UnixTime, IdentityError> {
+    lasts(certificate).map(|(_, ends)| ends)
+}
+
+/// From when to when a certificate is good.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn lasts(certificate: &CertificateDer<'_>) -> Result<(UnixTime, UnixTime), IdentityError> {
     let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| IdentityError::Malformed)?;
-    u64::try_from(parsed.validity().not_after.timestamp()).map(UnixTime).map_err(|_| IdentityError::Malformed)
+    let validity = parsed.validity();
+    let time = |seconds: i64| u64::try_from(seconds).map(UnixTime).map_err(|_| IdentityError::Malformed);
+    Ok((time(validity.not_before.timestamp())?, time(validity.not_after.timestamp())?))
 }
 
 #[cfg(test)]

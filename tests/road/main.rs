@@ -6,6 +6,7 @@ mod support;
 mod closes;
 mod comes_back;
 mod dies;
+mod doctor;
 mod door;
 mod forwards;
 mod library;

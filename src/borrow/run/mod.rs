@@ -41,6 +41,7 @@ mod network;
 mod outcome;
 mod outer;
 mod packet;
+mod probe;
 mod questions;
 mod rules;
 
@@ -56,6 +57,7 @@ pub use inner::Plan;
 pub use local::Local;
 pub use mask::{Mask, MaskError};
 pub use outer::Serve;
+pub use probe::probe;
 
 use crate::sys::{self, Forked};
 

@@ -1,0 +1,149 @@
+//! A host: each step of the way to it, so that the one that fails is the one that is named.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use super::Check;
+use crate::{
+    BorrowError, Borrower, Host, Profile, Profiles,
+    proto::{ErrorKind, UserName},
+    trust::UnixTime,
+};
+
+/// One address may take so long to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Questions of which the median is the round trip.
+const ROUNDS: usize = 5;
+/// A login that is over so soon is worth a line.
+const TICKET_SOON: Duration = Duration::from_secs(30 * 60);
+
+pub async fn checks(host: &str) -> Vec<Check> {
+    let mut checks = Vec::new();
+    // At the door of this machine there is nothing on the way.
+    if let Ok(parsed) = host.parse::<Host>() {
+        match Profiles::from_env().and_then(|profiles| Ok((profiles.find(&parsed)?, profiles))) {
+            Ok(((profile, user), profiles)) => {
+                checks.push(Check::ok("join", format!("joined {} as {user}", profile.lender)));
+                checks.extend(certificate(&profiles, &profile, &user));
+                checks.extend(ticket(&profiles, &profile, &user, host));
+                checks.extend(way(&profile).await);
+            }
+            Err(error) => return vec![failed("join", &error)],
+        }
+    }
+    checks.extend(session(host).await);
+    checks
+}
+
+fn failed(name: &'static str, error: &BorrowError) -> Check {
+    Check::fail(name, error.to_string(), error.notes().to_vec())
+}
+
+fn certificate(profiles: &Profiles, profile: &Profile, user: &UserName) -> Vec<Check> {
+    let now = UnixTime::now();
+    let (begins, ends) = match profiles.certificate_lasts(&profile.alias, user) {
+        Ok(lasts) => lasts,
+        Err(error) => return vec![failed("certificate", &error)],
+    };
+    let clock = match now < begins {
+        true => Check::fail(
+            "clock",
+            "this machine's clock stands before the time at which its certificate was made",
+            vec!["help: set it, as with `timedatectl set-ntp true`".to_owned()],
+        ),
+        false => Check::ok("clock", "it agrees with this device's certificate"),
+    };
+    let days = ends.0.saturating_sub(now.0) / 86_400;
+    let certificate = match ends <= now {
+        true => Check::fail(
+            "certificate",
+            "the certificate of this device has ended",
+            vec!["help: `capuchin login` renews it for a while after its end; else join again".to_owned()],
+        ),
+        false => Check::ok("certificate", format!("this device's lasts {days} more days, and renews by itself")),
+    };
+    vec![clock, certificate]
+}
+
+fn ticket(profiles: &Profiles, profile: &Profile, user: &UserName, host: &str) -> Vec<Check> {
+    let now = UnixTime::now();
+    let help = format!("help: capuchin login {host}");
+    vec![match profiles.logged_in_until(&profile.alias, user, now) {
+        None => Check::fail("ticket", format!("{user} is not logged in at {}", profile.alias), vec![help]),
+        Some(until) if until.minus(TICKET_SOON) <= now => Check::warn("ticket", "the login is nearly over", &help),
+        Some(until) => {
+            let minutes = until.0.saturating_sub(now.0) / 60;
+            Check::ok("ticket", format!("logged in for {} h {} min", minutes / 60, minutes % 60))
+        }
+    }]
+}
+
+/// Its names, and TCP to each of its addresses: one that answers is enough.
+async fn way(profile: &Profile) -> Vec<Check> {
+    let (mut found, mut unknown) = (Vec::new(), Vec::new());
+    for address in &profile.addresses {
+        match tokio::net::lookup_host(address).await {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => unknown.push(format!("{address}: {error}")),
+        }
+    }
+    let mend = "help: if the lender is elsewhere now: capuchin hosts set";
+    let mut checks = vec![match (found.is_empty(), unknown.is_empty()) {
+        (true, _) => Check::fail("names", unknown.join("; "), vec![mend.to_owned()]),
+        (false, false) => Check::warn("names", unknown.join("; "), mend),
+        (false, true) => Check::ok("names", profile.addresses.join(", ")),
+    }];
+    let (mut answers, mut silent) = (Vec::new(), Vec::new());
+    for address in found {
+        match tokio::time::timeout(ANSWER_MAX, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => answers.push(address.to_string()),
+            Ok(Err(error)) => silent.push(format!("{address}: {error}")),
+            Err(_) => silent.push(format!("{address}: no answer within {} s", ANSWER_MAX.as_secs())),
+        }
+    }
+    checks.push(match (answers.is_empty(), silent.is_empty()) {
+        (true, _) => Check::fail(
+            "tcp",
+            silent.join("; "),
+            vec!["help: is capuchind running there? is there a firewall?".to_owned()],
+        ),
+        (false, false) => Check::warn("tcp", format!("{} answers; {}", answers.join(", "), silent.join("; ")), mend),
+        (false, true) => Check::ok("tcp", format!("{} answers", answers.join(", "))),
+    });
+    checks
+}
+
+/// TLS, the login, the round trip, and what the policy says.
+async fn session(host: &str) -> Vec<Check> {
+    let began = Instant::now();
+    let borrower = match Borrower::connect(host).await {
+        Ok(borrower) => borrower,
+        Err(error) => {
+            let name = match error.kind() {
+                ErrorKind::Login | ErrorKind::Revoked | ErrorKind::Busy => "login",
+                ErrorKind::Unreachable | ErrorKind::Lost => "session",
+                _ => "tls",
+            };
+            return vec![failed(name, &error)];
+        }
+    };
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+    let mut checks = vec![
+        Check::ok("tls", format!("{} has shown its certificate", borrower.lender())),
+        Check::ok("login", format!("as {} in {:.1} ms", borrower.user(), milliseconds(began.elapsed()))),
+    ];
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        match borrower.check("profile", "").await {
+            Ok(_) | Err(BorrowError::Refused { .. } | BorrowError::Dial { .. }) => rounds.push(began.elapsed()),
+            Err(error) => return checks.into_iter().chain([failed("round trip", &error)]).collect(),
+        }
+    }
+    rounds.sort_unstable();
+    checks.extend(
+        rounds.get(ROUNDS / 2).map(|median| Check::ok("round trip", format!("{:.2} ms", milliseconds(*median)))),
+    );
+    checks
+}

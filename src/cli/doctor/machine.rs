@@ -1,0 +1,104 @@
+//! This machine: its kernel, and what `capuchin run` needs of it.
+
+use std::{fs, io};
+
+use super::Check;
+use crate::borrow::run::{self, HOST_VARIABLE};
+
+/// The oldest kernel that is supported, and the oldest under which `run` lets programs listen.
+const KERNEL_FLOOR: (u32, u32) = (5, 15);
+const KERNEL_LISTENS: (u32, u32) = (5, 19);
+
+/// Everything that can be looked at here. Before any thread exists.
+pub fn checks() -> Vec<Check> {
+    let mut checks = vec![kernel(&rustix::system::uname().release().to_string_lossy())];
+    checks.extend(network());
+    checks.extend([fuse(), io_uring()]);
+    checks
+}
+
+fn kernel(release: &str) -> Check {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let text = format!("Linux {release}");
+    match (major, minor) {
+        version if version < KERNEL_FLOOR => {
+            Check::fail("kernel", text, vec!["help: capuchin needs Linux 5.15 or newer".to_owned()])
+        }
+        version if version < KERNEL_LISTENS => {
+            Check::warn("kernel", text, "note: programs under `capuchin run` can listen from Linux 5.19 on")
+        }
+        _ => Check::ok("kernel", text),
+    }
+}
+
+/// Each thing is tried for real, and nothing of it is left.
+fn network() -> Vec<Check> {
+    if let Some(host) = std::env::var_os(HOST_VARIABLE) {
+        let text = format!("this is inside `capuchin run {}`", host.to_string_lossy());
+        return vec![Check::warn("namespaces", text, "help: leave it first; a network cannot be borrowed twice")];
+    }
+    match run::probe() {
+        Ok(tried) => tried.into_iter().map(|(name, outcome)| step(name, outcome)).collect(),
+        Err(error) => vec![Check::fail("namespaces", error.to_string(), error.notes())],
+    }
+}
+
+fn step(name: &'static str, outcome: Result<(), run::RunError>) -> Check {
+    match outcome {
+        Ok(()) => Check::ok(
+            name,
+            match name {
+                "namespaces" => "a network of one's own can be made",
+                "tproxy" => "transparent sockets and packet taps open in it",
+                "nf_tables" => "its packet filter loads",
+                "routes" => "every address can be made local in it",
+                _ => "a program can be confined to it",
+            },
+        ),
+        Err(error) => Check::fail(name, error.to_string(), error.notes()),
+    }
+}
+
+fn fuse() -> Check {
+    match fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Check::ok("fuse", "/dev/fuse opens: remote files can be mounted"),
+        Err(error) => {
+            let help = match error.kind() {
+                io::ErrorKind::NotFound => "help: sudo modprobe fuse; only mounting remote files needs it",
+                _ => "help: sudo chmod 666 /dev/fuse; only mounting remote files needs it",
+            };
+            Check::warn("fuse", format!("/dev/fuse does not open: {error}"), help)
+        }
+    }
+}
+
+/// Programs under `run` do not get it, and those that can do without fall back.
+fn io_uring() -> Check {
+    match fs::read_to_string("/proc/sys/kernel/io_uring_disabled").as_deref().map(str::trim) {
+        Ok("2") => {
+            Check::ok("io_uring", "this kernel has it switched off, as programs under `capuchin run` find it anyway")
+        }
+        _ => Check::ok("io_uring", "programs under `capuchin run` find it missing, and fall back"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn kernels_are_judged_by_their_version_and_not_as_text() {
+        for (release, state) in [
+            ("5.4.0-150-generic", State::Fail),
+            ("5.15.0", State::Warn),
+            ("5.19.17", State::Ok),
+            ("6.1.0-18-amd64", State::Ok),
+            ("10.0", State::Ok),
+            ("odd", State::Fail),
+        ] {
+            assert_eq!(kernel(release).state, state, "{release}");
+        }
+    }
+}
