@@ -36,7 +36,7 @@ Examples:
   capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays this machine's
 
 Loopback is the lender's, but for ports that the program itself listens on. What the program leaves behind is ended with
-it. Accepting connections from the lender's network, and datagrams, come later.
+it. Datagrams go and are answered like connections; accepting connections from the lender's network comes later.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.")]

@@ -45,7 +45,7 @@ pub use namespace::{bind_file, enter_private_network, set_up_loopback};
 #[cfg(feature = "run")]
 pub use netlink::{netlink_exchange, netlink_socket};
 #[cfg(feature = "run")]
-pub use original_destination::receive_datagram;
+pub use original_destination::{Arrived, receive_datagram};
 #[cfg(feature = "run")]
 pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]

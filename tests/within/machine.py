@@ -1,6 +1,6 @@
 """What listens on the lender's machine. Argument: a fifo to say that it is ready.
 
-80 a page that names the peer, 7000 echo with half-close, 7001 reads slowly and keeps what it has read for 7002 to tell.
+80 a page that names the peer, 7000 echo with half-close and of datagrams, 7001 reads slowly and keeps what it has read for 7002 to tell.
 """
 
 import socket
@@ -57,7 +57,19 @@ def serve(port, handle):
     threading.Thread(target=accept, daemon=True).start()
 
 
+def echo_datagrams(port):
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", port))
+    while True:
+        try:
+            sock.sendto(*sock.recvfrom(65536))
+        except OSError:
+            pass
+
+
 threading.stack_size(128 * 1024)
+threading.Thread(target=echo_datagrams, args=(7000,), daemon=True).start()
 for port, handle in [(80, page), (7000, echo), (7001, swallow), (7002, tell)]:
     serve(port, handle)
 with open(sys.argv[1], "w") as fifo:

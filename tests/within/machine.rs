@@ -15,6 +15,7 @@ pub const POLICY: &str = r#"
 [[allow]]
 who = ["alice"]
 connect = ["10.77.0.0/16:*", "10.78.0.9:*", "203.0.113.0/24:*", "127.0.0.0/8:*", "[::1]:*", "[fd77::/16]:*"]
+udp = ["10.77.0.0/16:*", "127.0.0.0/8:*", "[::1]:*", "[fd77::/16]:*"]
 "#;
 /// A user with no rights of its own; on Debian it is nobody.
 const UNPRIVILEGED: u32 = 65534;

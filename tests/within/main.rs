@@ -7,6 +7,7 @@ mod support;
 mod bounds;
 mod confined;
 mod connects;
+mod datagrams;
 mod machine;
 mod process;
 mod terminal;

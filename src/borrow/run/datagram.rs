@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::packet::{checksum, octets};
+use super::packet::{Unreachable, checksum, octets};
 
 const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 const UDP_HEADER_BYTES: usize = 8;
 const IPV4_HEADER_BYTES: usize = 20;
 /// How many machines it may pass; it passes none.
@@ -40,6 +42,37 @@ pub fn packet(from: SocketAddr, to: SocketAddr, content: &[u8]) -> Option<Vec<u8
     Some(packet)
 }
 
+/// The answer of the network to a datagram of `program` that did not reach `peer`; without `why`, nobody listens there.
+/// `None` where the addresses are of two families.
+pub fn undelivered(program: SocketAddr, peer: SocketAddr, why: Option<Unreachable>) -> Option<Vec<u8>> {
+    let sent = packet(program, peer, &[])?;
+    let (kind, code) = match (program.is_ipv4(), why) {
+        (true, None) => (3, 3),
+        (true, Some(Unreachable::Network)) => (3, 0),
+        (true, Some(Unreachable::Host)) => (3, 1),
+        (true, Some(Unreachable::Prohibited)) => (3, 13),
+        (false, None) => (1, 4),
+        (false, Some(Unreachable::Network)) => (1, 0),
+        (false, Some(Unreachable::Host)) => (1, 3),
+        (false, Some(Unreachable::Prohibited)) => (1, 1),
+    };
+    let mut icmp = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    icmp.extend_from_slice(&sent);
+    // Two headers and eight bytes.
+    let [high, low] = (icmp.len() as u16).to_be_bytes();
+    let (source, destination) = (octets(peer.ip()), octets(program.ip()));
+    let (mut answer, pseudo_header) = if program.is_ipv4() {
+        (vec![0x45, 0, 0, 0, 0, 0, 0, 0, HOPS, ICMP, 0, 0], Vec::new())
+    } else {
+        let pseudo_header = [&source[..], &destination, &[0, ICMPV6, high, low]].concat();
+        (vec![0x60, 0, 0, 0, high, low, ICMPV6, HOPS], pseudo_header)
+    };
+    let [first, second] = checksum(pseudo_header, &icmp);
+    (icmp[2], icmp[3]) = (first, second);
+    answer.extend([&source[..], &destination, &icmp].concat());
+    Some(answer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +88,23 @@ mod tests {
                 assert_eq!((&udp[..2], &udp[4..6], &udp[8..]), (&[0, 53][..], &length[..], content));
                 let before = [octets(from.ip()), octets(to.ip()), vec![0, UDP, length[0], length[1]]].concat();
                 assert_eq!(checksum(before, udp), [0, 0]);
+            }
+        }
+        for (program, peer, port, policy) in
+            [("10.0.0.1:4000", "10.9.9.9:53", [3, 3], [3, 13]), ("[fd00::1]:4000", "[fd01::1]:53", [1, 4], [1, 1])]
+        {
+            let (program, peer): (SocketAddr, SocketAddr) = (program.parse().unwrap(), peer.parse().unwrap());
+            let start = if program.is_ipv4() { 20 } else { 40 };
+            for (why, code) in [(None, port), (Some(Unreachable::Prohibited), policy)] {
+                let answer = undelivered(program, peer, why).unwrap();
+                let icmp = &answer[start..];
+                assert_eq!(icmp[..2], code);
+                assert!(icmp[8..].ends_with(&packet(program, peer, &[]).unwrap()));
+                let before = match program.is_ipv4() {
+                    true => Vec::new(),
+                    false => [octets(peer.ip()), octets(program.ip()), vec![0, ICMPV6, 0, icmp.len() as u8]].concat(),
+                };
+                assert_eq!(checksum(before, icmp), [0, 0]);
             }
         }
         let (v4, v6) = ("127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());

@@ -150,10 +150,17 @@ impl Hold {
     }
 
     fn is_programs_own(&self, target: SocketAddr) -> bool {
-        self.listeners.has(target.ip(), target.port()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the program's own ports cannot be listed");
-            false
-        })
+        known(self.listeners.has(target.ip(), target.port()))
+    }
+
+    /// Whether a datagram to `target` is for a socket of the program itself.
+    pub fn keeps_datagram(&self, target: SocketAddr) -> bool {
+        target.ip().is_loopback() && known(self.listeners.has_datagrams(target.ip(), target.port()))
+    }
+
+    /// Whether `target` stays on this machine.
+    pub fn is_local(&self, target: SocketAddr) -> bool {
+        self.local.iter().any(|local| local.holds(target))
     }
 
     /// One entry, from the first SYN to its end.
@@ -260,6 +267,13 @@ impl Entry {
         let waited = self.last.duration_since(self.first);
         self.last + waited + Duration::from_secs(1) + OVERDUE
     }
+}
+
+fn known(answer: io::Result<bool>) -> bool {
+    answer.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the program's own ports cannot be listed");
+        false
+    })
 }
 
 /// Sends a whole packet. One that is lost is as one that a wire lost: TCP sends again.

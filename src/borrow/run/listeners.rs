@@ -1,4 +1,4 @@
-//! Which ports the program itself listens on: the kernel is asked (sock_diag(7)), since it alone knows of every way in which
+//! Which ports the program itself has, for connections and for datagrams: the kernel is asked (sock_diag(7)), since it alone knows of every way in which
 //! a program can come to listen.
 
 use std::{
@@ -16,7 +16,10 @@ const ERROR: u16 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const LISTENING: u32 = 1 << 10;
+/// A UDP socket is in the state of a closed connection, or, when connected, of an established one.
+const BOUND: u32 = 1 << 7 | 1 << 1;
 
 /// A socket to ask by.
 pub struct Listeners(OwnedFd);
@@ -32,11 +35,23 @@ impl Listeners {
     /// # Errors
     /// What the kernel says.
     pub fn has(&self, address: IpAddr, port: u16) -> io::Result<bool> {
+        self.any((TCP, LISTENING), address, port)
+    }
+
+    /// As [`Self::has`], for a UDP socket.
+    ///
+    /// # Errors
+    /// As [`Self::has`].
+    pub fn has_datagrams(&self, address: IpAddr, port: u16) -> io::Result<bool> {
+        self.any((UDP, BOUND), address, port)
+    }
+
+    fn any(&self, (protocol, states): (u8, u32), address: IpAddr, port: u16) -> io::Result<bool> {
         let mut found = false;
         for family in [AF_INET, AF_INET6] {
             let mut messages = Messages::default();
             messages.push(BY_FAMILY, REQUEST | DUMP, |body| {
-                body.raw(&[family, TCP, 0, 0]).raw(&LISTENING.to_ne_bytes());
+                body.raw(&[family, protocol, 0, 0]).raw(&states.to_ne_bytes());
                 let [high, low] = port.to_be_bytes();
                 body.raw(&[high, low, 0, 0]).raw(&[0; 44]);
             });

@@ -11,12 +11,16 @@
 //! ([`hold`]), and what the kernel then accepts for the program's target is carried over the session ([`carry`]). No code
 //! is injected, nothing is traced, and no privilege is needed.
 //!
+//! Datagrams go to a socket of the lender, one for each of the program's, and come back from the address that was sent to
+//! ([`flows`]).
+//!
 //! Names are the lender's as well: its resolver files stand in the place of ours ([`mask`]), and what is sent to port 53 is asked of
 //! the lender ([`names`]).
 //!
 //! # What a program cannot do yet
 //! Accept connections from the lender's side: a port that it listens on is reached from inside alone, whatever address it
-//! bound. Send datagrams other than questions of names.
+//! bound, and datagrams come in only from where it has sent to. Datagrams to an address of `--local` are answered as by a
+//! closed port.
 //!
 //! # Security
 //! What keeps the program inside is the namespace, the capabilities that it does not have, the descriptors that it does not
@@ -29,6 +33,7 @@ mod datagram;
 mod doors;
 mod error;
 mod filter;
+mod flows;
 mod hold;
 mod inner;
 mod leftovers;

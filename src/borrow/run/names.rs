@@ -95,11 +95,6 @@ impl Names {
         Some(asked.fit(self.ask(borrower, query, &asked).await))
     }
 
-    /// The answer of a resolver that serves nobody.
-    pub fn refuse(query: &[u8]) -> Option<Vec<u8>> {
-        Query::decode(query).ok().map(|asked| asked.fail(Rcode::Refused))
-    }
-
     /// Answers the questions of a connection, one after the other, until it ends. `current` gives the session of now.
     ///
     /// # Errors

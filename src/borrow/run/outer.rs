@@ -20,6 +20,7 @@ use super::{
     carry::Carrier,
     control::{self, FromInner, ToInner},
     doors::{Doors, PerFamily},
+    flows::Flows,
     hold::Hold,
     leftovers::signal_descendants,
     local::Local,
@@ -116,7 +117,7 @@ async fn attend(
             }
         }
     }
-    network.carrier.drain().await;
+    tokio::join!(network.carrier.drain(), network.flows.drain());
     status.ok_or(RunError::Lost)
 }
 
@@ -124,6 +125,7 @@ async fn attend(
 struct Network {
     taps: JoinSet<io::Result<()>>,
     carrier: Carrier,
+    flows: Arc<Flows>,
     refused_rx: mpsc::Receiver<BorrowError>,
 }
 
@@ -133,14 +135,15 @@ impl Network {
         let Doors { connections, datagrams, taps: PerFamily { v4, v6 }, held, own, listeners } = doors;
         let (refused_tx, refused_rx) = mpsc::channel(REFUSED_MAX);
         let names = Arc::new(Names::new(machine, refused_tx.clone()));
-        let hold = Hold::new((borrower.clone(), names.clone()), local, listeners, (held, own), refused_tx);
+        let hold = Hold::new((borrower.clone(), names.clone()), local, listeners, (held, own), refused_tx.clone());
+        let flows = Flows::new(borrower.clone(), hold.clone(), refused_tx);
         let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
         let mut taps = JoinSet::new();
         taps.spawn(hold.clone().watch(v4));
         taps.spawn(hold.clone().watch(v6));
-        taps.spawn(questions::answer(datagrams, names, borrower, hold.clone()));
+        taps.spawn(questions::answer(datagrams, names, borrower, hold.clone(), flows.clone()));
         let carrier = Carrier::new(TcpListener::from_std(connections).map_err(failed)?, hold);
-        Ok(Self { taps, carrier, refused_rx })
+        Ok(Self { taps, carrier, flows, refused_rx })
     }
 }
 

@@ -8,8 +8,8 @@
 //!         meta l4proto tcp tcp flags & (syn|ack) == syn meta mark != HELD drop    # the tap has it; it comes again
 //!         meta nfproto ipv4 meta mark HELD tproxy ip to :TCP      # the lender is connected: to our listener
 //!         meta nfproto ipv6 meta mark HELD tproxy ip6 to :TCP
-//!         meta nfproto ipv4 udp dport 53 tproxy ip to :UDP        # names, whatever resolv.conf says
-//!         meta nfproto ipv6 udp dport 53 tproxy ip6 to :UDP
+//!         meta nfproto ipv4 meta l4proto udp tproxy ip to :UDP    # datagrams, and questions of names
+//!         meta nfproto ipv6 meta l4proto udp tproxy ip6 to :UDP
 //!         icmp type echo-request drop                             # every address is local: an answer would be a lie
 //!         icmpv6 type echo-request drop
 //!     }
@@ -59,7 +59,6 @@ const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 const SYN: u8 = 0x02;
 const SYN_AND_ACK: u8 = 0x12;
-const DNS: u16 = 53;
 
 /// The batch, and the number of the message whose acknowledgement says that all of it stands.
 pub fn batch(tcp_port: u16, udp_port: u16) -> (Messages, u32) {
@@ -108,9 +107,8 @@ fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
         Step::Compare(EQUAL, vec![SYN]),
     ];
     let hand_over = |family: u8, port: u16| [Step::Port(port), Step::Tproxy(family.into()), Step::Verdict(ACCEPT)];
-    let names = |family: u8| {
-        let port = field(TRANSPORT_HEADER, 2, &DNS.to_be_bytes());
-        let steps = meta(META_FAMILY, family).into_iter().chain(meta(META_PROTOCOL, UDP)).chain(port);
+    let datagrams = |family: u8| {
+        let steps = meta(META_FAMILY, family).into_iter().chain(meta(META_PROTOCOL, UDP));
         steps.chain(hand_over(family, udp_port)).collect()
     };
     let held = |family: u8| {
@@ -131,8 +129,8 @@ fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
             .collect(),
         held(FAMILY_IPV4),
         held(FAMILY_IPV6),
-        names(FAMILY_IPV4),
-        names(FAMILY_IPV6),
+        datagrams(FAMILY_IPV4),
+        datagrams(FAMILY_IPV6),
         echo(FAMILY_IPV4, ICMP, ECHO_REQUEST),
         echo(FAMILY_IPV6, ICMPV6, ECHO_REQUEST_V6),
     ]
