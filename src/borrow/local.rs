@@ -20,7 +20,10 @@ const CONNECTIONS_END_MAX: Duration = Duration::from_secs(1);
 pub(super) enum LocalListener {
     Tcp(TcpListener),
     /// With its file.
-    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when it is dropped")] SocketFile),
+    Unix {
+        listener: UnixListener,
+        _file: SocketFile,
+    },
 }
 
 /// A local program's connection.
@@ -53,7 +56,7 @@ impl LocalListener {
                 socket_options(&socket);
                 LocalSocket::Tcp(socket)
             }
-            Self::Unix(listener, _) => LocalSocket::Unix(listener.accept().await?.0),
+            Self::Unix { listener, .. } => LocalSocket::Unix(listener.accept().await?.0),
         })
     }
 
@@ -122,7 +125,7 @@ fn bind_unix(path: &Path) -> io::Result<LocalListener> {
     };
     let (socket, file) = SocketFile::bind(folder.into(), name)?;
     rustix::net::listen(&socket, BACKLOG as i32)?;
-    Ok(LocalListener::Unix(UnixListener::from_std(socket.into())?, file))
+    Ok(LocalListener::Unix { listener: UnixListener::from_std(socket.into())?, _file: file })
 }
 
 /// Makes the program at the other end see a failure.

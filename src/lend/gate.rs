@@ -105,7 +105,10 @@ async fn unix<R: policy::Request>(
             let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
             policy::decide(&borrower.lender.policy(), &borrower.principal, request(real), &facts)
                 .map_err(|no| refusal(&no))
-                .and_then(|grant| own_user::may_act(borrower, &format!("{kind} {asked}")).map(|()| grant))
+                .and_then(|grant| {
+                    own_user::may_act(&borrower.lender, &borrower.principal.user, &format!("{kind} {asked}"))
+                        .map(|()| grant)
+                })
                 .and_then(|grant| match stopped {
                     None => Ok(grant),
                     Some(errno) => Err(Refusal::new(ErrorKind::Target, format!("{asked}: {errno}"))
@@ -219,7 +222,12 @@ pub(super) async fn decide(
         // What listens would stand in the way of any of the ports that are asked for.
         let own: Vec<_> = lender.address().into_iter().collect();
         let facts = Facts { own: &own, own_folders: lender.own_folders(), ..Facts::default() };
-        return policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no));
+        let asked = where_it_leads(asked).await;
+        let grant = policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))?;
+        if matches!(kind, Kind::Unix | Kind::UnixListen) {
+            own_user::may_act(lender, &who.user, &ask.to_string())?;
+        }
+        return Ok(grant);
     };
     let (addresses, aliases) = addresses(lender, who, transport, host, port).await?;
     let own = lender.own_listeners(&addresses, port);
@@ -227,6 +235,20 @@ pub(super) async fn decide(
     let facts = Facts { own: &own, answered: &answered, ..Facts::default() };
     let asked = asked.resolved(addresses).through(aliases);
     policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))
+}
+
+/// The same request about the place that the links of its path lead to, as when it is done.
+async fn where_it_leads(asked: AnyRequest) -> AnyRequest {
+    let real = async |path, last| blocking(move || real_path(&path, last)).await.0;
+    match asked {
+        AnyRequest::UnixConnect(UnixConnect { path }) => {
+            AnyRequest::UnixConnect(UnixConnect { path: real(path, Last::Followed).await })
+        }
+        AnyRequest::UnixListen(UnixListen { path }) => {
+            AnyRequest::UnixListen(UnixListen { path: real(path, Last::Kept).await })
+        }
+        other => other,
+    }
 }
 
 async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
@@ -321,7 +343,7 @@ pub(super) fn still_sends<R: policy::Request>(borrower: &Borrower, grant: &Grant
 pub(super) fn still_unix<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
     let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
     grant.again(&borrower.lender.policy(), &borrower.principal, &facts).map_err(|no| refusal(&no))?;
-    own_user::may_act(borrower, &grant.rule().text)
+    own_user::may_act(&borrower.lender, &borrower.principal.user, &grant.rule().text)
 }
 
 fn refusal(no: &policy::Refusal) -> Refusal {

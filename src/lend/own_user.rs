@@ -2,16 +2,15 @@
 //!
 //! Until something acts as another user, the daemon acts as its own; root only where the policy says `allow_root`.
 
-use super::{borrower::Borrower, os_user::owner_name};
-use crate::proto::{Errno, ErrorKind, Refusal};
+use super::{Lender, os_user::owner_name};
+use crate::proto::{Errno, ErrorKind, Refusal, UserName};
 
-/// Whether the daemon may act for this borrower as the user that it runs as. `wanted` names what for.
+/// Whether the daemon may act for `user` as the user that it runs as itself. `wanted` names what for.
 ///
 /// # Errors
 /// The refusal.
-pub(super) fn may_act(borrower: &Borrower, wanted: &str) -> Result<(), Refusal> {
-    let user = &borrower.principal.user;
-    let terms = borrower.lender.policy().terms(user);
+pub(super) fn may_act(lender: &Lender, user: &UserName, wanted: &str) -> Result<(), Refusal> {
+    let terms = lender.policy().terms(user);
     let is_root = rustix::process::geteuid().is_root();
     let note = match terms.run_as {
         None if !is_root || terms.allow_root => return Ok(()),

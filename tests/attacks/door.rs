@@ -233,7 +233,8 @@ fn attack_14_a_user_of_this_machine_revoked_in_mid_session() {
 #[test]
 fn attack_49_the_lenders_own_door() {
     let owner = owner_name().0;
-    let lab = Lab::start(&format!("[[allow]]\nwho = [\"{owner}\"]\nunix = [\"/\"]\nconnect = [\"127.0.0.1:9\"]\n"));
+    let rules = "unix = [\"/\"]\nconnect = [\"127.0.0.1:9\"]\nallow_root = true\n";
+    let lab = Lab::start(&format!("[[allow]]\nwho = [\"{owner}\"]\n{rules}"));
     let home = Home::new();
     run(lab.here(&home, own_uid()).args(["check", ".", "unix", "/run/app.sock"]));
     let door = lab.door();

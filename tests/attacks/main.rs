@@ -26,6 +26,7 @@ mod revocation;
 mod robots;
 mod terminal;
 mod udp;
+mod unix;
 
 use support::{Home, Lab, peer::Peer};
 

@@ -121,3 +121,21 @@ fn a_number_of_streams_that_is_tightened_holds_for_a_session_that_is_open() {
     lab.wait_for_audit("a free place", |line| line["event"] == "tcp-closed");
     crate::round_trip(&crate::dial(local[0]), b"another").unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_come_to_a_listener_count_among_the_streams() {
+    let lab = Lab::start("[[allow]]\nwho = \"alice\"\nlisten = \"127.0.0.1:1024-65535\"\nlimits = { streams = 3 }\n");
+    let home = lab.join("alice");
+    let borrower = crate::library::connect(&home).await;
+    let listener = borrower.tcp_listen("127.0.0.1:0").await.unwrap();
+    let visit = || crate::dial(listener.local_addr());
+    let (_one, _two) = (visit(), visit());
+    let (first, _) = listener.accept().await.unwrap();
+    let (_second, _) = listener.accept().await.unwrap();
+    assert!(visit().read(&mut [0]).is_err(), "one more than the policy allows is reset");
+    lab.wait_for_audit("why", |line| line["event"] == "accept-failed");
+    drop(first);
+    lab.wait_for_audit("a free place", |line| line["event"] == "accepted-closed");
+    let _three = visit();
+    listener.accept().await.unwrap();
+}

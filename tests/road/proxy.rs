@@ -116,3 +116,33 @@ fn who_speaks_nonsense_or_nothing_is_bounded_and_holds_up_nobody() {
     round_trip(&socket, b"goes on").unwrap();
     drop(silent);
 }
+
+#[test]
+fn a_killed_lender_resets_the_clients_and_a_restarted_one_serves_the_next() {
+    let lab = Lab::start(LOOPBACK);
+    let wire = crate::comes_back::Wire::to(lab.address);
+    let home = lab.join("alice");
+    crate::support::run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (daemon, opened) = forward(&home, &["-D", "0"], 1);
+    let proxy: SocketAddr = opened[0].parse().unwrap();
+    let server = origin(echo);
+    let connect = || {
+        let mut socket = dial(proxy);
+        socket.write_all(format!("CONNECT {server} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+        let mut reply = [0; 39];
+        socket.read_exact(&mut reply).unwrap();
+        (socket, String::from_utf8(reply.to_vec()).unwrap())
+    };
+    let (mut socket, reply) = connect();
+    assert_eq!(reply, "HTTP/1.1 200 Connection established\r\n\r\n");
+    round_trip(&socket, b"alive").unwrap();
+    wire.cut();
+    assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    daemon.wait_for_line("reconnecting");
+    let (_, reply) = connect();
+    assert!(reply.starts_with("HTTP/1.1 503 "), "{reply}");
+    let lab = lab.restart();
+    wire.mend(lab.address);
+    daemon.wait_for_line("back after");
+    round_trip(&connect().0, b"back").unwrap();
+}

@@ -54,6 +54,8 @@ async fn a_server_behind_a_unix_socket_answers_also_through_links() {
         }
     });
     for way in ["lent/server", "lent/alias", "way/alias"] {
+        // `check` judges where it leads, as the request does.
+        lent.borrower.check("unix", lent.root.join(way).to_str().unwrap()).await.unwrap();
         let mut stream = lent.borrower.unix_connect(lent.root.join(way)).await.unwrap();
         stream.write_all(b"half-closed").await.unwrap();
         stream.shutdown().await.unwrap();
@@ -109,6 +111,8 @@ async fn what_is_refused_is_neither_reached_nor_created_and_does_not_tell_whethe
             "{path}: {error}"
         );
         told.push(error.to_string());
+        let checked = lent.borrower.check("unix", lent.root.join(path).to_str().unwrap()).await.err().unwrap();
+        assert_eq!(checked.kind(), ErrorKind::Policy, "{path}: {checked}");
     }
     assert!(told[0].ends_with("no rule allows it") && told[1].ends_with("no rule allows it"), "{told:?}");
     for path in ["kept/new", "lent/out/new"] {

@@ -1,0 +1,110 @@
+//! Unix sockets of the lender, against paths that are none and borrowers that are gone.
+
+use std::{
+    io::Read,
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Ready, Request, UnixListen, message};
+
+use crate::support::{
+    Home, Lab, PATIENCE,
+    peer::{Peer, frame},
+};
+
+struct Lent {
+    _folder: tempfile::TempDir,
+    root: PathBuf,
+    lab: Lab,
+    home: Home,
+}
+
+fn lent() -> Lent {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let lab = Lab::start(&format!(
+        "[[allow]]\nwho = \"alice\"\nunix = {root:?}\nunix_listen = {root:?}\nallow_root = true\n"
+    ));
+    let home = lab.join("alice");
+    Lent { _folder: folder, root, lab, home }
+}
+
+impl Lent {
+    async fn ask(&self, request: &Request) -> (Peer, Answer<Ready>) {
+        let mut peer = Peer::logged_in(self.lab.address, &self.home, "alice").await;
+        peer.send(&frame(1, Kind::Data, true, false, &message::encode_prefixed(request))).await;
+        loop {
+            if let Frame::Data { payload, .. } = peer.hear().await.expect("an answer") {
+                return (peer, message::decode("answer", &payload[4..]).unwrap());
+            }
+        }
+    }
+
+    fn path(&self, name: &[u8]) -> Vec<u8> {
+        [self.root.to_str().unwrap().as_bytes(), b"/", name].concat()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_39_paths_that_are_none() {
+    let lent = lent();
+    for name in [&b"a\0b"[..], b"../escape", b".", b"a//b", b"a/"] {
+        for request in [
+            Request::UnixConnect(lent.path(name)),
+            Request::UnixListen(UnixListen { path: lent.path(name), backlog: Some(1) }),
+        ] {
+            let (_, Answer::Refused(refusal)) = lent.ask(&request).await else { panic!("{name:?} was granted") };
+            assert_eq!(
+                (refusal.kind(), refusal.errno().map(|errno| errno.0)),
+                (ErrorKind::Usage, Some(22)),
+                "{name:?}"
+            );
+        }
+    }
+    let relative = Request::UnixConnect(b"relative".to_vec());
+    assert!(matches!(lent.ask(&relative).await.1, Answer::Refused(refusal) if refusal.kind() == ErrorKind::Usage));
+    // Any other bytes are a name.
+    for name in [&b"new\nline"[..], b"\xff\xfe", b"*"] {
+        let request = Request::UnixListen(UnixListen { path: lent.path(name), backlog: Some(1) });
+        let (_peer, answer) = lent.ask(&request).await;
+        assert!(matches!(answer, Answer::Granted(Ready {})), "{name:?}: {answer:?}");
+        let (_, answer) = lent.ask(&Request::UnixConnect(lent.path(name))).await;
+        assert!(matches!(answer, Answer::Granted(Ready {})), "{name:?}: {answer:?}");
+    }
+    let long = Request::UnixListen(UnixListen { path: lent.path(&[b'x'; 200]), backlog: Some(1) });
+    assert!(
+        matches!(lent.ask(&long).await.1, Answer::Refused(refusal) if refusal.errno().map(|errno| errno.0) == Some(36))
+    );
+    for request in [Request::UnixConnect(lent.path(&[b'x'; 5000])), Request::UnixConnect(Vec::new())] {
+        let mut peer = Peer::logged_in(lent.lab.address, &lent.home, "alice").await;
+        peer.send(&frame(1, Kind::Data, true, false, &message::encode_prefixed(&request))).await;
+        assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_borrower_that_is_killed_leaves_no_socket_and_no_connection() {
+    let lent = lent();
+    let path = lent.root.join("mine");
+    let request = Request::UnixListen(UnixListen { path: lent.path(b"mine"), backlog: Some(1) });
+    let (peer, Answer::Granted(Ready {})) = lent.ask(&request).await else { panic!("it is allowed") };
+    let visitor = UnixStream::connect(&path).unwrap();
+    let server = UnixListener::bind(lent.root.join("server")).unwrap();
+    let (connected, Answer::Granted(Ready {})) = lent.ask(&Request::UnixConnect(lent.path(b"server"))).await else {
+        panic!("it is allowed")
+    };
+    let (socket, _) = server.accept().unwrap();
+    // No good-bye, as when a process dies: the kernel closes its sockets.
+    drop((peer, connected));
+    for mut socket in [visitor, socket] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)));
+    }
+    let end = Instant::now() + Duration::from_secs(1);
+    while path.symlink_metadata().is_ok() {
+        assert!(Instant::now() < end, "its file stays");
+        std::thread::yield_now();
+    }
+}
