@@ -24,7 +24,8 @@ pub mod run {
 
 #[cfg(feature = "borrow")]
 pub use borrow::{
-    Alias, BorrowError, Borrower, Connection, Destination, Endpoint, Forward, Host, HostSettings, Join, OwnedReadHalf,
-    OwnedWriteHalf, Profile, Profiles, Proxy, RemoteForward, SessionEnd, TcpBound, TcpListener, TcpOptions, TcpStream,
-    UdpSocket, UnixListener, UnixStream, lender_address,
+    Alias, BorrowError, Borrower, Child, ChildControl, ChildStderr, ChildStdin, ChildStdout, Command, Connection,
+    Destination, Endpoint, Forward, Host, HostSettings, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles, Proxy,
+    RemoteForward, SessionEnd, Share, Stdio, TcpBound, TcpListener, TcpOptions, TcpStream, UdpSocket, UnixListener,
+    UnixStream, lender_address,
 };

@@ -10,6 +10,7 @@ use super::{
     overdue,
     profile::{Host, Profile, Profiles},
     renew::{Renewal, Renewed},
+    share::key_of,
 };
 use crate::{
     proto::{ErrorKind, IssuedTicket, LenderName, SessionId, UserName},
@@ -71,6 +72,30 @@ impl Access {
         match self {
             Self::Joined { host, .. } => host,
             Self::Door(door) => door.host(),
+        }
+    }
+
+    /// What the profile of the lender is called; none at the door.
+    pub(super) fn alias(&self) -> Option<&str> {
+        match self {
+            Self::Joined { parsed, .. } => Some(parsed.alias.as_str()),
+            Self::Door(_) => None,
+        }
+    }
+
+    /// What sessions that are the same to the user have in common.
+    ///
+    /// # Errors
+    /// There is no such profile, or it is the door, where a session of one's own costs nothing.
+    pub(super) fn key(&self) -> Result<String, BorrowError> {
+        match self {
+            Self::Door(_) => {
+                Err(BorrowError::usage("the lender of this machine is at hand: nothing is shared with it"))
+            }
+            Self::Joined { profiles, parsed, .. } => {
+                let (profile, user) = profiles.find(parsed)?;
+                Ok(key_of(parsed.alias.as_str(), user.as_str(), profile.lender.as_str()))
+            }
         }
     }
 

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
+use bytes::Bytes;
+
 use super::{
     BorrowError, TcpStream,
     access::{Access, Entered},
@@ -176,6 +178,10 @@ impl Borrower {
         Ok(Self::new(access.by_certificate().await?, access))
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     pub(super) fn new(entered: Entered, access: Access) -> Self {
         let Entered { session, id, lender, user, renewal } = entered;
         let shared = Shared {
@@ -302,7 +308,11 @@ impl Borrower {
 
     /// Opens a stream whose first message is `request`.
     pub(super) fn open(&self, request: &Request) -> Result<Stream, BorrowError> {
-        let first = message::encode_prefixed(request);
+        self.open_with(message::encode_prefixed(request))
+    }
+
+    /// Opens a stream whose first bytes are `first`.
+    pub(super) fn open_with(&self, first: Bytes) -> Result<Stream, BorrowError> {
         self.shared.session().open(first).map_err(|error| BorrowError::open(self.host(), error))
     }
 

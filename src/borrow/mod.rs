@@ -4,6 +4,7 @@
 //!   Join ──▶ Profiles ──▶ Borrower ──▶ TcpStream   one borrowed connection
 //!   (once)   (on disk)    (session)├─▶ TcpListener a port of the lender's, and who connects to it
 //!                                  ├─▶ UdpSocket   datagrams from and to the lender
+//!                                  ├─▶ Command     a program there ──▶ Child
 //!                                  ├─▶ Forward     a local port, each of whose connections is one
 //!                                  ├─▶ Proxy       a local port whose clients say where to
 //!                                  ├─▶ RemoteForward   a port of the lender's that leads here
@@ -21,6 +22,8 @@
 
 mod access;
 mod arrivals;
+mod child;
+mod command;
 mod connect;
 mod door;
 mod draft;
@@ -44,10 +47,15 @@ mod resolve;
 #[cfg(feature = "run")]
 pub(crate) mod run;
 mod settings;
+mod share;
 mod tcp;
 mod udp;
 mod unix;
 
+#[cfg(feature = "cli")]
+pub(crate) use child::ReadBatch;
+pub use child::{Child, ChildControl, ChildStderr, ChildStdin, ChildStdout};
+pub use command::{Command, Stdio};
 pub use connect::Borrower;
 pub use endpoint::{Destination, Endpoint};
 pub use error::BorrowError;
@@ -59,6 +67,7 @@ pub use profile::{Alias, Host, Profile, Profiles, lender_address};
 pub use proxy::Proxy;
 pub use remote_forward::RemoteForward;
 pub use settings::HostSettings;
+pub use share::Share;
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 pub use udp::UdpSocket;
 pub use unix::{UnixListener, UnixStream};

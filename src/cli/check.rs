@@ -75,7 +75,7 @@ impl Question {
 pub async fn run(Arguments { host, question }: Arguments) -> Result<(), Failure> {
     let (kind, target) = question.words();
     let failed = |failure: Failure| failure.with_code(ERROR);
-    let borrower = host.connect().await.map_err(failed)?;
+    let borrower = host.connect_or_share().await.map_err(failed)?;
     let verdict = match ask(&borrower, &kind, &target).await {
         Ok(verdict) => verdict,
         Err(BorrowError::Refused { kind: ErrorKind::Policy, reason, notes, .. }) => {

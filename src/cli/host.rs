@@ -42,6 +42,14 @@ impl HostArgument {
         Ok(text)
     }
 
+    /// As [`Self::connect`], over the session that `capuchin connect` keeps, if there is one: for what needs no listener.
+    pub async fn connect_or_share(&self) -> Result<Borrower, Failure> {
+        match Borrower::shared_by_others(&self.text()?).await? {
+            Some(borrower) => Ok(borrower),
+            None => self.connect().await,
+        }
+    }
+
     /// Connects. Who is not logged in and sits at a terminal is asked for the password in place.
     pub async fn connect(&self) -> Result<Borrower, Failure> {
         self.connect_asking(prompt::password).await

@@ -12,15 +12,19 @@
 mod audit;
 mod background;
 mod check;
+mod completion;
+mod connect;
 mod connection;
 mod demo;
 mod doctor;
+mod exec;
 mod forward;
 mod grants;
 mod host;
 mod hosts;
 mod join;
 mod lender;
+mod man;
 mod presence;
 mod prompt;
 mod report;
@@ -65,9 +69,13 @@ enum Command {
     Forward(forward::Arguments),
     Status(status::Arguments),
     Doctor(doctor::Arguments),
+    Connect(connect::Arguments),
+    Exec(exec::Arguments),
+    Shell(exec::ShellArguments),
     /// Lend: everything that `capuchind` does
     #[command(before_help = LENDER_EXAMPLES)]
     Lender(lender::Arguments),
+    Man(man::Arguments),
     /// Show the main job on this machine: a throw-away lender, and a page that only it can reach
     Demo,
     /// The lender's machine of the demo
@@ -81,6 +89,8 @@ Examples:
   capuchin join cap1_…                          join with the line of a lender
   capuchin run lab -- curl http://10.0.0.5/     any program, on its network
   capuchin forward lab -L 8080:intranet:80      its intranet at 127.0.0.1:8080
+  capuchin exec lab -- git -C /srv/app status   a program there, as with ssh
+  capuchin shell lab                            a shell there
   capuchin check lab connect db.internal:5432   may I, and by which rule?
   capuchin login lab                            log in again";
 
@@ -93,8 +103,18 @@ Examples:
 
 /// What both binaries do.
 pub fn main() -> ExitCode {
+    // Before anything that could start a thread.
+    if let Some(status) = crate::lend::serve_as_worker() {
+        return status;
+    }
     let name = std::env::args_os().next();
     let lends = name.as_deref().map(Path::new).and_then(Path::file_stem) == Some(OsStr::new("capuchind"));
+    // A shell that asks what could be typed next is answered, and that is all.
+    if lends {
+        completion::answer::<Lending>()
+    } else {
+        completion::answer::<Borrowing>()
+    }
     let result = if lends {
         parse::<Lending>().and_then(|Lending { arguments }| with_log(|| block_on(lender::run(arguments))))
     } else {
@@ -117,7 +137,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Forward(arguments) => forward::run(arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Connect(arguments) => block_on(connect::run(arguments)),
+        Command::Exec(arguments) => block_on(exec::run(arguments)),
+        Command::Shell(arguments) => block_on(exec::shell(arguments)),
         Command::Lender(arguments) => block_on(lender::run(arguments)),
+        Command::Man(arguments) => man::run(&arguments),
         Command::Demo => demo::run(),
         // Namespaces come before any thread.
         Command::DemoMachine(machine) => demo::enter(&machine).and_then(|lab| block_on(lender::serve_in(lab))),
@@ -208,6 +232,11 @@ mod tests {
             "capuchin run lab",
             "capuchin run ana@lab --local 127.0.0.1:80 --local ::1 --keep-fd 3 --wait-all -- make -j2 test",
             "capuchin run --print-apparmor",
+            "capuchin connect -F lab",
+            "capuchin man /tmp",
+            "capuchin exec lab -- ls -l",
+            "capuchin exec -t lab vim -u none",
+            "capuchin shell -l ana lab",
             "capuchin forward lab -N -L 8080:a:80 -L [::1]:0:[::1]:81",
             "capuchin forward lab -f -R *:8000-8010:localhost:8000-8010 -D 1080 -L /tmp/a:/run/b",
             "capuchin forward lab -W [::1]:22",

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{Lender, audit::Event, login::Welcomed, names::SessionNames, peer::Peer, seats::Seat};
+use super::{Lender, audit::Event, login::Welcomed, names::SessionNames, peer::Peer, seats::Seat, spawn::Programs};
 use crate::{
     policy::Principal,
     proto::{ErrorKind, Refusal, Reset, SessionId, StreamId},
@@ -39,6 +39,7 @@ pub(super) struct Borrower {
     ticket_at: AtomicU64,
     seat: Seat,
     pub(super) names: SessionNames,
+    pub(super) programs: Programs,
     /// When its certificate ends; a renewal moves it.
     not_after: watch::Sender<UnixTime>,
     handles: Mutex<BTreeMap<StreamId, Arc<Handle>>>,
@@ -61,6 +62,7 @@ impl Borrower {
             began: Instant::now(),
             session,
             names: SessionNames::default(),
+            programs: Programs::default(),
             handles: Mutex::default(),
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, tcp, udp, unix};
+use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, spawn, tcp, udp, unix};
 use crate::{
     proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Session, Stream},
@@ -99,6 +99,8 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             }
             Err(refusal) => refuse(&stream, refusal).await,
         },
+        Ok(Ok(Request::Spawn(wanted))) => Box::pin(spawn::lend(&borrower, wanted, stream)).await,
+        Ok(Ok(Request::SpawnStdio(stdio))) => spawn::attach(&borrower, stdio, stream).await,
         Ok(Ok(Request::RenewCertificate(csr))) => renew::certificate(&borrower, &csr, stream).await,
         Ok(Ok(Request::RenewTicket)) => renew::ticket(&borrower, stream).await,
         Ok(Ok(Request::Planned { name, ask })) => {

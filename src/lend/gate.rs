@@ -13,13 +13,14 @@ use super::{
     borrower::Borrower,
     names, own_user,
     real_path::{Last, real_path},
+    spawn::{self, SpawnGrant},
 };
 use crate::{
     policy::{
         self, AnyRequest, Connect, Datagram, DatagramSocket, Facts, Granted, Host, HostError, HostName, Kind,
         LenderPath, Listen, Principal, Profile, ReadVariable, Resolve, Transport, UnixConnect, UnixListen,
     },
-    proto::{Ask, Errno, ErrorKind, HostsLine, Refusal, Target},
+    proto::{Ask, Errno, ErrorKind, HostsLine, Refusal, Spawn, Target},
 };
 
 /// Asks for a connection to `target`.
@@ -179,6 +180,30 @@ pub(super) fn hosts_shown(borrower: &Borrower, lines: &[HostsLine]) -> Vec<Hosts
         names: line.names.iter().filter(|name| may_look_up(name)).cloned().collect(),
     });
     shown.filter(|line| !line.names.is_empty()).collect()
+}
+
+/// Asks to run a program with these arguments and variables.
+pub(super) async fn spawn(
+    borrower: &Borrower,
+    wanted: &Spawn,
+    arguments: Vec<Vec<u8>>,
+    variables: Vec<Vec<u8>>,
+) -> Result<SpawnGrant, Refusal> {
+    let asked = asked(wanted, &arguments);
+    let decision = spawn::judge(borrower, wanted, arguments, variables);
+    let verdict = match &decision {
+        Ok(grant) => Verdict { granted: true, rule: Some(grant.rule()), why: None },
+        Err(refusal) => Verdict { granted: false, rule: None, why: Some(refusal.text().to_owned()) },
+    };
+    let target = decision.as_ref().map_or(asked, SpawnGrant::target);
+    log(borrower, "spawn", &target, verdict).await;
+    decision
+}
+
+/// A program as it was asked for, for the log; how much of it is kept is the log's business.
+fn asked(wanted: &Spawn, arguments: &[Vec<u8>]) -> String {
+    let words: Vec<_> = arguments.iter().map(|word| String::from_utf8_lossy(word)).collect();
+    format!("{} {}", wanted.what.kind(), words.join(" ")).trim_end().to_owned()
 }
 
 /// Asks about a request of any kind, and does nothing.
@@ -346,7 +371,7 @@ pub(super) fn still_unix<R: policy::Request>(borrower: &Borrower, grant: &Grante
     own_user::may_act(&borrower.lender, &borrower.principal.user, &grant.rule().text)
 }
 
-fn refusal(no: &policy::Refusal) -> Refusal {
+pub(super) fn refusal(no: &policy::Refusal) -> Refusal {
     // The first line of the explanation is the refusal itself.
     Refusal::new(ErrorKind::Policy, no.to_string())
         .with_errno(Some(Errno::EACCES))

@@ -24,6 +24,7 @@ use super::{
     reload,
     resolve::LookUps,
     seats::Seats,
+    worker::Worker,
 };
 use crate::{
     policy::{LenderPath, Policy},
@@ -87,6 +88,8 @@ pub(super) struct Shared {
     /// A place for each socket that is lent, of all sessions.
     pub(super) sockets: Semaphore,
     pub(super) look_ups: LookUps,
+    /// Runs programs.
+    pub(super) worker: Worker,
     /// What this machine says about names.
     pub(super) machine: Machine,
     /// Its folders, as they are named and where they really are.
@@ -140,6 +143,7 @@ impl Lender {
             seats: Seats::default(),
             sockets: Semaphore::new(sockets_max()),
             look_ups: LookUps::new(),
+            worker: Worker::default(),
             machine: Machine::new(),
             own_folders: dir.own_folders(),
             store,

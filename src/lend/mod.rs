@@ -6,6 +6,7 @@
 //!        └───▶ overdue                 │
 //!                                      │         ├──▶ listen    ports, and who connects to them
 //!                                      │         ├──▶ udp       datagrams, each destination judged by itself
+//!                                      ├── spawn            programs, through the worker
 //!                                      ├── resolve          names, once
 //!                                      ├── names            DNS questions, and what a session was answered
 //!                                      ├── profile          routes, resolvers, hosts, variables
@@ -52,10 +53,12 @@ mod reload;
 mod renew;
 mod resolve;
 mod seats;
+mod spawn;
 mod stranger;
 mod tcp;
 mod udp;
 mod unix;
+mod worker;
 
 pub use admin::{AdminReply, AdminRequest, Refused, SecretText, UserEntry, ask};
 pub use audit::{
@@ -70,3 +73,4 @@ pub use grants::GrantEntry;
 pub use init::{Setup, init};
 pub use lender::Lender;
 pub use os_user::owner_name;
+pub use worker::serve_as_worker;

@@ -3,6 +3,8 @@
 //! Invariant: no two users of /etc/passwd are given one name. A name that is ours as it stands belongs to its user; one that
 //! had to be mapped, and then is somebody else's too, is given to nobody.
 
+use std::path::PathBuf;
+
 use crate::{
     proto::{DeviceId, OS_USER_MAX, UserName},
     trust::{UnixTime, identity::Identity},
@@ -19,6 +21,16 @@ pub(super) struct OsUser {
     pub(super) name: UserName,
     /// What the system calls him, where that is not a name of ours.
     pub(super) mapped_from: Option<String>,
+}
+
+/// A user of this machine as programs that run as him need it, by /etc/passwd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) home: PathBuf,
+    pub(super) shell: PathBuf,
 }
 
 /// Why somebody is nobody here.
@@ -79,6 +91,41 @@ impl OsUser {
         }
     }
 }
+
+impl Account {
+    /// The user who is called so.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::find(&passwd(), |account| account.name == name)
+    }
+
+    /// The user of a uid: of several names the first.
+    pub(super) fn of(uid: u32) -> Option<Self> {
+        Self::find(&passwd(), |account| account.uid == uid)
+    }
+
+    /// A user whom /etc/passwd does not have, as containers make them: this process's own group and home.
+    pub(super) fn unnamed(uid: u32) -> Self {
+        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let gid = rustix::process::getegid().as_raw();
+        Self { name: unnamed(uid), uid, gid, home, shell: PathBuf::from(DEFAULT_SHELL) }
+    }
+
+    fn find(passwd: &str, fits: impl Fn(&Self) -> bool) -> Option<Self> {
+        passwd.lines().filter_map(Self::read).find(|account| fits(account))
+    }
+
+    /// One line of passwd(5).
+    fn read(line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, uid, gid, _, home, shell] = fields.as_slice() else { return None };
+        let or = |text: &str, other: &str| PathBuf::from(if text.is_empty() { other } else { text });
+        let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
+        Some(Self { name: (*name).to_owned(), uid, gid, home: or(home, "/"), shell: or(shell, DEFAULT_SHELL) })
+    }
+}
+
+/// Who has no shell in /etc/passwd has this one (passwd(5)).
+const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// The user name for the OS user who runs this, and what it was mapped from if it had to be.
 pub fn owner_name() -> (UserName, Option<String>) {
@@ -154,5 +201,16 @@ mod tests {
         let uid = rustix::process::geteuid().as_raw();
         assert_eq!(OsUser::find(uid).unwrap().name, owner_name().0);
         assert!(OsUser::is_called(&owner_name().0) && !OsUser::is_called(&"nobody-has-this.name".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_account_has_what_a_login_needs() {
+        let passwd = "broken:x:1\nana:x:1000:100:Ana:/home/ana:/bin/bash\nbare:x:1001:101:::\nroot2:x:0:0::/:/bin/sh\n";
+        let ana = Account::find(passwd, |account| account.name == "ana").unwrap();
+        let (home, shell) = (PathBuf::from("/home/ana"), PathBuf::from("/bin/bash"));
+        assert_eq!(ana, Account { name: "ana".to_owned(), uid: 1000, gid: 100, home, shell });
+        let bare = Account::find(passwd, |account| account.uid == 1001).unwrap();
+        assert_eq!((bare.home, bare.shell), (PathBuf::from("/"), PathBuf::from("/bin/sh")));
+        assert!(Account::find(passwd, |account| account.name == "broken").is_none());
     }
 }

@@ -15,10 +15,13 @@ use super::{
 /// A program with its arguments, each handed over as it stands: no shell reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exec {
-    /// The program file, where it really is.
+    /// The program file. Granted, the one that a rule names.
     pub path: LenderPath,
-    /// The arguments, without the program's own name.
-    pub args: Vec<String>,
+    /// Where that file really is, if links led there: what denies it denies `path`, what allows it allows to run it by
+    /// this path and not by the other.
+    pub real: Option<LenderPath>,
+    /// The arguments, without the program's own name; any bytes but NUL.
+    pub args: Vec<Vec<u8>>,
 }
 
 /// A login shell.
@@ -59,13 +62,29 @@ impl Exec {
     pub(super) fn parse(line: &str) -> Result<Self, ProgramError> {
         let mut words = command_line::split(line)?.into_iter();
         let path = LenderPath::parse(words.next().ok_or(CommandLineError::Empty)?)?;
-        let args: Vec<String> = words.collect();
-        if args.iter().any(|arg| arg.contains('\0')) { Err(ProgramError::Nul) } else { Ok(Self { path, args }) }
+        Self::new(path, None, words.map(String::into_bytes).collect())
     }
 
-    /// The pattern that is this program with these arguments alone.
+    /// A program file, where it really is if that is elsewhere, and its arguments.
+    ///
+    /// # Errors
+    /// [`ProgramError::Nul`]: no program can be given such an argument.
+    pub fn new(path: LenderPath, real: Option<LenderPath>, args: Vec<Vec<u8>>) -> Result<Self, ProgramError> {
+        if args.iter().any(|arg| arg.contains(&0)) { Err(ProgramError::Nul) } else { Ok(Self { path, real, args }) }
+    }
+
+    /// Path and arguments as a shell reads them; bytes that are no text are shown as such.
+    pub fn command_line(&self) -> String {
+        let path = self.path.to_string();
+        let args: Vec<_> = self.args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
+        command_line::join(std::iter::once(path.as_str()).chain(args.iter().map(AsRef::as_ref)))
+    }
+
+    /// The pattern that is this program with these arguments alone. Rules are text, so arguments that are none are
+    /// written as far as they are.
     pub(super) fn into_pattern(self) -> ProgramPattern {
-        ProgramPattern { path: Some(self.path), args: self.args, exact: true }
+        let args = self.args.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+        ProgramPattern { path: Some(self.path), args, exact: true }
     }
 }
 
@@ -109,8 +128,15 @@ impl ProgramPattern {
 impl Judged for Exec {
     fn judge(self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<(Self, RuleRef), Refusal> {
         let search = Search { policy, user: &principal.user, kind: Kind::Exec, select: |patterns| &patterns.exec };
-        let rule = search.judge(&Asked { exec: &self, own_folders: facts.own_folders })?;
-        Ok((self, rule))
+        let own_folders = facts.own_folders;
+        let refusal = match search.judge(&Asked { exec: &self, own_folders }) {
+            Ok(rule) => return Ok((self, rule)),
+            Err(refusal) => refusal,
+        };
+        let (Reason::NoRule, Some(real)) = (&refusal.reason, self.real.clone()) else { return Err(refusal) };
+        let there = Self { path: real, real: None, args: self.args };
+        let rule = search.judge(&Asked { exec: &there, own_folders }).map_err(|_| refusal)?;
+        Ok((there, rule))
     }
 }
 
@@ -138,22 +164,35 @@ struct Asked<'a> {
     own_folders: &'a [LenderPath],
 }
 
+impl Asked<'_> {
+    fn paths(&self) -> impl Iterator<Item = &LenderPath> {
+        std::iter::once(&self.exec.path).chain(&self.exec.real)
+    }
+
+    fn has_args_of(&self, pattern: &ProgramPattern) -> bool {
+        let begins = pattern.args.iter().map(String::as_bytes).eq(self.exec.args.iter().take(pattern.args.len()));
+        begins && (!pattern.exact || self.exec.args.len() == pattern.args.len())
+    }
+}
+
 impl Wanted<ProgramPattern> for Asked<'_> {
     fn target(&self) -> String {
-        let path = self.exec.path.to_string();
-        command_line::join(std::iter::once(path.as_str()).chain(self.exec.args.iter().map(String::as_str)))
+        self.exec.command_line()
     }
 
     fn never(&self) -> Option<Reason> {
-        let own = self.own_folders.iter().find(|folder| self.exec.path.is_within(folder))?;
+        let is_own = |folder: &&LenderPath| self.paths().any(|path| path.is_within(folder));
+        let own = self.own_folders.iter().find(is_own)?;
         Some(Reason::OwnFolder { folder: own.clone() })
     }
 
+    fn is_denied_by(&self, pattern: &ProgramPattern) -> bool {
+        let by_path = pattern.path.as_ref().is_none_or(|path| self.paths().any(|asked| path == asked));
+        by_path && self.has_args_of(pattern)
+    }
+
     fn is_allowed_by(&self, pattern: &ProgramPattern) -> bool {
-        let by_path = pattern.path.as_ref().is_none_or(|path| *path == self.exec.path);
-        by_path
-            && self.exec.args.starts_with(&pattern.args)
-            && (!pattern.exact || self.exec.args.len() == pattern.args.len())
+        pattern.path.as_ref().is_none_or(|path| *path == self.exec.path) && self.has_args_of(pattern)
     }
 
     /// The same program with other arguments.

@@ -72,6 +72,9 @@ pub enum Reason {
         /// The tree, e.g. `/proc`.
         tree: &'static str,
     },
+    /// It decides what a program does.
+    #[error("it steers programs, and a rule must spell it out without `*`")]
+    SteeringVariable,
     /// It names no host.
     #[error(transparent)]
     BadHost(#[from] HostError),

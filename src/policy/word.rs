@@ -4,7 +4,7 @@ use super::{
     Policy,
     decide::Principal,
     kind::Kind,
-    refusal::{Refusal, RuleRef},
+    refusal::{Reason, Refusal, RuleRef},
     search::{Search, Select, Wanted},
 };
 
@@ -71,27 +71,93 @@ pub(super) fn judge(
     (kind, select): (Kind, Select<WordPattern>),
     word: &str,
 ) -> Result<RuleRef, Refusal> {
-    Search { policy, user: &principal.user, kind, select }.judge(&Asked(word))
+    Search { policy, user: &principal.user, kind, select }
+        .judge(&Asked { word, steers: kind == Kind::EnvSend && steers(word) })
 }
 
-struct Asked<'a>(&'a str);
+struct Asked<'a> {
+    word: &'a str,
+    /// A variable that decides what a program does, and not only how it says it.
+    steers: bool,
+}
 
 impl Wanted<WordPattern> for Asked<'_> {
     fn target(&self) -> String {
-        self.0.to_owned()
+        self.word.to_owned()
     }
 
     fn is_allowed_by(&self, pattern: &WordPattern) -> bool {
         match pattern {
-            WordPattern::Exactly(word) => word == self.0,
-            WordPattern::Beginning(start) => self.0.starts_with(start.as_str()),
+            WordPattern::Exactly(word) => word == self.word,
+            WordPattern::Beginning(start) => self.word.starts_with(start.as_str()),
         }
+    }
+
+    fn guard(&self) -> Option<Reason> {
+        self.steers.then_some(Reason::SteeringVariable)
+    }
+
+    fn is_opened_by(&self, pattern: &WordPattern) -> bool {
+        matches!(pattern, WordPattern::Exactly(_))
     }
 
     /// The more letters both begin with.
     fn closeness(&self, pattern: &WordPattern) -> usize {
-        self.0.bytes().zip(pattern.start().bytes()).take_while(|(left, right)| left == right).count()
+        self.word.bytes().zip(pattern.start().bytes()).take_while(|(left, right)| left == right).count()
     }
+}
+
+/// Whether a variable makes loaders, shells, interpreters or common tools run or read what it says; such a one is sent
+/// where a rule spells it out, and not by a `*`.
+fn steers(variable: &str) -> bool {
+    const NAMES: [&str; 30] = [
+        "BASHOPTS",
+        "BASH_ENV",
+        "BROWSER",
+        "CDPATH",
+        "EDITOR",
+        "ENV",
+        "GCONV_PATH",
+        "GLOBIGNORE",
+        "HOME",
+        "HOSTALIASES",
+        "IFS",
+        "JAVA_TOOL_OPTIONS",
+        "LESSCLOSE",
+        "LESSOPEN",
+        "LOCALDOMAIN",
+        "LOCPATH",
+        "LOGNAME",
+        "MANPAGER",
+        "NLSPATH",
+        "PAGER",
+        "PATH",
+        "PROMPT_COMMAND",
+        "PS4",
+        "RES_OPTIONS",
+        "SHELL",
+        "SHELLOPTS",
+        "TMPDIR",
+        "USER",
+        "VISUAL",
+        "ZDOTDIR",
+    ];
+    const STARTS: [&str; 13] = [
+        "BASH_FUNC_",
+        "DYLD_",
+        "GIT_",
+        "GLIBC_",
+        "LD_",
+        "MALLOC_",
+        "NODE_",
+        "PERL",
+        "PYTHON",
+        "RUBY",
+        "SSH_",
+        "TERMINFO",
+        "XDG_",
+    ];
+    NAMES.contains(&variable) || STARTS.iter().any(|start| variable.starts_with(start))
 }
 
 fn is_variable(text: &str) -> bool {
@@ -121,6 +187,25 @@ mod tests {
         }
         assert!(WordPattern::parse_variable("1X").is_err() && WordPattern::parse_variable("a-b").is_err());
         assert!(WordPattern::parse_service("pay-roll.v1").is_ok());
+    }
+
+    /// Attack 53.
+    #[test]
+    fn what_steers_programs_is_spelled_out_or_refused() {
+        let judged = |rule: &str, name: &str| {
+            let policy = format!("[[allow]]\nwho = \"ana\"\nenv.send = {rule}");
+            let policy = Policy::parse(&policy, "policy.toml").unwrap();
+            let ana = Principal { user: "ana".parse().unwrap(), device: crate::proto::DeviceId::from_digest(&[0; 32]) };
+            judge(&policy, &ana, (Kind::EnvSend, |patterns| &patterns.env_send), name).is_ok()
+        };
+        for name in ["LD_PRELOAD", "PATH", "BASH_ENV", "IFS", "BASH_FUNC_ls", "PYTHONPATH", "GIT_SSH_COMMAND"] {
+            assert!(
+                !judged("[\"*\", \"LANG\"]", name) && !judged("[\"LD_*\", \"P*\", \"BASH*\", \"I*\"]", name),
+                "{name}"
+            );
+            assert!(judged(&format!("[{name:?}]"), name), "{name}");
+        }
+        assert!(judged("\"*\"", "LANG") && judged("\"LC_*\"", "LC_ALL") && !judged("\"LANG\"", "LANGUAGE"));
     }
 
     #[test]

@@ -14,6 +14,10 @@ use std::{fmt, io};
 pub struct Errno(pub u16);
 
 impl Errno {
+    /// No such file or directory.
+    pub const ENOENT: Self = Self(2);
+    /// Argument list too long.
+    pub const E2BIG: Self = Self(7);
     /// Try again: there is no room now.
     pub const EAGAIN: Self = Self(11);
     /// Permission denied: the policy says no.

@@ -18,6 +18,7 @@ pub mod mux;
 mod name;
 mod request;
 mod resolv_conf;
+mod spawn;
 mod udp;
 
 pub use answer::{
@@ -45,4 +46,8 @@ pub use request::{
     UnknownRequest,
 };
 pub use resolv_conf::ResolvConf;
+pub use spawn::{
+    FOLDER_BYTES_MAX, FromProgram, MODES_MAX, Mode, Program, Spawn, SpawnStdio, Spawned, Stdio, TERM_BYTES_MAX,
+    Terminal, TerminalSize, ToProgram, WORDS_BYTES_MAX, WORDS_MAX, Words,
+};
 pub use udp::{DATAGRAM_BYTES_MAX, UdpBind, UdpBody, UdpMessage};

@@ -5,7 +5,9 @@
 
 use minicbor::{Decode, Encode, Encoder, encode};
 
-use super::{ProtocolError, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr, message};
+use super::{
+    ProtocolError, Spawn, SpawnStdio, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr, message,
+};
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
 pub const HOST_BYTES_MAX: usize = 255;
@@ -16,8 +18,7 @@ pub const ASK_TARGET_MAX: usize = 32 * 1024;
 /// Longest path of a Unix socket, in bytes: PATH_MAX of Linux without its NUL.
 pub const SOCKET_PATH_MAX: usize = 4095;
 /// The requests that are planned, by name, each with the kinds that it can be.
-pub const PLANNED: [(&str, &[&str]); 5] = [
-    ("spawn", &["exec", "shell", "python"]),
+pub const PLANNED: [(&str, &[&str]); 4] = [
     ("files", &["read", "write"]),
     ("service-connect", &["services.use"]),
     ("service-listen", &["services.offer"]),
@@ -48,6 +49,10 @@ pub enum Request {
     /// A new certificate for the key of this device, before the old one ends: a PKCS #10 request in DER, of which only
     /// the key counts. Answered with [`RenewedCertificate`](super::RenewedCertificate).
     RenewCertificate(Vec<u8>),
+    /// A program; answered with [`Spawned`](super::Spawned).
+    Spawn(Spawn),
+    /// One of a program's streams, which has no answer of its own.
+    SpawnStdio(SpawnStdio),
     /// A new ticket that goes back to the same login; answered with an [`IssuedTicket`](super::IssuedTicket).
     RenewTicket,
     /// A request that has its name and its place at the gate, and that no lender of this version serves: one of
@@ -92,6 +97,8 @@ impl Request {
             Self::Check(_) => "check",
             Self::RenewCertificate(_) => "renew-certificate",
             Self::RenewTicket => "renew-ticket",
+            Self::Spawn(_) => "spawn",
+            Self::SpawnStdio(_) => "spawn-stdio",
             Self::Planned { name, .. } => name,
         }
     }
@@ -145,6 +152,8 @@ impl Request {
                 Self::RenewCertificate(csr)
             }
             "renew-ticket" => Self::RenewTicket,
+            "spawn" => Self::Spawn(Spawn::decode(bytes)?),
+            "spawn-stdio" => Self::SpawnStdio(SpawnStdio::decode(bytes)?),
             other => match PLANNED.into_iter().find(|(name, _)| *name == other) {
                 Some((name, kinds)) => {
                     let ask = Ask::decode(bytes)?;
@@ -185,7 +194,8 @@ impl<C> Encode<C> for Request {
             Self::UnixListen(UnixListen { backlog, .. }) => 2 + u64::from(backlog.is_some()),
             Self::UdpBind(_) => 4,
             Self::TcpListen(TcpListen { backlog, .. }) => 4 + u64::from(backlog.is_some()),
-            Self::TcpConnect(_) | Self::Check(_) | Self::Planned { .. } => 3,
+            Self::TcpConnect(_) | Self::Check(_) | Self::SpawnStdio(_) | Self::Planned { .. } => 3,
+            Self::Spawn(spawn) => 1 + spawn.entries(),
         };
         e.map(length)?.u8(0)?.str(self.name())?;
         match self {
@@ -212,6 +222,8 @@ impl<C> Encode<C> for Request {
             Self::RenewCertificate(csr) => e.u8(1)?.bytes(csr)?.ok(),
             Self::RenewTicket => Ok(()),
             Self::Profile(variables) => e.u8(1)?.encode(variables)?.ok(),
+            Self::Spawn(spawn) => spawn.encode_body(e),
+            Self::SpawnStdio(stdio) => stdio.encode_body(e),
             Self::Check(Ask { kind, target }) | Self::Planned { ask: Ask { kind, target }, .. } => {
                 e.u8(1)?.str(kind)?.u8(2)?.str(target)?.ok()
             }

@@ -18,10 +18,12 @@ mod door;
 mod driver;
 mod greet;
 mod meter;
+mod pipe;
 mod relay;
 mod socket;
 mod socket_file;
 mod stream;
+pub mod terminal;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -42,6 +44,7 @@ pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
+pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe};
 pub use relay::{relay, relay_accepted, relay_unanswered};
 pub use socket::Socket;
 pub use socket_file::SocketFile;

@@ -20,12 +20,12 @@ use crate::proto::{
 /// Read at once from a busy socket, in bytes: four full frames.
 const BUSY_BYTES: usize = 4 * FRAME_PAYLOAD_MAX;
 /// Read at once from a socket that sends little, in bytes.
-const QUIET_BYTES: usize = 4 * 1024;
+pub(super) const QUIET_BYTES: usize = 4 * 1024;
 /// What was sent before the stream was given up may take so long to be taken by the socket; a peer that reads nothing
 /// must not hold it for ever.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
 /// Written at once to a socket, in bytes.
-const WRITE_BYTES: usize = 128 * 1024;
+pub(super) const WRITE_BYTES: usize = 128 * 1024;
 /// Pieces written at once to a socket: more than a batch of full frames has.
 const WRITE_SLICES: usize = 64;
 
@@ -184,7 +184,7 @@ async fn copy_to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter) ->
 }
 
 /// A socket that fills what it is given gets more, one that does not gets less.
-fn next_size(size: usize, filled: usize) -> usize {
+pub(super) fn next_size(size: usize, filled: usize) -> usize {
     if filled >= size {
         (size * 4).min(BUSY_BYTES)
     } else if filled < size / 4 {

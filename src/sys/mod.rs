@@ -7,6 +7,7 @@ mod borrowed_network;
 #[cfg(feature = "lend")]
 mod datagram_errors;
 #[cfg(feature = "run")]
+#[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
 #[cfg(feature = "lend")]
 mod listen_fd;
@@ -20,10 +21,14 @@ mod original_destination;
 mod pass_fd;
 #[cfg(feature = "run")]
 mod privilege;
+#[cfg(feature = "lend")]
+mod program;
 mod ready_fd;
 #[cfg(feature = "run")]
 mod seccomp;
-#[cfg(feature = "run")]
+#[cfg(feature = "lend")]
+mod signal_number;
+#[cfg(any(feature = "run", feature = "lend"))]
 mod signals;
 #[cfg(feature = "cli")]
 mod stdio;
@@ -37,6 +42,7 @@ pub use borrowed_network::enter_borrowed_network;
 #[cfg(feature = "lend")]
 pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
 #[cfg(feature = "run")]
+#[cfg(any(feature = "run", feature = "lend"))]
 pub use fork::{Forked, fork};
 #[cfg(feature = "lend")]
 pub use listen_fd::{ListenFdError, adopt_listener};
@@ -50,10 +56,14 @@ pub use original_destination::{Arrived, receive_datagram};
 pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]
 pub use privilege::give_up_privileges;
+#[cfg(feature = "lend")]
+pub use program::{Become, Launch, Step, close_inherited, launch};
 pub use ready_fd::await_readable;
 #[cfg(feature = "run")]
 pub use seccomp::{Instruction, install_filter};
-#[cfg(feature = "run")]
+#[cfg(feature = "lend")]
+pub use signal_number::signal;
+#[cfg(any(feature = "run", feature = "lend"))]
 pub use signals::{ReceivedSignal, block_signals, read_signal, signal_fd, unblock_signals, with_signals_open};
 #[cfg(feature = "cli")]
 pub use stdio::{close_stdout, silence_stdio};

@@ -20,6 +20,7 @@ mod names;
 mod overdue;
 mod policy;
 mod profile;
+mod programs;
 mod questions;
 mod renewal;
 mod revocation;

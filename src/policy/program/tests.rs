@@ -87,3 +87,44 @@ fn a_shell_and_python_are_allowed_as_a_whole() {
     assert_eq!(&*refusal.send.unwrap(), "capuchind allow ana shell --for 1h");
     assert!(AnyRequest::parse(Kind::Shell, "x").is_err() && AnyRequest::parse(Kind::Exec, "").is_err());
 }
+
+#[test]
+fn a_link_is_allowed_by_either_name_and_denied_by_either() {
+    let exec = |path: &str, real: &str| {
+        let paths = [path, real].map(|path| LenderPath::parse(path).unwrap());
+        let [path, real] = paths;
+        Exec::new(path, Some(real), Vec::new()).unwrap()
+    };
+    let judge = |rules: &str, exec: Exec| {
+        let policy = Policy::parse(&format!("[[allow]]\nwho = \"ana\"\n{rules}"), "policy.toml").unwrap();
+        let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
+        decide(&policy, &ana, exec, &Facts::default()).map(|granted| granted.into_parts().0.path.to_string())
+    };
+    let vi = || exec("/usr/bin/vi", "/usr/bin/vim.basic");
+    assert_eq!(judge("exec = [{ path = \"/usr/bin/vi\" }]", vi()).unwrap(), "/usr/bin/vi");
+    // By the other name alone, it runs under that name: what a link is called must not choose what a program does.
+    assert_eq!(judge("exec = [{ path = \"/usr/bin/vim.basic\" }]", vi()).unwrap(), "/usr/bin/vim.basic");
+    assert_eq!(judge("exec = [{ path = \"/usr/bin/ex\" }]", vi()).unwrap_err().reason, Reason::NoRule);
+    for denied in ["/usr/bin/vi", "/usr/bin/vim.basic"] {
+        let rules = format!("exec = [{{ path = \"*\" }}]\n[[deny]]\nwho = \"ana\"\nexec = [{{ path = {denied:?} }}]");
+        assert_eq!(judge(&rules, vi()).unwrap_err().reason, Reason::Denied, "{denied}");
+        let both = rules.replace('*', "/usr/bin/vim.basic").replace("}]\n[[", "}, { path = \"/usr/bin/vi\" }]\n[[");
+        assert_eq!(judge(&both, vi()).unwrap_err().reason, Reason::Denied, "{denied}");
+    }
+}
+
+#[test]
+fn arguments_need_not_be_text() {
+    let policy = "[[allow]]\nwho = \"ana\"\nexec = [{ path = \"/bin/cat\", args = [\"--\"] }]";
+    let policy = Policy::parse(policy, "policy.toml").unwrap();
+    let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
+    let ask = |args: &[&[u8]]| {
+        let args = args.iter().map(|arg| arg.to_vec()).collect();
+        let exec = Exec::new(LenderPath::parse("/bin/cat").unwrap(), None, args).unwrap();
+        decide(&policy, &ana, exec, &Facts::default())
+    };
+    assert!(ask(&[b"--", b"\xff\xfe"]).is_ok());
+    assert!(ask(&[b"\xff--"]).is_err());
+    let cat = LenderPath::parse("/bin/cat").unwrap();
+    assert_eq!(Exec::new(cat, None, vec![b"a\0b".to_vec()]), Err(ProgramError::Nul));
+}

@@ -23,10 +23,10 @@ fn requests_have_their_golden_bytes() {
     let wire = message::encode(&profile);
     assert_eq!(hex(&wire), "a2006770726f66696c650181644c414e47");
     assert_eq!(Request::decode(&wire), Ok(Ok(profile)));
-    let shell = Request::Planned { name: "spawn", ask: Ask { kind: "shell".into(), target: String::new() } };
-    let wire = message::encode(&shell);
-    assert_eq!(hex(&wire), "a30065737061776e01657368656c6c0260");
-    assert_eq!(Request::decode(&wire), Ok(Ok(shell)));
+    let python = Request::Planned { name: "objects", ask: Ask { kind: "python".into(), target: String::new() } };
+    let wire = message::encode(&python);
+    assert_eq!(hex(&wire), "a300676f626a656374730166707974686f6e0260");
+    assert_eq!(Request::decode(&wire), Ok(Ok(python)));
 }
 
 #[test]

@@ -1,0 +1,317 @@
+//! A program that runs at the lender: its streams, its end, and what can be said to it.
+
+use std::{
+    io,
+    os::unix::process::ExitStatusExt,
+    pin::Pin,
+    process::{ExitStatus, Output},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+#[cfg(feature = "cli")]
+use bytes::Bytes;
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::{BorrowError, Borrower};
+use crate::{
+    proto::{FromProgram, Reset, TerminalSize, ToProgram, message, mux::Batch},
+    session::Stream,
+};
+
+/// Read at once from the stream that says how a program ended, in bytes: all of it.
+const END_BYTES: usize = 64;
+/// SIGKILL.
+const KILL: u8 = 9;
+
+/// A program that runs at the lender.
+///
+/// # Cancellation
+/// Dropping it ends the program and everything that descends from it, also what called setsid: SIGHUP, after 5 s SIGKILL.
+/// [`detach`](Self::detach) lets it live, where the policy says so.
+///
+#[cfg_attr(feature = "lend", doc = "```")]
+#[cfg_attr(not(feature = "lend"), doc = "```text")]
+/// use capuchin::Stdio;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # if capuchin::lend::serve_as_worker().is_some() { return Ok(()); }
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// # let (profiles, _web, _folder) = lab().await?;
+/// # let lab = capuchin::Borrower::connect_with(&profiles, "lab").await?;
+///
+/// let mut sort = lab.command("sort").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().await?;
+/// let mut stdin = sort.stdin.take().expect("it was piped");
+/// stdin.write_all(b"b\na\n").await?;
+/// drop(stdin);
+/// let mut sorted = String::new();
+/// sort.stdout.take().expect("it was piped").read_to_string(&mut sorted).await?;
+/// assert_eq!(sorted, "a\nb\n");
+/// assert!(sort.wait().await?.success());
+/// # Ok(())
+/// # })
+/// # }
+/// ```
+pub struct Child {
+    /// What it reads, if that was piped; dropping it is the end of its input.
+    pub stdin: Option<ChildStdin>,
+    /// What it writes, if that was piped.
+    pub stdout: Option<ChildStdout>,
+    /// What it says beside it, if that was piped.
+    pub stderr: Option<ChildStderr>,
+    borrower: Borrower,
+    name: String,
+    pid: u32,
+    control: ChildControl,
+    /// What came of how it ended.
+    heard: BytesMut,
+    status: Option<ExitStatus>,
+}
+
+/// Says something to a program while another task waits for its end. Clones are the same; it keeps nothing alive.
+#[derive(Clone)]
+pub struct ChildControl(Arc<Stream>);
+
+impl Child {
+    pub(super) fn new(
+        borrower: Borrower,
+        name: String,
+        pid: u32,
+        stream: Stream,
+        [stdin, stdout, stderr]: [Option<Stream>; 3],
+    ) -> Self {
+        for stream in stdout.iter().chain(&stderr) {
+            // Nothing is ever said on it.
+            stream.finish();
+        }
+        Self {
+            stdin: stdin.map(ChildStdin),
+            stdout: stdout.map(ChildStdout),
+            stderr: stderr.map(ChildStderr),
+            borrower,
+            name,
+            pid,
+            control: ChildControl(Arc::new(stream)),
+            heard: BytesMut::new(),
+            status: None,
+        }
+    }
+
+    /// Its process number at the lender; `None` once it has been waited for.
+    pub fn id(&self) -> Option<u32> {
+        self.status.is_none().then_some(self.pid)
+    }
+
+    /// A handle to signal and resize it by, from another task.
+    pub fn control(&self) -> ChildControl {
+        self.control.clone()
+    }
+
+    /// Waits for its end. Its stdin is closed first, if it is still here, so that it does not wait for us.
+    ///
+    /// # Errors
+    /// The session ends, or the handle is taken back.
+    ///
+    /// # Cancellation
+    /// Nothing is lost; wait again.
+    pub async fn wait(&mut self) -> Result<ExitStatus, BorrowError> {
+        self.stdin = None;
+        self.ended().await
+    }
+
+    /// As [`Self::wait`], with stdin left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    ///
+    /// # Cancellation
+    /// As [`Self::wait`].
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus, BorrowError> {
+        loop {
+            if let Some(status) = self.status {
+                return Ok(status);
+            }
+            let failed = |error| BorrowError::answer(self.borrower.host(), &self.name, error);
+            if let Some(ended) = take_message(&mut self.heard).map_err(failed)? {
+                self.status = Some(match ended {
+                    FromProgram::Exited(status) => ExitStatus::from_raw(i32::from(status) << 8),
+                    FromProgram::Signalled(number) => ExitStatus::from_raw(i32::from(number & 0x7f)),
+                });
+                continue;
+            }
+            let mut batch = Batch::default();
+            match self.control.0.read_batch(&mut batch, END_BYTES).await {
+                Ok(true) => self.heard.extend_from_slice(&batch.copy_to_bytes(batch.remaining())),
+                Ok(false) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// Ends it with SIGKILL, and waits for that.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub async fn kill(&mut self) -> Result<(), BorrowError> {
+        self.control.signal(KILL).await?;
+        self.wait().await.map(drop)
+    }
+
+    /// Waits for its end, with everything that it says on the streams that are still here.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    ///
+    /// # Cancellation
+    /// Dropping the future ends the program.
+    pub async fn wait_with_output(mut self) -> Result<Output, BorrowError> {
+        let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+        let host = self.borrower.host().to_owned();
+        let read = async |stream: Option<&mut (dyn AsyncRead + Send + Unpin)>| {
+            let mut bytes = Vec::new();
+            match stream {
+                Some(stream) => stream.read_to_end(&mut bytes).await.map(|_| bytes),
+                None => Ok(bytes),
+            }
+        };
+        let (mut stdout, mut stderr) = (stdout, stderr);
+        let stdout = read(stdout.as_mut().map(|it| it as _));
+        let stderr = read(stderr.as_mut().map(|it| it as _));
+        let (status, stdout, stderr) = tokio::join!(self.wait(), stdout, stderr);
+        let status = status?;
+        let failed = |error| BorrowError::answer(&host, "output", error);
+        Ok(Output { status, stdout: stdout.map_err(failed)?, stderr: stderr.map_err(failed)? })
+    }
+
+    /// Lets it live on without us, where the policy says `detach = true`; its piped streams end.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn detach(self) -> Result<(), BorrowError> {
+        self.control.say(&ToProgram::Detach).await
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // What was said before still arrives; the end behind it is what ends the program.
+        self.control.0.finish();
+    }
+}
+
+impl ChildControl {
+    /// Sends a signal to its process group, by Linux's number. After its end nothing happens.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn signal(&self, number: u8) -> Result<(), BorrowError> {
+        self.say(&ToProgram::Signal(number)).await
+    }
+
+    /// Says how large its terminal is now.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn resize(&self, size: TerminalSize) -> Result<(), BorrowError> {
+        self.say(&ToProgram::Resize(size)).await
+    }
+
+    async fn say(&self, message: &ToProgram) -> Result<(), BorrowError> {
+        match self.0.write_message(message).await {
+            // It has ended already.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            said => said.map_err(|error| BorrowError::answer("the lender", "a program", error)),
+        }
+    }
+}
+
+/// A whole message, if there is one.
+fn take_message(heard: &mut BytesMut) -> io::Result<Option<FromProgram>> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let Some(prefix) = heard.first_chunk::<{ message::LENGTH_BYTES }>() else { return Ok(None) };
+    let length = message::decode_length("end of a program", *prefix).map_err(invalid)?;
+    if heard.len() < message::LENGTH_BYTES + length {
+        return Ok(None);
+    }
+    heard.advance(message::LENGTH_BYTES);
+    message::decode("end of a program", &heard.split_to(length)).map(Some).map_err(invalid)
+}
+
+/// What a program reads. A write fails with `BrokenPipe` once it reads no more. Dropping it delivers what was written, and
+/// then the end.
+pub struct ChildStdin(Stream);
+
+/// What a program writes. Dropping it gives the program SIGPIPE at its next write.
+pub struct ChildStdout(Stream);
+
+/// What a program says beside its output. Dropping it gives the program SIGPIPE at its next write there.
+pub struct ChildStderr(Stream);
+
+#[cfg(feature = "cli")]
+impl ChildStdin {
+    /// Writes all of `bytes`, without copying them.
+    pub(crate) async fn write_all_bytes(&self, bytes: Bytes) -> io::Result<()> {
+        self.0.write_all_bytes(bytes).await
+    }
+}
+
+#[cfg(feature = "cli")]
+/// Reads as it comes, for who passes it on: at least one byte, `false` at the end.
+pub(crate) trait ReadBatch {
+    async fn read_batch(&self, batch: &mut Batch, most: usize) -> io::Result<bool>;
+}
+
+#[cfg(feature = "cli")]
+impl ReadBatch for ChildStdout {
+    async fn read_batch(&self, batch: &mut Batch, most: usize) -> io::Result<bool> {
+        self.0.read_batch(batch, most).await
+    }
+}
+
+#[cfg(feature = "cli")]
+impl ReadBatch for ChildStderr {
+    async fn read_batch(&self, batch: &mut Batch, most: usize) -> io::Result<bool> {
+        self.0.read_batch(batch, most).await
+    }
+}
+
+impl AsyncWrite for ChildStdin {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    /// Written bytes leave by themselves.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for ChildStdout {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncRead for ChildStderr {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl Drop for ChildStdout {
+    fn drop(&mut self) {
+        self.0.reset(Reset::Cancelled);
+    }
+}
+
+impl Drop for ChildStderr {
+    fn drop(&mut self) {
+        self.0.reset(Reset::Cancelled);
+    }
+}

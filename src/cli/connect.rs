@@ -1,0 +1,97 @@
+//! `capuchin connect`: one session in the background that `exec`, `shell` and `check` then share.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    host::HostArgument,
+    report::{Failure, print},
+    signals,
+};
+use crate::{Borrower, Share, proto::ErrorKind};
+
+/// What the one in the background says when it serves.
+const READY: &str = "ready";
+
+/// Keep a session in the background, so that exec, shell and check begin at once
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  capuchin connect lab              asks for the password if need be, and comes back
+  capuchin exec lab -- uptime       over that session
+  capuchin connect --stop lab       ends it, and what runs over it")]
+pub struct Arguments {
+    #[command(flatten)]
+    host: HostArgument,
+    /// Stay in the foreground, until interrupted
+    #[arg(short = 'F', long, conflicts_with = "stop")]
+    foreground: bool,
+    /// End the session in the background
+    #[arg(long)]
+    stop: bool,
+}
+
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { host, foreground, stop } = arguments;
+    let text = host.text()?;
+    if stop {
+        return end(&text).await;
+    }
+    if foreground {
+        return signals::interruptible(serve(&text)).await;
+    }
+    if Borrower::sharing_process(&text).await?.is_some() {
+        return print(&format!("{text} is connected already"));
+    }
+    // Here, where a person can be asked for a password; it leaves a ticket for the other.
+    drop(host.connect().await?);
+    detach(&text)
+}
+
+/// Serves until the session is over for good.
+async fn serve(host: &str) -> Result<(), Failure> {
+    let borrower = Borrower::connect(host).await?;
+    borrower.keep_connected();
+    let share = Share::open(&borrower)?;
+    print(READY)?;
+    Err(share.serve().await.into())
+}
+
+/// Starts this command once more, apart from this terminal, and waits until it serves.
+fn detach(host: &str) -> Result<(), Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(ErrorKind::Local, format!("cannot go to the background: {error}"));
+    let program = std::env::current_exe().map_err(failed)?;
+    let mut command = Command::new("setsid");
+    command.arg(program).args(["connect", "--foreground", host]);
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
+    }
+    if line.trim_end() == READY {
+        return print(&format!(
+            "Connected to {host}; exec, shell and check share this session until: capuchin connect --stop {host}"
+        ));
+    }
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(4096).read_to_string(&mut said);
+    }
+    let _ = child.wait();
+    Err(Failure::new(ErrorKind::Local, format!("the session did not begin: {}", said.trim_end())))
+}
+
+async fn end(host: &str) -> Result<(), Failure> {
+    let Some(pid) = Borrower::sharing_process(host).await?.and_then(Pid::from_raw) else {
+        return Err(Failure::new(ErrorKind::Usage, format!("{host} is not connected")));
+    };
+    kill_process(pid, Signal::TERM)
+        .map_err(|errno| Failure::new(ErrorKind::Local, format!("cannot end the session: {errno}")))?;
+    print(&format!("The session with {host} ends"))
+}

@@ -1,0 +1,193 @@
+//! `capuchin exec` and `capuchin shell`: a program at the lender, with our stdin, stdout, stderr and terminal.
+
+mod escape_keys;
+mod local_terminal;
+mod relay;
+mod streams;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use self::local_terminal::LocalTerminal;
+use super::{
+    host::HostArgument,
+    report::{Failure, print},
+};
+use crate::{BorrowError, Command, Stdio, proto::ErrorKind};
+
+/// Exit status of a shell for a program that is there and cannot be executed.
+const NOT_EXECUTABLE: u8 = 126;
+/// Exit status of a shell for a program that is not there.
+const NOT_FOUND: u8 = 127;
+const ENOENT: u16 = 2;
+
+/// Run a program at the lender, as ssh does; no shell reads its arguments
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  capuchin exec lab -- git -C /srv/app status     its output and its exit status
+  tar c . | capuchin exec lab -- tar x -C /srv    stdin goes there
+  capuchin exec -t lab -- vim notes.txt           with a terminal
+  capuchin exec lab -- sh -c 'ls *.txt | wc -l'   a shell, where one is wanted
+
+Exit status: that of the program, or 128+N if signal N ended it; 126 if it cannot be executed, 127 if it is not there,
+255 after any failure of our own. SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the program; sent twice they end this.")]
+pub struct Arguments {
+    #[command(flatten)]
+    session: Session,
+    /// Give it a terminal, of 80x24 where there is none here
+    #[arg(short = 't', long = "tty")]
+    terminal: bool,
+    /// Nothing on its stdin
+    #[arg(short = 'n', long = "null-stdin")]
+    null_stdin: bool,
+    /// Let it run on without us, where the policy says `detach = true`, and print its process number
+    #[arg(long, conflicts_with = "terminal")]
+    detach: bool,
+    /// The program, by name or path, and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGV")]
+    argv: Vec<OsString>,
+}
+
+/// The login shell of the user whom programs run as, on a terminal
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  capuchin shell lab
+  capuchin shell -l ana lab
+  echo uptime | capuchin shell -T lab
+
+Keys behind a newline: ~. ends, ~^Z suspends, ~? lists them all.
+Exit status: that of the shell; 255 after any failure of our own.")]
+pub struct ShellArguments {
+    #[command(flatten)]
+    session: Session,
+    /// Without a terminal
+    #[arg(short = 'T', long = "no-tty")]
+    no_terminal: bool,
+}
+
+/// What both have.
+#[derive(clap::Args)]
+struct Session {
+    /// Set a variable there, or send ours; the policy decides (`env.send`)
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    variables: Vec<OsString>,
+    /// Working directory there; the home if left out
+    #[arg(long = "cwd", value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// The character that steers the session behind a newline on a terminal, or none
+    #[arg(short = 'e', long = "escape", value_name = "CHARACTER", default_value = "~", value_parser = escape_key)]
+    escape: EscapeKey,
+    #[command(flatten)]
+    host: HostArgument,
+}
+
+/// What `-e` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EscapeKey(Option<u8>);
+
+fn escape_key(text: &str) -> Result<EscapeKey, String> {
+    match text.as_bytes() {
+        b"none" => Ok(EscapeKey(None)),
+        [byte] if byte.is_ascii_graphic() => Ok(EscapeKey(Some(*byte))),
+        [b'^', letter @ b'@'..=b'_'] => Ok(EscapeKey(Some(letter ^ 0x40))),
+        _ => Err("write one character, ^ and a letter, or none".to_owned()),
+    }
+}
+
+/// `capuchin exec`.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { session, terminal, null_stdin, detach, argv } = arguments;
+    let borrower = session.host.connect_or_share().await?;
+    let [program, rest @ ..] = argv.as_slice() else {
+        return Err(Failure::new(ErrorKind::Usage, "a program is missing"));
+    };
+    let mut command = borrower.command(program);
+    command.args(rest);
+    session.apply(&mut command);
+    if detach {
+        command.detach();
+        let mut child = command.spawn().await.map_err(failed)?;
+        let pid = child.id().map(|pid| pid.to_string()).unwrap_or_default();
+        child.stdin = None;
+        child.detach().await?;
+        return print(&pid);
+    }
+    if !null_stdin {
+        command.stdin(Stdio::Piped);
+    }
+    relay::run(&borrower, command, terminal, session.escape.0).await
+}
+
+/// `capuchin shell`.
+pub async fn shell(arguments: ShellArguments) -> Result<(), Failure> {
+    let ShellArguments { session, no_terminal } = arguments;
+    let borrower = session.host.connect_or_share().await?;
+    let mut command = borrower.shell();
+    session.apply(&mut command);
+    command.stdin(Stdio::Piped);
+    relay::run(&borrower, command, !no_terminal, session.escape.0).await
+}
+
+impl Session {
+    fn apply(&self, command: &mut Command) {
+        for variable in &self.variables {
+            match split_variable(variable) {
+                Some((name, value)) => drop(command.env(name, value)),
+                // Ours, and nothing if we have none.
+                None => {
+                    if let Some(value) = std::env::var_os(variable) {
+                        command.env(variable, value);
+                    }
+                }
+            }
+        }
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+    }
+}
+
+fn split_variable(variable: &std::ffi::OsStr) -> Option<(&std::ffi::OsStr, &std::ffi::OsStr)> {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = variable.as_bytes();
+    let at = bytes.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = bytes.split_at(at);
+    Some((std::ffi::OsStr::from_bytes(name), std::ffi::OsStr::from_bytes(value.get(1..).unwrap_or_default())))
+}
+
+/// A program that does not start, with the exit status that a shell has for it.
+fn failed(error: BorrowError) -> Failure {
+    let code = match (error.kind(), error.errno().map(|errno| errno.0)) {
+        (ErrorKind::Target, Some(ENOENT)) => NOT_FOUND,
+        (ErrorKind::Target, Some(_)) => NOT_EXECUTABLE,
+        _ => super::report::FAILURE,
+    };
+    Failure::from(error).with_code(code)
+}
+
+/// The terminal here, if this one is to be passed on.
+fn local_terminal(wanted: bool) -> Option<LocalTerminal> {
+    if wanted { LocalTerminal::find() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escape_key_is_one_character_or_none() {
+        assert_eq!(escape_key("~"), Ok(EscapeKey(Some(b'~'))));
+        assert_eq!(escape_key("^B"), Ok(EscapeKey(Some(2))));
+        assert_eq!(escape_key("none"), Ok(EscapeKey(None)));
+        assert!(["", "ab", " ", "é"].into_iter().all(|text| escape_key(text).is_err()));
+    }
+
+    #[test]
+    fn a_variable_is_split_at_its_first_equals_sign() {
+        use std::ffi::OsStr;
+        assert_eq!(split_variable(OsStr::new("A=b=c")), Some((OsStr::new("A"), OsStr::new("b=c"))));
+        assert_eq!(split_variable(OsStr::new("A=")), Some((OsStr::new("A"), OsStr::new(""))));
+        assert_eq!(split_variable(OsStr::new("A")), None);
+    }
+}

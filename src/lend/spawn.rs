@@ -1,0 +1,207 @@
+//! Lends programs: runs what the grant allows, joins its streams with the borrower's, and ends all of it with its handle.
+
+mod account;
+mod environment;
+mod find;
+mod request;
+mod stdio;
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use tokio::time::timeout;
+
+use self::stdio::Ends;
+use super::{
+    audit::Event,
+    borrower::{Borrower, Held},
+    dispatch::refuse,
+    worker::{Failed, Running},
+};
+use crate::{
+    proto::{Answer, Errno, ErrorKind, FromProgram, Refusal, Reset, Spawn, SpawnStdio, Spawned, ToProgram},
+    session::{self, Stream},
+};
+
+pub(super) use request::{SpawnGrant, judge};
+pub(super) use stdio::Programs;
+
+/// Programs of one session at once: each costs two processes and up to four descriptors.
+const PROGRAMS_MAX: usize = 128;
+/// Descriptors of one program at the lender: three streams and its supervisor.
+const DESCRIPTORS: u32 = 4;
+/// From the request to its last word, and to its last stream.
+const REQUEST_MAX: Duration = Duration::from_secs(20);
+/// What a program left running may still say after it has ended, as long as it pauses no longer.
+const AFTERWORDS_PAUSE: Duration = Duration::from_secs(1);
+/// On a terminal the program was all that there was.
+const TERMINAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a program ended that nobody waits for.
+const GIVEN_UP: &str = "the borrower gave it up";
+
+/// Serves one program to its end.
+///
+/// # Cancellation
+/// The program and what descends from it are ended, with 5 s to end in good order.
+pub(super) async fn lend(borrower: &Borrower, wanted: Spawn, stream: Stream) {
+    let _streams = borrower.programs.expect(stream.id());
+    let words = match timeout(REQUEST_MAX, read_words(&stream, &wanted)).await {
+        Ok(Ok(words)) => words,
+        Ok(Err(_)) | Err(_) => return stream.reset(Reset::Refused),
+    };
+    let (arguments, variables) = match wanted.split_words(&words) {
+        Ok(words) => words,
+        Err(error) => {
+            return borrower.session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {error}"));
+        }
+    };
+    drop(words);
+    let grant = match Box::pin(super::gate::spawn(borrower, &wanted, arguments, variables)).await {
+        Ok(grant) => grant,
+        Err(refusal) => return refuse(&stream, refusal).await,
+    };
+    let Some(_places) = places(borrower) else {
+        let text =
+            format!("{PROGRAMS_MAX} programs of a session, or as many as the lender can open streams for, run already");
+        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EAGAIN))).await;
+    };
+    Box::pin(run(borrower, wanted, grant, stream)).await;
+}
+
+async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, stream: Stream) {
+    let target = grant.target();
+    let judged = grant.clone();
+    let still = move |borrower: &Borrower| request::still(borrower, &judged);
+    let held = match borrower.hold(&stream, "spawn", target.clone(), Box::new(still)) {
+        Ok(held) => held,
+        Err(refusal) => return refuse(&stream, refusal).await,
+    };
+    let started = held.serve(&stream, Box::pin(start(borrower, &wanted, grant, &stream))).await;
+    let (running, ends) = match started {
+        None => return log(borrower, "spawn-failed", target, held.why_taken(), &held).await,
+        Some(Ok(started)) => started,
+        Some(Err(None)) => return log(borrower, "spawn-failed", target, Some(GIVEN_UP.to_owned()), &held).await,
+        Some(Err(Some(refusal))) => {
+            let why = refusal.text().to_owned();
+            refuse(&stream, refusal).await;
+            return log(borrower, "spawn-failed", target, Some(why), &held).await;
+        }
+    };
+    let ended = held.serve(&stream, Box::pin(serve(&running, ends, &stream, &held))).await;
+    let why = match ended {
+        // Taken back: at once, and not after the time that a hang-up gives.
+        None => {
+            running.kill();
+            held.why_taken()
+        }
+        Some(Some(FromProgram::Exited(status))) => Some(format!("it exited with status {status}")),
+        Some(Some(FromProgram::Signalled(number))) => Some(format!("signal {number} ended it")),
+        Some(None) => Some(GIVEN_UP.to_owned()),
+    };
+    log(borrower, "spawn-ended", target, why, &held).await;
+}
+
+/// Starts the program and answers. `Err(None)`: the borrower has gone.
+async fn start(
+    borrower: &Borrower,
+    wanted: &Spawn,
+    grant: SpawnGrant,
+    stream: &Stream,
+) -> Result<(Running, Ends), Option<Refusal>> {
+    let streams = tokio::select! {
+        streams = timeout(REQUEST_MAX, borrower.programs.streams(stream.id(), wanted)) => streams.map_err(|_| None)?,
+        _ = stream.write_closed() => return Err(None),
+    };
+    let name = grant.name();
+    let mut running =
+        borrower.lender.shared.worker.run(&grant.into_job(wanted)).await.map_err(|why| Some(down(&name, &why)))?;
+    let ends = Ends::join(streams, std::mem::take(&mut running.ends), wanted.terminal.is_some());
+    let ends = ends.map_err(|source| Some(down(&name, &Failed::Worker(source))))?;
+    stream.write_message(&Answer::Granted(Spawned { pid: running.pid })).await.map_err(|_| None)?;
+    Ok((running, ends))
+}
+
+/// Moves bytes and orders until the program has ended and said everything. `None`: the borrower gave it up.
+async fn serve(running: &Running, ends: Ends, stream: &Stream, held: &Held<'_>) -> Option<FromProgram> {
+    let Ends { input, outputs, terminal } = ends;
+    let meter = held.meter();
+    let pause = if terminal.is_some() { TERMINAL_PAUSE } else { AFTERWORDS_PAUSE };
+    let stalls = stdio::stalls(&outputs);
+    let input = async {
+        if let Some(input) = input {
+            input.copy(meter).await;
+        }
+    };
+    let (output, orders) = (stdio::copy_all(outputs, meter), obey(running, terminal.as_ref(), stream));
+    tokio::pin!(input, output, orders);
+    let (mut feeding, mut speaking) = (true, true);
+    let ended = loop {
+        tokio::select! {
+            ended = running.ended() => break ended,
+            () = &mut orders => return None,
+            () = &mut input, if feeding => feeding = false,
+            () = &mut output, if speaking => speaking = false,
+        }
+    };
+    stream.write_message(&ended).await.ok()?;
+    if speaking {
+        tokio::select! {
+            () = &mut output => {}
+            () = stdio::fall_silent(&stalls, meter, pause) => {}
+            () = &mut orders => return None,
+        }
+    }
+    stream.finish();
+    Some(ended)
+}
+
+/// Does what the borrower says, until it gives the program up.
+async fn obey(running: &Running, terminal: Option<&OwnedFd>, stream: &Stream) {
+    while let Ok(order) = stream.read_message::<ToProgram>("order to a program").await {
+        match order {
+            ToProgram::Signal(number) => running.signal(number).await,
+            ToProgram::Resize(size) => {
+                if let Some(terminal) = terminal {
+                    // Of a terminal that has hung up the size is nobody's business.
+                    let _ = session::terminal::resize(terminal, size);
+                }
+            }
+            ToProgram::Detach => running.detach().await,
+        }
+    }
+}
+
+async fn read_words(stream: &Stream, wanted: &Spawn) -> std::io::Result<Vec<u8>> {
+    let mut words = vec![0; wanted.words_bytes as usize];
+    stream.read_all(&mut words).await?;
+    Ok(words)
+}
+
+/// Joins a stream with the program that it belongs to.
+pub(super) async fn attach(borrower: &Borrower, stdio: SpawnStdio, stream: Stream) {
+    // One that nobody takes is given back.
+    let _ = timeout(REQUEST_MAX, borrower.programs.offer(stdio, stream)).await;
+}
+
+/// Room for one more program, until it is dropped.
+fn places(borrower: &Borrower) -> Option<impl Sized> {
+    let program = borrower.programs.place()?;
+    let descriptors = borrower.lender.shared.sockets.try_acquire_many(DESCRIPTORS).ok()?;
+    Some((program, descriptors))
+}
+
+fn down(name: &str, why: &Failed) -> Refusal {
+    let kind = if matches!(why, Failed::Worker(_)) { ErrorKind::Local } else { ErrorKind::Target };
+    Refusal::new(kind, format!("{name}: {why}")).with_errno(why.errno())
+}
+
+async fn log(borrower: &Borrower, event: &'static str, target: String, why: Option<String>, held: &Held<'_>) {
+    let event = Event {
+        target: Some(target),
+        why,
+        bytes_in: Some(held.meter().from_stream()),
+        bytes_out: Some(held.meter().to_stream()),
+        ..borrower.event(event)
+    };
+    borrower.lender.shared.audit.log(event).await;
+}

@@ -1,0 +1,175 @@
+//! A request for a program, judged: the program, each variable, and the terms that it runs by.
+
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
+
+use super::{
+    account::{account, folders},
+    environment,
+    find::{Found, find},
+};
+use crate::{
+    lend::{borrower::Borrower, gate, os_user::Account, worker::Job},
+    policy::{self, Exec, Facts, Granted, SendVariable, Shell, Terms},
+    proto::{Errno, ErrorKind, Program, Refusal, Spawn},
+};
+
+/// Proof that the policy allowed a program with its variables and terms; only [`judge`] makes one.
+#[derive(Clone)]
+pub(in crate::lend) struct SpawnGrant {
+    program: GrantedProgram,
+    /// The arguments, as the program is to see them.
+    arguments: Vec<Vec<u8>>,
+    variables: Vec<(Granted<SendVariable>, Vec<u8>)>,
+    account: Account,
+    setuid: bool,
+    detach: bool,
+}
+
+#[derive(Clone)]
+enum GrantedProgram {
+    Exec(Granted<Exec>),
+    Shell(Granted<Shell>),
+}
+
+/// Judges everything that a request asks for, and does nothing.
+pub(in crate::lend) fn judge(
+    borrower: &Borrower,
+    wanted: &Spawn,
+    arguments: Vec<Vec<u8>>,
+    variables: Vec<Vec<u8>>,
+) -> Result<SpawnGrant, Refusal> {
+    let (lender, who) = (&borrower.lender, &borrower.principal);
+    let policy = lender.policy();
+    let terms = policy.terms(&who.user);
+    let facts = Facts { own_folders: lender.own_folders(), ..Facts::default() };
+    let refused = |no: policy::Refusal| gate::refusal(&no);
+    let mut granted = Vec::with_capacity(variables.len());
+    for variable in variables {
+        let name = variable.split(|byte| *byte == b'=').next().unwrap_or_default();
+        let usage = |why: String| Refusal::new(ErrorKind::Usage, why);
+        let name = std::str::from_utf8(name).map_err(|_| usage("a variable's name is not text".to_owned()))?;
+        let request = SendVariable::parse(name).map_err(|error| usage(error.to_string()))?;
+        granted.push((policy::decide(&policy, who, request, &facts).map_err(refused)?, variable));
+    }
+    let account = account(&who.user, &terms);
+    let program = match wanted.what {
+        Program::Shell => GrantedProgram::Shell(policy::decide(&policy, who, Shell, &facts).map_err(refused)?),
+        Program::Exec => {
+            // Whoever it would run as, the policy judges the program first.
+            let home = account.as_ref().map_or_else(|_| Path::new("/").to_owned(), |account| account.home.clone());
+            let request = exec(&arguments, &start_folder(wanted, &home))?;
+            GrantedProgram::Exec(policy::decide(&policy, who, request, &facts).map_err(refused)?)
+        }
+    };
+    allow_detach(&terms, wanted.detach)?;
+    let (account, setuid, detach) = (account?, terms.setuid, wanted.detach);
+    Ok(SpawnGrant { program, arguments, variables: granted, account, setuid, detach })
+}
+
+/// Judges a program that runs by the policy of now.
+pub(in crate::lend) fn still(borrower: &Borrower, grant: &SpawnGrant) -> Result<(), Refusal> {
+    let (lender, who) = (&borrower.lender, &borrower.principal);
+    let policy = lender.policy();
+    let terms = policy.terms(&who.user);
+    let facts = Facts { own_folders: lender.own_folders(), ..Facts::default() };
+    let program = match &grant.program {
+        GrantedProgram::Exec(exec) => exec.again(&policy, who, &facts),
+        GrantedProgram::Shell(shell) => shell.again(&policy, who, &facts),
+    };
+    program.map_err(|no| gate::refusal(&no))?;
+    for (variable, _) in &grant.variables {
+        variable.again(&policy, who, &facts).map_err(|no| gate::refusal(&no))?;
+    }
+    allow_detach(&terms, grant.detach)?;
+    let now = account(&who.user, &terms)?;
+    if now.uid != grant.account.uid || (grant.setuid && !terms.setuid) {
+        let why = "the user that programs run as, or what they may gain, has changed";
+        return Err(Refusal::new(ErrorKind::Policy, why).with_errno(Some(Errno::EACCES)));
+    }
+    Ok(())
+}
+
+impl SpawnGrant {
+    /// The rule that allowed the program.
+    pub(in crate::lend) fn rule(&self) -> String {
+        match &self.program {
+            GrantedProgram::Exec(exec) => exec.rule().to_string(),
+            GrantedProgram::Shell(shell) => shell.rule().to_string(),
+        }
+    }
+
+    /// The program with its arguments, as the audit has it.
+    pub(in crate::lend) fn target(&self) -> String {
+        match &self.program {
+            GrantedProgram::Exec(exec) => exec.request().command_line(),
+            GrantedProgram::Shell(_) => format!("shell of {}", self.account.name),
+        }
+    }
+
+    /// The program, in errors.
+    pub(super) fn name(&self) -> String {
+        match &self.program {
+            GrantedProgram::Exec(exec) => exec.request().path.to_string(),
+            GrantedProgram::Shell(_) => self.account.shell.display().to_string(),
+        }
+    }
+
+    /// What the worker is to do.
+    pub(super) fn into_job(self, wanted: &Spawn) -> Job {
+        let Self { program, mut arguments, variables, account, setuid, detach } = self;
+        let file = match program {
+            GrantedProgram::Shell(_) => {
+                // A login shell is one whose name begins so.
+                let name = account.shell.file_name().unwrap_or_default().as_bytes();
+                arguments = vec![[b"-", name].concat()];
+                account.shell.as_os_str().as_bytes().to_vec()
+            }
+            GrantedProgram::Exec(exec) => {
+                let (Exec { path, .. }, _) = exec.into_parts();
+                path.as_bytes().to_vec()
+            }
+        };
+        let own = rustix::process::geteuid().is_root();
+        let folders = match &wanted.folder {
+            Some(folder) => vec![account.home.join(OsStr::from_bytes(folder))],
+            None => folders(&account).to_vec(),
+        };
+        let term = wanted.terminal.as_ref().map(|terminal| terminal.term.as_str()).filter(|term| !term.is_empty());
+        let sent = variables.into_iter().map(|(_, variable)| variable).collect();
+        Job {
+            file,
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            variables: environment::variables(&account, term, sent).into_iter().map(Into::into).collect(),
+            folders: folders.iter().map(|folder| folder.as_os_str().as_bytes().to_vec().into()).collect(),
+            terminal: wanted.terminal.clone(),
+            piped: wanted.piped.to_vec(),
+            who: own.then(|| (account.uid, account.gid, account.name.clone())),
+            setuid,
+            detach,
+        }
+    }
+}
+
+/// What `arguments` would run, from `folder` on.
+fn exec(arguments: &[Vec<u8>], folder: &Path) -> Result<Exec, Refusal> {
+    let (name, rest) = arguments.split_first().map_or((&[][..], &[][..]), |(name, rest)| (name, rest));
+    let missing = || {
+        let text = format!("{}: there is no such program in {}", String::from_utf8_lossy(name), environment::PATH);
+        Refusal::new(ErrorKind::Target, text).with_errno(Some(Errno::ENOENT))
+    };
+    let Found { path, real } = find(name, folder).ok_or_else(missing)?;
+    Exec::new(path, real, rest.to_vec()).map_err(|error| Refusal::new(ErrorKind::Usage, error.to_string()))
+}
+
+fn start_folder(wanted: &Spawn, home: &Path) -> std::path::PathBuf {
+    wanted.folder.as_ref().map_or_else(|| home.to_owned(), |folder| home.join(OsStr::from_bytes(folder)))
+}
+
+fn allow_detach(terms: &Terms, detach: bool) -> Result<(), Refusal> {
+    if terms.detach || !detach {
+        return Ok(());
+    }
+    let text = "a program that outlives its session is refused: no rule says detach = true";
+    let help = "help: ask the lender's admin to add `detach = true` to a rule of the user".to_owned();
+    Err(Refusal::new(ErrorKind::Policy, text).with_errno(Some(Errno::EACCES)).with_notes([help]))
+}

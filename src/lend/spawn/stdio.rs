@@ -1,0 +1,240 @@
+//! A program's streams: brought together as the borrower opens them, and joined with the program's own.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::unix::pipe::{Receiver, Sender},
+    sync::{Notify, Semaphore, SemaphorePermit, oneshot},
+};
+
+use super::PROGRAMS_MAX;
+use crate::{
+    proto::{Errno, Reset, Spawn, SpawnStdio, Stdio, StreamId},
+    session::{Meter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
+};
+
+/// What a terminal reads as the end of its input, where the program has not changed it: once for a line that was begun,
+/// once for the end.
+const END_OF_INPUT: [u8; 2] = [4, 4];
+
+/// The programs of a session: how many, and the streams that wait for theirs.
+pub(in crate::lend) struct Programs {
+    waiting: Mutex<HashMap<(u64, Stdio), Waiting>>,
+    arrived: Notify,
+    places: Semaphore,
+}
+
+struct Waiting {
+    stream: Stream,
+    /// Dropped when it was taken.
+    _offer: oneshot::Sender<()>,
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), arrived: Notify::new(), places: Semaphore::new(PROGRAMS_MAX) }
+    }
+}
+
+impl Programs {
+    /// A place for one more program.
+    pub(super) fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
+    }
+
+    /// Gives streams back that came for this request and were not taken, when it is dropped.
+    pub(super) fn expect(&self, spawn: StreamId) -> Expected<'_> {
+        Expected { programs: self, spawn }
+    }
+
+    /// Keeps a stream until its program takes it.
+    ///
+    /// # Cancellation
+    /// The stream is given back.
+    pub(super) async fn offer(&self, stdio: SpawnStdio, stream: Stream) {
+        let key = (stdio.spawn, stdio.which);
+        let (offer, mut taken) = oneshot::channel();
+        // One that is there twice takes the place of the first, which is given back.
+        let earlier = self.lock().insert(key, Waiting { stream, _offer: offer });
+        drop(earlier);
+        let _withdraw = Withdraw { programs: self, key };
+        self.arrived.notify_waiters();
+        let _ = (&mut taken).await;
+    }
+
+    /// The streams that a program is to have, once all are there.
+    pub(super) async fn streams(&self, spawn: StreamId, wanted: &Spawn) -> [Option<Stream>; 3] {
+        let mut streams = [None, None, None];
+        for ((which, piped), place) in Stdio::ALL.into_iter().zip(wanted.piped).zip(&mut streams) {
+            if piped {
+                *place = Some(self.stream((spawn.number(), which)).await);
+            }
+        }
+        streams
+    }
+
+    async fn stream(&self, key: (u64, Stdio)) -> Stream {
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            // Before the look, so that none that comes behind it is missed.
+            arrived.as_mut().enable();
+            if let Some(waiting) = self.lock().remove(&key) {
+                return waiting.stream;
+            }
+            arrived.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(u64, Stdio), Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request whose streams may wait.
+pub(super) struct Expected<'a> {
+    programs: &'a Programs,
+    spawn: StreamId,
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.programs.lock();
+        let left: Vec<_> =
+            Stdio::ALL.iter().filter_map(|which| waiting.remove(&(self.spawn.number(), *which))).collect();
+        drop(waiting);
+        left.iter().for_each(|waiting| waiting.stream.reset(Reset::Refused));
+    }
+}
+
+struct Withdraw<'a> {
+    programs: &'a Programs,
+    key: (u64, Stdio),
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        let withdrawn = self.programs.lock().remove(&self.key);
+        if let Some(waiting) = withdrawn {
+            waiting.stream.reset(Reset::Refused);
+        }
+    }
+}
+
+/// A program's streams at both sides.
+pub(super) struct Ends {
+    pub(super) input: Option<Input>,
+    pub(super) outputs: Vec<Output>,
+    /// The terminal, if it has one.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+/// What a program reads.
+pub(super) struct Input {
+    stream: Stream,
+    pipe: Sender,
+    is_terminal: bool,
+}
+
+/// What a program writes.
+pub(super) struct Output {
+    stream: Stream,
+    pipe: Receiver,
+    stalled: Arc<Stalled>,
+}
+
+impl Ends {
+    /// Joins the borrower's streams with the lender's ends.
+    pub(super) fn join(streams: [Option<Stream>; 3], ends: Vec<OwnedFd>, is_terminal: bool) -> io::Result<Self> {
+        let [stdin, stdout, stderr] = streams;
+        let mut ends = ends.into_iter();
+        let mut next = || ends.next().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
+        let mut this = Self { input: None, outputs: Vec::new(), terminal: None };
+        if is_terminal {
+            let master = next()?;
+            rustix::io::ioctl_fionbio(&master, true)?;
+            let sender = Sender::from_owned_fd_unchecked(master.try_clone()?)?;
+            let receiver = Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
+            this.input = stdin.map(|stream| Input::new(stream, sender, true));
+            this.outputs.extend(stdout.map(|stream| Output::new(stream, receiver)));
+            this.terminal = Some(master);
+            return Ok(this);
+        }
+        if let Some(stream) = stdin {
+            this.input = Some(Input::new(stream, Sender::from_owned_fd(next()?)?, false));
+        }
+        for stream in [stdout, stderr].into_iter().flatten() {
+            this.outputs.push(Output::new(stream, Receiver::from_owned_fd(next()?)?));
+        }
+        Ok(this)
+    }
+}
+
+impl Input {
+    fn new(stream: Stream, pipe: Sender, is_terminal: bool) -> Self {
+        // Nothing is said to the borrower on it.
+        stream.finish();
+        Self { stream, pipe, is_terminal }
+    }
+
+    /// Feeds the program until its input ends or it reads no more, which the borrower's writes then say.
+    pub(super) async fn copy(mut self, meter: &Meter) {
+        match stream_to_pipe(&self.stream, &mut self.pipe, meter).await {
+            // A terminal stays open for what the program has to say.
+            Ok(()) if self.is_terminal => drop(self.pipe.write_all(&END_OF_INPUT).await),
+            Ok(()) => {}
+            Err(error) => self.stream.reset(reset_of(&error)),
+        }
+    }
+}
+
+impl Output {
+    fn new(stream: Stream, pipe: Receiver) -> Self {
+        Self { stream, pipe, stalled: Arc::default() }
+    }
+
+    /// Passes on what the program says until it ends, or until nobody reads it, which the program's writes then say.
+    async fn copy(self, meter: &Meter) {
+        if let Err(error) = pipe_to_stream(&self.pipe, &self.stream, meter, &self.stalled).await {
+            self.stream.reset(reset_of(&error));
+        }
+    }
+}
+
+/// Passes on what the program says on all of its outputs.
+pub(super) async fn copy_all(outputs: Vec<Output>, meter: &Meter) {
+    let mut outputs = outputs.into_iter();
+    let copy = async |output: Option<Output>| {
+        if let Some(output) = output {
+            output.copy(meter).await;
+        }
+    };
+    tokio::join!(copy(outputs.next()), copy(outputs.next()));
+}
+
+/// Which of them wait for the borrower.
+pub(super) fn stalls(outputs: &[Output]) -> Vec<Arc<Stalled>> {
+    outputs.iter().map(|output| output.stalled.clone()).collect()
+}
+
+/// Ready when the program has said nothing for so long although it could.
+pub(super) async fn fall_silent(stalls: &[Arc<Stalled>], meter: &Meter, pause: Duration) {
+    loop {
+        let before = meter.to_stream();
+        tokio::time::sleep(pause).await;
+        if meter.to_stream() == before && !stalls.iter().any(|stalled| stalled.is_stalled()) {
+            return;
+        }
+    }
+}
+
+fn reset_of(error: &io::Error) -> Reset {
+    Errno::of(error).map_or(Reset::Cancelled, |errno| Reset::Failed(errno.0))
+}

@@ -1,0 +1,249 @@
+//! One program and everything that descends from it, from its job to the last of them.
+//!
+//! ```text
+//!   Job ──▶ Started ──▶ runs ──▶ it ended ──▶ nothing left: exit
+//!                         └── socket closed ──▶ HUP, CONT … 5 s … KILL, until nothing is left
+//!                         └── Kill ───────────▶ KILL, until nothing is left
+//! ```
+
+use std::{
+    ffi::OsStr,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, process::CommandExt},
+    },
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, wait},
+};
+
+use super::{
+    child::drain,
+    descendants::signal_all,
+    job::{JOB_BYTES_MAX, Job, NOTE_BYTES, Order, Outcome, Report},
+    passing::send,
+    terminal,
+};
+use crate::{
+    proto::message,
+    sys::{self, Launch, Step},
+};
+
+/// From HUP to KILL.
+const HANGUP_MAX: Duration = Duration::from_secs(5);
+/// Between two rounds of KILL: who forked in one is met in the next.
+const ROUND: Duration = Duration::from_millis(20);
+/// Asked of the kernel for each pipe, in bytes: fewer switches between program and daemon than with the usual 64 KiB.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// Supervises one program; `Ok` when nothing of it is left.
+pub(super) fn run(socket: OwnedFd, signals: &OwnedFd) -> io::Result<()> {
+    set_child_subreaper(Some(getpid()))?;
+    let job = match read_job(&socket) {
+        Ok(job) => job,
+        // The daemon has thought better of it.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let program = match start(&job) {
+        Ok((pid, kept)) => {
+            let kept: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
+            say(&socket, &Outcome::started(pid.as_raw_nonzero().get().unsigned_abs()), &kept)?;
+            pid
+        }
+        Err((step, error)) => return say(&socket, &Outcome::failed(step, &error), &[]),
+    };
+    drop(job.arguments);
+    Supervisor { socket: Some(socket), program: Some(program), detached: job.detach, heard: Vec::new(), ending: None }
+        .serve(signals)
+}
+
+struct Supervisor {
+    /// `None` once the daemon has closed it.
+    socket: Option<OwnedFd>,
+    /// `None` once it has ended.
+    program: Option<Pid>,
+    detached: bool,
+    /// Part of an order.
+    heard: Vec<u8>,
+    /// When KILL comes.
+    ending: Option<Instant>,
+}
+
+impl Supervisor {
+    fn serve(mut self, signals: &OwnedFd) -> io::Result<()> {
+        loop {
+            let (mut heard, mut changed) = (false, false);
+            {
+                let mut ready = vec![PollFd::new(signals, PollFlags::IN)];
+                ready.extend(self.socket.as_ref().map(|socket| PollFd::new(socket, PollFlags::IN)));
+                match poll(&mut ready, self.patience().as_ref()) {
+                    Err(rustix::io::Errno::INTR) => continue,
+                    other => other?,
+                };
+                changed |= ready.first().is_some_and(|fd| !fd.revents().is_empty());
+                heard |= ready.get(1).is_some_and(|fd| !fd.revents().is_empty());
+            }
+            if heard {
+                self.hear()?;
+            }
+            if changed {
+                drain(signals);
+            }
+            if self.reap() {
+                return Ok(());
+            }
+            if self.ending.is_some_and(|end| end <= Instant::now()) {
+                signal_all(getpid(), &[], Signal::KILL);
+            }
+        }
+    }
+
+    /// How long to wait for anything.
+    fn patience(&self) -> Option<Timespec> {
+        let left = self.ending?.saturating_duration_since(Instant::now()).max(ROUND);
+        Some(Timespec { tv_sec: i64::try_from(left.as_secs()).ok()?, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    /// Takes leave of who has ended; `true` when nobody is left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if self.program == Some(pid) => {
+                    self.program = None;
+                    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+                    let report = match status.terminating_signal() {
+                        Some(number) => Report::Signalled(byte(number)),
+                        None => Report::Exited(status.exit_status().map_or(u8::MAX, byte)),
+                    };
+                    if let Some(socket) = &self.socket {
+                        // Two bytes have room; a daemon that is gone needs no report.
+                        let _ = send(socket, &report.encode(), &[]);
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Hears orders, or that nobody gives any more.
+    fn hear(&mut self) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        let mut bytes = [0; 64];
+        let length = match rustix::io::read(socket, &mut bytes) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
+            // A daemon that was killed may reset it.
+            Err(_) | Ok(0) => {
+                self.socket = None;
+                if !self.detached {
+                    self.end(HANGUP_MAX);
+                }
+                return Ok(());
+            }
+            Ok(length) => length,
+        };
+        self.heard.extend(bytes.iter().take(length));
+        while let Some((order, rest)) = self.heard.split_first_chunk::<NOTE_BYTES>() {
+            let (order, rest) = (Order::decode(*order), rest.to_vec());
+            self.heard = rest;
+            match order.ok_or(io::ErrorKind::InvalidData)? {
+                // The number of a program that has ended may be another's.
+                Order::Signal(number) => {
+                    if let (Some(program), Some(signal)) = (self.program, sys::signal(number)) {
+                        let _ = kill_process_group(program, signal);
+                    }
+                }
+                Order::Detach => self.detached = true,
+                Order::Kill => {
+                    self.detached = false;
+                    self.end(Duration::ZERO);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the end; KILL comes after `grace`.
+    fn end(&mut self, grace: Duration) {
+        let kill_at = Instant::now() + grace;
+        if grace > Duration::ZERO && self.ending.is_none() {
+            signal_all(getpid(), &[], Signal::HUP);
+            // Who was stopped hears it only when it goes on.
+            signal_all(getpid(), &[], Signal::CONT);
+        }
+        self.ending = Some(self.ending.map_or(kill_at, |earlier| earlier.min(kill_at)));
+    }
+}
+
+/// Starts the program; gives its number and the lender's ends of its streams.
+fn start(job: &Job) -> Result<(Pid, Vec<OwnedFd>), (Step, io::Error)> {
+    let mut command = Command::new(OsStr::from_bytes(&job.file));
+    let mut arguments = job.arguments.iter().map(|word| OsStr::from_bytes(word));
+    command.arg0(arguments.next().unwrap_or_default()).args(arguments).env_clear();
+    for variable in &job.variables {
+        let mut parts = variable.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            command.env(name, value);
+        }
+    }
+    let kept = match &job.terminal {
+        Some(terminal) => terminal::attach(&mut command, terminal, job.who.as_ref()).map(|master| vec![master]),
+        None => pipes(&mut command, &job.piped),
+    };
+    let kept = kept.map_err(|error| (Step::Session, error))?;
+    let launch = Launch {
+        terminal: job.terminal.is_some(),
+        who: job.becomes().map_err(|error| (Step::User, error))?,
+        setuid: job.setuid,
+        folders: job.folders.iter().map(|folder| OsStr::from_bytes(folder).into()).collect(),
+    };
+    let child = sys::launch(&mut command, launch)?;
+    Ok((Pid::from_child(&child), kept))
+}
+
+/// Gives the program pipes where it is to have some, and nothing otherwise.
+fn pipes(command: &mut Command, piped: &[bool]) -> io::Result<Vec<OwnedFd>> {
+    let mut kept = Vec::new();
+    for (number, piped) in piped.iter().enumerate() {
+        let theirs = if *piped {
+            let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            // Where the user has as many pipes of that size as he may have, they stay small.
+            let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
+            let (ours, theirs) = if number == 0 { (writer, reader) } else { (reader, writer) };
+            kept.push(ours);
+            Stdio::from(theirs)
+        } else {
+            Stdio::null()
+        };
+        match number {
+            0 => command.stdin(theirs),
+            1 => command.stdout(theirs),
+            _ => command.stderr(theirs),
+        };
+    }
+    Ok(kept)
+}
+
+fn read_job(socket: &OwnedFd) -> io::Result<Job> {
+    let mut reader = std::fs::File::from(socket.try_clone()?);
+    let mut length = [0; message::LENGTH_BYTES];
+    reader.read_exact(&mut length)?;
+    let length = usize::try_from(u32::from_be_bytes(length)).ok().filter(|length| *length <= JOB_BYTES_MAX);
+    let mut body = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
+    reader.read_exact(&mut body)?;
+    message::decode("job", &body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn say(socket: &OwnedFd, outcome: &Outcome, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = message::encode_prefixed(outcome);
+    // A few bytes on a fresh socket: they leave together.
+    send(socket, &bytes, descriptors).map(drop)
+}

@@ -1,0 +1,94 @@
+//! Copies between a stream and one end of a pipe or a terminal: one direction each, for each ends by itself.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::{
+    io::AsyncWriteExt,
+    net::unix::pipe::{Receiver, Sender},
+};
+
+use super::{
+    Meter, Stream,
+    relay::{QUIET_BYTES, WRITE_BYTES, next_size},
+};
+use crate::proto::mux::{Batch, COPY_BYTES_MAX};
+
+/// EIO: how a terminal says that nobody has its other end open any more.
+const EIO: i32 = 5;
+
+/// Whether a copy waits for the peer and not for the pipe.
+#[derive(Debug, Default)]
+pub struct Stalled(AtomicBool);
+
+impl Stalled {
+    /// Whether it does now.
+    pub fn is_stalled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// From a pipe into the stream, until the pipe ends, and the stream with it.
+///
+/// # Errors
+/// The pipe fails, or nobody reads the stream any more.
+///
+/// # Cancellation
+/// What was read has been sent.
+pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, stalled: &Stalled) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    let mut size = QUIET_BYTES;
+    loop {
+        tokio::select! {
+            biased;
+            ready = pipe.readable() => ready?,
+            error = stream.write_closed() => return Err(error),
+        }
+        stalled.0.store(true, Ordering::Relaxed);
+        let room = stream.write_room(size).await?;
+        stalled.0.store(false, Ordering::Relaxed);
+        buffer.reserve(room.min(size));
+        // `room` first: what is read can then always be written, and a stalled stream stops the program.
+        match pipe.try_read_buf(&mut (&mut buffer).limit(room)) {
+            Ok(0) => break,
+            Ok(length) => {
+                meter.keep_pace(length).await;
+                if length <= COPY_BYTES_MAX {
+                    stream.write_copy(&buffer);
+                    buffer.clear();
+                } else {
+                    stream.write_bytes(buffer.split().freeze());
+                }
+                size = next_size(size, length);
+                meter.went_to_stream(length);
+            }
+            // What is quiet holds no buffer.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
+            Err(error) if error.raw_os_error() == Some(EIO) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    stream.finish();
+    Ok(())
+}
+
+/// From the stream into a pipe, until the stream ends.
+///
+/// # Errors
+/// The stream fails, or nobody reads the pipe any more.
+///
+/// # Cancellation
+/// Part of what was read may not have been written.
+pub async fn stream_to_pipe(stream: &Stream, pipe: &mut Sender, meter: &Meter) -> io::Result<()> {
+    let mut batch = Batch::default();
+    while stream.read_batch(&mut batch, WRITE_BYTES).await? {
+        let length = batch.remaining();
+        meter.keep_pace(length).await;
+        pipe.write_all_buf(&mut batch).await?;
+        meter.went_from_stream(length);
+    }
+    Ok(())
+}

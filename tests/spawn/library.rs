@@ -1,0 +1,104 @@
+//! `Command` and `Child`, as a program uses them.
+
+use std::os::unix::process::ExitStatusExt;
+
+use capuchin::{Stdio, proto::ErrorKind};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use crate::{lab, status::connect};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_is_spoken_to_waited_for_and_killed() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    let mut cat = borrower.command("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().await.unwrap();
+    assert!(cat.id().is_some_and(|pid| pid > 1));
+    let (mut stdin, mut stdout) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
+    stdin.write_all(b"ping").await.unwrap();
+    let mut heard = [0; 4];
+    stdout.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"ping");
+    drop(stdin);
+    assert!(cat.wait().await.unwrap().success());
+    assert_eq!(cat.id(), None);
+
+    let mut sleeper = borrower.command("sleep").arg("300").spawn().await.unwrap();
+    sleeper.kill().await.unwrap();
+    assert_eq!(sleeper.wait().await.unwrap().signal(), Some(9), "it says so again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_nobody_reads_holds_up_neither_the_other_nor_the_session() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    let script = "head -c 10000000 /dev/zero >&2 & head -c 10000000 /dev/zero; wait";
+    let mut child =
+        borrower.command("sh").args(["-c", script]).stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().await.unwrap();
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    // All of the one first, while the other is stalled.
+    let mut all = vec![1; 10_000_000];
+    stdout.read_exact(&mut all).await.unwrap();
+    assert!(all.iter().all(|byte| *byte == 0));
+    assert_eq!(borrower.command("echo").arg("x").output().await.unwrap().stdout, b"x\n");
+    all.clear();
+    stderr.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all.len(), 10_000_000);
+    assert!(child.wait().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_a_reader_is_a_broken_pipe_there_and_dropping_the_child_is_its_end() {
+    let (lab, home) = lab();
+    let borrower = connect(&home).await;
+    let mut yes = borrower.command("yes").stdout(Stdio::Piped).spawn().await.unwrap();
+    let mut lines = BufReader::new(yes.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("y"));
+    drop(lines);
+    assert_eq!(yes.wait().await.unwrap().signal(), Some(13), "SIGPIPE");
+    drop(borrower.command("sleep").arg("300").spawn().await.unwrap());
+    let line = tokio::task::spawn_blocking(move || {
+        lab.wait_for_audit("its end", |line| {
+            line["event"] == "spawn-ended"
+                && line["target"].as_str().is_some_and(|target| target.ends_with("sleep 300"))
+        })
+    });
+    assert_eq!(line.await.unwrap()["why"], "the borrower gave it up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_cannot_run_has_its_errno() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    for (program, errno) in [("/no/such", 2), ("/etc/passwd", 13), ("/etc", 13)] {
+        let error = borrower.command(program).status().await.unwrap_err();
+        assert_eq!((error.kind(), error.errno().map(|it| it.0)), (ErrorKind::Target, Some(errno)), "{error}");
+    }
+    let error = borrower.command("true").arg("a\0b").status().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_programs_run_at_once() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    let run = |number: usize| {
+        let borrower = borrower.clone();
+        async move { borrower.command("echo").arg(number.to_string()).output().await.unwrap().stdout }
+    };
+    let tasks: Vec<_> = (0..40).map(|number| tokio::spawn(run(number))).collect();
+    for (number, task) in tasks.into_iter().enumerate() {
+        assert_eq!(task.await.unwrap(), format!("{number}\n").into_bytes());
+    }
+}
+
+#[test]
+fn the_example_runs() {
+    let (_lab, home) = lab();
+    let mut session = std::process::Command::new(env!("CARGO"));
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    session.args(["run", "--quiet", "--manifest-path", manifest, "--example", "session", "--", "lab"]);
+    let folder = home.folder.path();
+    session.env("XDG_CONFIG_HOME", folder.join("config")).env("XDG_STATE_HOME", folder.join("state"));
+    let said = crate::support::text(crate::support::run(&mut session).stdout);
+    assert_eq!(said, "lab runs Linux\nsorted: monkeys\nsorted: tools\nsorted: use\nsort exit status: 0\n");
+}

@@ -1,0 +1,109 @@
+//! One session for many commands: `capuchin connect`, and exec over it.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    lab,
+    support::{Home, as_user, fails, own_uid, run, run_with, text},
+};
+
+/// `capuchin …` of a home that has a runtime folder of its own.
+fn capuchin(home: &Home, args: &[&str]) -> Command {
+    let mut command = home.capuchin();
+    command.env("XDG_RUNTIME_DIR", home.folder.path().join("run")).args(args);
+    command
+}
+
+fn socket(home: &Home) -> std::path::PathBuf {
+    let folder = home.folder.path().join("run/capuchin/share");
+    std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path()
+}
+
+#[test]
+fn commands_share_one_session_and_work_without_it() {
+    let (lab, home) = lab();
+    run(&mut capuchin(&home, &["exec", "lab", "true"]));
+    let said = text(run(&mut capuchin(&home, &["connect", "lab"])).stdout);
+    assert!(said.contains("Connected to lab"), "{said}");
+    assert!(text(run(&mut capuchin(&home, &["connect", "lab"])).stdout).contains("already"));
+    let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
+    let before = logins();
+    let sent = vec![7; 3_000_000];
+    let output = run_with(&mut capuchin(&home, &["exec", "lab", "sh", "-c", "cat; echo said >&2; exit 4"]), &sent);
+    assert_eq!(
+        (output.status.code(), output.stdout.len(), text(output.stderr)),
+        (Some(4), sent.len(), "said\n".into())
+    );
+    let output = run(&mut capuchin(&home, &["exec", "-t", "lab", "stty", "size"]));
+    assert_eq!(text(output.stdout), "24 80\r\n");
+    assert_eq!(capuchin(&home, &["exec", "lab", "sh", "-c", "kill -9 $$"]).status().unwrap().code(), Some(137));
+    fails(&mut capuchin(&home, &["exec", "lab", "no-such-program"]), 127);
+    assert_eq!(logins(), before, "nobody logged in");
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+    lab.wait_for_audit("its end", |line| {
+        line["event"] == "session-ended" && line["why"].as_str().is_some_and(|why| !why.is_empty())
+    });
+    run(&mut capuchin(&home, &["exec", "lab", "true"]));
+    assert!(fails(&mut capuchin(&home, &["connect", "--stop", "lab"]), 255).contains("is not connected"));
+}
+
+#[test]
+fn a_command_that_is_killed_ends_its_program_and_not_the_session() {
+    let (lab, home) = lab();
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    let mut sleeper = capuchin(&home, &["exec", "lab", "sh", "-c", "echo up; exec sleep 300"]);
+    let mut sleeper = sleeper.stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = String::new();
+    BufReader::new(sleeper.stdout.take().unwrap()).read_line(&mut up).unwrap();
+    assert_eq!(up, "up\n");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    lab.wait_for_audit("its end", |line| line["event"] == "spawn-ended");
+    assert_eq!(text(run(&mut capuchin(&home, &["exec", "lab", "echo", "x"])).stdout), "x\n");
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+}
+
+#[test]
+fn a_session_that_the_lender_cuts_ends_for_all_and_the_socket_goes() {
+    let (lab, home) = lab();
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    let socket = socket(&home);
+    let sleeper = capuchin(&home, &["exec", "lab", "sleep", "300"]).stderr(Stdio::piped()).spawn().unwrap();
+    lab.wait_for_verdict("spawn", "granted");
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    assert_eq!(sleeper.wait_with_output().unwrap().status.code(), Some(255));
+    let end = std::time::Instant::now() + crate::support::PATIENCE;
+    while socket.exists() {
+        assert!(std::time::Instant::now() < end, "the socket stays");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_socket_is_for_its_user_alone() {
+    let (_lab, home) = lab();
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    let socket = socket(&home);
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&socket), mode(socket.parent().unwrap())), (0o600, 0o700));
+    // Even where the modes were opened, the kernel says whose the other end is: nothing is answered.
+    for path in [home.folder.path(), socket.parent().unwrap(), socket.parent().unwrap().parent().unwrap()] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::fs::set_permissions(home.folder.path().join("run"), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
+    let mut stranger = Command::new("python3");
+    stranger.args([
+        "-c",
+        "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nprint(len(s.recv(9)))",
+    ]);
+    as_user(stranger.arg(&socket), if own_uid() == 0 { 54_323 } else { own_uid() });
+    if own_uid() == 0 {
+        assert_eq!(text(run(&mut stranger).stdout), "0\n");
+    }
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+}

@@ -1,0 +1,201 @@
+//! Terminals, driven as a person drives them: in tmux, with vim, Ctrl-C, Ctrl-Z, another size and `~.`
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use crate::{
+    lab,
+    support::{Home, PATIENCE, run, text},
+};
+
+/// A tmux of its own with one shell, ended when dropped.
+struct Screen {
+    folder: tempfile::TempDir,
+}
+
+impl Screen {
+    fn start(home: &Home) -> Self {
+        let screen = Self { folder: tempfile::tempdir().unwrap() };
+        let mut tmux = screen.tmux();
+        tmux.args([
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            "100",
+            "-y",
+            "30",
+            "env",
+            "PS1=here> ",
+            "bash",
+            "--norc",
+        ]);
+        let environment = home.capuchin();
+        for (name, value) in environment.get_envs() {
+            tmux.env(name, value.unwrap_or_default());
+        }
+        let bin = Path::new(env!("CARGO_BIN_EXE_capuchin")).parent().unwrap().to_owned();
+        tmux.env("PATH", std::env::join_paths([bin, PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap());
+        run(&mut tmux);
+        screen.wait_for("here>");
+        screen
+    }
+
+    fn tmux(&self) -> Command {
+        let mut tmux = Command::new("tmux");
+        tmux.arg("-S").arg(self.folder.path().join("tmux"));
+        tmux
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        run(self.tmux().arg("send-keys").args(keys));
+    }
+
+    fn shown(&self) -> String {
+        text(run(self.tmux().args(["capture-pane", "-p"])).stdout)
+    }
+
+    /// Waits until the screen shows it.
+    fn wait_for(&self, what: &str) -> String {
+        self.wait_until(what, |shown| shown.contains(what))
+    }
+
+    fn wait_until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let shown = self.shown();
+            if fits(&shown) {
+                return shown;
+            }
+            assert!(Instant::now() < end, "no {what:?} on {shown}");
+        }
+    }
+
+    /// A shell at the lender, with a prompt of its own.
+    fn shell(&self) {
+        self.keys(&["capuchin exec -t lab env PS1='there> ' bash --norc", "Enter"]);
+        self.wait_for("there>");
+        self.keys(&["C-l"]);
+        self.wait_until("a clear screen", |shown| shown.trim() == "there>");
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.tmux().arg("kill-server").output();
+    }
+}
+
+#[test]
+fn vim_edits_and_saves() {
+    let (lab, home) = lab();
+    let screen = Screen::start(&home);
+    let file = lab.dir().join("notes.txt");
+    screen.keys(&[&format!("capuchin exec -t lab vim -u NONE {}", file.display()), "Enter"]);
+    screen.wait_for("~");
+    screen.keys(&["i", "written far away", "Escape"]);
+    screen.wait_for("written far away");
+    screen.keys(&[":wq", "Enter"]);
+    screen.wait_until("the prompt behind it", |shown| shown.trim_end().ends_with("here>"));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "written far away\n");
+}
+
+#[test]
+fn keys_that_interrupt_and_stop_reach_the_program_there() {
+    let (_lab, home) = lab();
+    let screen = Screen::start(&home);
+    screen.shell();
+    screen.keys(&["echo first; cat", "Enter"]);
+    screen.wait_for("\nfirst");
+    screen.keys(&["echoed", "Enter"]);
+    screen.wait_until("its echo", |shown| shown.matches("echoed").count() == 2);
+    screen.keys(&["C-c"]);
+    screen.wait_until("the prompt behind it", |shown| shown.trim_end().ends_with("there>"));
+    screen.keys(&["echo second; cat", "Enter"]);
+    screen.wait_for("\nsecond");
+    screen.keys(&["again", "Enter"]);
+    screen.wait_until("its echo", |shown| shown.matches("again").count() == 2);
+    screen.keys(&["C-z"]);
+    screen.wait_for("Stopped");
+    screen.keys(&["kill -9 %1; exit 7", "Enter"]);
+    screen.wait_until("the local prompt", |shown| shown.trim_end().ends_with("here>"));
+    screen.keys(&["echo status $?", "Enter"]);
+    screen.wait_for("status 7");
+}
+
+#[test]
+fn a_flood_of_output_is_interrupted_at_once() {
+    let (_lab, home) = lab();
+    let screen = Screen::start(&home);
+    screen.shell();
+    screen.keys(&["yes", "Enter"]);
+    screen.wait_until("a screen of it", |shown| shown.matches("y\n").count() > 20);
+    let began = Instant::now();
+    screen.keys(&["C-c"]);
+    screen.wait_until("the prompt", |shown| shown.trim_end().ends_with("there>"));
+    assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
+}
+
+#[test]
+fn the_size_follows_and_modes_and_term_are_those_of_here() {
+    let (_lab, home) = lab();
+    let screen = Screen::start(&home);
+    screen.keys(&["stty intr ^G", "Enter"]);
+    screen.shell();
+    screen.keys(&["stty size; echo $TERM; stty -a | grep -o 'intr = ^.'", "Enter"]);
+    let shown = screen.wait_for("intr = ^G");
+    assert!(shown.contains("30 100\n") && shown.contains("\ntmux") | shown.contains("\nscreen"), "{shown}");
+    run(screen.tmux().args(["resize-window", "-x", "90", "-y", "25"]));
+    screen.keys(&["C-l", "until [ \"$(stty size)\" = '25 90' ]; do :; done; echo followed", "Enter"]);
+    screen.wait_until("the new size", |shown| shown.contains("\nfollowed"));
+}
+
+#[test]
+fn the_escape_keys_suspend_help_and_end_and_the_terminal_is_as_before() {
+    let (lab, home) = lab();
+    let screen = Screen::start(&home);
+    screen.shell();
+    screen.keys(&["Enter", "~?"]);
+    screen.wait_for("Supported escape sequences");
+    screen.keys(&["Enter", "~#"]);
+    screen.wait_for("One program in session");
+    screen.keys(&["Enter", "~", "C-z"]);
+    screen.wait_for("Stopped");
+    screen.keys(&["stty -a | grep -o '.icanon'; fg", "Enter"]);
+    screen.wait_for(" icanon");
+    screen.keys(&["C-l", "echo $((6*7))", "Enter"]);
+    screen.wait_for("42");
+    screen.keys(&["Enter", "~."]);
+    screen.wait_for("Connection to lab closed.");
+    screen.keys(&["C-l", "stty -a | grep -o '.icanon'", "Enter"]);
+    screen.wait_for(" icanon");
+    lab.wait_for_audit("the end", |line| line["event"] == "spawn-ended");
+}
+
+#[test]
+fn a_lender_that_goes_gives_the_terminal_back() {
+    let (mut lab, home) = lab();
+    let screen = Screen::start(&home);
+    screen.shell();
+    lab.daemon.kill();
+    screen.wait_for("error[lost]");
+    screen.keys(&["C-l", "stty -a | grep -o '.icanon'", "Enter"]);
+    screen.wait_for(" icanon");
+}
+
+#[test]
+fn a_terminal_is_made_where_there_is_none_and_its_end_is_seen() {
+    let (_lab, home) = lab();
+    let mut command = home.capuchin();
+    command.env_remove("TERM");
+    let output = run(command.args(["exec", "-t", "lab", "sh", "-c", "stty size; tty; echo $TERM"]));
+    let said = text(output.stdout);
+    assert!(said.starts_with("24 80\r\n/dev/pts/") && said.ends_with("dumb\r\n"), "{said:?}");
+    let mut command = home.capuchin();
+    let output = crate::support::run_with(command.args(["exec", "-t", "lab", "cat"]), "a line without an end");
+    assert!(output.status.success(), "stdin's end ends the input of a terminal, too");
+}
