@@ -6,7 +6,8 @@
 use minicbor::{Decode, Encode, Encoder, encode};
 
 use super::{
-    ProtocolError, Spawn, SpawnStdio, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr, message,
+    ProtocolError, Spawn, SpawnStdio, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr,
+    message,
 };
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
