@@ -14,9 +14,9 @@ pub fn answer<A: CommandFactory>() {
 
 /// Each command that is about a host, with the hosts that there are.
 fn with_hosts(command: Command) -> Command {
-    command.mut_subcommands(|command| match command.get_arguments().any(|argument| argument.get_id() == "host") {
-        true => command.mut_arg("host", |argument| argument.add(hosts())),
-        false => command,
+    command.mut_subcommands(|command| {
+        let takes_host = command.get_arguments().any(|argument| argument.get_id() == "host");
+        if takes_host { command.mut_arg("host", |argument| argument.add(hosts())) } else { command }
     })
 }
 
