@@ -306,6 +306,11 @@ impl Borrower {
         self.shared.id()
     }
 
+    /// The session of now: another one after a reconnection.
+    pub(super) fn session(&self) -> Session {
+        self.shared.session()
+    }
+
     /// Opens a stream whose first message is `request`.
     pub(super) fn open(&self, request: &Request) -> Result<Stream, BorrowError> {
         self.open_with(message::encode_prefixed(request))

@@ -2,15 +2,12 @@
 
 use std::{fs::File, io, net::SocketAddr, path::Path, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    task::JoinSet,
-};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{BorrowError, Borrower, endpoint::Endpoint};
 use crate::{
     proto::BACKLOG,
-    session::{Backoff, Socket, SocketFile, socket_options},
+    session::{Backoff, Crew, Socket, SocketFile, socket_options},
 };
 
 /// What the connections of a session that is over may take to deliver what had come.
@@ -86,14 +83,14 @@ impl LocalListener {
     where
         C: Future<Output = Result<(), BorrowError>> + Send + 'static,
     {
-        let mut connections = JoinSet::new();
+        let mut connections = Crew::new();
         let mut backoff = Backoff::new();
         let ended = borrower.ended();
         tokio::pin!(ended);
         loop {
             tokio::select! {
                 socket = self.accept(&mut backoff) => {
-                    connections.spawn(carry(socket));
+                    connections.spawn(&borrower.session(), carry(socket));
                 }
                 Some(done) = connections.join_next() => {
                     if let Ok(Err(error)) = done {
@@ -111,7 +108,7 @@ impl LocalListener {
 }
 
 /// Each delivers what had come and resets its socket; one that hangs is reset here.
-pub(super) async fn wind_up(mut connections: JoinSet<Result<(), BorrowError>>) {
+pub(super) async fn wind_up(mut connections: Crew<Result<(), BorrowError>>) {
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(CONNECTIONS_END_MAX, all).await;
     connections.shutdown().await;

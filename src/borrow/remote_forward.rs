@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use tokio::{net::UnixStream, task::JoinSet};
+use tokio::net::UnixStream;
 
 use super::{
     BorrowError, Borrower, TcpOptions,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     proto::{Errno, Reset},
-    session::{Meter, dial, relay},
+    session::{Crew, Meter, dial, relay},
 };
 
 /// Before a port is asked for again that somebody else has for the moment.
@@ -79,11 +79,13 @@ impl RemoteForward {
     /// # Cancellation
     /// Dropping the future closes the port and every connection.
     pub async fn serve(mut self, mut failed: impl FnMut(&BorrowError)) -> BorrowError {
-        let mut connections = JoinSet::new();
+        let mut connections = Crew::new();
         loop {
             tokio::select! {
                 arrival = self.listener.accept() => match arrival {
-                    Ok(arrival) => drop(connections.spawn(carry(self.destination.clone(), arrival))),
+                    Ok(arrival) => {
+                        connections.spawn(&self.borrower.session(), carry(self.destination.clone(), arrival));
+                    }
                     Err(BorrowError::Ended { .. }) => {
                         wind_up(std::mem::take(&mut connections)).await;
                         if let Err(end) = self.listen_again(&mut failed).await {

@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::sync::watch;
 
 use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, spawn, tcp, udp, unix};
 use crate::{
     proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
-    session::{Session, Stream},
+    session::{Crew, Session, Stream},
 };
 
 /// From a stream's first frame to the end of its request.
@@ -20,15 +20,15 @@ const STREAMS_END_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<bool>) {
     let session = &borrower.session;
     tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, peer = %borrower.peer, "session");
-    let mut streams = JoinSet::new();
+    let mut streams = Crew::new();
     loop {
         tokio::select! {
             stream = session.accept() => match stream {
-                Some(stream) => drop(streams.spawn(serve(borrower.clone(), stream))),
+                Some(stream) => streams.spawn(session, serve(borrower.clone(), stream)),
                 None => break,
             },
             Some(ended) = streams.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
+                if let Err(error) = ended {
                     tracing::error!(%error, "a stream's task failed");
                 }
             }

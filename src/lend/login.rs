@@ -26,7 +26,7 @@ use crate::{
         ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, LocalNames, Login, LoginMethod, SessionId,
         Welcome, mux,
     },
-    session::{Greeter, Session},
+    session::{Crew, Greeter, Session},
     trust::{
         UnixTime,
         identity::{Identity, identity_of},
@@ -99,7 +99,12 @@ pub(super) async fn serve<C>(
         borrower.cut(ErrorKind::Revoked, &error.to_string());
     }
     borrower.judge_login();
-    dispatch::run(borrower.clone(), stopping).await;
+    // Beside the driver, as everything that it serves.
+    let mut serving = Crew::new();
+    serving.spawn(&borrower.session, dispatch::run(borrower.clone(), stopping));
+    if let Some(Err(error)) = serving.join_next().await {
+        tracing::error!(%error, "a session's task failed");
+    }
 }
 
 /// A login that went through.

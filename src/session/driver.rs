@@ -1,4 +1,4 @@
-//! The one task that owns a connection: bytes in, bytes out, timers; every decision is the mux's.
+//! The one future that owns a connection: bytes in, bytes out, timers; every decision is the mux's.
 //!
 //! Reading never waits for writing, so two ends that both write cannot lock each other up.
 
@@ -20,11 +20,14 @@ use tokio::{
 use super::{Ended, Shared, State, Wakers};
 use crate::proto::{
     ErrorKind, Goaway, ProtocolError, Reset,
-    mux::{Batch, Event},
+    mux::{BATCH_BYTES, Batch, Event},
 };
 
 /// Slices given to one write: what rustls and the kernel take at once without allocating.
 const SLICES: usize = 64;
+/// Taken from the connection before those who wait for it, and for it to be written, have their turn, in bytes: what a
+/// batch is to the other direction.
+const RECEIVE_BYTES: usize = BATCH_BYTES;
 /// How long the last words may take once the session is over.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -64,6 +67,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
 
     /// Takes what has come. `Err`: the session is over.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let mut taken_bytes = 0;
         while let Poll::Ready(chunk) = Pin::new(&mut self.connection).poll_fill_buf(cx) {
             let chunk = chunk.map_err(|error| lost(&error))?;
             let length = chunk.len();
@@ -80,6 +84,11 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
             taken.map_err(|error| broken(&error))?;
             if let Some(ended) = ended {
                 return Err(ended);
+            }
+            taken_bytes += length;
+            if taken_bytes >= RECEIVE_BYTES {
+                cx.waker().wake_by_ref();
+                break;
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! ```text
 //!   TLS ── greet ──▶ Session ── open/accept ──▶ Stream ── relay ──▶ a socket
 //!                       │
-//!                     driver: the one task that owns the connection
+//!                     driver: the one that owns the connection; `rounds` runs it and the relays in one task
 //! ```
 //! Nothing is decided here: `proto` decides what a frame means, `lend` and `borrow` what a stream is for.
 
@@ -12,6 +12,7 @@
 mod backoff;
 mod close;
 mod confirm;
+mod crew;
 mod datagrams;
 mod dial;
 mod door;
@@ -20,6 +21,7 @@ mod greet;
 mod meter;
 mod pipe;
 mod relay;
+mod rounds;
 mod socket;
 mod socket_file;
 mod stream;
@@ -39,6 +41,7 @@ use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 
 pub use backoff::Backoff;
 pub use close::close_gently;
+pub use crew::{Crew, Panicked};
 pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagrams};
 pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
@@ -76,8 +79,14 @@ impl Session {
         C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
     {
         let shared = Arc::new(Shared::new(mux::Mux::new(role, config, std::time::Instant::now())));
-        tokio::spawn(driver::Driver::new(connection, shared.clone()));
+        let driver = driver::Driver::new(connection, shared.clone());
+        tokio::spawn(rounds::Rounds::new(driver, shared.roster.clone()));
         Self { _owner: Arc::new(Owner(shared.clone())), shared }
+    }
+
+    /// Where those sign who run in this session's task.
+    fn roster(&self) -> &rounds::Roster {
+        &self.shared.roster
     }
 
     /// Opens a stream; `first` travels with it.
@@ -158,6 +167,7 @@ pub enum OpenError {
 /// What the driver and the handles share. The lock is never held over an await.
 struct Shared {
     state: Mutex<State>,
+    roster: rounds::Roster,
     /// Becomes true once, when the driver is done.
     over: tokio::sync::watch::Sender<bool>,
 }
@@ -198,7 +208,11 @@ impl Shared {
             confirmed: false,
             orphaned: false,
         };
-        Self { state: Mutex::new(state), over: tokio::sync::watch::Sender::new(false) }
+        Self {
+            state: Mutex::new(state),
+            roster: rounds::Roster::default(),
+            over: tokio::sync::watch::Sender::new(false),
+        }
     }
 
     /// A panic in another task must not hang this one: every change under the lock is complete by itself.

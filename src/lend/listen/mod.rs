@@ -14,10 +14,7 @@ mod unix;
 
 use std::{io, sync::Arc};
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::port::{Came, Port};
 pub(super) use self::tcp::bind_granted;
@@ -33,7 +30,7 @@ use crate::{
         Accepted, Answer, Errno, ErrorKind, Listening, PENDING_MAX, Ready, Refusal, StartListening, StreamId,
         TcpListen, WireAddr, message,
     },
-    session::{Backoff, SocketFile, Stream, relay_accepted},
+    session::{Backoff, Crew, SocketFile, Stream, relay_accepted},
 };
 
 /// Judges a listener and what came to it again.
@@ -101,7 +98,7 @@ impl Listener {
             return failed(borrower, &stream, target, &error).await;
         }
         let (taken_tx, taken) = watch::channel(false);
-        let mut connections = JoinSet::new();
+        let mut connections = Crew::new();
         if stream.write_message(&Answer::Granted(answer)).await.is_ok() {
             let serving = self.serve(borrower, &stream, &taken, &mut connections);
             held.serve(&stream, serving).await;
@@ -121,7 +118,7 @@ impl Listener {
         borrower: &Arc<Borrower>,
         stream: &Stream,
         taken: &watch::Receiver<bool>,
-        connections: &mut JoinSet<()>,
+        connections: &mut Crew<()>,
     ) {
         let pending = Arc::new(Semaphore::new(PENDING_MAX));
         let mut backoff = Backoff::new();
@@ -154,7 +151,7 @@ impl Listener {
                             place,
                             taken: taken.clone(),
                         };
-                        connections.spawn(arrival.serve(borrower.clone()));
+                        connections.spawn(&borrower.session, arrival.serve(borrower.clone()));
                     }
                     Err(error) => backoff.wait(self.kind, &error).await,
                 },

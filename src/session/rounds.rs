@@ -1,0 +1,233 @@
+//! Several futures in one task: the driver of a session, and those who move bytes for it.
+//!
+//! A wake-up from one task to another goes through the scheduler, and often to another worker on a core that has to be
+//! woken first: it cost a bulk forward more than its encryption. Between members of one task it costs a flag.
+//!
+//! ```text
+//!   poll ─▶ round: members that were woken, each once ─▶ driver, if anybody woke it ─▶ round … until nobody is awake
+//! ```
+//! The driver comes last, so that what several members have written leaves together. A session is so one task, and one
+//! session uses one core; many sessions use all of them.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use tokio::task::coop;
+
+/// Rounds before the other tasks of the worker, and the sockets, have their turn: a round moves a batch for each member.
+const ROUNDS_MAX: usize = 16;
+/// In place of a member's number: the driver.
+const DRIVER: usize = usize::MAX;
+
+/// What runs beside a driver.
+pub(super) type Member = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where members are enrolled, from any thread.
+#[derive(Clone, Default)]
+pub(super) struct Roster(Arc<Mutex<Board>>);
+
+impl PartialEq for Roster {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+#[derive(Default)]
+struct Board {
+    /// Members that were woken, each once.
+    woken: Vec<usize>,
+    enrolled: Vec<Member>,
+    /// All members have their turn, whoever was woken.
+    everybody: bool,
+    /// Of the task, while nobody is awake in it.
+    task: Option<Waker>,
+    /// The last round is over.
+    closed: bool,
+}
+
+impl Roster {
+    /// Runs `member` in the task, or in a new one when that has ended already.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, when the task has ended.
+    pub(super) fn enrol(&self, member: Member) {
+        let mut board = self.board();
+        board.enrolled.push(member);
+        let ended = std::mem::take(&mut board.closed);
+        let task = board.task.take();
+        drop(board);
+        if ended {
+            tokio::spawn(Rounds::new(std::future::ready(()), self.clone()));
+        }
+        task.into_iter().for_each(Waker::wake);
+    }
+
+    /// Gives every member a turn, so that each sees that it is dismissed.
+    pub(super) fn wake_everybody(&self) {
+        let mut board = self.board();
+        board.everybody = true;
+        let task = board.task.take();
+        drop(board);
+        task.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether anybody but the caller may still run members of it, or add some.
+    pub(super) fn is_used(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// Every change under the lock is complete by itself.
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task of a session.
+pub(super) struct Rounds<D> {
+    driver: Option<D>,
+    driver_alarm: Arc<Alarm>,
+    driver_waker: Waker,
+    members: Vec<Option<Seat>>,
+    free: Vec<usize>,
+    turn: Vec<usize>,
+    roster: Roster,
+    /// The last round is over, and the roster may be another task's.
+    over: bool,
+}
+
+struct Seat {
+    member: Member,
+    alarm: Arc<Alarm>,
+    waker: Waker,
+}
+
+/// Wakes one member. One that outlives its member wakes whoever has its seat then, which costs a poll.
+struct Alarm {
+    index: usize,
+    rung: AtomicBool,
+    roster: Roster,
+}
+
+impl Alarm {
+    fn new(index: usize, roster: &Roster) -> (Arc<Self>, Waker) {
+        let alarm = Arc::new(Self { index, rung: AtomicBool::new(true), roster: roster.clone() });
+        (alarm.clone(), Waker::from(alarm))
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut board = self.roster.board();
+        if self.index != DRIVER {
+            board.woken.push(self.index);
+        }
+        let task = board.task.take();
+        drop(board);
+        task.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<D: Future<Output = ()> + Unpin> Rounds<D> {
+    pub(super) fn new(driver: D, roster: Roster) -> Self {
+        let (driver_alarm, driver_waker) = Alarm::new(DRIVER, &roster);
+        let (members, free, turn) = (Vec::new(), Vec::new(), Vec::new());
+        Self { driver: Some(driver), driver_alarm, driver_waker, members, free, turn, roster, over: false }
+    }
+
+    /// Whether there is a round to do. If not, whoever is woken next wakes the task, or the task is over.
+    fn gather(&mut self, cx: &Context<'_>) -> bool {
+        let roster = self.roster.clone();
+        let mut board = roster.board();
+        board.task = None;
+        std::mem::swap(&mut board.woken, &mut self.turn);
+        if std::mem::take(&mut board.everybody) {
+            self.turn = (0..self.members.len()).collect();
+        }
+        for member in board.enrolled.drain(..) {
+            let index = self.free.pop().unwrap_or(self.members.len());
+            let (alarm, waker) = Alarm::new(index, &roster);
+            let seat = Some(Seat { member, alarm, waker });
+            match self.members.get_mut(index) {
+                Some(empty) => *empty = seat,
+                None => self.members.push(seat),
+            }
+            self.turn.push(index);
+        }
+        let idle = self.turn.is_empty() && (self.driver.is_none() || !self.driver_alarm.rung.load(Ordering::Acquire));
+        if idle && self.driver.is_none() && self.free.len() == self.members.len() {
+            (self.over, board.closed) = (true, true);
+        } else if idle {
+            board.task = Some(cx.waker().clone());
+        }
+        !idle
+    }
+
+    fn round(&mut self) {
+        let mut turn = std::mem::take(&mut self.turn);
+        for index in turn.drain(..) {
+            let Some(place) = self.members.get_mut(index) else { continue };
+            let Some(Seat { member, alarm, waker }) = place else { continue };
+            // Before it looks: what happens while it does must wake it again.
+            alarm.rung.store(false, Ordering::Release);
+            if member.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
+                *place = None;
+                self.free.push(index);
+            }
+        }
+        self.turn = turn;
+        if self.driver_alarm.rung.swap(false, Ordering::AcqRel)
+            && let Some(driver) = &mut self.driver
+            && Pin::new(driver).poll(&mut Context::from_waker(&self.driver_waker)).is_ready()
+        {
+            self.driver = None;
+        }
+    }
+}
+
+impl<D: Future<Output = ()> + Unpin> Future for Rounds<D> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        for _ in 0..ROUNDS_MAX {
+            if !this.gather(cx) {
+                return if this.over { Poll::Ready(()) } else { Poll::Pending };
+            }
+            this.round();
+            // Without budget nothing is ready, and everybody stays awake.
+            if !coop::has_budget_remaining() {
+                break;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<D> Drop for Rounds<D> {
+    /// A task that is dropped takes along whoever was about to join it.
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let mut board = self.roster.board();
+        board.closed = true;
+        let late = std::mem::take(&mut board.enrolled);
+        drop(board);
+        drop(late);
+    }
+}
