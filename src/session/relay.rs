@@ -173,7 +173,10 @@ async fn copy_to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter) ->
                 } else {
                     stream.write_bytes(buffer.split().freeze());
                 }
-                size = next_size(size, length);
+                // A full queue leaves less room than the socket would fill, which says nothing about the socket.
+                if room >= size {
+                    size = next_size(size, length);
+                }
                 meter.went_to_stream(length);
             }
             // A quiet connection holds no buffer.

@@ -11,13 +11,15 @@ use bytes::Bytes;
 use super::{
     chunks::Chunks,
     schedule::Turn,
+    transmit::BATCH_BYTES,
     window::{CreditPool, Window},
 };
-use crate::proto::Reset;
+use crate::proto::{FRAME_PAYLOAD_MAX, HEADER_BYTES, Reset};
 
-/// Most bytes queued on one stream before they are sent, in bytes: two batches, so the socket never waits for the
-/// application, and a fast writer cannot fill memory although the peer has granted it much.
-pub const SEND_QUEUE_BYTES: usize = 256 * 1024;
+/// Most bytes queued on one stream before they are sent, in bytes: the payload of a batch, which can be queued again while
+/// the last one is written. With more, what was read has left the processor's cache before it is encrypted.
+pub const SEND_QUEUE_BYTES: usize = 4 * FRAME_PAYLOAD_MAX;
+const _: () = assert!(4 * (FRAME_PAYLOAD_MAX + HEADER_BYTES) == BATCH_BYTES);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outgoing {

@@ -13,8 +13,9 @@ pub const POOL_BYTES: u32 = 64 * 1024 * 1024;
 
 /// Credit returns in parts of the window: early enough that the sender need not stop, rarely enough to cost nothing.
 const RETURN_PARTS: u32 = 4;
-/// Shortest time over which a rate is measured: below it the scheduler's noise, not the path, sets the pace.
-const ROUND_TRIP_MIN: Duration = Duration::from_micros(250);
+/// Shortest round trip that a window is made for: below it the scheduler, not the path, sets the pace, and credit that
+/// returns in small parts wakes the sender for each.
+const ROUND_TRIP_MIN: Duration = Duration::from_millis(2);
 
 /// What is left of the session's growth.
 pub(super) struct CreditPool {
