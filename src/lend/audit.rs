@@ -51,6 +51,9 @@ use crate::trust::keyfile;
 /// Entries that may wait to be written. With the queue full, whoever has something to say waits: a disk that hangs stops
 /// new requests and nothing else, and no event is dropped for want of room here.
 const QUEUE: usize = 1024;
+/// Lines are written together that come within this time, unless somebody waits for them: waking the writer for each costs
+/// a busy lender more than the line.
+const GATHER: Duration = Duration::from_millis(2);
 /// A line is on the disk so long after it was written, or sooner where somebody waits for it: with one sync for each line
 /// of a busy lender, its connections would wait for the disk.
 const SYNC_AFTER: Duration = Duration::from_millis(100);
@@ -104,6 +107,8 @@ pub(super) struct Audit {
     entry_tx: mpsc::Sender<Entry>,
     sound: Arc<AtomicBool>,
     refusals: Arc<Refusals>,
+    /// Somebody waits for what was written.
+    hurry: Arc<Notify>,
 }
 
 enum Entry {
@@ -132,10 +137,11 @@ impl Audit {
         // A lender starts on a full disk too, and takes nobody until there is room.
         let sound = Arc::new(AtomicBool::new(journal.commit(now)));
         let (entry_tx, entry_rx) = mpsc::channel(QUEUE);
-        let audit = Self { entry_tx, sound: sound.clone(), refusals: Arc::default() };
+        let hurry = Arc::new(Notify::new());
+        let audit = Self { entry_tx, sound: sound.clone(), refusals: Arc::default(), hurry: hurry.clone() };
         // A thread and not a task: a slow disk must not hold a worker. It ends when the last sender is gone.
         let writer = move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-            Ok(clock) => clock.block_on(write(journal, entry_rx, &sound)),
+            Ok(clock) => clock.block_on(write(journal, entry_rx, &sound, &hurry)),
             // Without a writer nothing new begins.
             Err(error) => {
                 sound.store(false, Ordering::Relaxed);
@@ -204,12 +210,13 @@ impl Audit {
     async fn probe(&self) -> bool {
         let (sound_tx, sound_rx) = oneshot::channel();
         let asked = self.entry_tx.send(Entry::Flush(sound_tx)).await;
+        self.hurry.notify_one();
         asked.is_ok() && sound_rx.await.unwrap_or(false)
     }
 }
 
-/// The writer: each line goes to the file at once, and what has gathered to the disk together.
-async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound: &AtomicBool) {
+/// The writer: what has gathered in a moment goes to the file together, and to the disk a little later.
+async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound: &AtomicBool, hurry: &Notify) {
     let mut waiting = Vec::new();
     // When what was written since must be on the disk.
     let mut due: Option<Instant> = None;
@@ -220,6 +227,9 @@ async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound:
         };
         let is_last = matches!(next, Ok(None));
         if let Ok(Some(entry)) = next {
+            if matches!(entry, Entry::Event(_)) {
+                let _ = tokio::time::timeout(GATHER, hurry.notified()).await;
+            }
             let more = std::iter::from_fn(|| entry_rx.try_recv().ok()).take(QUEUE);
             for entry in std::iter::once(entry).chain(more) {
                 match entry {
@@ -259,7 +269,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn with_the_queue_full_whoever_has_something_to_say_waits_and_nothing_is_dropped() {
         let (entry_tx, mut entry_rx) = mpsc::channel(QUEUE);
-        let audit = Audit { entry_tx, sound: Arc::new(AtomicBool::new(true)), refusals: Arc::default() };
+        let audit =
+            Audit { entry_tx, sound: Arc::new(AtomicBool::new(true)), refusals: Arc::default(), hurry: Arc::default() };
         let event = || Event { event: "login", ..Event::default() };
         for _ in 0..QUEUE {
             audit.log(event()).await;

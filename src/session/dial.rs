@@ -1,6 +1,13 @@
 //! Reaching a peer: TCP to one of its addresses, with the options that every socket of ours has.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::net::TcpStream;
 
@@ -10,7 +17,7 @@ use crate::proto::Errno;
 const DIAL_STEP: Duration = Duration::from_millis(250);
 
 /// Read from a socket at once, in bytes: rustls by itself asks for 4 KiB.
-pub const READ_BYTES: usize = 64 * 1024;
+pub const READ_BYTES: usize = 128 * 1024;
 /// Plaintext and records that rustls holds for a slow socket, in bytes: two batches of the driver.
 pub const TLS_BUFFER_BYTES: usize = 256 * 1024;
 
@@ -45,14 +52,13 @@ pub async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialErro
 }
 
 async fn first_of(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialError>> {
-    let mut attempts = tokio::task::JoinSet::new();
+    // Not as tasks of their own: most have one address, and each task would be woken once more.
+    let mut attempts: Vec<Pin<Box<dyn Future<Output = _> + Send>>> = Vec::new();
     let mut rest = addresses.iter().copied();
     let mut last = None;
     loop {
         match (attempts.len() < ATTEMPTS_MAX).then(|| rest.next()).flatten() {
-            Some(address) => {
-                attempts.spawn(async move { (address, TcpStream::connect(address).await) });
-            }
+            Some(address) => attempts.push(Box::pin(async move { (address, TcpStream::connect(address).await) })),
             None if attempts.is_empty() => return Err(last),
             None => {}
         }
@@ -62,7 +68,8 @@ async fn first_of(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialErro
             if waits { std::future::pending().await } else { tokio::time::sleep(DIAL_STEP).await }
         };
         tokio::select! {
-            Some(Ok((address, result))) = attempts.join_next() => match result {
+            biased;
+            (address, result) = next_of(&mut attempts) => match result {
                 Ok(socket) => {
                     socket_options(&socket);
                     return Ok(socket);
@@ -72,6 +79,20 @@ async fn first_of(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialErro
             () = step => {}
         }
     }
+}
+
+/// What the first of `attempts` gives that ends; it is taken out. Dropping the future loses nothing.
+async fn next_of<T>(attempts: &mut Vec<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    poll_fn(|cx| {
+        for (index, attempt) in attempts.iter_mut().enumerate() {
+            if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
+                drop(attempts.swap_remove(index));
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// What every socket of ours has.
