@@ -70,6 +70,11 @@ impl Tunnel {
 
     /// A lender, a borrower that joined, and `forward`.
     pub fn capuchin(folder: &Path, origin: SocketAddr) -> Self {
+        Self::capuchin_over(folder, origin, |lender| lender)
+    }
+
+    /// As [`Self::capuchin`]; the borrower reaches the lender where `path` from it begins.
+    pub fn capuchin_over(folder: &Path, origin: SocketAddr, path: impl FnOnce(SocketAddr) -> SocketAddr) -> Self {
         let lab = folder.join("lab");
         let lender = |args: &[&str]| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_capuchind"));
@@ -77,7 +82,9 @@ impl Tunnel {
             command
         };
         let port = free_port();
-        run(&mut lender(&["init", "--name", "lab", "--listen", &format!("127.0.0.1:{port}")]));
+        let listens = SocketAddr::from(([127, 0, 0, 1], port));
+        let reached = path(listens).to_string();
+        run(&mut lender(&["init", "--name", "lab", "--listen", &listens.to_string(), "--advertise", &reached]));
         let policy = format!("[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\"]\n");
         std::fs::write(lab.join("policy.toml"), policy).expect("a file");
         run(&mut lender(&["user", "add", "bench"]));
