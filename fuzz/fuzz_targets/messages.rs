@@ -6,7 +6,8 @@ use std::{fmt::Display, str::FromStr};
 
 use capuchin::{
     proto::{
-        Answer, DeviceId, FromBorrower, FromLender, LenderName, Machine, Request, Target, TcpConnected, UserName, Verdict,
+        Answer, DeviceId, FromBorrower, FromLender, LenderName, Machine, Request, Target, TcpConnected, UserName,
+        Verdict,
         message::{self, LENGTH_BYTES, MESSAGE_BYTES_MAX},
     },
     trust::request::parse_request,
