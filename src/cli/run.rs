@@ -39,7 +39,7 @@ Loopback is the lender's, but for ports that the program itself listens on. What
 it. Datagrams go and are answered like connections; accepting connections from the lender's network comes later.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
-cannot be executed; 255 after a failure of ours.")]
+cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]
 pub struct Arguments {
     #[command(flatten)]
     host: Option<HostArgument>,
@@ -63,7 +63,7 @@ pub struct Arguments {
     #[arg(long)]
     print_apparmor: bool,
     /// The program and its arguments; $SHELL if left out
-    #[arg(last = true, value_name = "PROGRAM")]
+    #[arg(last = true, index = 2, value_name = "PROGRAM")]
     program: Vec<OsString>,
 }
 
