@@ -2,7 +2,7 @@
 //!
 //! `source <(COMPLETE=bash capuchin)` teaches a shell to ask.
 
-use clap::{Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory};
 use clap_complete::{CompleteEnv, CompletionCandidate, engine::ArgValueCandidates};
 
 use crate::Profiles;
@@ -12,12 +12,10 @@ pub fn answer<A: CommandFactory>() {
     CompleteEnv::with_factory(|| with_hosts(A::command())).complete();
 }
 
-/// Each command that is about a host, with the hosts that there are.
+/// Each command that is about a host, with the hosts that there are. In place: the order of arguments is their meaning.
 fn with_hosts(command: Command) -> Command {
-    command.mut_subcommands(|command| {
-        let takes_host = command.get_arguments().any(|argument| argument.get_id() == "host");
-        if takes_host { command.mut_arg("host", |argument| argument.add(hosts())) } else { command }
-    })
+    let add = |argument: Arg| if argument.get_id() == "host" { argument.add(hosts()) } else { argument };
+    command.mut_subcommands(|command| command.mut_args(add))
 }
 
 /// The hosts that this machine has joined.

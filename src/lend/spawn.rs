@@ -89,11 +89,12 @@ async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, stream: Stre
     };
     let ended = held.serve(&stream, Box::pin(serve(&running, ends, &stream, &held))).await;
     let why = match ended {
-        // Taken back: at once, and not after the time that a hang-up gives.
-        None => {
+        // Taken back: at once, and not after the time that a hang-up gives. Cut, the session may have ended first.
+        _ if held.why_taken().is_some() => {
             running.kill();
             held.why_taken()
         }
+        None => None,
         Some(Some(FromProgram::Exited(status))) => Some(format!("it exited with status {status}")),
         Some(Some(FromProgram::Signalled(number))) => Some(format!("signal {number} ended it")),
         Some(None) => Some(GIVEN_UP.to_owned()),

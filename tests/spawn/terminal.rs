@@ -121,7 +121,10 @@ fn keys_that_interrupt_and_stop_reach_the_program_there() {
     screen.wait_until("its echo", |shown| shown.matches("again").count() == 2);
     screen.keys(&["C-z"]);
     screen.wait_for("Stopped");
-    screen.keys(&["kill -9 %1; wait; exit 7", "Enter"]);
+    screen.keys(&["fg; echo ended", "Enter"]);
+    screen.wait_for("again\n^Z");
+    screen.keys(&["C-c"]);
+    screen.keys(&["C-l", "exit 7", "Enter"]);
     screen.wait_until("the local prompt", |shown| shown.trim_end().ends_with("here>"));
     screen.keys(&["echo status $?", "Enter"]);
     screen.wait_for("status 7");
