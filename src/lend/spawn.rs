@@ -87,7 +87,7 @@ async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, stream: Stre
             return log(borrower, "spawn-failed", target, Some(why), &held).await;
         }
     };
-    let ended = held.serve(&stream, Box::pin(serve(&running, ends, &stream, &held))).await;
+    let ended = held.serve(&stream, Box::pin(serve(&running, ends, &stream, &held, wanted.detach))).await;
     let why = match ended {
         // Taken back: at once, and not after the time that a hang-up gives. Cut, the session may have ended first.
         _ if held.why_taken().is_some() => {
@@ -122,8 +122,15 @@ async fn start(
     Ok((running, ends))
 }
 
-/// Moves bytes and orders until the program has ended and said everything. `None`: the borrower gave it up.
-async fn serve(running: &Running, ends: Ends, stream: &Stream, held: &Held<'_>) -> Option<FromProgram> {
+/// Moves bytes and orders until the program has ended and said everything. `None`: the borrower gave it up. `may_detach`:
+/// the request asked for it, so that the policy was.
+async fn serve(
+    running: &Running,
+    ends: Ends,
+    stream: &Stream,
+    held: &Held<'_>,
+    may_detach: bool,
+) -> Option<FromProgram> {
     let Ends { input, outputs, terminal } = ends;
     let meter = held.meter();
     let pause = if terminal.is_some() { TERMINAL_PAUSE } else { AFTERWORDS_PAUSE };
@@ -133,7 +140,7 @@ async fn serve(running: &Running, ends: Ends, stream: &Stream, held: &Held<'_>) 
             input.copy(meter).await;
         }
     };
-    let (output, orders) = (stdio::copy_all(outputs, meter), obey(running, terminal.as_ref(), stream));
+    let (output, orders) = (stdio::copy_all(outputs, meter), obey(running, terminal.as_ref(), stream, may_detach));
     tokio::pin!(input, output, orders);
     let (mut feeding, mut speaking) = (true, true);
     let ended = loop {
@@ -157,7 +164,7 @@ async fn serve(running: &Running, ends: Ends, stream: &Stream, held: &Held<'_>) 
 }
 
 /// Does what the borrower says, until it gives the program up.
-async fn obey(running: &Running, terminal: Option<&OwnedFd>, stream: &Stream) {
+async fn obey(running: &Running, terminal: Option<&OwnedFd>, stream: &Stream, may_detach: bool) {
     while let Ok(order) = stream.read_message::<ToProgram>("order to a program").await {
         match order {
             ToProgram::Signal(number) => running.signal(number).await,
@@ -167,7 +174,9 @@ async fn obey(running: &Running, terminal: Option<&OwnedFd>, stream: &Stream) {
                     let _ = session::terminal::resize(terminal, size);
                 }
             }
-            ToProgram::Detach => running.detach().await,
+            ToProgram::Detach if may_detach => running.detach().await,
+            // The policy was not asked: nobody of ours says this.
+            ToProgram::Detach => return,
         }
     }
 }

@@ -184,12 +184,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
             state.mux.go_away(Goaway { kind: ended.kind, text: ended.text.clone() });
         }
         state.end(ended);
-        for wakers in state.streams.values_mut() {
-            self.wakers.extend(wakers.reader.take());
-            self.wakers.extend(wakers.writer.take());
-        }
-        self.wakers.extend(state.acceptor.take());
-        self.wakers.append(&mut state.closers);
+        state.collect_all(&mut self.wakers);
         drop(state);
         self.wakers.drain(..).for_each(Waker::wake);
         self.phase = Phase::Leaving { until: Box::pin(tokio::time::sleep(FAREWELL)) };
@@ -199,7 +194,12 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
 impl<C> Drop for Driver<C> {
     /// The last words are said, or nobody will say them.
     fn drop(&mut self) {
-        self.shared.lock().end(closed());
+        let mut state = self.shared.lock();
+        state.end(closed());
+        // Nobody, unless a panic has ended it.
+        state.collect_all(&mut self.wakers);
+        drop(state);
+        self.wakers.drain(..).for_each(Waker::wake);
         self.shared.over.send_replace(true);
     }
 }
@@ -231,6 +231,16 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<C> {
 }
 
 impl State {
+    /// Everybody who waits for anything.
+    fn collect_all(&mut self, wakers: &mut Vec<Waker>) {
+        for waiting in self.streams.values_mut() {
+            wakers.extend(waiting.reader.take());
+            wakers.extend(waiting.writer.take());
+        }
+        wakers.extend(self.acceptor.take());
+        wakers.append(&mut self.closers);
+    }
+
     fn collect_events(&mut self, wakers: &mut Vec<Waker>) {
         wakers.append(&mut self.closers);
         while let Some(event) = self.mux.poll_event() {

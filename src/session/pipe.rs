@@ -49,7 +49,6 @@ pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, sta
         }
         stalled.0.store(true, Ordering::Relaxed);
         let room = stream.write_room(size).await?;
-        stalled.0.store(false, Ordering::Relaxed);
         buffer.reserve(room.min(size));
         // `room` first: what is read can then always be written, and a stalled stream stops the program.
         match pipe.try_read_buf(&mut (&mut buffer).limit(room)) {
@@ -70,6 +69,8 @@ pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, sta
             Err(error) if error.raw_os_error() == Some(EIO) => break,
             Err(error) => return Err(error),
         }
+        // Not before it is written: a pace that makes it wait is no silence of the program.
+        stalled.0.store(false, Ordering::Relaxed);
     }
     stream.finish();
     Ok(())

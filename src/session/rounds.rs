@@ -182,7 +182,7 @@ impl<D: Future<Output = ()> + Unpin> Rounds<D> {
             let Some(place) = self.members.get_mut(index) else { continue };
             let Some(Seat { member, alarm, waker }) = place else { continue };
             // Before it looks: what happens while it does must wake it again.
-            alarm.rung.store(false, Ordering::Release);
+            alarm.rung.swap(false, Ordering::AcqRel);
             if member.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
                 *place = None;
                 self.free.push(index);

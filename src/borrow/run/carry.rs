@@ -1,7 +1,7 @@
 //! Connections of a borrowed program that stand: accepted from the kernel of its network, and carried until both ends have
 //! finished.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     io::copy_bidirectional_with_sizes,
@@ -57,6 +57,11 @@ impl Carrier {
     /// Carries on until all has been delivered, or nothing moves any more. For a program that is over: its sockets are
     /// closed, so that each connection ends when the other end has closed too.
     pub async fn drain(mut self) {
+        // What the kernel has accepted for the program is ours, too; one look at what is ready, after the runtime's own.
+        tokio::task::yield_now().await;
+        while let Some(Ok((socket, from))) = ready(&self.listener).await {
+            self.carry(socket, from);
+        }
         let moved = |meter: &Meter| meter.to_stream() + meter.from_stream();
         let (mut before, mut since) = (moved(&self.meter), Instant::now());
         while !self.connections.is_empty() {
@@ -100,6 +105,15 @@ impl Carrier {
             }
         }
     }
+}
+
+/// The next connection that is there already.
+async fn ready(listener: &TcpListener) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
+    std::future::poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Between two sockets of this machine.

@@ -175,8 +175,7 @@ impl Hold {
         match connected {
             Ok(far) => {
                 self.let_in(ends, far);
-                tokio::time::sleep(ACCEPTED_MAX).await;
-                self.forget(ends);
+                self.forget(ends).await;
             }
             Err(outcome) => {
                 let Some(Entry { syn, .. }) = self.table().remove(&ends) else { return };
@@ -196,11 +195,21 @@ impl Hold {
         }
     }
 
-    /// Drops a connection that was not accepted. The entry may be another one by now, which has its own time.
-    fn forget(&self, ends: Ends) {
-        let mut table = self.table();
-        if table.get(&ends).is_some_and(|entry| entry.far.is_some() && entry.last.elapsed() >= ACCEPTED_MAX) {
-            table.remove(&ends);
+    /// Drops a connection that is not accepted in its time, which begins anew with each SYN.
+    async fn forget(&self, ends: Ends) {
+        loop {
+            let until = {
+                let mut table = self.table();
+                // Accepted, or another one by now, which has its own time.
+                let Some(entry) = table.get(&ends).filter(|entry| entry.far.is_some()) else { return };
+                let until = entry.last + ACCEPTED_MAX;
+                if until <= Instant::now() {
+                    table.remove(&ends);
+                    return;
+                }
+                until
+            };
+            tokio::time::sleep_until(until).await;
         }
     }
 

@@ -5,6 +5,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
+    sync::{Mutex, PoisonError},
 };
 
 use super::netlink::{self, DONE, DUMP, Heard, Messages, REQUEST};
@@ -21,13 +22,19 @@ const LISTENING: u32 = 1 << 10;
 /// A UDP socket is in the state of a closed connection, or, when connected, of an established one.
 const BOUND: u32 = 1 << 7 | 1 << 1;
 
-/// A socket to ask by.
-pub struct Listeners(OwnedFd);
+/// A socket to ask by, one question at a time: the kernel takes no second one before the first is answered.
+pub struct Listeners(Mutex<Asking>);
+
+struct Asking {
+    socket: OwnedFd,
+    /// Of the last question: what answers an earlier one is passed over.
+    sequence: u32,
+}
 
 impl Listeners {
     /// Asks by this socket, which was made in the network that is asked about.
     pub fn new(socket: OwnedFd) -> Self {
-        Self(socket)
+        Self(Mutex::new(Asking { socket, sequence: 0 }))
     }
 
     /// Whether a TCP socket in the network listens on `port` of `address`, or of every address. The kernel answers at once.
@@ -48,16 +55,19 @@ impl Listeners {
 
     fn any(&self, (protocol, states): (u8, u32), address: IpAddr, port: u16) -> io::Result<bool> {
         let mut found = false;
+        let mut asking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for family in [AF_INET, AF_INET6] {
-            let mut messages = Messages::default();
-            messages.push(BY_FAMILY, REQUEST | DUMP, |body| {
+            let mut messages = Messages::after(asking.sequence);
+            let asked = messages.push(BY_FAMILY, REQUEST | DUMP, |body| {
                 body.raw(&[family, protocol, 0, 0]).raw(&states.to_ne_bytes());
                 let [high, low] = port.to_be_bytes();
                 body.raw(&[high, low, 0, 0]).raw(&[0; 44]);
             });
-            sys::netlink_exchange(&self.0, messages.bytes(), |datagram| {
-                for Heard { kind, body, .. } in netlink::heard(datagram) {
+            asking.sequence = asked;
+            sys::netlink_exchange(&asking.socket, messages.bytes(), |datagram| {
+                for Heard { kind, body, sequence } in netlink::heard(datagram) {
                     match kind {
+                        _ if sequence != asked => {}
                         DONE => return Ok(true),
                         ERROR => return Err(Errno::EACCES.into()),
                         _ => found |= bound_to(body).is_some_and(|bound| bound.is_unspecified() || bound == address),

@@ -36,10 +36,15 @@ pub struct Messages {
 }
 
 impl Messages {
+    /// None yet; the first will have the number behind `sequence`.
+    pub fn after(sequence: u32) -> Self {
+        Self { bytes: Vec::new(), sequence }
+    }
+
     /// Adds a message, whose body `fill` writes, and gives its number.
     pub fn push(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Body<'_>)) -> u32 {
         let start = self.bytes.len();
-        self.sequence += 1;
+        self.sequence = self.sequence.wrapping_add(1);
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&flags.to_ne_bytes());

@@ -126,7 +126,14 @@ impl SpawnGrant {
             }
             GrantedProgram::Exec(exec) => {
                 let (Exec { path, .. }, _) = exec.into_parts();
-                path.as_bytes().to_vec()
+                let file = path.as_bytes().to_vec();
+                // A program that does several things goes by what it is called: the name of a link that no rule has must not
+                // choose for one that a rule has.
+                let name = |path: &[u8]| path.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
+                if let Some(called) = arguments.first_mut().filter(|called| name(called) != name(&file)) {
+                    called.clone_from(&file);
+                }
+                file
             }
         };
         let own = rustix::process::geteuid().is_root();

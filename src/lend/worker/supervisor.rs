@@ -19,7 +19,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, wait},
+    process::{Gid, Pid, Signal, Uid, WaitOptions, getpid, kill_process_group, set_child_subreaper, wait},
 };
 
 use super::{
@@ -196,7 +196,7 @@ fn start(job: &Job) -> Result<(Pid, Vec<OwnedFd>), (Step, io::Error)> {
     }
     let kept = match &job.terminal {
         Some(terminal) => terminal::attach(&mut command, terminal, job.who.as_ref()).map(|master| vec![master]),
-        None => pipes(&mut command, &job.piped),
+        None => pipes(&mut command, &job.piped, job.who.as_ref()),
     };
     let kept = kept.map_err(|error| (Step::Session, error))?;
     let launch = Launch {
@@ -210,7 +210,7 @@ fn start(job: &Job) -> Result<(Pid, Vec<OwnedFd>), (Step, io::Error)> {
 }
 
 /// Gives the program pipes where it is to have some, and nothing otherwise.
-fn pipes(command: &mut Command, piped: &[bool]) -> io::Result<Vec<OwnedFd>> {
+fn pipes(command: &mut Command, piped: &[bool], who: Option<&(u32, u32, String)>) -> io::Result<Vec<OwnedFd>> {
     let mut kept = Vec::new();
     for (number, piped) in piped.iter().enumerate() {
         let theirs = if *piped {
@@ -218,6 +218,10 @@ fn pipes(command: &mut Command, piped: &[bool]) -> io::Result<Vec<OwnedFd>> {
             // Where the user has as many pipes of that size as he may have, they stay small.
             let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
             let (ours, theirs) = if number == 0 { (writer, reader) } else { (reader, writer) };
+            if let Some((uid, gid, _)) = who {
+                // Or the user could not open /dev/stdout.
+                rustix::fs::fchown(&theirs, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;
+            }
             kept.push(ours);
             Stdio::from(theirs)
         } else {
