@@ -6,7 +6,6 @@
 mod borrowed_network;
 #[cfg(feature = "lend")]
 mod datagram_errors;
-#[cfg(feature = "run")]
 #[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
 #[cfg(feature = "lend")]
@@ -25,6 +24,8 @@ mod privilege;
 mod program;
 mod ready_fd;
 #[cfg(feature = "run")]
+mod received_signal;
+#[cfg(feature = "run")]
 mod seccomp;
 #[cfg(feature = "lend")]
 mod signal_number;
@@ -41,7 +42,6 @@ mod transparent;
 pub use borrowed_network::enter_borrowed_network;
 #[cfg(feature = "lend")]
 pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
-#[cfg(feature = "run")]
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use fork::{Forked, fork};
 #[cfg(feature = "lend")]
@@ -60,11 +60,13 @@ pub use privilege::give_up_privileges;
 pub use program::{Become, Launch, Step, close_inherited, launch};
 pub use ready_fd::await_readable;
 #[cfg(feature = "run")]
+pub use received_signal::{ReceivedSignal, read_signal, unblock_signals, with_signals_open};
+#[cfg(feature = "run")]
 pub use seccomp::{Instruction, install_filter};
 #[cfg(feature = "lend")]
 pub use signal_number::signal;
 #[cfg(any(feature = "run", feature = "lend"))]
-pub use signals::{ReceivedSignal, block_signals, read_signal, signal_fd, unblock_signals, with_signals_open};
+pub use signals::{block_signals, signal_fd};
 #[cfg(feature = "cli")]
 pub use stdio::{close_stdout, silence_stdio};
 #[cfg(feature = "run")]
