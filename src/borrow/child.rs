@@ -31,7 +31,7 @@ const KILL: u8 = 9;
 /// Dropping it ends the program and everything that descends from it, also what called setsid: SIGHUP, after 5 s SIGKILL.
 /// [`detach`](Self::detach) lets it live, where the policy says so.
 ///
-#[cfg_attr(feature = "lend", doc = "```")]
+#[cfg_attr(feature = "lend", doc = "```standalone_crate")]
 #[cfg_attr(not(feature = "lend"), doc = "```text")]
 /// use capuchin::Stdio;
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};

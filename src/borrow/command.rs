@@ -28,7 +28,7 @@ const FIRST_BYTES_MAX: usize = message::MESSAGE_BYTES_MAX;
 ///
 /// No shell reads the arguments. They are bytes and need not be text.
 ///
-#[cfg_attr(feature = "lend", doc = "```")]
+#[cfg_attr(feature = "lend", doc = "```standalone_crate")]
 #[cfg_attr(not(feature = "lend"), doc = "```text")]
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_lab.rs"));
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -17,9 +17,7 @@ const UID: u32 = 60_070;
 fn unprivileged(program: &Command, folder: &Path) -> Command {
     assert_eq!(own_uid(), 0, "this test starts programs of another user: run it as root");
     let mut command = Command::new("sh");
-    let drop = format!(
-        "ulimit -c unlimited && exec setpriv --reuid {UID} --regid {UID} --clear-groups \"$@\""
-    );
+    let drop = format!("ulimit -c unlimited && exec setpriv --reuid {UID} --regid {UID} --clear-groups \"$@\"");
     command.args(["-c", &drop, "sh"]).arg(program.get_program()).args(program.get_args()).current_dir(folder);
     for (name, value) in program.get_envs() {
         command.env(name, value.unwrap_or_default());
