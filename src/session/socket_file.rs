@@ -1,7 +1,8 @@
 //! A Unix socket to listen on, as a file: nobody else may use it, and it goes with its listener.
 //!
-//! A file that an earlier listener left is replaced: a socket of ours that nobody has any more. What lives is never taken
-//! away, nor what is no socket, or somebody else's.
+//! A file that an earlier listener left is replaced: a socket of ours that nobody has any more, of whatever type it was.
+//! What lives is never taken away, nor what is no socket, or somebody else's. What is removed is moved aside first and
+//! looked at once more, so that what another process puts in its place at that very moment is not taken for it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,16 +14,19 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, openat, statat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, openat, renameat_with, statat, unlinkat},
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with},
 };
+
+use crate::trust::random;
 
 /// The file of a bound socket; removed when dropped, unless it is another's by then.
 pub struct SocketFile {
     folder: OwnedFd,
     name: OsString,
-    identity: (u64, u64),
+    /// The file itself: as long as this is open, no other has its number.
+    file: OwnedFd,
 }
 
 impl SocketFile {
@@ -36,20 +40,20 @@ impl SocketFile {
         // The file gets the mode of the socket, so that there is no moment in which others may connect.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &address_in(&folder, name)?)?;
-        let identity = identity(&statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?);
-        Ok((socket, Self { folder, name: name.to_owned(), identity }))
+        let file = openat(&folder, name, LOOK, Mode::empty())?;
+        Ok((socket, Self { folder, name: name.to_owned(), file }))
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let found = statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
-        if found.is_ok_and(|found| identity(&found) == self.identity) {
-            // A file that stays is stale, and replaced the next time.
-            let _ = unlinkat(&self.folder, &self.name, AtFlags::empty());
-        }
+        // A file that stays is stale, and replaced the next time.
+        let _ = remove(&self.folder, &self.name, &self.file);
     }
 }
+
+/// To look at a file, whatever it is, and at no link's target.
+const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The address of an opened file or of what lies in an opened folder, whatever its path leads to by now.
 ///
@@ -71,8 +75,7 @@ fn identity(stat: &Stat) -> (u64, u64) {
 
 /// Removes a socket of ours that nobody has any more.
 fn remove_stale(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = match openat(folder, name, flags, Mode::empty()) {
+    let found = match openat(folder, name, LOOK, Mode::empty()) {
         Ok(found) => found,
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(errno.into()),
@@ -80,20 +83,44 @@ fn remove_stale(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let stat = fstat(found.as_fd())?;
     let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw();
-    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
-    // By a socket of another kind: whoever lives answers EPROTOTYPE, and sees no connection.
-    let is_dead = || {
-        let probe = open(SocketType::SEQPACKET)?;
-        Ok::<_, io::Error>(connect(&probe, &SocketAddrUnix::new(path)?) == Err(Errno::CONNREFUSED))
-    };
-    if !is_socket || !ours || !is_dead()? {
+    if !is_socket || !ours || !is_dead(&found)? || !remove(folder, name, &found)? {
         return Err(Errno::ADDRINUSE.into());
     }
-    let now = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if identity(&now) != identity(&stat) {
-        return Err(Errno::ADDRINUSE.into());
+    Ok(())
+}
+
+/// Whether no socket is bound to a file any more; none ever will be again.
+///
+/// Asked with a datagram socket: who listens or is merely bound answers EPROTOTYPE, and a datagram socket itself is
+/// connected to without hearing of it (unix(7)). With a type that may be theirs, one that does not listen would seem dead.
+fn is_dead(file: &OwnedFd) -> io::Result<bool> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let probe = open(SocketType::DGRAM)?;
+    Ok(connect(&probe, &SocketAddrUnix::new(path)?) == Err(Errno::CONNREFUSED))
+}
+
+/// Removes `name` if it is `file`; `false` if it is another by now, which stays.
+fn remove(folder: &OwnedFd, name: &OsStr, file: &OwnedFd) -> io::Result<bool> {
+    let wanted = identity(&fstat(file)?);
+    let is_it = |name: &OsStr| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|now| identity(&now) == wanted);
+    if !is_it(name)? {
+        return Ok(false);
     }
-    Ok(unlinkat(folder, name, AtFlags::empty())?)
+    // Moved away first: between a look and unlink(2) another may take its place, and unlink(2) takes what is there.
+    let aside = OsString::from(format!(".{}.gone", data_encoding::HEXLOWER.encode(&random::<8>())));
+    match renameat_with(folder, name, folder, &aside, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        // A file system that cannot: what is left is the look of just now.
+        Err(Errno::INVAL | Errno::NOSYS) => return Ok(unlinkat(folder, name, AtFlags::empty()).map(|()| true)?),
+        Err(errno) => return Err(errno.into()),
+    }
+    if is_it(&aside)? {
+        unlinkat(folder, &aside, AtFlags::empty())?;
+        return Ok(true);
+    }
+    // Another's: back to where it was, if a third has not come there meanwhile.
+    renameat_with(folder, &aside, folder, name, RenameFlags::NOREPLACE)?;
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -101,7 +128,7 @@ mod tests {
     use std::{
         fs::File,
         os::unix::{
-            fs::{FileTypeExt, PermissionsExt},
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
             net::{UnixDatagram, UnixListener},
         },
         path::Path,
@@ -146,6 +173,46 @@ mod tests {
             in_use(bind_in(folder.path()).map(drop));
             std::fs::remove_file(&path).unwrap();
         }
+    }
+
+    /// Whatever type it has, whether it listens or is only bound: it stays, and it hears of nothing.
+    #[test]
+    fn a_lookalike_that_lives_stays_and_a_dead_one_of_any_type_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        for kind in [SocketType::STREAM, SocketType::SEQPACKET, SocketType::DGRAM] {
+            for listens in [false, true] {
+                let socket = open(kind).unwrap();
+                bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+                if listens && kind != SocketType::DGRAM {
+                    rustix::net::listen(&socket, 1).unwrap();
+                }
+                let before = path.symlink_metadata().unwrap().ino();
+                let error = bind_in(folder.path()).err().unwrap();
+                assert_eq!(error.raw_os_error(), Some(98), "{kind:?} {listens}");
+                assert_eq!(path.symlink_metadata().unwrap().ino(), before);
+                let quiet = rustix::net::accept(&socket).err() == Some(Errno::AGAIN);
+                assert!(quiet || !listens || kind == SocketType::DGRAM, "{kind:?} was connected to");
+                drop(socket);
+                drop(bind_in(folder.path()).unwrap());
+                assert!(path.symlink_metadata().is_err(), "{kind:?} {listens}");
+            }
+        }
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0, "something was left aside");
+    }
+
+    #[test]
+    fn what_takes_the_place_at_the_last_moment_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let opened = OwnedFd::from(File::open(folder.path()).unwrap());
+        let dead = openat(&opened, "s", LOOK, Mode::empty()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _living = UnixListener::bind(&path).unwrap();
+        let living = path.symlink_metadata().unwrap().ino();
+        assert!(!remove(&opened, OsStr::new("s"), &dead).unwrap());
+        assert_eq!(path.symlink_metadata().unwrap().ino(), living);
     }
 
     #[test]
