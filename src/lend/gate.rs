@@ -190,7 +190,7 @@ pub(super) async fn spawn(
     variables: Vec<Vec<u8>>,
 ) -> Result<SpawnGrant, Refusal> {
     let asked = asked(wanted, &arguments);
-    let decision = spawn::judge(borrower, wanted, arguments, variables);
+    let decision = spawn::judge(borrower, wanted, arguments, variables).await;
     let verdict = match &decision {
         Ok(grant) => Verdict { granted: true, rule: Some(grant.rule()), why: None },
         Err(refusal) => Verdict { granted: false, rule: None, why: Some(refusal.text().to_owned()) },

@@ -1,4 +1,4 @@
-//! Names to addresses, once for each request, by the lender's own resolver.
+//! Names to addresses, once for each request, by the lender's own resolver; and other look-ups that may take their time.
 //!
 //! The system's resolver blocks, and nothing can stop it: a thread that waits for a name server that has gone waits on when
 //! nobody wants its answer any more. So a place goes back when its thread is done, and not when its borrower is; and one
@@ -43,11 +43,22 @@ struct Place {
 
 /// Why there is no answer.
 #[derive(Debug, PartialEq, thiserror::Error)]
-enum NoAnswer {
+pub(super) enum NoAnswer {
     #[error("no answer within {} s", RESOLVE_MAX.as_secs())]
     Late,
-    #[error("too many names are being looked up")]
+    #[error("too much is being looked up")]
     Busy,
+}
+
+impl NoAnswer {
+    /// What a borrower hears who wanted something else than a name's addresses.
+    pub(super) fn refusal(&self, what: &str) -> Refusal {
+        let (kind, errno) = match self {
+            Self::Late => (ErrorKind::Target, Errno::ETIMEDOUT),
+            Self::Busy => (ErrorKind::Busy, Errno::EAGAIN),
+        };
+        Refusal::new(kind, format!("{what}: {self}")).with_errno(Some(errno))
+    }
 }
 
 impl LookUps {
@@ -90,7 +101,7 @@ impl LookUps {
     ///
     /// # Cancellation
     /// What was begun goes on, and keeps its place until it is done.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         user: &UserName,
         look_up: impl FnOnce() -> T + Send + 'static,

@@ -1,6 +1,7 @@
 //! Lends programs: runs what the grant allows, joins its streams with the borrower's, and ends all of it with its handle.
 
 mod account;
+mod choose;
 mod environment;
 mod find;
 mod request;

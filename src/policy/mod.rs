@@ -61,7 +61,7 @@ pub use listen::Listen;
 pub use lookup::{Profile, Resolve};
 pub use path::{LenderPath, PATH_BYTES_MAX, PathError};
 pub use problem::{PolicyError, Problem};
-pub use program::{Exec, ProgramError, Python, Shell};
+pub use program::{Exec, ProgramError, Python, Shell, may_run};
 pub use reach::{ADDRESSES_MAX, Transport, may_be_denied_by_alias, may_match};
 pub use reader::PATTERNS_MAX;
 pub use refusal::{Origin, Reason, Refusal, RuleRef};

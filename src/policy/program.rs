@@ -1,5 +1,7 @@
 //! Programs to run: by path and arguments, and the two that can do anything, a shell and Python.
 
+use std::sync::Arc;
+
 use super::{
     Policy,
     command_line::{self, CommandLineError},
@@ -20,8 +22,8 @@ pub struct Exec {
     /// Where that file really is, if links led there: what denies it denies `path`, what allows it allows to run it by
     /// this path and not by the other.
     pub real: Option<LenderPath>,
-    /// The arguments, without the program's own name; any bytes but NUL.
-    pub args: Vec<Vec<u8>>,
+    /// The arguments, without the program's own name; any bytes but NUL. There may be megabytes of them, so clones share.
+    pub args: Arc<[Vec<u8>]>,
 }
 
 /// A login shell.
@@ -62,22 +64,25 @@ impl Exec {
     pub(super) fn parse(line: &str) -> Result<Self, ProgramError> {
         let mut words = command_line::split(line)?.into_iter();
         let path = LenderPath::parse(words.next().ok_or(CommandLineError::Empty)?)?;
-        Self::new(path, None, words.map(String::into_bytes).collect())
+        Self::new(path, None, words.map(String::into_bytes).collect::<Vec<_>>())
     }
 
     /// A program file, where it really is if that is elsewhere, and its arguments.
     ///
     /// # Errors
     /// [`ProgramError::Nul`]: no program can be given such an argument.
-    pub fn new(path: LenderPath, real: Option<LenderPath>, args: Vec<Vec<u8>>) -> Result<Self, ProgramError> {
+    pub fn new(
+        path: LenderPath,
+        real: Option<LenderPath>,
+        args: impl Into<Arc<[Vec<u8>]>>,
+    ) -> Result<Self, ProgramError> {
+        let args = args.into();
         if args.iter().any(|arg| arg.contains(&0)) { Err(ProgramError::Nul) } else { Ok(Self { path, real, args }) }
     }
 
     /// Path and arguments as a shell reads them; bytes that are no text are shown as such.
     pub fn command_line(&self) -> String {
-        let path = self.path.to_string();
-        let args: Vec<_> = self.args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
-        command_line::join(std::iter::once(path.as_str()).chain(args.iter().map(AsRef::as_ref)))
+        command_line_of(&self.path, &self.args)
     }
 
     /// The pattern that is this program with these arguments alone. Rules are text, so arguments that are none are
@@ -126,18 +131,52 @@ impl ProgramPattern {
 }
 
 impl Judged for Exec {
+    /// What the name alone decides comes first: whether there is such a file, and where it leads, is told only to who may
+    /// run it.
     fn judge(self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<(Self, RuleRef), Refusal> {
-        let search = Search { policy, user: &principal.user, kind: Kind::Exec, select: |patterns| &patterns.exec };
-        let own_folders = facts.own_folders;
-        let refusal = match search.judge(&Asked { exec: &self, own_folders }) {
-            Ok(rule) => return Ok((self, rule)),
+        let search = search(policy, principal);
+        let asked = |path, real| Asked { path, real, args: &self.args, own_folders: facts.own_folders };
+        let refusal = match search.judge(&asked(&self.path, None)) {
+            Ok(_) => {
+                let rule = search.judge(&asked(&self.path, self.real.as_ref()))?;
+                return Ok((self, rule));
+            }
             Err(refusal) => refusal,
         };
-        let (Reason::NoRule, Some(real)) = (&refusal.reason, self.real.clone()) else { return Err(refusal) };
-        let there = Self { path: real, real: None, args: self.args };
-        let rule = search.judge(&Asked { exec: &there, own_folders }).map_err(|_| refusal)?;
-        Ok((there, rule))
+        let (Reason::NoRule, Some(real)) = (&refusal.reason, &self.real) else { return Err(refusal) };
+        let rule = search.judge(&asked(real, None)).map_err(|_| refusal)?;
+        Ok((Self { path: real.clone(), real: None, args: self.args }, rule))
     }
+}
+
+/// Whether some rule might let `principal` run a file with the arguments of `exec`, whatever file it turns out to be. Where
+/// none might, no file need be looked for.
+///
+/// # Errors
+/// The [`Refusal`] of `exec` by its name, which says nothing of the file.
+///
+/// ```
+/// use capuchin::{policy::*, proto::DeviceId};
+/// let policy = "[[allow]]\nwho = \"ana\"\nexec = [{ path = \"/usr/bin/git\", args = [\"status\"] }]";
+/// let policy = Policy::parse(policy, "policy.toml")?;
+/// let ana = Principal { user: "ana".parse()?, device: DeviceId::from_digest(&[0; 32]) };
+/// let link = |argument: &str| Exec::new(LenderPath::parse("/opt/link")?, None, [argument.into()]);
+///
+/// assert!(may_run(&policy, &ana, &link("status")?, &Facts::default()).is_ok(), "it may lead to git");
+/// assert!(may_run(&policy, &ana, &link("push")?, &Facts::default()).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn may_run(policy: &Policy, principal: &Principal, exec: &Exec, facts: &Facts<'_>) -> Result<(), Refusal> {
+    let search = search(policy, principal);
+    let asked = Asked { path: &exec.path, real: None, args: &exec.args, own_folders: facts.own_folders };
+    if search.allows().any(|entry| asked.has_args_of(&entry.value)) {
+        return Ok(());
+    }
+    search.judge(&asked).map(drop)
+}
+
+fn search<'a>(policy: &'a Policy, principal: &'a Principal) -> Search<'a, ProgramPattern> {
+    Search { policy, user: &principal.user, kind: Kind::Exec, select: |patterns| &patterns.exec }
 }
 
 impl Judged for Shell {
@@ -159,25 +198,33 @@ fn judge_whole(policy: &Policy, principal: &Principal, kind: Kind, select: Selec
     Search { policy, user: &principal.user, kind, select }.judge(&Whole)
 }
 
+fn command_line_of(path: &LenderPath, args: &[Vec<u8>]) -> String {
+    let path = path.to_string();
+    let args: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
+    command_line::join(std::iter::once(path.as_str()).chain(args.iter().map(AsRef::as_ref)))
+}
+
 struct Asked<'a> {
-    exec: &'a Exec,
+    path: &'a LenderPath,
+    real: Option<&'a LenderPath>,
+    args: &'a [Vec<u8>],
     own_folders: &'a [LenderPath],
 }
 
 impl Asked<'_> {
     fn paths(&self) -> impl Iterator<Item = &LenderPath> {
-        std::iter::once(&self.exec.path).chain(&self.exec.real)
+        std::iter::once(self.path).chain(self.real)
     }
 
     fn has_args_of(&self, pattern: &ProgramPattern) -> bool {
-        let begins = pattern.args.iter().map(String::as_bytes).eq(self.exec.args.iter().take(pattern.args.len()));
-        begins && (!pattern.exact || self.exec.args.len() == pattern.args.len())
+        let begins = pattern.args.iter().map(String::as_bytes).eq(self.args.iter().take(pattern.args.len()));
+        begins && (!pattern.exact || self.args.len() == pattern.args.len())
     }
 }
 
 impl Wanted<ProgramPattern> for Asked<'_> {
     fn target(&self) -> String {
-        self.exec.command_line()
+        command_line_of(self.path, self.args)
     }
 
     fn never(&self) -> Option<Reason> {
@@ -192,12 +239,12 @@ impl Wanted<ProgramPattern> for Asked<'_> {
     }
 
     fn is_allowed_by(&self, pattern: &ProgramPattern) -> bool {
-        pattern.path.as_ref().is_none_or(|path| *path == self.exec.path) && self.has_args_of(pattern)
+        pattern.path.as_ref().is_none_or(|path| path == self.path) && self.has_args_of(pattern)
     }
 
     /// The same program with other arguments.
     fn closeness(&self, pattern: &ProgramPattern) -> usize {
-        usize::from(pattern.path.as_ref().is_none_or(|path| *path == self.exec.path))
+        usize::from(pattern.path.as_ref().is_none_or(|path| path == self.path))
     }
 }
 

@@ -110,6 +110,69 @@ async fn attack_52_arguments_that_a_shell_or_git_would_obey() {
     echo_still_runs(&lab, &home).await;
 }
 
+/// Whether a file exists, and where a link leads, is told to nobody who may not run it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_does_not_tell_what_lies_at_a_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    std::fs::copy("/bin/true", at("there")).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/env", at("link")).unwrap();
+    std::os::unix::fs::symlink(at("there"), at("denied")).unwrap();
+    std::fs::create_dir(at("folder")).unwrap();
+    let nothing = "connect = \"10.0.0.1:1\"".to_owned();
+    let other_arguments = "exec = [{ path = \"/usr/bin/env\", args = [\"x\"] }]".to_owned();
+    // With this one files have to be looked at: a link may lead to echo.
+    let echo = format!("{GIT}\n[[deny]]\nwho = \"alice\"\nexec = [{{ path = {:?} }}]", at("there"));
+    for rules in [nothing, other_arguments, echo] {
+        let lab = Lab::start(&policy(&rules));
+        let home = lab.join("alice");
+        let mut told = Vec::new();
+        for name in ["none", "link", "denied", "folder"] {
+            let path = at(name);
+            let refusal = refused(&lab, &home, &[path.as_bytes(), b"-"], &[]).await;
+            let lines = std::iter::once(refusal.text()).chain(refusal.notes().iter().map(String::as_str));
+            told.push(lines.collect::<Vec<_>>().join("\n").replace(&path, "PATH"));
+        }
+        assert!(told.iter().all(|text| *text == told[0]), "{rules}: {told:#?}");
+        // A name of PATH no more than a path.
+        let mut told = Vec::new();
+        for name in ["no-such-program", "dd", "env"] {
+            let refusal = refused(&lab, &home, &[name.as_bytes(), b"-"], &[]).await;
+            assert!(refusal.text().contains(&format!("/usr/bin/{name} ")), "{}", refusal.text());
+            told.push(refusal.text().replace(name, "NAME"));
+        }
+        assert!(told.iter().all(|text| *text == told[0]), "{rules}: {told:#?}");
+    }
+    // What may be run is said to be missing.
+    let lab = Lab::start(&policy("exec = [{ path = \"/usr/bin/no-such-program\" }]"));
+    let home = lab.join("alice");
+    for name in [&b"no-such-program"[..], b"/usr/bin/no-such-program"] {
+        let Answer::Refused(refusal) = ask(&lab, &home, &[name], &[]).await else { panic!("it runs") };
+        assert_eq!(
+            (refusal.kind(), refusal.errno().map(|it| it.0)),
+            (ErrorKind::Target, Some(2)),
+            "{}",
+            refusal.text()
+        );
+    }
+}
+
+/// As execvp goes on past what it may not execute, so does the look in PATH.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_the_first_of_path_that_the_user_may_run() {
+    let first = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .into_iter()
+        .find(|folder| Path::new(folder).join("echo").exists())
+        .unwrap();
+    assert_eq!(first, "/usr/bin", "this test needs an echo in /usr/bin and in /bin");
+    let lab = Lab::start(&policy("exec = [{ path = \"/bin/echo\" }]"));
+    let home = lab.join("alice");
+    echo_still_runs(&lab, &home).await;
+    let granted = lab.wait_for_verdict("spawn", "granted");
+    assert_eq!(granted["target"], "/bin/echo x");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attack_53_variables_that_steer_programs() {
     let lab = Lab::start(&policy(&format!("{GIT}\nenv = {{ send = [\"LC_*\", \"*\"] }}")));

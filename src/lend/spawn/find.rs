@@ -1,4 +1,8 @@
 //! Finds the file of a program, as `execvp` does with the PATH that programs are given.
+//!
+//! # Security
+//! What a program may be is known from its name alone, and is judged before anything is looked at. What is then seen
+//! decides between those files only that the user may run, so that no answer tells what the others are.
 
 use std::{
     ffi::OsStr,
@@ -11,31 +15,54 @@ use rustix::fs::{Access, access};
 use super::environment::PATH;
 use crate::policy::LenderPath;
 
-/// A program file: as it is named, and where it really is if that is elsewhere.
+/// The folder of PATH that most programs are in: of a name that is refused, it says best what was meant.
+const USUAL: &str = "/usr/bin";
+
+/// The files that a program may be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) path: LenderPath,
-    pub(super) real: Option<LenderPath>,
+pub(super) struct Candidates {
+    /// In the order in which they count; never empty.
+    pub(super) paths: Vec<LenderPath>,
+    /// Which of them stands for all in a refusal.
+    pub(super) usual: usize,
+    /// It was named by a path: the system says what is wrong with that file, and not we.
+    pub(super) is_path: bool,
 }
 
-/// Finds `program`; a name without a slash in PATH, another from `folder` on. `None`: there is none.
-///
-/// A path is found whether or not there is a file: the policy judges it first, and what the system then says of it is
-/// said to who may run it.
-pub(super) fn find(program: &[u8], folder: &Path) -> Option<Found> {
-    let named = Path::new(OsStr::from_bytes(program));
-    if program.is_empty() || program.contains(&0) {
-        return None;
+/// What lies at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Where it really is, if that is elsewhere.
+    pub(super) real: Option<LenderPath>,
+    /// It is a file that can be executed.
+    pub(super) is_program: bool,
+}
+
+impl Candidates {
+    /// Those of `program`: a name without a slash in PATH, another from `folder` on. `None`: no file is called so.
+    pub(super) fn of(program: &[u8], folder: &Path) -> Option<Self> {
+        let named = Path::new(OsStr::from_bytes(program));
+        if program.is_empty() {
+            return None;
+        }
+        let lender = |path: &Path| LenderPath::parse(path.as_os_str().as_bytes()).ok();
+        if program.contains(&b'/') {
+            return Some(Self { paths: vec![lender(&plain(&folder.join(named)))?], usual: 0, is_path: true });
+        }
+        let paths: Option<Vec<_>> = PATH.split(':').map(|folder| lender(&Path::new(folder).join(named))).collect();
+        let usual = PATH.split(':').position(|folder| folder == USUAL).unwrap_or(0);
+        Some(Self { paths: paths?, usual, is_path: false })
     }
-    let path = if program.contains(&b'/') {
-        plain(&folder.join(named))
-    } else {
-        let mut candidates = PATH.split(':').map(|folder| Path::new(folder).join(named));
-        candidates.find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())?
-    };
-    let real = path.canonicalize().ok().filter(|real| *real != path);
-    let lender = |path: PathBuf| LenderPath::parse(path.as_os_str().as_bytes()).ok();
-    Some(Found { path: lender(path)?, real: real.and_then(lender) })
+}
+
+/// Looks at a file. It waits for the file system, which may be another machine's.
+pub(super) fn look(path: &LenderPath) -> Seen {
+    let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+    let real = path.canonicalize().ok().filter(|real| real != path);
+    Seen {
+        real: real.and_then(|real| LenderPath::parse(real.as_os_str().as_bytes()).ok()),
+        is_program: path.is_file() && access(path, Access::EXEC_OK).is_ok(),
+    }
 }
 
 /// Without `.` and `..`, by the letters alone: what is run is the plain path, so that links make no difference.
@@ -55,31 +82,40 @@ fn plain(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn found(program: &str, folder: &str) -> Option<String> {
-        find(program.as_bytes(), Path::new(folder)).map(|found| found.path.to_string())
+    fn paths(program: &str, folder: &str) -> Vec<String> {
+        let candidates = Candidates::of(program.as_bytes(), Path::new(folder)).unwrap();
+        candidates.paths.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_name_is_looked_for_in_path_and_a_path_is_taken_from_the_folder() {
-        assert!(found("sh", "/nowhere").unwrap().ends_with("/sh"));
-        assert_eq!(found("no-such-program-here", "/bin"), None, "the folder is not searched");
-        assert_eq!(found("./x", "/srv/a").unwrap(), "/srv/a/x");
-        assert_eq!(found("../b/./x", "/srv/a").unwrap(), "/srv/b/x");
-        assert_eq!(found("/../../etc//x/", "/srv").unwrap(), "/etc/x");
-        for none in ["", "a\0b"] {
-            assert_eq!(found(none, "/"), None);
+        let found = paths("git", "/nowhere");
+        assert_eq!(found, PATH.split(':').map(|folder| format!("{folder}/git")).collect::<Vec<_>>());
+        assert_eq!(found[Candidates::of(b"git", Path::new("/")).unwrap().usual], "/usr/bin/git");
+        assert_eq!(paths("./x", "/srv/a"), ["/srv/a/x"]);
+        assert_eq!(paths("../b/./x", "/srv/a"), ["/srv/b/x"]);
+        assert_eq!(paths("/../../etc//x/", "/srv"), ["/etc/x"]);
+        for none in [&b""[..], b"a\0b", b"..", &[b'x'; 5000]] {
+            assert_eq!(Candidates::of(none, Path::new("/")), None);
         }
     }
 
     #[test]
-    fn where_a_link_leads_is_said() {
+    fn what_lies_there_and_where_a_link_leads_is_seen() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         std::fs::write(folder.join("real"), "").unwrap();
-        std::os::unix::fs::symlink("real", folder.join("link")).unwrap();
-        let found = |name: &str| find(format!("./{name}").as_bytes(), &folder).unwrap();
-        assert_eq!(found("link").real.unwrap().to_string(), folder.join("real").display().to_string());
-        assert_eq!(found("real").real, None);
-        assert_eq!(found("missing").real, None);
+        std::fs::set_permissions(folder.join("real"), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(folder.join("text"), "").unwrap();
+        symlink("real", folder.join("link")).unwrap();
+        let seen = |name: &str| look(&LenderPath::parse(folder.join(name).as_os_str().as_bytes()).unwrap());
+        let real = LenderPath::parse(folder.join("real").as_os_str().as_bytes()).unwrap();
+        assert_eq!(seen("link"), Seen { real: Some(real), is_program: true });
+        assert_eq!(seen("real"), Seen { real: None, is_program: true });
+        for none in ["text", "missing", "."] {
+            let path = LenderPath::parse(folder.join(none).as_os_str().as_bytes());
+            assert!(path.is_err() || look(&path.unwrap()) == Seen { real: None, is_program: false }, "{none}");
+        }
     }
 }

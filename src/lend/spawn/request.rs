@@ -4,13 +4,13 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
 use super::{
     account::{account, folders},
+    choose::choose,
     environment,
-    find::{Found, find},
 };
 use crate::{
     lend::{borrower::Borrower, gate, os_user::Account, worker::Job},
     policy::{self, Exec, Facts, Granted, SendVariable, Shell, Terms},
-    proto::{Errno, ErrorKind, Program, Refusal, Spawn},
+    proto::{Errno, ErrorKind, Program, Refusal, Spawn, UserName},
 };
 
 /// Proof that the policy allowed a program with its variables and terms; only [`judge`] makes one.
@@ -31,8 +31,8 @@ enum GrantedProgram {
     Shell(Granted<Shell>),
 }
 
-/// Judges everything that a request asks for, and does nothing.
-pub(in crate::lend) fn judge(
+/// Judges everything that a request asks for, and does nothing but look.
+pub(in crate::lend) async fn judge(
     borrower: &Borrower,
     wanted: &Spawn,
     arguments: Vec<Vec<u8>>,
@@ -51,14 +51,13 @@ pub(in crate::lend) fn judge(
         let request = SendVariable::parse(name).map_err(|error| usage(error.to_string()))?;
         granted.push((policy::decide(&policy, who, request, &facts).map_err(refused)?, variable));
     }
-    let account = account(&who.user, &terms);
+    let account = find_account(borrower, &terms).await?;
     let program = match wanted.what {
         Program::Shell => GrantedProgram::Shell(policy::decide(&policy, who, Shell, &facts).map_err(refused)?),
         Program::Exec => {
             // Whoever it would run as, the policy judges the program first.
             let home = account.as_ref().map_or_else(|_| Path::new("/").to_owned(), |account| account.home.clone());
-            let request = exec(&arguments, &start_folder(wanted, &home))?;
-            GrantedProgram::Exec(policy::decide(&policy, who, request, &facts).map_err(refused)?)
+            GrantedProgram::Exec(choose(borrower, &policy, &arguments, &start_folder(wanted, &home)).await?)
         }
     };
     allow_detach(&terms, wanted.detach)?;
@@ -81,8 +80,7 @@ pub(in crate::lend) fn still(borrower: &Borrower, grant: &SpawnGrant) -> Result<
         variable.again(&policy, who, &facts).map_err(|no| gate::refusal(&no))?;
     }
     allow_detach(&terms, grant.detach)?;
-    let now = account(&who.user, &terms)?;
-    if now.uid != grant.account.uid || (grant.setuid && !terms.setuid) {
+    if !grant.is_still_of(terms.run_as.as_ref(), terms.allow_root) || (grant.setuid && !terms.setuid) {
         let why = "the user that programs run as, or what they may gain, has changed";
         return Err(Refusal::new(ErrorKind::Policy, why).with_errno(Some(Errno::EACCES)));
     }
@@ -96,6 +94,15 @@ impl SpawnGrant {
             GrantedProgram::Exec(exec) => exec.rule().to_string(),
             GrantedProgram::Shell(shell) => shell.rule().to_string(),
         }
+    }
+
+    /// Whether programs still run as its user, by the terms of now; what the machine calls him is not asked again.
+    fn is_still_of(&self, run_as: Option<&UserName>, allow_root: bool) -> bool {
+        let same = match run_as {
+            Some(name) => self.account.name == name.as_str(),
+            None => self.account.uid == rustix::process::geteuid().as_raw(),
+        };
+        same && (self.account.uid != 0 || allow_root)
     }
 
     /// The program with its arguments, as the audit has it.
@@ -157,15 +164,12 @@ impl SpawnGrant {
     }
 }
 
-/// What `arguments` would run, from `folder` on.
-fn exec(arguments: &[Vec<u8>], folder: &Path) -> Result<Exec, Refusal> {
-    let (name, rest) = arguments.split_first().map_or((&[][..], &[][..]), |(name, rest)| (name, rest));
-    let missing = || {
-        let text = format!("{}: there is no such program in {}", String::from_utf8_lossy(name), environment::PATH);
-        Refusal::new(ErrorKind::Target, text).with_errno(Some(Errno::ENOENT))
-    };
-    let Found { path, real } = find(name, folder).ok_or_else(missing)?;
-    Exec::new(path, real, rest.to_vec()).map_err(|error| Refusal::new(ErrorKind::Usage, error.to_string()))
+/// Whom the program would run as, by the system's list of users, which is a file.
+async fn find_account(borrower: &Borrower, terms: &Terms) -> Result<Result<Account, Refusal>, Refusal> {
+    let (user, terms) = (borrower.principal.user.clone(), terms.clone());
+    let look_up = move || account(&user, &terms);
+    let found = borrower.lender.shared.look_ups.run(&borrower.principal.user, look_up).await;
+    found.map_err(|why| why.refusal("the lender cannot look up the user that programs run as"))
 }
 
 fn start_folder(wanted: &Spawn, home: &Path) -> std::path::PathBuf {

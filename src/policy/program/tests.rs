@@ -93,7 +93,7 @@ fn a_link_is_allowed_by_either_name_and_denied_by_either() {
     let exec = |path: &str, real: &str| {
         let paths = [path, real].map(|path| LenderPath::parse(path).unwrap());
         let [path, real] = paths;
-        Exec::new(path, Some(real), Vec::new()).unwrap()
+        Exec::new(path, Some(real), []).unwrap()
     };
     let judge = |rules: &str, exec: Exec| {
         let policy = Policy::parse(&format!("[[allow]]\nwho = \"ana\"\n{rules}"), "policy.toml").unwrap();
@@ -113,18 +113,42 @@ fn a_link_is_allowed_by_either_name_and_denied_by_either() {
     }
 }
 
+/// A file that may not be run is refused in the same words whether it is there, is a link, or is not.
+#[test]
+fn a_refusal_does_not_tell_what_a_file_is() {
+    let rules = "[[allow]]\nwho = \"ana\"\nexec = [{ path = \"/bin/git\", args = [\"status\"] }, { path = \"/bin/sh\" }]\n\
+                 [[deny]]\nwho = \"ana\"\nexec = [{ path = \"/bin/sh\" }, { path = \"/bin/rm\" }]";
+    let policy = Policy::parse(rules, "policy.toml").unwrap();
+    let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
+    let own = [LenderPath::parse("/var/lib/capuchin").unwrap()];
+    let facts = Facts { own_folders: &own, ..Facts::default() };
+    let ask = |real: Option<&str>, argument: &str| {
+        let real = real.map(|real| LenderPath::parse(real).unwrap());
+        let exec = Exec::new(LenderPath::parse("/home/bob/x").unwrap(), real, [argument.into()]).unwrap();
+        (may_run(&policy, &ana, &exec, &facts), decide(&policy, &ana, exec, &facts))
+    };
+    let (may_run, none) = ask(None, "push");
+    let none = none.unwrap_err();
+    assert_eq!(none.reason, Reason::NoRule);
+    assert_eq!(may_run, Ok(()), "sh may be what it is, as far as arguments say");
+    for real in ["/bin/git", "/bin/sh", "/bin/rm", "/etc/shadow", "/var/lib/capuchin/ca.key"] {
+        assert_eq!(ask(Some(real), "push").1.unwrap_err(), none, "{real}");
+    }
+    assert_eq!(ask(Some("/bin/git"), "status").1.unwrap().request().path.to_string(), "/bin/git");
+}
+
 #[test]
 fn arguments_need_not_be_text() {
     let policy = "[[allow]]\nwho = \"ana\"\nexec = [{ path = \"/bin/cat\", args = [\"--\"] }]";
     let policy = Policy::parse(policy, "policy.toml").unwrap();
     let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
     let ask = |args: &[&[u8]]| {
-        let args = args.iter().map(|arg| arg.to_vec()).collect();
+        let args: Vec<_> = args.iter().map(|arg| arg.to_vec()).collect();
         let exec = Exec::new(LenderPath::parse("/bin/cat").unwrap(), None, args).unwrap();
         decide(&policy, &ana, exec, &Facts::default())
     };
     assert!(ask(&[b"--", b"\xff\xfe"]).is_ok());
     assert!(ask(&[b"\xff--"]).is_err());
     let cat = LenderPath::parse("/bin/cat").unwrap();
-    assert_eq!(Exec::new(cat, None, vec![b"a\0b".to_vec()]), Err(ProgramError::Nul));
+    assert_eq!(Exec::new(cat, None, [b"a\0b".to_vec()]), Err(ProgramError::Nul));
 }
