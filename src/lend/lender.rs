@@ -24,6 +24,7 @@ use super::{
     reload,
     resolve::LookUps,
     seats::Seats,
+    spawn::UserPrograms,
     worker::Worker,
 };
 use crate::{
@@ -86,7 +87,9 @@ pub(super) struct Shared {
     pub(super) live: Live,
     pub(super) seats: Seats,
     /// A place for each socket that is lent, of all sessions.
-    pub(super) sockets: Semaphore,
+    pub(super) sockets: Arc<Semaphore>,
+    /// Of programs, by user.
+    pub(super) programs: UserPrograms,
     pub(super) look_ups: LookUps,
     /// Runs programs.
     pub(super) worker: Worker,
@@ -141,7 +144,8 @@ impl Lender {
             reloading: tokio::sync::Mutex::default(),
             live: Live::default(),
             seats: Seats::default(),
-            sockets: Semaphore::new(sockets_max()),
+            sockets: Arc::new(Semaphore::new(sockets_max())),
+            programs: UserPrograms::default(),
             look_ups: LookUps::new(),
             worker: Worker::default(),
             machine: Machine::new(),

@@ -4,6 +4,7 @@ mod account;
 mod choose;
 mod environment;
 mod find;
+mod places;
 mod request;
 mod stdio;
 
@@ -11,7 +12,10 @@ use std::{os::fd::OwnedFd, time::Duration};
 
 use tokio::time::timeout;
 
-use self::stdio::Ends;
+use self::{
+    places::{Place, ProgramPlace},
+    stdio::Ends,
+};
 use super::{
     audit::Event,
     borrower::{Borrower, Held},
@@ -19,17 +23,14 @@ use super::{
     worker::{Failed, Running},
 };
 use crate::{
-    proto::{Answer, Errno, ErrorKind, FromProgram, Refusal, Reset, Spawn, SpawnStdio, Spawned, ToProgram},
+    proto::{Answer, ErrorKind, FromProgram, Refusal, Reset, Spawn, SpawnStdio, Spawned, ToProgram},
     session::{self, Stream},
 };
 
+pub(super) use places::UserPrograms;
 pub(super) use request::{SpawnGrant, judge};
 pub(super) use stdio::Programs;
 
-/// Programs of one session at once: each costs two processes and up to four descriptors.
-const PROGRAMS_MAX: usize = 128;
-/// Descriptors of one program at the lender: three streams and its supervisor.
-const DESCRIPTORS: u32 = 4;
 /// From the request to its last word, and to its last stream.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
 /// What a program left running may still say after it has ended, as long as it pauses no longer.
@@ -61,15 +62,15 @@ pub(super) async fn lend(borrower: &Borrower, wanted: Spawn, stream: Stream) {
         Ok(grant) => grant,
         Err(refusal) => return refuse(&stream, refusal).await,
     };
-    let Some(_places) = places(borrower) else {
-        let text =
-            format!("{PROGRAMS_MAX} programs of a session, or as many as the lender can open streams for, run already");
-        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EAGAIN))).await;
+    let place = match Place::take(borrower) {
+        Ok(place) => place,
+        Err(full) => return refuse(&stream, full).await,
     };
-    Box::pin(run(borrower, wanted, grant, stream)).await;
+    Box::pin(run(borrower, wanted, grant, place, stream)).await;
 }
 
-async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, stream: Stream) {
+async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, place: Place, stream: Stream) {
+    let Place { program, streams: _streams } = place;
     let target = grant.target();
     let judged = grant.clone();
     let still = move |borrower: &Borrower| request::still(borrower, &judged);
@@ -77,7 +78,7 @@ async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, stream: Stre
         Ok(held) => held,
         Err(refusal) => return refuse(&stream, refusal).await,
     };
-    let started = held.serve(&stream, Box::pin(start(borrower, &wanted, grant, &stream))).await;
+    let started = held.serve(&stream, Box::pin(start(borrower, &wanted, grant, program, &stream))).await;
     let (running, ends) = match started {
         None => return log(borrower, "spawn-failed", target, held.why_taken(), &held).await,
         Some(Ok(started)) => started,
@@ -108,6 +109,7 @@ async fn start(
     borrower: &Borrower,
     wanted: &Spawn,
     grant: SpawnGrant,
+    place: ProgramPlace,
     stream: &Stream,
 ) -> Result<(Running, Ends), Option<Refusal>> {
     let streams = tokio::select! {
@@ -115,11 +117,18 @@ async fn start(
         _ = stream.write_closed() => return Err(None),
     };
     let name = grant.name();
-    let mut running =
-        borrower.lender.shared.worker.run(&grant.into_job(wanted)).await.map_err(|why| Some(down(&name, &why)))?;
+    let job = grant.into_job(wanted);
+    let mut running = tokio::select! {
+        running = borrower.lender.shared.worker.run(&job, place) => running.map_err(|why| Some(down(&name, &why)))?,
+        _ = stream.write_closed() => return Err(None),
+    };
     let ends = Ends::join(streams, std::mem::take(&mut running.ends), wanted.terminal.is_some());
     let ends = ends.map_err(|source| Some(down(&name, &Failed::Worker(source))))?;
     stream.write_message(&Answer::Granted(Spawned { pid: running.pid })).await.map_err(|_| None)?;
+    // Not before: a start that nobody hears of leaves nothing behind.
+    if wanted.detach {
+        running.detach().await;
+    }
     Ok((running, ends))
 }
 
@@ -192,13 +201,6 @@ async fn read_words(stream: &Stream, wanted: &Spawn) -> std::io::Result<Vec<u8>>
 pub(super) async fn attach(borrower: &Borrower, stdio: SpawnStdio, stream: Stream) {
     // One that nobody takes is given back.
     let _ = timeout(REQUEST_MAX, borrower.programs.offer(stdio, stream)).await;
-}
-
-/// Room for one more program, until it is dropped.
-fn places(borrower: &Borrower) -> Option<impl Sized> {
-    let program = borrower.programs.place()?;
-    let descriptors = borrower.lender.shared.sockets.try_acquire_many(DESCRIPTORS).ok()?;
-    Some((program, descriptors))
 }
 
 fn down(name: &str, why: &Failed) -> Refusal {

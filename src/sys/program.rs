@@ -4,22 +4,28 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::PathBuf,
-    process::{Child, Command},
-    sync::Arc,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     pipe::PipeFlags,
-    process::{Gid, Uid},
+    process::{Gid, Pid, Uid},
     thread::{UnshareFlags, set_no_new_privs, set_thread_res_gid, set_thread_res_uid, unshare_unsafe},
 };
 
-use super::signal_number::SIGNAL_MAX;
+use super::{
+    fork::{Forked, fork},
+    signal_number::SIGNAL_MAX,
+};
 
 /// A user to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,35 +66,75 @@ pub enum Step {
     Program,
 }
 
-/// Starts `command`.
+/// A program that is about to begin: its process is there, and becomes it or says why not.
+#[derive(Debug)]
+pub struct Launched {
+    /// The process.
+    pub pid: Pid,
+    told: OwnedFd,
+}
+
+impl Launched {
+    /// How it went: which step failed, and what the system said. `None`: it is not known yet. To be asked again once
+    /// [`AsFd`] is readable; a start may take as long as a file system that it needs.
+    pub fn outcome(&self) -> Option<Result<(), (Step, io::Error)>> {
+        let mut failure = [0; FAILURE_BYTES];
+        match rustix::io::read(&self.told, &mut failure) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
+            Ok(FAILURE_BYTES) => {
+                let [step, errno @ ..] = failure;
+                let step = STEPS.into_iter().find(|it| *it as u8 == step).unwrap_or(Step::Program);
+                Some(Err((step, io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))))
+            }
+            // Closed at exec; so few bytes come whole.
+            _ => Some(Ok(())),
+        }
+    }
+}
+
+impl AsFd for Launched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.told.as_fd()
+    }
+}
+
+/// A step and an errno.
+const FAILURE_BYTES: usize = 5;
+const STEPS: [Step; 5] = [Step::Session, Step::User, Step::Privileges, Step::Folder, Step::Program];
+
+/// Starts `command` in a process of its own, and does not wait until it is one.
 ///
 /// # Errors
-/// Which step failed, and what the system said.
-pub fn launch(command: &mut Command, launch: Launch) -> Result<Child, (Step, io::Error)> {
-    let at = |step| move |error: rustix::io::Errno| (step, io::Error::from(error));
-    let (told, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(at(Step::Program))?;
-    let tell = Arc::new(tell);
-    let prepare = move || {
-        prepare(&launch).map_err(|(step, error)| {
-            // The byte says which step; if it cannot be written the program's own is assumed.
-            let _ = rustix::io::write(&*tell, &[step as u8]);
-            error
-        })
-    };
-    // SAFETY: the process that calls this has one thread (it was made by `fork`, or is a test's), so that the closure
-    // may do what any program does; it only makes system calls and calls initgroups.
-    unsafe { command.pre_exec(prepare) };
-    command.spawn().map_err(|error| {
-        let mut step = [0];
-        let step = match rustix::io::read(told.as_fd(), &mut step) {
-            Ok(1) => {
-                [Step::Session, Step::User, Step::Privileges, Step::Folder].into_iter().find(|it| *it as u8 == step[0])
-            }
-            _ => None,
-        };
-        (step.unwrap_or(Step::Program), error)
-    })
+/// There is no such process: what fork(2) says, and EBUSY in a process with several threads.
+pub fn launch(mut command: Command, launch: Launch) -> io::Result<Launched> {
+    let (told, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    match fork()? {
+        Forked::Parent(pid) => Ok(Launched { pid, told }),
+        Forked::Child => {
+            let reached = Arc::new(AtomicU8::new(Step::Program as u8));
+            let at = reached.clone();
+            let prepare = move || {
+                prepare(&launch).map_err(|(step, error)| {
+                    at.store(step as u8, Ordering::Relaxed);
+                    error
+                })
+            };
+            // SAFETY: this process has one thread (`fork` makes no other), so that the closure may do what any program does.
+            unsafe { command.pre_exec(prepare) };
+            let errno = command.exec().raw_os_error().unwrap_or(libc::EIO);
+            let mut failure = [0; FAILURE_BYTES];
+            failure[0] = reached.load(Ordering::Relaxed);
+            failure[1..].copy_from_slice(&errno.to_ne_bytes());
+            // If it cannot be told, nobody listens.
+            let _ = rustix::io::write(&tell, &failure);
+            // SAFETY: it ends this process at once, without the handlers and destructors, which are the other's.
+            unsafe { libc::_exit(FAILED) }
+        }
+    }
 }
+
+/// What a shell says of a program that could not be executed; nobody hears it.
+const FAILED: libc::c_int = 126;
 
 fn prepare(launch: &Launch) -> Result<(), (Step, io::Error)> {
     let at = |step| move |error: rustix::io::Errno| (step, io::Error::from(error));

@@ -7,6 +7,7 @@ mod bytes;
 mod ends;
 mod library;
 mod offered;
+mod places;
 mod sharing;
 mod status;
 mod survivors;

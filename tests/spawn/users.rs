@@ -3,11 +3,12 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use crate::{
     exec,
-    support::{Daemon, Home, Lab, capuchind, fails, own_uid, run, text},
+    support::{Daemon, Home, Lab, PATIENCE, capuchind, fails, own_uid, run, text},
 };
 
 /// Numbers that nobody has.
@@ -19,6 +20,11 @@ const POLICY: &str = "\
 
 /// A lender of root whose machine has two more users.
 fn lab_of_root(policy: &str) -> (Lab, Home, Home) {
+    lab_after(policy, "true")
+}
+
+/// As above, on a machine that `prepare` has changed, a script that has the lender's folder as `$1`.
+fn lab_after(policy: &str, prepare: &str) -> (Lab, Home, Home) {
     assert_eq!(own_uid(), 0, "this test becomes other users: run it as root");
     let mut lab = Lab::start(policy);
     lab.daemon.kill();
@@ -29,8 +35,9 @@ fn lab_of_root(policy: &str) -> (Lab, Home, Home) {
     std::fs::write(&file, passwd + &users).unwrap();
     let program = capuchind(folder.path()).get_program().to_owned();
     let mut serve = Command::new("unshare");
-    serve.args(["--mount", "sh", "-c", "mount --bind \"$1\" /etc/passwd && shift && exec \"$@\"", "sh"]);
-    serve.arg(&file).arg(program).arg("serve").env("CAPUCHIND_DIR", folder.path());
+    let script = format!("mount --bind \"$1/passwd\" /etc/passwd && {prepare} && shift && exec \"$@\"");
+    serve.args(["--mount", "sh", "-c", &script, "sh"]);
+    serve.arg(folder.path()).arg(program).arg("serve").env("CAPUCHIND_DIR", folder.path());
     let daemon = Daemon::spawn(&mut serve);
     let address = daemon.wait_for_line("listens on").rsplit(' ').next().unwrap().parse().unwrap();
     let lab = Lab { folder, daemon, address };
@@ -92,4 +99,54 @@ fn root_is_refused_unless_a_rule_says_so_twice() {
     let stderr = fails(&mut exec(&alice, &["id"]), 255);
     assert!(stderr.contains("run_as or allow_root = true"), "{stderr}");
     lab.wait_for_verdict("spawn", "refused");
+}
+
+/// Those below a process.
+fn below(pid: u32) -> Vec<u32> {
+    // Each child is a thread's.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<u32> = children
+        .flat_map(|pids| pids.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect();
+    children.into_iter().flat_map(|child| std::iter::once(child).chain(below(child))).collect()
+}
+
+fn wait_until(what: &str, fits: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !fits() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A file system or a list of users that hangs holds a start up; whoever gives it up leaves nothing behind.
+#[test]
+fn a_start_that_hangs_and_is_given_up_or_revoked_leaves_nothing() {
+    // initgroups(3) waits for somebody to write.
+    let prepare = "mkfifo \"$1/group\" && mount --bind \"$1/group\" /etc/group";
+    let policy = POLICY.replace("run_as = \"test-ana\"", "run_as = \"test-ana\"\ndetach = true");
+    let (lab, alice, _) = lab_after(&policy, prepare);
+    let daemon = lab.daemon.child.id();
+    let hangs = |options: &[&str]| {
+        let mut command = alice.capuchin();
+        let child =
+            command.arg("exec").args(options).args(["lab", "sleep", "300"]).stderr(Stdio::piped()).spawn().unwrap();
+        // The worker, a supervisor, and what is to be the program.
+        wait_until("a start that hangs", || below(daemon).len() == 3);
+        child
+    };
+    for options in [&[][..], &["--detach"]] {
+        let mut child = hangs(options);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_until("the worker alone", || below(daemon).len() == 1);
+    }
+    let child = hangs(&[]);
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    let since = Instant::now();
+    wait_until("the worker alone", || below(daemon).len() == 1);
+    assert!(since.elapsed().as_secs() < 1, "{:?}", since.elapsed());
+    let output = child.wait_with_output().unwrap();
+    assert!(text(output.stderr).starts_with("error[revoked]"));
 }

@@ -123,7 +123,7 @@ impl SpawnGrant {
 
     /// What the worker is to do.
     pub(super) fn into_job(self, wanted: &Spawn) -> Job {
-        let Self { program, mut arguments, variables, account, setuid, detach } = self;
+        let Self { program, mut arguments, variables, account, setuid, detach: _ } = self;
         let file = match program {
             GrantedProgram::Shell(_) => {
                 // A login shell is one whose name begins so.
@@ -159,7 +159,6 @@ impl SpawnGrant {
             piped: wanted.piped.to_vec(),
             who: own.then(|| (account.uid, account.gid, account.name.clone())),
             setuid,
-            detach,
         }
     }
 }

@@ -11,10 +11,10 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     net::unix::pipe::{Receiver, Sender},
-    sync::{Notify, Semaphore, SemaphorePermit, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
 };
 
-use super::PROGRAMS_MAX;
+use super::places::PROGRAMS_MAX;
 use crate::{
     proto::{Errno, Reset, Spawn, SpawnStdio, Stdio, StreamId},
     session::{Meter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
@@ -28,7 +28,7 @@ const END_OF_INPUT: [u8; 2] = [4, 4];
 pub(in crate::lend) struct Programs {
     waiting: Mutex<HashMap<(u64, Stdio), Waiting>>,
     arrived: Notify,
-    places: Semaphore,
+    places: Arc<Semaphore>,
 }
 
 struct Waiting {
@@ -39,14 +39,14 @@ struct Waiting {
 
 impl Default for Programs {
     fn default() -> Self {
-        Self { waiting: Mutex::default(), arrived: Notify::new(), places: Semaphore::new(PROGRAMS_MAX) }
+        Self { waiting: Mutex::default(), arrived: Notify::new(), places: Arc::new(Semaphore::new(PROGRAMS_MAX)) }
     }
 }
 
 impl Programs {
     /// A place for one more program.
-    pub(super) fn place(&self) -> Option<SemaphorePermit<'_>> {
-        self.places.try_acquire().ok()
+    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
     }
 
     /// Gives streams back that came for this request and were not taken, when it is dropped.

@@ -5,13 +5,13 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::Path,
     process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::OnceLock,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{
-        DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getpid, set_child_subreaper,
+        DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, set_child_subreaper,
         set_dumpable_behavior, setrlimit, setsid, wait,
     },
 };
@@ -35,11 +35,17 @@ const HELD_BACK: [Signal; 9] = [
     Signal::CHILD,
 ];
 
-/// Whether this program, started again, would be a worker.
-static READY: AtomicBool = AtomicBool::new(false);
+/// Set where this program, started again, would be a worker: how many descriptors it might have open when it began.
+/// `None`: as many as it likes.
+static AT_START: OnceLock<Option<u64>> = OnceLock::new();
 
 pub(super) fn is_ready() -> bool {
-    READY.load(Ordering::Relaxed)
+    AT_START.get().is_some()
+}
+
+/// The soft limit of descriptors that this process began with, if it had one.
+pub(super) fn descriptors_at_start() -> Option<u64> {
+    AT_START.get().copied().flatten()
 }
 
 /// Serves as a worker if that is what this process was started as, and gives the exit status then.
@@ -60,7 +66,8 @@ pub(super) fn is_ready() -> bool {
 /// ```
 pub fn serve_as_worker() -> Option<ExitCode> {
     if std::env::args_os().next().as_deref().map(Path::new) != Some(Path::new(NAME)) {
-        READY.store(true, Ordering::Relaxed);
+        // What is called twice says the same.
+        let _ = AT_START.set(getrlimit(Resource::Nofile).current);
         return None;
     }
     Some(match serve() {
@@ -88,6 +95,9 @@ fn serve() -> io::Result<()> {
     set_child_subreaper(Some(getpid()))?;
     // A core or a debugger would show what borrowers gave their programs; the limit holds for those, too.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    if let Some(most) = std::env::args().nth(1).and_then(|most| most.parse().ok()) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..getrlimit(Resource::Nofile) })?;
+    }
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let mut supervisors = Vec::new();

@@ -42,9 +42,6 @@ pub(in crate::lend) struct Job {
     /// Whether it may gain privileges.
     #[n(7)]
     pub(in crate::lend) setuid: bool,
-    /// Whether it may outlive its handle.
-    #[n(8)]
-    pub(in crate::lend) detach: bool,
 }
 
 /// What became of a job.

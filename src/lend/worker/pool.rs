@@ -7,14 +7,11 @@ use std::{
         unix::process::CommandExt,
     },
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::UnixStream,
-};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use tokio::{io::Interest, net::UnixStream};
 
 use super::{
     child,
@@ -62,20 +59,53 @@ pub(in crate::lend) struct Running {
     pub(in crate::lend) pid: u32,
     /// The lender's ends of its streams, in their order; of a terminal the one for all.
     pub(in crate::lend) ends: Vec<OwnedFd>,
-    socket: UnixStream,
+    supervised: Supervised,
+}
+
+/// A supervisor with whatever is below it, begun or not. Dropped, it ends all of it, and the place that it takes goes back
+/// when nothing is left: of what was detached, when that ends by itself.
+struct Supervised {
+    socket: Arc<UnixStream>,
+    place: Option<Box<dyn Send + Sync>>,
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        // Its reading end stays: the supervisor closes the other when it exits.
+        let _ = shutdown(&*self.socket, Shutdown::Write);
+        let (socket, place) = (self.socket.clone(), self.place.take());
+        // Without a runtime the daemon is ending, and its places with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let mut unheard = [0; NOTE_BYTES];
+                while socket.readable().await.is_ok() {
+                    match socket.try_read(&mut unheard) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Ok(length) if length > 0 => {}
+                        _ => break,
+                    }
+                }
+                drop(place);
+            });
+        }
+    }
 }
 
 impl Worker {
-    /// Runs a program.
-    pub(in crate::lend) async fn run(&self, job: &Job) -> Result<Running, Failed> {
+    /// Runs a program, which takes a `place` until nothing of it is left.
+    ///
+    /// # Cancellation
+    /// What was begun is killed, wherever its start had come to.
+    pub(in crate::lend) async fn run(&self, job: &Job, place: impl Send + Sync + 'static) -> Result<Running, Failed> {
         if !child::is_ready() {
             return Err(Failed::NotOffered);
         }
-        let mut socket = self.supervisor().map_err(Failed::Worker)?;
-        socket.write_all(&message::encode_prefixed(job)).await.map_err(Failed::Worker)?;
-        let (outcome, ends) = hear(&mut socket).await.map_err(Failed::Worker)?;
+        let socket = Arc::new(self.supervisor().map_err(Failed::Worker)?);
+        let supervised = Supervised { socket, place: Some(Box::new(place)) };
+        write_all(&supervised.socket, &message::encode_prefixed(job)).await.map_err(Failed::Worker)?;
+        let (outcome, ends) = hear(&supervised.socket).await.map_err(Failed::Worker)?;
         match outcome.pid {
-            Some(pid) => Ok(Running { pid, ends, socket }),
+            Some(pid) => Ok(Running { pid, ends, supervised }),
             None => {
                 let steps = [Step::Session, Step::User, Step::Privileges, Step::Folder];
                 let step = steps.into_iter().find(|step| *step as u8 == outcome.step).unwrap_or(Step::Program);
@@ -110,7 +140,9 @@ impl Process {
         // Whole messages, and an end that is seen.
         let (channel, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(child::NAME).env_clear().current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        // Programs get what the daemon was started with, and not what it has taken for its sockets since.
+        command.arg0(child::NAME).args(child::descriptors_at_start().map(|most| most.to_string()));
+        command.env_clear().current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null());
         Ok(Self { child: command.spawn()?, channel })
     }
 }
@@ -137,24 +169,20 @@ impl Running {
     /// Ends it and what descends from it at once.
     pub(in crate::lend) fn kill(&self) {
         // A supervisor that hangs, so that the socket is full, is told by its end that comes next.
-        let _ = self.socket.try_write(&Order::Kill.encode());
+        let _ = self.supervised.socket.try_write(&Order::Kill.encode());
     }
 
     async fn order(&self, order: Order) {
         // A supervisor that is gone has ended everything.
-        while self.socket.writable().await.is_ok() {
-            match self.socket.try_write(&order.encode()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return,
-            }
-        }
+        let _ = write_all(&self.supervised.socket, &order.encode()).await;
     }
 
     /// Waits for the program's end. Cancelling loses nothing: a report comes whole.
     pub(in crate::lend) async fn ended(&self) -> FromProgram {
         let mut note = [0; NOTE_BYTES];
-        while self.socket.readable().await.is_ok() {
-            match self.socket.try_read(&mut note) {
+        let socket = &self.supervised.socket;
+        while socket.readable().await.is_ok() {
+            match socket.try_read(&mut note) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Ok(NOTE_BYTES) => {}
                 _ => break,
@@ -193,21 +221,38 @@ fn what(step: Step) -> &'static str {
     }
 }
 
+async fn write_all(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        socket.writable().await?;
+        match socket.try_write(bytes) {
+            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// The answer to a job, and the descriptors that come with its first byte.
-async fn hear(socket: &mut UnixStream) -> io::Result<(Outcome, Vec<OwnedFd>)> {
+async fn hear(socket: &UnixStream) -> io::Result<(Outcome, Vec<OwnedFd>)> {
     let mut ends = Vec::with_capacity(DESCRIPTORS_MAX);
     let mut length = [0; message::LENGTH_BYTES];
+    fill(socket, &mut length, &mut ends).await?;
+    let length = usize::try_from(u32::from_be_bytes(length)).ok().filter(|length| *length <= OUTCOME_BYTES_MAX);
+    let mut body = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
+    fill(socket, &mut body, &mut ends).await?;
+    let outcome =
+        message::decode("outcome", &body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((outcome, ends))
+}
+
+async fn fill(socket: &UnixStream, bytes: &mut [u8], ends: &mut Vec<OwnedFd>) -> io::Result<()> {
     let mut filled = 0;
-    while let Some(rest) = length.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        filled += match socket.async_io(Interest::READABLE, || receive(&*socket, rest, &mut ends)).await? {
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        filled += match socket.async_io(Interest::READABLE, || receive(socket, rest, ends)).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => more,
         };
     }
-    let length = usize::try_from(u32::from_be_bytes(length)).ok().filter(|length| *length <= OUTCOME_BYTES_MAX);
-    let mut body = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
-    socket.read_exact(&mut body).await?;
-    let outcome =
-        message::decode("outcome", &body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    Ok((outcome, ends))
+    Ok(())
 }

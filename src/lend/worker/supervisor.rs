@@ -1,10 +1,13 @@
 //! One program and everything that descends from it, from its job to the last of them.
 //!
 //! ```text
-//!   Job ──▶ Started ──▶ runs ──▶ it ended ──▶ nothing left: exit
-//!                         └── socket closed ──▶ HUP, CONT … 5 s … KILL, until nothing is left
-//!                         └── Kill ───────────▶ KILL, until nothing is left
+//!   Job ──▶ starts ──▶ Started ──▶ runs ──▶ it ended ──▶ nothing left: exit
+//!              │                     ├── socket closed ──▶ HUP, CONT … 5 s … KILL, until nothing is left
+//!              │                     ├── Kill ───────────▶ KILL, until nothing is left
+//!              │                     └── Detach ─────────▶ the socket may close, and it goes on
+//!              └── socket closed ──▶ KILL, until nothing is left: nobody knows of it
 //! ```
+//! The socket stays open here until the exit, whoever closed the other end, so that the daemon sees when nothing is left.
 
 use std::{
     ffi::OsStr,
@@ -31,7 +34,7 @@ use super::{
 };
 use crate::{
     proto::message,
-    sys::{self, Launch, Step},
+    sys::{self, Launch, Launched, Step},
 };
 
 /// From HUP to KILL.
@@ -50,22 +53,24 @@ pub(super) fn run(socket: OwnedFd, signals: &OwnedFd) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         Err(error) => return Err(error),
     };
-    let program = match start(&job) {
-        Ok((pid, kept)) => {
-            let kept: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
-            say(&socket, &Outcome::started(pid.as_raw_nonzero().get().unsigned_abs()), &kept)?;
-            pid
-        }
-        Err((step, error)) => return say(&socket, &Outcome::failed(step, &error), &[]),
-    };
-    drop(job.arguments);
-    Supervisor { socket: Some(socket), program: Some(program), detached: job.detach, heard: Vec::new(), ending: None }
-        .serve(signals)
+    match start(job) {
+        Ok(starting) => Supervisor::of(socket, starting).serve(signals),
+        Err((step, error)) => say(&socket, &Outcome::failed(step, &error), &[]),
+    }
+}
+
+/// A program that is not one yet.
+struct Starting {
+    launched: Launched,
+    /// The lender's ends of its streams.
+    kept: Vec<OwnedFd>,
 }
 
 struct Supervisor {
-    /// `None` once the daemon has closed it.
-    socket: Option<OwnedFd>,
+    socket: OwnedFd,
+    /// Nobody gives orders any more.
+    closed: bool,
+    starting: Option<Starting>,
     /// `None` once it has ended.
     program: Option<Pid>,
     detached: bool,
@@ -76,18 +81,31 @@ struct Supervisor {
 }
 
 impl Supervisor {
+    fn of(socket: OwnedFd, starting: Starting) -> Self {
+        let program = Some(starting.launched.pid);
+        let starting = Some(starting);
+        Self { socket, closed: false, starting, program, detached: false, heard: Vec::new(), ending: None }
+    }
+
     fn serve(mut self, signals: &OwnedFd) -> io::Result<()> {
         loop {
-            let (mut heard, mut changed) = (false, false);
+            let (mut changed, mut told, mut heard) = (false, false, false);
             {
                 let mut ready = vec![PollFd::new(signals, PollFlags::IN)];
-                ready.extend(self.socket.as_ref().map(|socket| PollFd::new(socket, PollFlags::IN)));
+                ready.extend(self.starting.as_ref().map(|starting| PollFd::new(&starting.launched, PollFlags::IN)));
+                // Closed, it would be ready for ever.
+                ready.extend((!self.closed).then(|| PollFd::new(&self.socket, PollFlags::IN)));
                 match poll(&mut ready, self.patience().as_ref()) {
                     Err(rustix::io::Errno::INTR) => continue,
                     other => other?,
                 };
-                changed |= ready.first().is_some_and(|fd| !fd.revents().is_empty());
-                heard |= ready.get(1).is_some_and(|fd| !fd.revents().is_empty());
+                let mut ready = ready.iter().map(|fd| !fd.revents().is_empty());
+                changed |= ready.next().unwrap_or(false);
+                told |= self.starting.is_some() && ready.next().unwrap_or(false);
+                heard |= ready.next().unwrap_or(false);
+            }
+            if told {
+                self.tell_start();
             }
             if heard {
                 self.hear()?;
@@ -95,12 +113,35 @@ impl Supervisor {
             if changed {
                 drain(signals);
             }
-            if self.reap() {
+            // Before it was said that it runs it cannot be said how it ended.
+            if self.starting.is_none() && self.reap() {
                 return Ok(());
             }
             if self.ending.is_some_and(|end| end <= Instant::now()) {
                 signal_all(getpid(), &[], Signal::KILL);
             }
+        }
+    }
+
+    /// Says that the program runs, or why it does not.
+    fn tell_start(&mut self) {
+        let Some(Starting { launched, kept }) = self.starting.take() else { return };
+        let said = match launched.outcome() {
+            None => {
+                self.starting = Some(Starting { launched, kept });
+                return;
+            }
+            Some(Ok(())) => {
+                let kept: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
+                say(&self.socket, &Outcome::started(launched.pid.as_raw_nonzero().get().unsigned_abs()), &kept)
+            }
+            Some(Err((step, error))) => {
+                self.program = None;
+                say(&self.socket, &Outcome::failed(step, &error), &[])
+            }
+        };
+        if said.is_err() {
+            self.close(Duration::ZERO);
         }
     }
 
@@ -121,10 +162,8 @@ impl Supervisor {
                         Some(number) => Report::Signalled(byte(number)),
                         None => Report::Exited(status.exit_status().map_or(u8::MAX, byte)),
                     };
-                    if let Some(socket) = &self.socket {
-                        // Two bytes have room; a daemon that is gone needs no report.
-                        let _ = send(socket, &report.encode(), &[]);
-                    }
+                    // Two bytes have room; a daemon that is gone needs no report.
+                    let _ = send(&self.socket, &report.encode(), &[]);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return false,
@@ -136,16 +175,13 @@ impl Supervisor {
 
     /// Hears orders, or that nobody gives any more.
     fn hear(&mut self) -> io::Result<()> {
-        let Some(socket) = &self.socket else { return Ok(()) };
         let mut bytes = [0; 64];
-        let length = match rustix::io::read(socket, &mut bytes) {
+        let length = match rustix::io::read(&self.socket, &mut bytes) {
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
             // A daemon that was killed may reset it.
             Err(_) | Ok(0) => {
-                self.socket = None;
-                if !self.detached {
-                    self.end(HANGUP_MAX);
-                }
+                // Of a program that has not begun nobody knows, and it cannot hear a hang-up yet.
+                self.close(if self.starting.is_some() { Duration::ZERO } else { HANGUP_MAX });
                 return Ok(());
             }
             Ok(length) => length,
@@ -171,6 +207,14 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Nobody holds it any more.
+    fn close(&mut self, grace: Duration) {
+        self.closed = true;
+        if !self.detached {
+            self.end(grace);
+        }
+    }
+
     /// Begins the end; KILL comes after `grace`.
     fn end(&mut self, grace: Duration) {
         let kill_at = Instant::now() + grace;
@@ -183,8 +227,8 @@ impl Supervisor {
     }
 }
 
-/// Starts the program; gives its number and the lender's ends of its streams.
-fn start(job: &Job) -> Result<(Pid, Vec<OwnedFd>), (Step, io::Error)> {
+/// Starts the program, and does not wait for it: what it needs may lie on a file system that hangs.
+fn start(job: Job) -> Result<Starting, (Step, io::Error)> {
     let mut command = Command::new(OsStr::from_bytes(&job.file));
     let mut arguments = job.arguments.iter().map(|word| OsStr::from_bytes(word));
     command.arg0(arguments.next().unwrap_or_default()).args(arguments).env_clear();
@@ -205,8 +249,8 @@ fn start(job: &Job) -> Result<(Pid, Vec<OwnedFd>), (Step, io::Error)> {
         setuid: job.setuid,
         folders: job.folders.iter().map(|folder| OsStr::from_bytes(folder).into()).collect(),
     };
-    let child = sys::launch(&mut command, launch)?;
-    Ok((Pid::from_child(&child), kept))
+    let launched = sys::launch(command, launch).map_err(|error| (Step::Program, error))?;
+    Ok(Starting { launched, kept })
 }
 
 /// Gives the program pipes where it is to have some, and nothing otherwise.
