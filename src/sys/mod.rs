@@ -7,6 +7,8 @@ mod borrowed_network;
 #[cfg(feature = "lend")]
 mod datagram_errors;
 #[cfg(any(feature = "run", feature = "lend"))]
+mod descendants;
+#[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
 #[cfg(feature = "lend")]
 mod listen_fd;
@@ -42,6 +44,8 @@ mod transparent;
 pub use borrowed_network::enter_borrowed_network;
 #[cfg(feature = "lend")]
 pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
+#[cfg(any(feature = "run", feature = "lend"))]
+pub use descendants::signal_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use fork::{Forked, fork};
 #[cfg(feature = "lend")]

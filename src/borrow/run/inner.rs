@@ -17,7 +17,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid},
+    process::{Pid, Signal, WaitOptions, getpid, kill_process, wait, waitpid},
 };
 
 use super::{
@@ -25,7 +25,6 @@ use super::{
     control::{self, FromInner, Step, ToInner},
     doors::Doors,
     filter,
-    leftovers::signal_descendants,
     mask::Mask,
     names::own_resolvers,
     network::{self, Network},
@@ -87,8 +86,7 @@ fn live(control: &OwnedFd, plan: &Plan) -> Result<(), Failed> {
     Mask::of(&machine, &plan.local_unix).put_on().map_err(|error| (Step::Mask, error.into_source()))?;
     sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| (Step::Fork, error.into()))?;
+    rustix::process::set_child_subreaper(Some(getpid())).map_err(|error| (Step::Fork, error.into()))?;
     let program = start(plan, &machine, is_root)?;
     control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
     let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
@@ -97,7 +95,7 @@ fn live(control: &OwnedFd, plan: &Plan) -> Result<(), Failed> {
 
 /// Starts the program, and waits until it is one.
 fn start(plan: &Plan, machine: &Machine, is_root: bool) -> Result<Pid, Failed> {
-    let inner = rustix::process::getpid();
+    let inner = getpid();
     let (failure_rx, failure_tx) = io::pipe().map_err(|error| (Step::Fork, error))?;
     match sys::fork().map_err(|error| (Step::Fork, error))? {
         Forked::Child => {
@@ -180,7 +178,7 @@ impl Charge<'_> {
                 Err(error) => return Err(error),
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
-                signal_descendants(Signal::KILL);
+                signal_left_behind(Signal::KILL);
                 self.kill_at = Some(Instant::now() + KILL_AGAIN);
             }
         }
@@ -205,7 +203,10 @@ impl Charge<'_> {
         loop {
             let (pid, status) = match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
                 Ok(Some(changed)) => changed,
-                Ok(None) => return Ok(true),
+                Ok(None) => {
+                    self.hang_up();
+                    return Ok(true);
+                }
                 Err(rustix::io::Errno::CHILD) => return Ok(false),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -220,21 +221,31 @@ impl Charge<'_> {
             self.has_ended = true;
             let code = status.exit_status().or_else(|| status.terminating_signal().map(|number| SIGNALLED + number));
             let _ = control::send(self.control, &FromInner::Ended(code.unwrap_or(SIGNALLED) as u8), &[]);
-            if !self.wait_all {
-                signal_descendants(Signal::HUP);
-                signal_descendants(Signal::CONT);
-                self.kill_at.get_or_insert(Instant::now() + HANG_UP_MAX);
-            }
+        }
+    }
+
+    /// Tells what the program left behind that it is to end, once.
+    fn hang_up(&mut self) {
+        if self.has_ended && !self.wait_all && self.kill_at.is_none() {
+            signal_left_behind(Signal::HUP);
+            // Who was stopped hears it only when it goes on.
+            signal_left_behind(Signal::CONT);
+            self.kill_at = Some(Instant::now() + HANG_UP_MAX);
         }
     }
 
     fn signal(&self, number: i32) {
         let Some(signal) = Signal::from_named_raw(number) else { return };
         if self.has_ended {
-            signal_descendants(signal);
+            signal_left_behind(signal);
         } else {
             // It was not waited for yet, so that the number is still its own.
             let _ = kill_process(self.program, signal);
         }
     }
+}
+
+/// A signal for everything that came of the program: all of it descends from this process, to which orphans fall.
+fn signal_left_behind(signal: Signal) {
+    sys::signal_descendants(getpid(), &[], signal);
 }

@@ -36,7 +36,6 @@ mod filter;
 mod flows;
 mod hold;
 mod inner;
-mod leftovers;
 mod listeners;
 mod local;
 mod mask;

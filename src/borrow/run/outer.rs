@@ -22,7 +22,6 @@ use super::{
     doors::{Doors, PerFamily},
     flows::Flows,
     hold::Hold,
-    leftovers::signal_descendants,
     local::Local,
     names::Names,
     questions,
@@ -100,7 +99,7 @@ async fn attend(
                 Some((FromInner::Ready | FromInner::Started, _)) => {}
                 None => {
                     // The program died with inner; what it started came to us.
-                    signal_descendants(Signal::KILL);
+                    sys::signal_descendants(getpid(), &[], Signal::KILL);
                     return Err(RunError::Lost);
                 }
             },

@@ -16,8 +16,8 @@ use rustix::{
     },
 };
 
-use super::{descendants::signal_all, passing::receive, supervisor};
-use crate::sys::{Forked, block_signals, close_inherited, fork, signal_fd};
+use super::{passing::receive, supervisor};
+use crate::sys::{Forked, block_signals, close_inherited, fork, signal_descendants, signal_fd};
 
 /// What a worker is called; nothing else starts one.
 pub(super) const NAME: &str = "capuchin-worker";
@@ -138,7 +138,7 @@ fn reap(signals: &OwnedFd, supervisors: &mut Vec<Pid>) {
         supervisors.retain(|known| *known != pid);
     }
     // Each that ends raises the signal again, until none is left.
-    signal_all(getpid(), supervisors, Signal::KILL);
+    signal_descendants(getpid(), supervisors, Signal::KILL);
 }
 
 /// Forgets which signals came: whoever is told looks at everything.

@@ -20,7 +20,6 @@
 //! user. In the daemon of a user both are that user, and so are its programs: they could as well end the daemon.
 
 mod child;
-mod descendants;
 mod job;
 mod passing;
 mod pool;

@@ -27,7 +27,6 @@ use rustix::{
 
 use super::{
     child::drain,
-    descendants::signal_all,
     job::{JOB_BYTES_MAX, Job, NOTE_BYTES, Order, Outcome, Report},
     passing::send,
     terminal,
@@ -118,7 +117,7 @@ impl Supervisor {
                 return Ok(());
             }
             if self.ending.is_some_and(|end| end <= Instant::now()) {
-                signal_all(getpid(), &[], Signal::KILL);
+                sys::signal_descendants(getpid(), &[], Signal::KILL);
             }
         }
     }
@@ -219,9 +218,9 @@ impl Supervisor {
     fn end(&mut self, grace: Duration) {
         let kill_at = Instant::now() + grace;
         if grace > Duration::ZERO && self.ending.is_none() {
-            signal_all(getpid(), &[], Signal::HUP);
+            sys::signal_descendants(getpid(), &[], Signal::HUP);
             // Who was stopped hears it only when it goes on.
-            signal_all(getpid(), &[], Signal::CONT);
+            sys::signal_descendants(getpid(), &[], Signal::CONT);
         }
         self.ending = Some(self.ending.map_or(kill_at, |earlier| earlier.min(kill_at)));
     }

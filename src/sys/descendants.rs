@@ -1,11 +1,11 @@
-//! Everything below a process: who it is, and a signal for all of it.
+//! A signal for everything below a process.
 
 use std::{collections::HashMap, fs};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Sends a signal to every process below `root` that has not ended, except those in `spared`, and what is below them.
-pub(super) fn signal_all(root: Pid, spared: &[Pid], signal: Signal) {
+pub fn signal_descendants(root: Pid, spared: &[Pid], signal: Signal) {
     let parents = parents();
     for (pid, parent) in below(root, spared, &parents) {
         // The number may be another process by now: the descriptor holds on to one, and its parent says whose it is. An
