@@ -9,8 +9,6 @@ use std::{
     task::{Context, Poll},
 };
 
-#[cfg(feature = "cli")]
-use bytes::Bytes;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
@@ -249,31 +247,30 @@ pub struct ChildStdout(Stream);
 /// What a program says beside its output. Dropping it gives the program SIGPIPE at its next write there.
 pub struct ChildStderr(Stream);
 
+/// One of a program's streams, for who passes its bytes on.
 #[cfg(feature = "cli")]
-impl ChildStdin {
-    /// Writes all of `bytes`, without copying them.
-    pub(crate) async fn write_all_bytes(&self, bytes: Bytes) -> io::Result<()> {
-        self.0.write_all_bytes(bytes).await
+pub(crate) trait ProgramStream: Send + 'static {
+    fn stream(&self) -> &Stream;
+}
+
+#[cfg(feature = "cli")]
+impl ProgramStream for ChildStdin {
+    fn stream(&self) -> &Stream {
+        &self.0
     }
 }
 
 #[cfg(feature = "cli")]
-/// Reads as it comes, for who passes it on: at least one byte, `false` at the end.
-pub(crate) trait ReadBatch {
-    async fn read_batch(&self, batch: &mut Batch, most: usize) -> io::Result<bool>;
-}
-
-#[cfg(feature = "cli")]
-impl ReadBatch for ChildStdout {
-    async fn read_batch(&self, batch: &mut Batch, most: usize) -> io::Result<bool> {
-        self.0.read_batch(batch, most).await
+impl ProgramStream for ChildStdout {
+    fn stream(&self) -> &Stream {
+        &self.0
     }
 }
 
 #[cfg(feature = "cli")]
-impl ReadBatch for ChildStderr {
-    async fn read_batch(&self, batch: &mut Batch, most: usize) -> io::Result<bool> {
-        self.0.read_batch(batch, most).await
+impl ProgramStream for ChildStderr {
+    fn stream(&self) -> &Stream {
+        &self.0
     }
 }
 

@@ -307,7 +307,7 @@ impl Borrower {
     }
 
     /// The session of now: another one after a reconnection.
-    pub(super) fn session(&self) -> Session {
+    pub(crate) fn session(&self) -> Session {
         self.shared.session()
     }
 

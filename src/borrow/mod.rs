@@ -53,7 +53,7 @@ mod udp;
 mod unix;
 
 #[cfg(feature = "cli")]
-pub(crate) use child::ReadBatch;
+pub(crate) use child::ProgramStream;
 pub use child::{Child, ChildControl, ChildStderr, ChildStdin, ChildStdout};
 pub use command::{Command, Stdio};
 pub use connect::Borrower;

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Session, Stream, rounds::Roster};
+use super::{Session, rounds::Roster};
 
 /// A member panicked; the others, and the session, go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -55,14 +55,6 @@ impl<T: Send + 'static> Crew<T> {
     /// Outside of a tokio runtime.
     pub fn spawn(&mut self, session: &Session, future: impl Future<Output = T> + Send + 'static) {
         self.enrol(session.roster(), future);
-    }
-
-    /// As [`Self::spawn`], in the task of the session that `stream` is of.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn spawn_beside(&mut self, stream: &Stream, future: impl Future<Output = T> + Send + 'static) {
-        self.enrol(stream.roster(), future);
     }
 
     fn enrol(&mut self, roster: &Roster, future: impl Future<Output = T> + Send + 'static) {

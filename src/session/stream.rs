@@ -16,7 +16,7 @@ use tokio::{
     task::coop,
 };
 
-use super::{Shared, State, rounds::Roster};
+use super::{Shared, State};
 use crate::proto::{
     Errno, ProtocolError, Reset, StreamId, message,
     mux::{self, Batch},
@@ -37,11 +37,6 @@ pub struct Stream {
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
         Self { shared, id }
-    }
-
-    /// Where those sign who run in the task of its session.
-    pub(super) fn roster(&self) -> &Roster {
-        &self.shared.roster
     }
 
     /// Its number on the wire.

@@ -1,27 +1,34 @@
 //! While a program runs there: keys and bytes in, bytes out, signals and sizes across, and its exit status at the end.
 
-use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, task::Poll};
+use std::{
+    io,
+    os::{fd::BorrowedFd, unix::process::ExitStatusExt},
+    process::ExitStatus,
+    task::Poll,
+};
 
-use bytes::Bytes;
 use rustix::{
     process::{Signal, kill_current_process_group},
     stdio::{stderr, stdout},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
+    task::JoinSet,
 };
 
 use super::{
     escape_keys::{EscapeKeys, HELP, Typed},
     failed,
     local_terminal::{self, LocalTerminal},
-    streams,
+    streams::{Input, Output, write_out},
 };
 use crate::{
     BorrowError, Borrower, Child, ChildControl, ChildStdin, Command, Stdio,
+    borrow::ProgramStream,
     cli::report::{Failure, escape, warn},
     proto::ErrorKind,
+    session::{Crew, Session},
 };
 
 /// What a shell adds to a signal's number for the exit status of a program that it ended.
@@ -77,41 +84,44 @@ async fn converse(
     escape: Option<u8>,
 ) -> Result<ExitStatus, End> {
     let control = child.control();
-    let input = feed(borrower, child.stdin.take(), terminal, escape, &control);
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let output = async {
-        let out = async {
-            match &out {
-                Some(out) => streams::write_out(out, stdout()).await,
-                None => Ok(()),
-            }
-        };
-        let err = async {
-            match &err {
-                Some(err) => streams::write_out(err, stderr()).await,
-                None => Ok(()),
-            }
-        };
-        tokio::try_join!(out, err).map(drop)
-    };
-    tokio::pin!(input, output);
-    let (mut feeding, mut speaking, mut status) = (true, true, None);
+    let session = borrower.session();
+    let (suspend_tx, mut suspend_rx) = mpsc::channel::<oneshot::Sender<()>>(1);
+    let mut copies = Copies::default();
+    if let Some(stdin) = child.stdin.take() {
+        let keys = terminal.map(|_| Keys { typed: EscapeKeys::new(escape), suspend_tx, held: held(borrower) });
+        copies.feed(&session, stdin, keys);
+    }
+    let mut speaking = 0;
+    if let Some(out) = child.stdout.take() {
+        copies.write_out(&session, out, stdout());
+        speaking += 1;
+    }
+    if let Some(err) = child.stderr.take() {
+        copies.write_out(&session, err, stderr());
+        speaking += 1;
+    }
+    let mut status = None;
     let mut passed_on = Vec::new();
     loop {
-        if let (Some(status), false) = (status, speaking) {
+        if let (Some(status), 0) = (status, speaking) {
             return Ok(status);
         }
         tokio::select! {
             ended = child.ended(), if status.is_none() => status = Some(ended.map_err(End::Lost)?),
-            written = &mut output, if speaking => {
-                written.map_err(End::Stdout)?;
-                speaking = false;
-            }
-            asked = &mut input, if feeding => {
-                feeding = false;
-                if asked {
-                    return Err(End::Asked);
+            Some(copied) = copies.next() => match copied {
+                Copied::Input => {}
+                Copied::Asked => return Err(End::Asked),
+                Copied::Output(written) => {
+                    written.map_err(End::Stdout)?;
+                    speaking -= 1;
                 }
+            },
+            // Here, on the first thread: it stops before it goes on, and another might not.
+            Some(done_tx) = suspend_rx.recv() => {
+                if let Some(terminal) = terminal {
+                    suspend(terminal, &control).await;
+                }
+                let _ = done_tx.send(());
             }
             event = signals.event() => match event {
                 Event::Resized => {
@@ -132,39 +142,91 @@ async fn converse(
     }
 }
 
+/// What copies between our streams and the program's: in the task of the session, where it cannot block.
+#[derive(Default)]
+struct Copies {
+    beside: Crew<Copied>,
+    apart: JoinSet<Copied>,
+}
+
+/// Which copy is over.
+enum Copied {
+    /// The program's input.
+    Input,
+    /// The keys say that this is the end.
+    Asked,
+    Output(io::Result<()>),
+}
+
+impl Copies {
+    /// Feeds the program what our stdin gives.
+    fn feed(&mut self, session: &Session, stdin: ChildStdin, keys: Option<Keys>) {
+        let input = Input::open();
+        self.spawn(session, input.may_block(), async move {
+            if feed(stdin, input, keys).await { Copied::Asked } else { Copied::Input }
+        });
+    }
+
+    /// Writes what the program says.
+    fn write_out(&mut self, session: &Session, from: impl ProgramStream, to: BorrowedFd<'static>) {
+        let output = Output::open(to);
+        self.spawn(session, output.may_block(), async move { Copied::Output(write_out(from, output).await) });
+    }
+
+    fn spawn(&mut self, session: &Session, may_block: bool, copy: impl Future<Output = Copied> + Send + 'static) {
+        if may_block {
+            self.apart.spawn(copy);
+        } else {
+            self.beside.spawn(session, copy);
+        }
+    }
+
+    /// The next that is over; `None` when all are.
+    async fn next(&mut self) -> Option<Copied> {
+        let broken = |why: String| Copied::Output(Err(io::Error::other(why)));
+        tokio::select! {
+            Some(copied) = self.beside.join_next() => Some(copied.unwrap_or_else(|panicked| broken(panicked.to_string()))),
+            Some(copied) = self.apart.join_next() => Some(copied.unwrap_or_else(|failed| broken(failed.to_string()))),
+            else => None,
+        }
+    }
+}
+
+/// What the keys of a terminal may do besides being typed.
+struct Keys {
+    typed: EscapeKeys,
+    /// Asks to be suspended, and to be told when that is over.
+    suspend_tx: mpsc::Sender<oneshot::Sender<()>>,
+    /// What `~#` tells.
+    held: String,
+}
+
 /// Feeds the program what stdin gives; `true` if the keys say that this is the end.
-async fn feed(
-    borrower: &Borrower,
-    stdin: Option<ChildStdin>,
-    terminal: Option<&LocalTerminal>,
-    escape: Option<u8>,
-    control: &ChildControl,
-) -> bool {
-    let Some(stdin) = stdin else { return false };
-    let mut bytes_rx: mpsc::Receiver<Bytes> = streams::read_stdin();
-    let mut keys = terminal.map(|_| EscapeKeys::new(escape));
-    while let Some(bytes) = bytes_rx.recv().await {
-        let typed = match &mut keys {
-            None => {
-                // It reads no more; what it says still comes.
-                if stdin.write_all_bytes(bytes).await.is_err() {
-                    return false;
-                }
-                continue;
+async fn feed(stdin: ChildStdin, mut input: Input, mut keys: Option<Keys>) -> bool {
+    while let Some(bytes) = input.read().await {
+        let Some(keys) = &mut keys else {
+            // It reads no more; what it says still comes.
+            if stdin.stream().write_all_bytes(bytes).await.is_err() {
+                return false;
             }
-            Some(keys) => keys.take(&bytes),
+            continue;
         };
-        for typed in typed {
+        for typed in keys.typed.take(&bytes) {
             match typed {
                 Typed::Bytes(bytes) => {
-                    if stdin.write_all_bytes(bytes.into()).await.is_err() {
+                    if stdin.stream().write_all_bytes(bytes.into()).await.is_err() {
                         return false;
                     }
                 }
                 Typed::End => return true,
                 Typed::Help => tell(HELP),
-                Typed::List => tell(&held(borrower)),
-                Typed::Suspend => suspend(terminal, control).await,
+                Typed::List => tell(&keys.held),
+                Typed::Suspend => {
+                    let (done_tx, done_rx) = oneshot::channel();
+                    if keys.suspend_tx.send(done_tx).await.is_ok() {
+                        let _ = done_rx.await;
+                    }
+                }
             }
         }
     }
@@ -172,8 +234,7 @@ async fn feed(
 }
 
 /// Stops this process until it is told to go on, with the terminal as it was.
-async fn suspend(terminal: Option<&LocalTerminal>, control: &ChildControl) {
-    let Some(terminal) = terminal else { return };
+async fn suspend(terminal: &LocalTerminal, control: &ChildControl) {
     terminal.restore();
     // The whole job, as Ctrl-Z would; who started us waits for all of it.
     let _ = kill_current_process_group(Signal::TSTP);

@@ -1,28 +1,128 @@
 //! Between our own stdin, stdout and stderr and a program's.
 //!
-//! They belong to others, too: to make them non-blocking would do so for the shell that started us. So reads block in a
-//! thread of their own, and writes where they are done.
+//! They belong to others, too: to make them non-blocking would do so for the shell that started us. So a pipe or a
+//! terminal is opened once more, and its bytes move in the task of the session: a key that crossed threads would be late.
+//! What cannot be opened again, as a socket, and files, whose position is shared, may block a thread.
 
 use std::{
     io::{self, IoSlice},
-    os::fd::BorrowedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use bytes::{Buf, Bytes};
-use rustix::event::{PollFd, PollFlags, poll};
-use tokio::sync::mpsc;
+use bytes::{Buf, Bytes, BytesMut};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{FileType, Mode, OFlags, fstat, open},
+    termios::isatty,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::unix::pipe::{Receiver, Sender},
+    sync::mpsc,
+};
 
-use crate::{borrow::ReadBatch, proto::mux::Batch};
+use crate::{borrow::ProgramStream, proto::mux::Batch};
 
 /// Read and written at once, in bytes: what a batch of frames carries.
 const BYTES: usize = 128 * 1024;
+/// What is shorter is copied, in bytes, so that little does not hold a whole block.
+const COPIED_BYTES: usize = BYTES / 4;
 /// Pieces of one write.
 const SLICES: usize = 64;
 /// What was read and waits to be sent: one on its way and one behind it.
 const READ_AHEAD: usize = 2;
 
-/// What stdin gives, from a thread that reads it; the end is the end of the channel.
-pub fn read_stdin() -> mpsc::Receiver<Bytes> {
+/// Our stdin.
+pub enum Input {
+    Reopened(Receiver, BytesMut),
+    /// From a thread that reads it; the end is the end of the channel.
+    Blocking(mpsc::Receiver<Bytes>),
+}
+
+impl Input {
+    pub fn open() -> Self {
+        match reopen(rustix::stdio::stdin(), OFlags::RDONLY).map(Receiver::from_owned_fd_unchecked) {
+            Some(Ok(receiver)) => Self::Reopened(receiver, BytesMut::new()),
+            _ => Self::Blocking(read_stdin()),
+        }
+    }
+
+    pub fn may_block(&self) -> bool {
+        matches!(self, Self::Blocking(_))
+    }
+
+    /// The next bytes, as they come. A terminal that was hung up, or a stdin that is none, has no more to say.
+    pub async fn read(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Blocking(bytes_rx) => bytes_rx.recv().await,
+            Self::Reopened(receiver, buffer) => loop {
+                receiver.readable().await.ok()?;
+                buffer.reserve(BYTES);
+                match receiver.try_read_buf(buffer) {
+                    Ok(0) => return None,
+                    Ok(length) if length < COPIED_BYTES => {
+                        let bytes = Bytes::copy_from_slice(buffer);
+                        buffer.clear();
+                        return Some(bytes);
+                    }
+                    Ok(_) => return Some(buffer.split().freeze()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return None,
+                }
+            },
+        }
+    }
+}
+
+/// Our stdout or stderr.
+pub enum Output {
+    Reopened(Sender),
+    Blocking(BorrowedFd<'static>),
+}
+
+impl Output {
+    pub fn open(fd: BorrowedFd<'static>) -> Self {
+        match reopen(fd, OFlags::WRONLY).map(Sender::from_owned_fd_unchecked) {
+            Some(Ok(sender)) => Self::Reopened(sender),
+            _ => Self::Blocking(fd),
+        }
+    }
+
+    pub fn may_block(&self) -> bool {
+        matches!(self, Self::Blocking(_))
+    }
+
+    async fn write_all(&mut self, batch: &mut Batch) -> io::Result<()> {
+        match self {
+            Self::Reopened(sender) => sender.write_all_buf(batch).await,
+            Self::Blocking(fd) => tokio::task::block_in_place(|| write_all(batch, *fd)),
+        }
+    }
+}
+
+/// Writes what a program says to one of our streams until its end.
+///
+/// # Errors
+/// Ours cannot be written to. A stream of the program that breaks off is its end; why is said elsewhere.
+pub async fn write_out(from: impl ProgramStream, mut to: Output) -> io::Result<()> {
+    let mut batch = Batch::default();
+    while let Ok(true) = from.stream().read_batch(&mut batch, BYTES).await {
+        to.write_all(&mut batch).await?;
+    }
+    Ok(())
+}
+
+/// A pipe or a terminal in an open file description of our own (open(2)), which does not block. `None`: it is neither, or
+/// it is another user's.
+fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> Option<OwnedFd> {
+    let is_pipe = FileType::from_raw_mode(fstat(fd).ok()?.st_mode) == FileType::Fifo;
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    (is_pipe || isatty(fd)).then(|| open(path, flags, Mode::empty()).ok())?
+}
+
+/// What stdin gives, from a thread that reads it.
+fn read_stdin() -> mpsc::Receiver<Bytes> {
     let (bytes_tx, bytes_rx) = mpsc::channel(READ_AHEAD);
     // It ends with the process: nothing can wake a read of a terminal.
     std::thread::spawn(move || {
@@ -32,7 +132,7 @@ pub fn read_stdin() -> mpsc::Receiver<Bytes> {
             match rustix::io::read(rustix::stdio::stdin(), buffer.as_mut_slice()) {
                 Ok(0) => return,
                 Ok(length) => {
-                    let bytes = if length < BYTES / 4 {
+                    let bytes = if length < COPIED_BYTES {
                         Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default())
                     } else {
                         let mut filled = std::mem::take(&mut buffer);
@@ -45,24 +145,11 @@ pub fn read_stdin() -> mpsc::Receiver<Bytes> {
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => wait_for(rustix::stdio::stdin(), PollFlags::IN),
-                // A terminal that was hung up, or a stdin that is none, has no more to say.
                 Err(_) => return,
             }
         }
     });
     bytes_rx
-}
-
-/// Writes what a program says to one of our streams until its end.
-///
-/// # Errors
-/// Ours cannot be written to. A stream of the program that breaks off is its end; why is said elsewhere.
-pub async fn write_out(from: &impl ReadBatch, to: BorrowedFd<'static>) -> io::Result<()> {
-    let mut batch = Batch::default();
-    while let Ok(true) = from.read_batch(&mut batch, BYTES).await {
-        tokio::task::block_in_place(|| write_all(&mut batch, to))?;
-    }
-    Ok(())
 }
 
 fn write_all(batch: &mut Batch, to: BorrowedFd<'_>) -> io::Result<()> {
@@ -81,5 +168,5 @@ fn write_all(batch: &mut Batch, to: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Somebody has made it non-blocking.
 fn wait_for(fd: BorrowedFd<'_>, what: PollFlags) {
-    let _ = poll(&mut [PollFd::new(&fd, what)], None);
+    let _ = poll(&mut [PollFd::new(&fd.as_fd(), what)], None);
 }
