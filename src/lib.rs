@@ -12,7 +12,7 @@ pub mod lend;
 pub mod policy;
 pub mod proto;
 pub mod session;
-#[cfg(any(feature = "lend", feature = "run"))]
+#[cfg(any(feature = "lend", feature = "borrow"))]
 mod sys;
 pub mod trust;
 
@@ -26,6 +26,6 @@ pub mod run {
 pub use borrow::{
     Alias, BorrowError, Borrower, Child, ChildControl, ChildStderr, ChildStdin, ChildStdout, Command, Connection,
     Destination, Endpoint, Forward, Host, HostSettings, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles, Proxy,
-    RemoteForward, SessionEnd, Share, Stdio, TcpBound, TcpListener, TcpOptions, TcpStream, UdpSocket, UnixListener,
-    UnixStream, lender_address,
+    RemoteForward, RemoteUdpForward, SessionEnd, Share, Stdio, TcpBound, TcpListener, TcpOptions, TcpStream,
+    UdpForward, UdpSocket, UnixListener, UnixStream, lender_address,
 };

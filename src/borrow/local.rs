@@ -108,7 +108,7 @@ impl LocalListener {
 }
 
 /// Each delivers what had come and resets its socket; one that hangs is reset here.
-pub(super) async fn wind_up(mut connections: Crew<Result<(), BorrowError>>) {
+pub(super) async fn wind_up<T: Send + 'static>(mut connections: Crew<T>) {
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(CONNECTIONS_END_MAX, all).await;
     connections.shutdown().await;

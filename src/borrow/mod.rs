@@ -8,6 +8,7 @@
 //!                                  ├─▶ Forward     a local port, each of whose connections is one
 //!                                  ├─▶ Proxy       a local port whose clients say where to
 //!                                  ├─▶ RemoteForward   a port of the lender's that leads here
+//!                                  ├─▶ UdpForward, RemoteUdpForward   the same for datagrams
 //!                                  ├─▶ resolve     names, as the lender's machine knows them
 //!                                  ├─▶ profile     its routes, resolvers and variables
 //!                                  └─▶ run         an unmodified program, on the lender's network
@@ -29,11 +30,14 @@ mod door;
 mod draft;
 mod endpoint;
 mod error;
+mod flow;
 mod forward;
 mod join;
 mod keep;
+mod lane;
 mod link;
 mod listen;
+mod listen_again;
 mod listener;
 mod local;
 mod login;
@@ -42,6 +46,7 @@ mod overdue;
 mod profile;
 mod proxy;
 mod remote_forward;
+mod remote_udp_forward;
 mod renew;
 mod resolve;
 #[cfg(feature = "run")]
@@ -50,6 +55,8 @@ mod settings;
 mod share;
 mod tcp;
 mod udp;
+mod udp_forward;
+mod udp_port;
 mod unix;
 
 #[cfg(feature = "cli")]
@@ -66,8 +73,10 @@ pub use listen::{TcpBound, TcpListener, TcpOptions};
 pub use profile::{Alias, Host, Profile, Profiles, lender_address};
 pub use proxy::Proxy;
 pub use remote_forward::RemoteForward;
+pub use remote_udp_forward::RemoteUdpForward;
 pub use settings::HostSettings;
 pub use share::Share;
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 pub use udp::UdpSocket;
+pub use udp_forward::UdpForward;
 pub use unix::{UnixListener, UnixStream};

@@ -1,6 +1,6 @@
 //! A port of the lender's whose connections are made here: the library's side of `capuchin forward -R`.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use tokio::net::UnixStream;
 
@@ -8,6 +8,7 @@ use super::{
     BorrowError, Borrower, TcpOptions,
     arrivals::Arrival,
     endpoint::{Destination, Endpoint},
+    listen_again::listen_again,
     listener::Listener,
     local::wind_up,
 };
@@ -15,9 +16,6 @@ use crate::{
     proto::{Errno, Reset},
     session::{Crew, Meter, dial, relay},
 };
-
-/// Before a port is asked for again that somebody else has for the moment.
-const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// A port or Unix socket of the lender's that is bound and not served yet. Visitors wait meanwhile.
 pub struct RemoteForward {
@@ -88,8 +86,10 @@ impl RemoteForward {
                     }
                     Err(BorrowError::Ended { .. }) => {
                         wind_up(std::mem::take(&mut connections)).await;
-                        if let Err(end) = self.listen_again(&mut failed).await {
-                            return end;
+                        let listen = || listen(&self.borrower, &self.remote);
+                        match listen_again(&self.borrower, listen, &mut failed).await {
+                            Ok((listener, _)) => self.listener = listener,
+                            Err(end) => return end,
                         }
                     }
                     Err(taken) => return taken,
@@ -100,31 +100,6 @@ impl RemoteForward {
                         failed(&error);
                     }
                 }
-            }
-        }
-    }
-
-    /// Listens at the same place on the session that follows this one.
-    async fn listen_again(&mut self, failed: &mut impl FnMut(&BorrowError)) -> Result<(), BorrowError> {
-        let mut connection = self.borrower.connection();
-        loop {
-            // Before it is asked for, so that a change meanwhile is seen.
-            connection.mark_unchanged();
-            match listen(&self.borrower, &self.remote).await {
-                Ok((listener, _)) => {
-                    self.listener = listener;
-                    return Ok(());
-                }
-                Err(BorrowError::Ended { .. }) => tokio::select! {
-                    _ = connection.changed() => {}
-                    end = self.borrower.ended() => return Err(end),
-                },
-                // Somebody else has the port for the moment.
-                Err(error @ BorrowError::Listen { .. }) => {
-                    failed(&error);
-                    tokio::time::sleep(LISTEN_PAUSE).await;
-                }
-                Err(error) => return Err(error),
             }
         }
     }
@@ -151,7 +126,7 @@ async fn listen(borrower: &Borrower, remote: &Endpoint) -> Result<(Listener, End
 }
 
 /// What a system without IPv6 says: EAFNOSUPPORT, EADDRNOTAVAIL.
-const NO_IPV6: [Errno; 2] = [Errno(97), Errno(99)];
+pub(super) const NO_IPV6: [Errno; 2] = [Errno(97), Errno(99)];
 
 /// One connection, until both directions have ended.
 async fn carry(destination: Destination, Arrival { stream, .. }: Arrival) -> Result<(), BorrowError> {

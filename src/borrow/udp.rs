@@ -67,7 +67,8 @@ impl Borrower {
     }
 
     async fn udp_bind_on(&self, wanted: UdpBind) -> Result<UdpSocket, BorrowError> {
-        let (stream, local) = open_udp(self, wanted).await?;
+        let stream = self.open(&Request::UdpBind(wanted))?;
+        let local = answer(self, &stream, wanted).await?;
         Ok(UdpSocket {
             borrower: self.clone(),
             stream,
@@ -79,18 +80,17 @@ impl Borrower {
     }
 }
 
-/// Opens a socket at the lender, and gives the stream of its datagrams and its address there.
+/// The lender's answer to `wanted` on `stream`: the socket's address there.
 ///
 /// # Cancellation
-/// Dropping the future closes it.
-pub(super) async fn open_udp(borrower: &Borrower, wanted: UdpBind) -> Result<(Stream, SocketAddr), BorrowError> {
-    let stream = borrower.open(&Request::UdpBind(wanted))?;
-    let unanswered = Unanswered(&stream);
+/// Dropping the future before the answer closes the socket.
+pub(super) async fn answer(borrower: &Borrower, stream: &Stream, wanted: UdpBind) -> Result<SocketAddr, BorrowError> {
+    let unanswered = Unanswered(stream);
     let target = wanted.address.to_string();
     let answer = stream.read_message("answer").await;
     std::mem::forget(unanswered);
     match answer.map_err(|error| BorrowError::answer(borrower.host(), &target, error))? {
-        Answer::Granted(Listening { local }) => Ok((stream, local.0)),
+        Answer::Granted(Listening { local }) => Ok(local.0),
         Answer::Refused(refusal) => Err(BorrowError::refused(borrower.host(), &target, &refusal).of_listener()),
     }
 }

@@ -20,7 +20,7 @@ use super::{
     signals,
 };
 use crate::{
-    BorrowError, Borrower, Forward, Host, Profiles, Proxy, RemoteForward,
+    BorrowError, Borrower, Forward, Host, Profiles, Proxy, RemoteForward, RemoteUdpForward, UdpForward,
     proto::{ErrorKind, Target},
 };
 
@@ -36,6 +36,7 @@ Examples:
   capuchin forward lab -L 8000-8010:a:8000-8010   a range of ports
   capuchin forward lab -L '*:8080:[fd00::1]:80'   for all machines around here
   capuchin forward lab -L /tmp/docker.sock:/run/docker.sock
+  capuchin forward lab -L 5353:dns.internal:53/udp   datagrams: its resolver at 127.0.0.1:5353
   capuchin forward lab -R 8080:localhost:3000     our port 3000 at the lender's 127.0.0.1:8080
   capuchin forward lab -D 1080                    SOCKS and HTTP proxy; the lender resolves names
   ssh -o ProxyCommand='capuchin forward lab -W %h:%p' host.internal
@@ -67,11 +68,11 @@ pub struct Arguments {
 struct Wanted {
     /// Listen here and connect there, as in ssh; the address is 127.0.0.1 if left out, and all if empty or *. Either side may
     /// be the path of a Unix socket, and ports may be ranges; a socket is for this user alone, and replaces one that nobody
-    /// has any more
-    #[arg(short = 'L', long = "local", value_name = "[BIND:]PORT:HOST:HOSTPORT", value_parser = spec::local)]
+    /// has any more. With /udp datagrams are sent there, and answered
+    #[arg(short = 'L', long = "local", value_name = "[BIND:]PORT:HOST:HOSTPORT[/udp]", value_parser = spec::local)]
     local: Vec<Specs>,
     /// Listen there and connect here; the rest as for -L
-    #[arg(short = 'R', long = "remote", value_name = "[BIND:]PORT:HOST:HOSTPORT", value_parser = spec::remote)]
+    #[arg(short = 'R', long = "remote", value_name = "[BIND:]PORT:HOST:HOSTPORT[/udp]", value_parser = spec::remote)]
     remote: Vec<Specs>,
     /// Be a SOCKS (5, 4 and 4a) and HTTP proxy here, whose connections the lender makes
     #[arg(short = 'D', long = "dynamic", value_name = "[BIND:]PORT", value_parser = spec::dynamic)]
@@ -174,24 +175,37 @@ async fn watch(
 #[derive(Default)]
 struct Open {
     local: Vec<Forward>,
+    local_udp: Vec<UdpForward>,
     remote: Vec<RemoteForward>,
+    remote_udp: Vec<RemoteUdpForward>,
     dynamic: Vec<Proxy>,
 }
 
 impl Open {
     async fn bind(borrower: &Borrower, wanted: &Wanted) -> Result<Self, BorrowError> {
         let mut open = Self::default();
-        for Spec { listen, destination } in wanted.local.iter().flat_map(|Specs(specs)| specs) {
-            let (kind, target) = destination.wanted();
-            match borrower.check(kind, &target).await {
-                // Down, or without an address for now: not the policy's no.
-                Ok(_) | Err(BorrowError::Dial { .. }) | Err(BorrowError::Refused { kind: ErrorKind::Target, .. }) => {}
-                Err(error) => return Err(error),
+        for spec in wanted.local.iter().flat_map(|Specs(specs)| specs) {
+            match spec {
+                Spec::Stream { listen, destination } => {
+                    let (kind, target) = destination.wanted();
+                    check(borrower, kind, &target).await?;
+                    open.local.push(Forward::bind(borrower, listen.clone(), destination.clone()).await?);
+                }
+                Spec::Datagrams { listen, target } => {
+                    check(borrower, "udp", &target.to_string()).await?;
+                    open.local_udp.push(UdpForward::bind(borrower, *listen, target.clone()).await?);
+                }
             }
-            open.local.push(Forward::bind(borrower, listen.clone(), destination.clone()).await?);
         }
-        for Spec { listen, destination } in wanted.remote.iter().flat_map(|Specs(specs)| specs) {
-            open.remote.push(RemoteForward::bind(borrower, listen.clone(), destination.clone()).await?);
+        for spec in wanted.remote.iter().flat_map(|Specs(specs)| specs) {
+            match spec {
+                Spec::Stream { listen, destination } => {
+                    open.remote.push(RemoteForward::bind(borrower, listen.clone(), destination.clone()).await?);
+                }
+                Spec::Datagrams { listen, target } => {
+                    open.remote_udp.push(RemoteUdpForward::bind(borrower, *listen, target.clone()).await?);
+                }
+            }
         }
         for address in &wanted.dynamic {
             open.dynamic.push(Proxy::bind(borrower, *address).await?);
@@ -202,10 +216,15 @@ impl Open {
     /// One line for each.
     fn purposes(&self, host: &str) -> Vec<String> {
         let local = self.local.iter().map(|forward| format!("{} -> {}", forward.local(), forward.destination()));
+        let local_udp = self.local_udp.iter();
+        let local_udp = local_udp.map(|forward| format!("{}/udp -> {}/udp", forward.local(), forward.target()));
         let remote = self.remote.iter();
         let remote = remote.map(|forward| format!("{} at {host} -> {}", forward.remote(), forward.destination()));
+        let remote_udp = self.remote_udp.iter();
+        let remote_udp =
+            remote_udp.map(|forward| format!("{}/udp at {host} -> {}/udp", forward.remote(), forward.target()));
         let dynamic = self.dynamic.iter().map(|proxy| format!("{} -> SOCKS and HTTP", proxy.local()));
-        local.chain(remote).chain(dynamic).collect()
+        local.chain(local_udp).chain(remote).chain(remote_udp).chain(dynamic).collect()
     }
 
     /// Each ends with the session, or when the lender takes a port back.
@@ -219,12 +238,27 @@ impl Open {
         for forward in self.local {
             serving.spawn(forward.serve(tell()));
         }
+        for forward in self.local_udp {
+            serving.spawn(forward.serve(tell()));
+        }
         for forward in self.remote {
+            serving.spawn(forward.serve(tell()));
+        }
+        for forward in self.remote_udp {
             serving.spawn(forward.serve(tell()));
         }
         for proxy in self.dynamic {
             serving.spawn(proxy.serve(tell()));
         }
         serving
+    }
+}
+
+/// Whether the policy says no.
+async fn check(borrower: &Borrower, kind: &str, target: &str) -> Result<(), BorrowError> {
+    match borrower.check(kind, target).await {
+        // Down, or without an address for now: not the policy's no.
+        Ok(_) | Err(BorrowError::Dial { .. } | BorrowError::Refused { kind: ErrorKind::Target, .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }

@@ -6,6 +6,8 @@
 mod borrowed_network;
 #[cfg(feature = "lend")]
 mod datagram_errors;
+#[cfg(feature = "borrow")]
+mod datagram_source;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
@@ -16,7 +18,7 @@ mod listen_fd;
 mod namespace;
 #[cfg(feature = "run")]
 mod netlink;
-#[cfg(feature = "run")]
+#[cfg(feature = "borrow")]
 mod original_destination;
 #[cfg(feature = "run")]
 mod pass_fd;
@@ -24,6 +26,7 @@ mod pass_fd;
 mod privilege;
 #[cfg(feature = "lend")]
 mod program;
+#[cfg(any(feature = "run", feature = "lend"))]
 mod ready_fd;
 #[cfg(feature = "run")]
 mod received_signal;
@@ -44,6 +47,8 @@ mod transparent;
 pub use borrowed_network::enter_borrowed_network;
 #[cfg(feature = "lend")]
 pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
+#[cfg(feature = "borrow")]
+pub use datagram_source::{note_destinations, send_datagram_from};
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use descendants::signal_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
@@ -54,7 +59,7 @@ pub use listen_fd::{ListenFdError, adopt_listener};
 pub use namespace::{bind_file, enter_private_network, set_up_loopback};
 #[cfg(feature = "run")]
 pub use netlink::{netlink_exchange, netlink_socket};
-#[cfg(feature = "run")]
+#[cfg(feature = "borrow")]
 pub use original_destination::{Arrived, receive_datagram};
 #[cfg(feature = "run")]
 pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
@@ -62,6 +67,7 @@ pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
 pub use privilege::give_up_privileges;
 #[cfg(feature = "lend")]
 pub use program::{Become, Launch, Launched, Step, close_inherited, launch};
+#[cfg(any(feature = "run", feature = "lend"))]
 pub use ready_fd::await_readable;
 #[cfg(feature = "run")]
 pub use received_signal::{ReceivedSignal, read_signal, unblock_signals, with_signals_open};

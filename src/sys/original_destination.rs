@@ -3,7 +3,7 @@
 use std::{
     io,
     mem::{MaybeUninit, size_of},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -12,7 +12,7 @@ use std::{
 pub struct Arrived {
     /// Its length, in bytes; what did not fit into the buffer is lost.
     pub length: usize,
-    /// Who sent it.
+    /// Who sent it; a link-local address has its link.
     pub from: SocketAddr,
     /// Where it was sent to.
     pub to: SocketAddr,
@@ -47,7 +47,7 @@ pub fn receive_datagram(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Arri
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "a datagram without its addresses");
     // SAFETY: all of it was zeroes before the kernel wrote an address to it, and any bytes are a valid array.
     let name: [u8; size_of::<libc::sockaddr_storage>()] = unsafe { std::mem::transmute(name) };
-    let from = socket_address(&name).ok_or_else(broken)?;
+    let from = socket_address(&name).map(|from| with_link(from, &name)).ok_or_else(broken)?;
     // SAFETY: the header is what recvmsg filled in; its control buffer is aligned for a cmsghdr and still there.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {
@@ -81,4 +81,14 @@ fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
         _ => return None,
     };
     Some(SocketAddr::new(address, port))
+}
+
+/// Without its link a link-local address cannot be answered.
+fn with_link(address: SocketAddr, bytes: &[u8]) -> SocketAddr {
+    match (address, bytes.get(24..28).and_then(|scope| scope.try_into().ok())) {
+        (SocketAddr::V6(v6), Some(scope)) if v6.ip().is_unicast_link_local() => {
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, u32::from_ne_bytes(scope)).into()
+        }
+        _ => address,
+    }
 }

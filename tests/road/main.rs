@@ -20,6 +20,7 @@ mod settings;
 mod status;
 mod stdio;
 mod udp;
+mod udp_forwards;
 mod unix;
 
 use std::{

@@ -108,10 +108,12 @@ def serve_web(listener):
 def main():
     zone_path, log, ready = sys.argv[1:]
     zone = Zone(zone_path, log)
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.bind(("127.0.0.1", 53))
+    loopback, other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    loopback.bind(("127.0.0.1", 53))
+    other.bind(("10.77.0.2", 53))
     for serve, args in [
-        (serve_udp, (zone, udp)),
+        (serve_udp, (zone, loopback)),
+        (serve_udp, (zone, other)),
         (serve_tcp, (zone, socket.create_server(("", 53)))),
         (serve_web, (socket.create_server(("", 80)),)),
     ]:

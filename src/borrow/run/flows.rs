@@ -11,12 +11,8 @@
 
 use std::{
     collections::HashMap,
-    io,
     net::{Ipv6Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{
@@ -28,17 +24,16 @@ use tokio::{
 use super::{datagram, hold::Hold, outcome::Outcome, packet::Unreachable};
 use crate::{
     BorrowError, Borrower,
-    borrow::udp::open_udp,
+    borrow::{
+        flow::{Flow, QUIET_MAX, Side},
+        lane::{LaneReceiver, Lanes, Number},
+    },
     proto::{Errno, UdpBind, UdpBody, UdpMessage},
-    session::{DatagramQueue, DatagramReader, Stream},
 };
 
-/// Flows at once: more than a resolver library or a peer-to-peer program has sockets.
+/// Flows at once: more than a resolver library or a peer-to-peer program has sockets. Of more, the one that was quiet for
+/// longest ends.
 const FLOWS_MAX: usize = 1024;
-/// Datagrams of a flow that wait until it is served: a burst; beyond it they are lost.
-const WAITING_MAX: usize = 64;
-/// How long a flow may be quiet: what RFC 4787 §4.3 recommends.
-const QUIET_MAX: Duration = Duration::from_secs(300);
 /// How long what a program has sent before its end may take to the lender.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 /// Addresses of the program that one flow remembers, by far end; beyond it all are forgotten, and noted again as they send.
@@ -61,8 +56,7 @@ pub struct Outgoing {
 pub struct Flows {
     borrower: Borrower,
     hold: Arc<Hold>,
-    table: Mutex<HashMap<Source, (u64, mpsc::Sender<Outgoing>)>>,
-    next: AtomicU64,
+    lanes: Mutex<Lanes<Source, Outgoing>>,
     tasks: Mutex<JoinSet<()>>,
     refused_tx: mpsc::Sender<BorrowError>,
 }
@@ -70,99 +64,47 @@ pub struct Flows {
 impl Flows {
     /// Flows to what `borrower` may send to. `refused_tx` gets what the lender refuses, as far as there is room.
     pub fn new(borrower: Borrower, hold: Arc<Hold>, refused_tx: mpsc::Sender<BorrowError>) -> Arc<Self> {
-        let (table, tasks, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Arc::new(Self { borrower, hold, table, next, tasks, refused_tx })
+        let (lanes, tasks) = (Mutex::new(Lanes::new(FLOWS_MAX)), Mutex::default());
+        Arc::new(Self { borrower, hold, lanes, tasks, refused_tx })
     }
 
     /// Sends a datagram on its way, or loses it where too many wait.
     pub fn send(self: &Arc<Self>, outgoing: Outgoing) {
         let source = (outgoing.from.is_ipv4(), outgoing.from.port());
-        let mut table = self.table();
-        let Some((_, outgoing_tx)) = table.get(&source) else {
-            if table.len() < FLOWS_MAX {
-                let number = self.next.fetch_add(1, Ordering::Relaxed);
-                let (outgoing_tx, outgoing_rx) = mpsc::channel(WAITING_MAX);
-                // There is room for the first one.
-                let _ = outgoing_tx.try_send(outgoing);
-                table.insert(source, (number, outgoing_tx));
-                drop(table);
-                let mut tasks = self.tasks();
-                while tasks.try_join_next().is_some() {}
-                tasks.spawn(self.clone().run(source, number, outgoing_rx));
-            }
-            return;
-        };
-        let _ = outgoing_tx.try_send(outgoing);
+        let bytes = outgoing.content.len();
+        let Some((number, lane)) = self.lanes().send(source, outgoing, bytes) else { return };
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(self.clone().run(source, number, lane));
     }
 
     /// Ends every flow once what the program has sent is with the lender. For a program that is over.
     pub async fn drain(&self) {
-        // Without a sender a flow ends behind its last datagram.
-        self.table().clear();
+        self.lanes().end_all();
         let mut tasks = std::mem::take(&mut *self.tasks());
         let _ = timeout(LAST_WORDS_MAX, async { while tasks.join_next().await.is_some() {} }).await;
     }
 
     /// One flow, from its first datagram to its end.
-    async fn run(self: Arc<Self>, source: Source, number: u64, mut outgoing_rx: mpsc::Receiver<Outgoing>) {
+    async fn run(self: Arc<Self>, source: Source, number: Number, mut lane: LaneReceiver<Outgoing>) {
         let address: SocketAddr = if source.0 { ([0; 4], 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let wanted = UdpBind { address, listen: false, v6_only: true };
-        match open_udp(&self.borrower, wanted).await {
-            Ok((stream, _)) => {
-                if let Err(error) = self.carry(&stream, &mut outgoing_rx).await {
+        let mut program = Program { flows: &self, sources: HashMap::new() };
+        match Flow::open(&self.borrower, wanted, &mut lane, &mut program).await {
+            Ok(flow) => {
+                if let Err(error) = flow.carry(&mut lane, &mut program, QUIET_MAX).await {
                     tracing::debug!(%error, "a flow of datagrams has ended");
-                } else {
-                    // A session that is over has taken nothing more, and says so elsewhere.
-                    let _ = stream.close().await;
                 }
             }
             Err(error) => {
-                let outcome = Outcome::of(&error);
-                while let Ok(Outgoing { from, to, .. }) = outgoing_rx.try_recv() {
-                    if let Outcome::Unreachable(why) = outcome {
-                        self.tell(from, to, Some(why));
-                    }
+                if let Outcome::Unreachable(why) = Outcome::of(&error) {
+                    lane.take_now().iter().for_each(|outgoing| program.note(outgoing));
+                    program.sources.iter().for_each(|(peer, program)| self.tell(*program, *peer, Some(why)));
                 }
                 let _ = self.refused_tx.try_send(error);
             }
         }
-        let mut table = self.table();
-        if table.get(&source).is_some_and(|(current, _)| *current == number) {
-            table.remove(&source);
-        }
-    }
-
-    async fn carry(&self, stream: &Stream, outgoing_rx: &mut mpsc::Receiver<Outgoing>) -> io::Result<()> {
-        let (mut queue, mut reader) = (DatagramQueue::default(), DatagramReader::default());
-        let mut sources: HashMap<SocketAddr, SocketAddr> = HashMap::new();
-        loop {
-            let waiting = queue.is_waiting();
-            let step = async {
-                tokio::select! {
-                    drained = queue.drain(stream), if waiting => drained.map(|()| true),
-                    more = reader.fill(stream) => more,
-                    outgoing = outgoing_rx.recv() => {
-                        let Some(outgoing) = outgoing else { return Ok(false) };
-                        note(&mut sources, &outgoing);
-                        queue.push(stream, &UdpMessage::datagram(outgoing.to, &outgoing.content));
-                        while let Ok(outgoing) = outgoing_rx.try_recv() {
-                            note(&mut sources, &outgoing);
-                            queue.push(stream, &UdpMessage::datagram(outgoing.to, &outgoing.content));
-                        }
-                        queue.flush(stream).map(|()| true)
-                    }
-                }
-            };
-            let Ok(more) = timeout(QUIET_MAX, step).await else { return Ok(()) };
-            if !more? {
-                return Ok(());
-            }
-            while let Some(UdpMessage { peer, body }) = reader.next_message()? {
-                if let Some(program) = sources.get(&peer) {
-                    self.hand_in(*program, peer, body);
-                }
-            }
-        }
+        self.lanes().end(source, number);
     }
 
     /// What the lender says about `peer`, to the program.
@@ -197,16 +139,39 @@ impl Flows {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<Source, (u64, mpsc::Sender<Outgoing>)>> {
+    fn lanes(&self) -> MutexGuard<'_, Lanes<Source, Outgoing>> {
         // Every change under the lock is complete by itself.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Remembers from where the program sent to a far end: there the answer goes.
-fn note(sources: &mut HashMap<SocketAddr, SocketAddr>, Outgoing { from, to, .. }: &Outgoing) {
-    if sources.len() >= SOURCES_MAX && !sources.contains_key(to) {
-        sources.clear();
+/// The program's side of one flow.
+struct Program<'a> {
+    flows: &'a Flows,
+    /// From where it sent to each far end: there the answer goes.
+    sources: HashMap<SocketAddr, SocketAddr>,
+}
+
+impl Program<'_> {
+    fn note(&mut self, Outgoing { from, to, .. }: &Outgoing) {
+        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(to) {
+            self.sources.clear();
+        }
+        self.sources.insert(*to, *from);
     }
-    sources.insert(*to, *from);
+}
+
+impl Side for Program<'_> {
+    type Outgoing = Outgoing;
+
+    fn outgoing<'a>(&mut self, outgoing: &'a Outgoing) -> UdpMessage<'a> {
+        self.note(outgoing);
+        UdpMessage::datagram(outgoing.to, &outgoing.content)
+    }
+
+    fn incoming(&mut self, UdpMessage { peer, body }: UdpMessage<'_>) {
+        if let Some(program) = self.sources.get(&peer) {
+            self.flows.hand_in(*program, peer, body);
+        }
+    }
 }

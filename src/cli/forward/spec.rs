@@ -1,4 +1,4 @@
-//! `-L`, `-R` and `-D` as ssh writes them: ports, ranges of ports, addresses and Unix sockets.
+//! `-L`, `-R` and `-D` as ssh writes them: ports, ranges of ports, addresses and Unix sockets, and `/udp` behind it for datagrams.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -13,9 +13,11 @@ const RANGE_MAX: usize = 1024;
 
 /// One listener, and where what comes to it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
-    pub listen: Endpoint,
-    pub destination: Destination,
+pub enum Spec {
+    /// Connections.
+    Stream { listen: Endpoint, destination: Destination },
+    /// Datagrams.
+    Datagrams { listen: SocketAddr, target: Target },
 }
 
 /// What one option says: several, of a range.
@@ -47,9 +49,15 @@ pub fn dynamic(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn specs(text: &str, every: IpAddr) -> Result<Specs, String> {
-    let wrong =
-        |why: &str| format!("{why}; write [BIND:]PORT:HOST:HOSTPORT, as in 8080:intranet:80, or the path of a socket");
-    let fields = fields(text).ok_or_else(|| wrong("a bracket is not closed"))?;
+    let wrong = |why: &str| {
+        format!(
+            "{why}; write [BIND:]PORT:HOST:HOSTPORT, as in 8080:intranet:80, or the path of a socket; /udp behind it for datagrams"
+        )
+    };
+    // A path may end so, too.
+    let is_port = |rest: &&str| rest.rsplit(':').next().is_some_and(|last| !last.is_empty() && !last.contains('/'));
+    let datagrams = text.strip_suffix("/udp").filter(is_port);
+    let fields = fields(datagrams.unwrap_or(text)).ok_or_else(|| wrong("a bracket is not closed"))?;
     let is_path = |field: &&str| field.starts_with('/');
     // From both ends: a path is one part, an address and port are two.
     let (listen, destination) = match fields.as_slice() {
@@ -74,8 +82,14 @@ fn specs(text: &str, every: IpAddr) -> Result<Specs, String> {
         let (left, right) = (listeners.len(), destinations.len());
         return Err(wrong(&format!("{left} to listen on cannot go to {right}")));
     }
-    let pairs = listeners.into_iter().zip(destinations);
-    Ok(Specs(pairs.map(|(listen, destination)| Spec { listen, destination }).collect()))
+    let pairs = listeners.into_iter().zip(destinations).map(|pair| match pair {
+        (Endpoint::Tcp(listen), Destination::Tcp(target)) if datagrams.is_some() => {
+            Ok(Spec::Datagrams { listen, target })
+        }
+        _ if datagrams.is_some() => Err(wrong("datagrams go from a port to a port")),
+        (listen, destination) => Ok(Spec::Stream { listen, destination }),
+    });
+    pairs.collect::<Result<_, _>>().map(Specs)
 }
 
 const NO_PORT: &str = "the port to listen on is not a number from 0 to 65535, nor a range of at most 1024";
@@ -148,7 +162,11 @@ mod tests {
 
     fn read(text: &str) -> Vec<(String, String)> {
         let Specs(specs) = local(text).unwrap();
-        specs.iter().map(|spec| (spec.listen.to_string(), spec.destination.to_string())).collect()
+        let words = specs.iter().map(|spec| match spec {
+            Spec::Stream { listen, destination } => (listen.to_string(), destination.to_string()),
+            Spec::Datagrams { listen, target } => (format!("{listen}/udp"), format!("{target}/udp")),
+        });
+        words.collect()
     }
 
     #[test]
@@ -166,12 +184,18 @@ mod tests {
             ("80:/run/remote", "127.0.0.1:80", "/run/remote"),
             ("[::1]:80:/run/remote", "[::1]:80", "/run/remote"),
             ("/run/local:/run/remote", "/run/local", "/run/remote"),
+            ("53:a:54/udp", "127.0.0.1:53/udp", "a:54/udp"),
+            ("[::1]:53:[fd00::1]:54/udp", "[::1]:53/udp", "[fd00::1]:54/udp"),
+            ("80:/run/8/udp", "127.0.0.1:80", "/run/8/udp"),
+            ("/run/8/udp:a:81", "/run/8/udp", "a:81"),
+            ("80:/udp", "127.0.0.1:80", "/udp"),
         ] {
             assert_eq!(read(text), [(listen.to_owned(), destination.to_owned())], "{text}");
         }
         for text in ["*:80:a:81", ":80:a:81"] {
             let Specs(specs) = remote(text).unwrap();
-            assert_eq!(specs[0].listen, Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, 80).into()), "{text}");
+            let every = Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, 80).into());
+            assert!(matches!(&specs[0], Spec::Stream { listen, .. } if *listen == every), "{text}");
         }
         assert_eq!(dynamic("1080"), Ok(([127, 0, 0, 1], 1080).into()));
         assert_eq!(dynamic("[::1]:0"), Ok((Ipv6Addr::LOCALHOST, 0).into()));
@@ -183,6 +207,7 @@ mod tests {
         assert_eq!(pairs.len(), 11);
         assert_eq!(pairs[10], ("127.0.0.1:8010".to_owned(), "a:9010".to_owned()));
         assert_eq!(read("[::1]:8000-8000:a:80")[0].0, "[::1]:8000");
+        assert_eq!(read("8000-8010:a:9000-9010/udp")[10], ("127.0.0.1:8010/udp".to_owned(), "a:9010/udp".to_owned()));
     }
 
     #[test]
@@ -211,6 +236,14 @@ mod tests {
             "1-5000:a:1-5000",
             "8000-8001:/run/remote",
             "/run/local",
+            "/udp",
+            "53/udp",
+            "53/udp:a:53",
+            "53:a:53/tcp",
+            "53:a:53/udp/udp",
+            "53:a:/udp",
+            "/run/local:a:53/udp",
+            "1-2:a:1/udp",
         ] {
             let error = local(text).unwrap_err();
             assert!(error.contains("[BIND:]PORT:HOST:HOSTPORT"), "{text}: {error}");

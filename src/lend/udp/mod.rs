@@ -113,6 +113,11 @@ async fn open(
         gate::udp_socket(borrower, wanted.address).await?;
         socket::sending(wanted).map(|(socket, local)| (socket, local, None))
     };
+    let opened = match opened {
+        // Until the runtime has heard it from the kernel, there seems to be no room for what was sent with the request.
+        Ok(opened) => opened.0.writable().await.map(|()| opened),
+        Err(error) => Err(error),
+    };
     match opened {
         Ok(opened) => Ok(opened),
         Err(error) => {
