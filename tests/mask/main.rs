@@ -108,6 +108,26 @@ const CASES: &[Case] = &[
         "#,
     },
     Case {
+        name: "terminals, editors, connections and sessions outside cannot be reached",
+        machine: "mkdir -p /run/capuchin /run/libvirt /run/screen $RUNTIME/capuchin $RUNTIME/emacs $RUNTIME/gnupg \
+            /mnt/home/.ssh/masters /mnt/tmp/tmux-$USER; mount --bind /mnt/tmp /tmp; chown -R $USER /mnt/home /mnt/tmp
+            chmod 700 /tmp/tmux-$USER; listen /run/capuchin/door.sock /run/libvirt/libvirt-sock /run/screen/S-x \
+            $RUNTIME/capuchin/door.sock $RUNTIME/emacs/server $RUNTIME/gnupg/S.dirmngr /run/snapd.socket \
+            /tmp/tmux-$USER/default /mnt/home/.ssh/masters/lab /mnt/home/agent /mnt/home/tmux; export HOME=/mnt/home \
+            TMUX=/mnt/home/tmux,17,0",
+        local_unix: "",
+        program: r#"
+            for socket in /run/capuchin/door.sock /run/libvirt/libvirt-sock /run/screen/S-x /run/snapd.socket \
+                $XDG_RUNTIME_DIR/capuchin/door.sock $XDG_RUNTIME_DIR/emacs/server $XDG_RUNTIME_DIR/gnupg/S.dirmngr \
+                /tmp/tmux-$USER/default $HOME/.ssh/masters/lab $HOME/tmux; do
+                if reach $socket; then echo "$socket is reached"; exit 1; fi
+            done
+            reach $HOME/agent
+            [ "$(stat -c %a /tmp/tmux-$USER)" = 700 ]
+            touch /tmp/tmux-$USER/own
+        "#,
+    },
+    Case {
         name: "a socket that was named stays in a covered folder",
         machine: "mkdir /run/podman; listen /run/podman/podman.sock /run/podman/other.sock",
         local_unix: "/run/podman/podman.sock",
@@ -172,7 +192,7 @@ fn run(case: &Case, uid: u32) -> Output {
         }
     };
     let script = format!(
-        "{TOOLS}\n{STAGE}\nRUNTIME={runtime}\n{}\nexport XDG_RUNTIME_DIR={runtime}\n{enter} \"$0\" {WEAR} sh -ec '{}\n'\"$1\"\n{LEFT}",
+        "{TOOLS}\n{STAGE}\nRUNTIME={runtime}\nexport USER={uid}\n{}\nexport XDG_RUNTIME_DIR={runtime}\n{enter} \"$0\" {WEAR} sh -ec '{}\n'\"$1\"\n{LEFT}",
         case.machine,
         TOOLS.replace('\'', "'\\''"),
     );

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   private tmpfs ──▶ resolv.conf, hosts, nsswitch.conf      each over the file that a link leads to
-//!                 ──▶ an empty folder, an empty file         over nscd, resolved, avahi, the buses, docker, podman
+//!                 ──▶ an empty folder, an empty file         over nscd, resolved, the buses, docker, tmux, doors …
 //!                 ──▶ ssh_config and its drop-ins            as copies that ssh takes, for an unprivileged user
 //! ```
 //! Nothing of it is on a path of this machine: all of it is mounted in the program's mount namespace and goes with it.
@@ -15,7 +15,8 @@
 //! # Security
 //! No packet leaves the network namespace, but a socket with a path is no packet: every service that looks up names or
 //! starts programs for others must be covered here. What comes to be while the program runs is not covered where its
-//! folder did not exist (`/run/docker.sock` of a docker that was installed meanwhile).
+//! folder did not exist (of a tmux that was started meanwhile), and a single socket is bare again when its service makes
+//! it anew (`/run/docker.sock` of a docker that was restarted).
 
 mod places;
 mod private;
@@ -138,8 +139,9 @@ impl Mask {
     ) -> io::Result<()> {
         private.write(Path::new(places::EMPTY_FILE), b"", 0o444)?;
         for (place, cover) in covers {
-            if cover.is_folder {
+            if let Some(mode) = cover.folder_mode {
                 private.create_folder(&cover.source)?;
+                private.set_mode(&cover.source, mode)?;
             }
             for kept in &cover.keeps {
                 let inside = kept.strip_prefix(place).unwrap_or(kept);
@@ -155,7 +157,7 @@ impl Mask {
             // A file that a link has put into a folder that is covered stands in what covers it.
             let Some(place) = etc.places.get(name) else { continue };
             if let Some((folder, cover)) =
-                covers.iter().find(|(folder, cover)| cover.is_folder && place.starts_with(folder))
+                covers.iter().find(|(folder, cover)| cover.is_folder() && place.starts_with(folder))
             {
                 let inside = place.strip_prefix(folder).unwrap_or(place);
                 private.write(&cover.source.join(inside), text.as_bytes(), 0o644)?;

@@ -2,8 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    env,
+    ffi::OsString,
+    fs,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::{FileTypeExt, MetadataExt},
+        },
+    },
     path::{Path, PathBuf},
 };
 
@@ -13,9 +21,10 @@ use rustix::{
 };
 
 use super::texts;
+use crate::session;
 
 /// Folders of services that look up names, start programs or containers, or speak for others.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 11] = [
     "/run/nscd",
     "/var/run/nscd",
     "/run/systemd/resolve",
@@ -24,22 +33,37 @@ const FOLDERS: [&str; 7] = [
     "/run/dbus",
     "/run/podman",
     "/run/systemd/machine",
+    "/run/libvirt",
+    "/run/screen",
+    "/run/uscreens",
+    // A lender of this machine, whose door would open this machine's network again.
+    "/run/capuchin",
 ];
-/// The same, below the user's runtime folder: the user's service manager would start a program outside.
-const USER_FOLDERS: [&str; 2] = ["systemd", "podman"];
+/// The same, below the user's runtime folder: the user's service manager and his editor would start a program outside, and
+/// other sessions of capuchin lead to other networks.
+const USER_FOLDERS: [&str; 5] = ["systemd", "podman", "libvirt", "emacs", "capuchin"];
 /// Sockets of such services in folders that others need.
-const SOCKETS: [&str; 5] = [
+const SOCKETS: [&str; 10] = [
     "/run/docker.sock",
     "/var/run/docker.sock",
     "/run/containerd/containerd.sock",
     "/run/crio/crio.sock",
     "/run/systemd/private",
+    "/run/snapd.socket",
+    "/run/snapd-snap.socket",
+    "/var/lib/lxd/unix.socket",
+    "/var/snap/lxd/common/lxd/unix.socket",
+    "/var/lib/incus/unix.socket",
 ];
-const USER_SOCKETS: [&str; 2] = ["bus", "docker.sock"];
-const HOME_SOCKETS: [&str; 2] = [".docker/run/docker.sock", ".docker/desktop/docker.sock"];
+/// The directory manager of GnuPG fetches keys from the network.
+const USER_SOCKETS: [&str; 3] = ["bus", "docker.sock", "gnupg/S.dirmngr"];
+const HOME_SOCKETS: [&str; 3] = [".docker/run/docker.sock", ".docker/desktop/docker.sock", ".gnupg/S.dirmngr"];
 /// Variables that say where such a socket is.
 const SOCKET_VARIABLES: [&str; 4] =
     ["DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS", "DOCKER_HOST", "CONTAINER_HOST"];
+/// Where ssh's shared connections are: a few levels are looked through, and no more sockets covered than a person opens.
+const SSH_FOLDER_DEPTH: usize = 2;
+const SSH_SOCKETS_MAX: usize = 256;
 /// What covers a socket, in the private tmpfs: a connect() to a file that is no socket is refused.
 pub(super) const EMPTY_FILE: &str = "empty";
 /// Mounts below /etc that are kept: a container has three.
@@ -50,9 +74,16 @@ const BELOW_ETC_MAX: usize = 64;
 pub(super) struct Cover {
     /// Its name in the private tmpfs.
     pub(super) source: PathBuf,
-    pub(super) is_folder: bool,
+    /// Of a folder: who may look into it.
+    pub(super) folder_mode: Option<u32>,
     /// Sockets in it that stay what they are.
     pub(super) keeps: Vec<PathBuf>,
+}
+
+impl Cover {
+    pub(super) fn is_folder(&self) -> bool {
+        self.folder_mode.is_some()
+    }
 }
 
 /// What is covered, by its true path, but for the sockets in `kept`.
@@ -60,24 +91,58 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     let runtime = runtime_folder();
     let home = env::var_os("HOME").map(PathBuf::from);
     let below = |folder: &Path, names: &[&str]| names.iter().map(|name| folder.join(name)).collect::<Vec<_>>();
-    let folders = FOLDERS.map(PathBuf::from).into_iter().chain(below(&runtime, &USER_FOLDERS));
+    let folders = FOLDERS.map(PathBuf::from).into_iter().chain(below(&runtime, &USER_FOLDERS)).chain(own_folders());
     let mut covers = BTreeMap::new();
     // What is not there, or where we may not look, can be reached by nobody here.
     for place in folders.filter_map(|path| fs::canonicalize(path).ok()).filter(|path| path.is_dir()) {
         let source = PathBuf::from(format!("cover-{}", covers.len()));
         let keeps = kept.iter().filter(|path| path.starts_with(&place)).map(|path| path.to_path_buf()).collect();
-        covers.entry(place).or_insert(Cover { source, is_folder: true, keeps });
+        // Whose it is looks at its mode before he makes a socket of his own in it, as tmux does.
+        let mode = fs::metadata(&place).map_or(0o755, |found| found.mode() & 0o777);
+        covers.entry(place).or_insert(Cover { source, folder_mode: Some(mode), keeps });
     }
     let sockets = SOCKETS.map(PathBuf::from).into_iter().chain(below(&runtime, &USER_SOCKETS));
     let sockets = sockets.chain(home.iter().flat_map(|home| below(home, &HOME_SOCKETS)));
     let named = SOCKET_VARIABLES.iter().filter_map(env::var_os).flat_map(|value| socket_paths(value.as_bytes()));
-    for place in sockets.chain(named).filter_map(|path| fs::canonicalize(path).ok()).filter(|path| !path.is_dir()) {
-        let is_covered = covers.iter().any(|(folder, cover)| cover.is_folder && place.starts_with(folder));
+    // The socket, the server's process and the session.
+    let tmux =
+        env::var_os("TMUX").and_then(|value| Some(value.as_bytes().split(|byte| *byte == b',').next()?.to_vec()));
+    let named = named.chain(tmux.map(|path| PathBuf::from(OsString::from_vec(path))));
+    let ssh = home.iter().flat_map(|home| sockets_below(&home.join(".ssh")));
+    for place in
+        sockets.chain(named).chain(ssh).filter_map(|path| fs::canonicalize(path).ok()).filter(|path| !path.is_dir())
+    {
+        let is_covered = covers.iter().any(|(folder, cover)| cover.is_folder() && place.starts_with(folder));
         if !is_covered && !kept.contains(&place.as_path()) {
-            covers.insert(place, Cover { source: EMPTY_FILE.into(), is_folder: false, keeps: Vec::new() });
+            covers.insert(place, Cover { source: EMPTY_FILE.into(), folder_mode: None, keeps: Vec::new() });
         }
     }
     covers
+}
+
+/// Folders whose place variables say: of tmux, of screen, and of capuchin where there is no runtime folder.
+fn own_folders() -> Vec<PathBuf> {
+    let named = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let tmux = named("TMUX_TMPDIR").unwrap_or_else(|| "/tmp".into());
+    let tmux = tmux.join(format!("tmux-{}", rustix::process::getuid().as_raw()));
+    let screen = named("SCREENDIR").or_else(|| Some(named("HOME")?.join(".screen")));
+    let capuchin = session::runtime_folder().map(|folder| folder.join("capuchin"));
+    [Some(tmux), screen, capuchin].into_iter().flatten().collect()
+}
+
+/// Every socket in a folder, and a few levels below it.
+fn sockets_below(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![(folder.to_owned(), 0)]);
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_socket() && found.len() < SSH_SOCKETS_MAX => found.push(entry.path()),
+                Ok(kind) if kind.is_dir() && depth < SSH_FOLDER_DEPTH => folders.push((entry.path(), depth + 1)),
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 fn runtime_folder() -> PathBuf {

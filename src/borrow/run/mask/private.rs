@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, mkdirat, openat},
+    fs::{AtFlags, CWD, Mode, OFlags, chmodat, mkdirat, openat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
         fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -58,6 +58,10 @@ impl Private {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        Ok(chmodat(&self.root, path, Mode::from_raw_mode(mode), AtFlags::empty())?)
     }
 
     /// Puts one of its files or folders in the place of `target`.
