@@ -26,6 +26,7 @@ pub mod run {
 pub use borrow::{
     Alias, BorrowError, Borrower, Child, ChildControl, ChildStderr, ChildStdin, ChildStdout, Command, Connection,
     Destination, Endpoint, Forward, Host, HostSettings, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles, Proxy,
-    RemoteForward, RemoteUdpForward, SessionEnd, Share, Stdio, TcpBound, TcpListener, TcpOptions, TcpStream,
-    UdpForward, UdpSocket, UnixListener, UnixStream, lender_address,
+    RemoteForward, RemoteUdpForward, ServiceListener, ServiceReader, ServiceStream, ServiceWriter, SessionEnd, Share,
+    Stdio, TcpBound, TcpListener, TcpOptions, TcpStream, UdpForward, UdpSocket, UnixListener, UnixStream,
+    lender_address,
 };

@@ -254,6 +254,13 @@ pub(crate) trait ProgramStream: Send + 'static {
 }
 
 #[cfg(feature = "cli")]
+impl ProgramStream for Arc<Stream> {
+    fn stream(&self) -> &Stream {
+        self
+    }
+}
+
+#[cfg(feature = "cli")]
 impl ProgramStream for ChildStdin {
     fn stream(&self) -> &Stream {
         &self.0

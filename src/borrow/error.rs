@@ -107,14 +107,18 @@ pub enum BorrowError {
         notes: Vec<String>,
     },
     /// The lender allows it, but cannot listen there, or has stopped; the source has the true error number.
-    #[error("{lender} cannot listen on {address}: {source}")]
+    #[error("{lender} cannot listen on {address}: {why}")]
     Listen {
         /// The lender, as the user calls it.
         lender: String,
         /// What was to be listened on.
         address: String,
+        /// What its system said, or, where that says less, the lender.
+        why: String,
         /// What the lender's system said.
         source: io::Error,
+        /// More, in the lender's words.
+        notes: Vec<String>,
     },
     /// The session is over.
     #[error("the session with {lender} is over: {text}")]
@@ -180,10 +184,10 @@ impl BorrowError {
             | Self::Tls { notes, .. }
             | Self::Login { notes, .. }
             | Self::Refused { notes, .. }
-            | Self::Dial { notes, .. } => notes,
+            | Self::Dial { notes, .. }
+            | Self::Listen { notes, .. } => notes,
             Self::File(_)
             | Self::Profile { .. }
-            | Self::Listen { .. }
             | Self::Ended { .. }
             | Self::Protocol { .. }
             | Self::Busy { .. }
@@ -265,7 +269,9 @@ impl BorrowError {
     /// The same of something that listens at `target`, and not of a connection to it.
     pub(super) fn of_listener(self) -> Self {
         match self {
-            Self::Dial { lender, target, source, .. } => Self::Listen { lender, address: target, source },
+            Self::Dial { lender, target, why, source, notes } => {
+                Self::Listen { lender, address: target, why, source, notes }
+            }
             other => other,
         }
     }
@@ -284,7 +290,8 @@ impl BorrowError {
             | Self::Tls { notes, .. }
             | Self::Login { notes, .. }
             | Self::Refused { notes, .. }
-            | Self::Dial { notes, .. } => notes.push(note),
+            | Self::Dial { notes, .. }
+            | Self::Listen { notes, .. } => notes.push(note),
             _ => {}
         }
         self

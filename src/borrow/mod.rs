@@ -5,6 +5,7 @@
 //!   (once)   (on disk)    (session)├─▶ TcpListener a port of the lender's, and who connects to it
 //!                                  ├─▶ UdpSocket   datagrams from and to the lender
 //!                                  ├─▶ Command     a program there ──▶ Child
+//!                                  ├─▶ offer, stdio   a service for other borrowers, and a connection to one
 //!                                  ├─▶ Forward     a local port, each of whose connections is one
 //!                                  ├─▶ Proxy       a local port whose clients say where to
 //!                                  ├─▶ RemoteForward   a port of the lender's that leads here
@@ -51,6 +52,7 @@ mod renew;
 mod resolve;
 #[cfg(feature = "run")]
 pub(crate) mod run;
+mod service;
 mod settings;
 mod share;
 mod tcp;
@@ -74,6 +76,7 @@ pub use profile::{Alias, Host, Profile, Profiles, lender_address};
 pub use proxy::Proxy;
 pub use remote_forward::RemoteForward;
 pub use remote_udp_forward::RemoteUdpForward;
+pub use service::{ServiceListener, ServiceReader, ServiceStream, ServiceWriter};
 pub use settings::HostSettings;
 pub use share::Share;
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::{
     io::BufReader,
     net::{UnixListener, UnixStream},
@@ -38,17 +38,14 @@ use super::{
 };
 use crate::{
     proto::{
-        Errno, FromBorrower, FromLender, Greeting, LocalNames, Login, LoginMethod, Request, Reset, SpawnStdio, Welcome,
-        message,
-        mux::{self, Batch},
+        FromBorrower, FromLender, Greeting, LocalNames, Login, LoginMethod, Request, Reset, SpawnStdio, Welcome,
+        message, mux,
     },
-    session::{Backoff, Greeter, READ_BYTES, Session, SocketFile, Stream, runtime_folder},
+    session::{Backoff, Greeter, Meter, Metered, READ_BYTES, Session, SocketFile, Stream, runtime_folder, splice},
 };
 
 /// A command of ours that says nothing for so long is given up.
 const HELLO_MAX: Duration = Duration::from_secs(5);
-/// Passed on at once, in bytes.
-const BYTES: usize = 128 * 1024;
 /// Commands that share the session at once.
 const COMMANDS_MAX: usize = 256;
 
@@ -204,7 +201,8 @@ async fn serve_command(borrower: Borrower, socket: UnixStream) {
                 };
                 let known = names_program.then(|| programs.clone().know(&near, &far));
                 streams.spawn(async move {
-                    relay(&near, &far).await;
+                    let meter = Meter::default();
+                    splice(Metered { stream: &near, meter: &meter }, Metered { stream: &far, meter: &meter }).await;
                     drop(known);
                 });
             }
@@ -233,7 +231,7 @@ impl Programs {
                 Some((message::encode_prefixed(&Request::SpawnStdio(SpawnStdio { spawn, which })), false))
             }
             Request::Spawn(_) => Some((as_it_is(), true)),
-            Request::TcpListen(_) | Request::UnixListen(_) => None,
+            Request::TcpListen(_) | Request::UnixListen(_) | Request::ServiceListen(_) => None,
             _ => Some((as_it_is(), false)),
         }
     }
@@ -248,43 +246,6 @@ impl Programs {
 impl Drop for Known {
     fn drop(&mut self) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
-}
-
-/// Copies both ways until both have ended. What breaks one side breaks the other, but takes nothing back that came before:
-/// a side whose bytes have all been passed on is closed, and not reset.
-async fn relay(near: &Stream, far: &Stream) {
-    match tokio::join!(copy(near, far), copy(far, near)) {
-        (Err(reset), Err(_)) => {
-            near.reset(reset);
-            far.reset(reset);
-        }
-        (Ok(()), Err(reset)) => near.reset(reset),
-        (Err(_), Ok(())) | (Ok(()), Ok(())) => {}
-    }
-}
-
-async fn copy(from: &Stream, to: &Stream) -> Result<(), Reset> {
-    let mut batch = Batch::default();
-    loop {
-        let more = tokio::select! {
-            biased;
-            read = from.read_batch(&mut batch, BYTES) => read.map_err(|error| reset_of(&error))?,
-            error = to.write_closed() => return Err(reset_of(&error)),
-        };
-        if !more {
-            to.finish();
-            return Ok(());
-        }
-        let bytes = batch.copy_to_bytes(batch.remaining());
-        to.write_all_bytes(bytes).await.map_err(|error| reset_of(&error))?;
-    }
-}
-
-fn reset_of(error: &io::Error) -> Reset {
-    match Errno::of(error) {
-        Some(Errno::ECONNRESET) | None => Reset::Cancelled,
-        Some(errno) => Reset::Failed(errno.0),
     }
 }
 

@@ -3,7 +3,7 @@
 mod escape_keys;
 mod local_terminal;
 mod relay;
-mod streams;
+pub(super) mod streams;
 
 use std::{ffi::OsString, path::PathBuf};
 

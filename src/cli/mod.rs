@@ -25,6 +25,7 @@ mod hosts;
 mod join;
 mod lender;
 mod man;
+mod offer;
 mod presence;
 mod prompt;
 mod report;
@@ -69,6 +70,7 @@ enum Command {
     Forward(forward::Arguments),
     Status(status::Arguments),
     Doctor(doctor::Arguments),
+    Offer(offer::Arguments),
     Connect(connect::Arguments),
     Exec(exec::Arguments),
     Shell(exec::ShellArguments),
@@ -91,6 +93,7 @@ Examples:
   capuchin forward lab -L 8080:intranet:80      its intranet at 127.0.0.1:8080
   capuchin exec lab -- git -C /srv/app status   a program there, as with ssh
   capuchin shell lab                            a shell there
+  capuchin offer lab calc stdio                 our stdin and stdout, for other borrowers of lab
   capuchin check lab connect db.internal:5432   may I, and by which rule?
   capuchin login lab                            log in again";
 
@@ -137,6 +140,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Forward(arguments) => forward::run(arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Offer(arguments) => block_on(offer::run(arguments)),
         Command::Connect(arguments) => block_on(connect::run(arguments)),
         Command::Exec(arguments) => block_on(exec::run(arguments)),
         Command::Shell(arguments) => block_on(exec::shell(arguments)),
@@ -232,6 +236,8 @@ mod tests {
             "capuchin run lab",
             "capuchin run ana@lab --local 127.0.0.1:80 --local ::1 --keep-fd 3 --wait-all -- make -j2 test",
             "capuchin run --print-apparmor",
+            "capuchin offer lab calc stdio",
+            "capuchin offer ana@lab calc stdio --once",
             "capuchin connect -F lab",
             "capuchin man /tmp",
             "capuchin exec lab -- ls -l",
@@ -250,9 +256,15 @@ mod tests {
             let read = Borrowing::try_parse_from(line.split(' '));
             assert!(read.is_ok(), "{line}: {}", read.err().map(|error| error.to_string()).unwrap_or_default());
         }
-        for line in
-            ["capuchin", "capuchin run", "capuchin run lab curl", "capuchin check lab lisen a:1", "capuchin login"]
-        {
+        for line in [
+            "capuchin",
+            "capuchin run",
+            "capuchin run lab curl",
+            "capuchin check lab lisen a:1",
+            "capuchin login",
+            "capuchin offer lab calc",
+            "capuchin offer lab calc tcp:localhost:80",
+        ] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

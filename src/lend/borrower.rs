@@ -219,6 +219,11 @@ impl Held<'_> {
         &self.handle.meter
     }
 
+    /// What is listed, for who serves it elsewhere.
+    pub(super) fn handle(&self) -> Arc<Handle> {
+        self.handle.clone()
+    }
+
     /// Why it was taken back, if it was.
     pub(super) fn why_taken(&self) -> Option<String> {
         self.handle.taken.get().cloned()

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, spawn, tcp, udp, unix};
+use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, service, spawn, tcp, udp, unix};
 use crate::{
     proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Crew, Session, Stream},
@@ -86,6 +86,14 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
         },
         Ok(Ok(Request::UnixListen(wanted))) => match Box::pin(gate::unix_listen(&borrower, &wanted.path)).await {
             Ok(grant) => Box::pin(listen::unix(&borrower, grant, wanted.backlog, stream)).await,
+            Err(refusal) => refuse(&stream, refusal).await,
+        },
+        Ok(Ok(Request::ServiceListen(wanted))) => match Box::pin(gate::service_listen(&borrower, &wanted.name)).await {
+            Ok(grant) => Box::pin(listen::service(&borrower, grant, wanted, stream)).await,
+            Err(refusal) => refuse(&stream, refusal).await,
+        },
+        Ok(Ok(Request::ServiceConnect(name))) => match Box::pin(gate::service_connect(&borrower, &name)).await {
+            Ok(grant) => Box::pin(service::connect(&borrower, grant, stream)).await,
             Err(refusal) => refuse(&stream, refusal).await,
         },
         Ok(Ok(Request::Resolve)) => Box::pin(names::lend(&borrower, stream)).await,

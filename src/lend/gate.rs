@@ -18,7 +18,8 @@ use super::{
 use crate::{
     policy::{
         self, AnyRequest, Connect, Datagram, DatagramSocket, Facts, Granted, Host, HostError, HostName, Kind,
-        LenderPath, Listen, Principal, Profile, ReadVariable, Resolve, Transport, UnixConnect, UnixListen,
+        LenderPath, Listen, OfferService, Principal, Profile, ReadVariable, Resolve, Transport, UnixConnect,
+        UnixListen, UseService, WordError,
     },
     proto::{Ask, Errno, ErrorKind, HostsLine, Refusal, Spawn, Target},
 };
@@ -119,6 +120,31 @@ async fn unix<R: policy::Request>(
         Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
     };
     log(borrower, event, &asked, Verdict::of(&decision)).await;
+    decision
+}
+
+/// Asks to listen as a service.
+pub(super) async fn service_listen(borrower: &Borrower, name: &str) -> Result<Granted<OfferService>, Refusal> {
+    service(borrower, "service-listen", name, OfferService::parse(name)).await
+}
+
+/// Asks to connect to a service. Whether anybody offers it is not asked before.
+pub(super) async fn service_connect(borrower: &Borrower, name: &str) -> Result<Granted<UseService>, Refusal> {
+    service(borrower, "service-connect", name, UseService::parse(name)).await
+}
+
+async fn service<R: policy::Request>(
+    borrower: &Borrower,
+    event: &'static str,
+    name: &str,
+    request: Result<R, WordError>,
+) -> Result<Granted<R>, Refusal> {
+    let decision = match request {
+        Ok(request) => policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default())
+            .map_err(|no| refusal(&no)),
+        Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
+    };
+    log(borrower, event, &name, Verdict::of(&decision)).await;
     decision
 }
 
@@ -360,6 +386,12 @@ pub(super) fn still_listens(borrower: &Borrower, grant: &Granted<Listen>) -> Res
 
 /// As [`still`], for a UDP port or socket, and for each destination of datagrams.
 pub(super) fn still_sends<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
+    let policy = borrower.lender.policy();
+    grant.again(&policy, &borrower.principal, &Facts::default()).map(drop).map_err(|no| refusal(&no))
+}
+
+/// As [`still`], for either end of a service.
+pub(super) fn still_service<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
     let policy = borrower.lender.policy();
     grant.again(&policy, &borrower.principal, &Facts::default()).map(drop).map_err(|no| refusal(&no))
 }

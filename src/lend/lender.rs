@@ -24,6 +24,7 @@ use super::{
     reload,
     resolve::LookUps,
     seats::Seats,
+    service::Services,
     spawn::UserPrograms,
     worker::Worker,
 };
@@ -88,6 +89,7 @@ pub(super) struct Shared {
     pub(super) seats: Seats,
     /// A place for each socket that is lent, of all sessions.
     pub(super) sockets: Arc<Semaphore>,
+    pub(super) services: Arc<Services>,
     /// Of programs, by user.
     pub(super) programs: UserPrograms,
     pub(super) look_ups: LookUps,
@@ -145,6 +147,7 @@ impl Lender {
             live: Live::default(),
             seats: Seats::default(),
             sockets: Arc::new(Semaphore::new(sockets_max())),
+            services: Arc::default(),
             programs: UserPrograms::default(),
             look_ups: LookUps::new(),
             worker: Worker::default(),

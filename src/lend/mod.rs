@@ -6,6 +6,7 @@
 //!        └───▶ overdue                 │
 //!                                      │         ├──▶ listen    ports, and who connects to them
 //!                                      │         ├──▶ udp       datagrams, each destination judged by itself
+//!                                      │         ├──▶ service   names that borrowers listen as, for one another
 //!                                      ├── spawn            programs, through the worker
 //!                                      ├── resolve          names, once
 //!                                      ├── names            DNS questions, and what a session was answered
@@ -53,6 +54,7 @@ mod reload;
 mod renew;
 mod resolve;
 mod seats;
+mod service;
 mod spawn;
 mod stranger;
 mod tcp;

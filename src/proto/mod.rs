@@ -18,6 +18,7 @@ pub mod mux;
 mod name;
 mod request;
 mod resolv_conf;
+mod service;
 mod spawn;
 mod udp;
 
@@ -46,6 +47,7 @@ pub use request::{
     UnknownRequest,
 };
 pub use resolv_conf::ResolvConf;
+pub use service::{SERVICE_NAME_MAX, ServiceListen};
 pub use spawn::{
     FOLDER_BYTES_MAX, FromProgram, MODES_MAX, Mode, Program, Spawn, SpawnStdio, Spawned, Stdio, TERM_BYTES_MAX,
     Terminal, TerminalSize, ToProgram, WORDS_BYTES_MAX, WORDS_MAX, Words,

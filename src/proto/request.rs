@@ -6,8 +6,8 @@
 use minicbor::{Decode, Encode, Encoder, encode};
 
 use super::{
-    ProtocolError, Spawn, SpawnStdio, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX, WireAddr,
-    message,
+    ProtocolError, ServiceListen, Spawn, SpawnStdio, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX,
+    WireAddr, message, service,
 };
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
@@ -19,12 +19,7 @@ pub const ASK_TARGET_MAX: usize = 32 * 1024;
 /// Longest path of a Unix socket, in bytes: PATH_MAX of Linux without its NUL.
 pub const SOCKET_PATH_MAX: usize = 4095;
 /// The requests that are planned, by name, each with the kinds that it can be.
-pub const PLANNED: [(&str, &[&str]); 4] = [
-    ("files", &["read", "write"]),
-    ("service-connect", &["services.use"]),
-    ("service-listen", &["services.offer"]),
-    ("objects", &["python"]),
-];
+pub const PLANNED: [(&str, &[&str]); 2] = [("files", &["read", "write"]), ("objects", &["python"])];
 /// A borrowed resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -40,6 +35,10 @@ pub enum Request {
     UnixConnect(Vec<u8>),
     /// A Unix socket created by the lender; answered with [`Ready`](super::Ready).
     UnixListen(UnixListen),
+    /// A name that other borrowers may connect to; answered with [`Ready`](super::Ready), and then a listener.
+    ServiceListen(ServiceListen),
+    /// A connection to the service of this name; answered with [`Ready`](super::Ready).
+    ServiceConnect(String),
     /// Names from the lender's resolvers; answered with [`Resolving`](super::Resolving).
     Resolve,
     /// The lender's machine as its programs see it, and these variables of its environment; answered with a
@@ -93,6 +92,8 @@ impl Request {
             Self::UdpBind(_) => "udp-bind",
             Self::UnixConnect(_) => "unix-connect",
             Self::UnixListen(_) => "unix-listen",
+            Self::ServiceListen(_) => "service-listen",
+            Self::ServiceConnect(_) => "service-connect",
             Self::Resolve => "resolve",
             Self::Profile(_) => "profile",
             Self::Check(_) => "check",
@@ -138,6 +139,8 @@ impl Request {
                 let UnixBody { path, backlog } = message::decode("request", bytes)?;
                 Self::UnixListen(UnixListen { path: socket_path(path)?, backlog })
             }
+            "service-listen" => Self::ServiceListen(ServiceListen::decode(bytes)?),
+            "service-connect" => Self::ServiceConnect(service::decode_connect(bytes)?),
             "resolve" => Self::Resolve,
             "profile" => {
                 let ProfileBody { variables } = message::decode("request", bytes)?;
@@ -191,7 +194,8 @@ impl<C> Encode<C> for Request {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         let length = match self {
             Self::Resolve | Self::RenewTicket => 1,
-            Self::RenewCertificate(_) | Self::Profile(_) | Self::UnixConnect(_) => 2,
+            Self::RenewCertificate(_) | Self::Profile(_) | Self::UnixConnect(_) | Self::ServiceConnect(_) => 2,
+            Self::ServiceListen(listen) => 1 + listen.entries(),
             Self::UnixListen(UnixListen { backlog, .. }) => 2 + u64::from(backlog.is_some()),
             Self::UdpBind(_) => 4,
             Self::TcpListen(TcpListen { backlog, .. }) => 4 + u64::from(backlog.is_some()),
@@ -220,6 +224,8 @@ impl<C> Encode<C> for Request {
                     None => Ok(()),
                 }
             }
+            Self::ServiceListen(listen) => listen.encode_body(e),
+            Self::ServiceConnect(name) => e.u8(1)?.str(name)?.ok(),
             Self::RenewCertificate(csr) => e.u8(1)?.bytes(csr)?.ok(),
             Self::RenewTicket => Ok(()),
             Self::Profile(variables) => e.u8(1)?.encode(variables)?.ok(),

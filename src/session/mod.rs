@@ -24,6 +24,7 @@ mod relay;
 mod rounds;
 mod socket;
 mod socket_file;
+mod splice;
 mod stream;
 pub mod terminal;
 
@@ -51,6 +52,7 @@ pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe};
 pub use relay::{relay, relay_accepted, relay_unanswered};
 pub use socket::Socket;
 pub use socket_file::SocketFile;
+pub use splice::{Metered, splice};
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 /// A session. Clones are the same session; it ends when the last clone and the last stream are gone.

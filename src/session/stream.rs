@@ -127,6 +127,12 @@ impl Stream {
         .await;
     }
 
+    /// Whether nothing can be written any more, as [`Self::write_closed`] waits for.
+    pub fn is_write_closed(&self) -> bool {
+        let mut state = self.shared.lock();
+        state.ended.is_some() || matches!(state.mux.poll_write(self.id, 0), mux::Write::Closed(_))
+    }
+
     /// Waits until nothing can be written any more because the peer reset the stream or the session is over.
     pub async fn write_closed(&self) -> io::Error {
         poll_fn(|cx| {

@@ -25,6 +25,7 @@ mod questions;
 mod renewal;
 mod revocation;
 mod robots;
+mod services;
 mod terminal;
 mod udp;
 mod unix;

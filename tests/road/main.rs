@@ -16,6 +16,7 @@ mod profile;
 mod proxy;
 mod refused;
 mod remote;
+mod services;
 mod settings;
 mod status;
 mod stdio;

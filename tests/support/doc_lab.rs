@@ -16,7 +16,7 @@ async fn lab() -> Result<(capuchin::Profiles, std::net::SocketAddr, tempfile::Te
     init(&dir, Setup { name: Some("lab".parse()?), listen: Some("127.0.0.1:0".parse()?), ..Setup::default() })?;
     let lent = folder.path().canonicalize()?.join("lent");
     std::fs::create_dir(&lent)?;
-    let rules = format!("connect = \"{address}\"\nlisten = \"127.0.0.1:1024-65535\"\nudp = \"127.0.0.1:1024-65535\"\nunix = {lent:?}\nunix_listen = {lent:?}\nexec = [{{ path = \"*\" }}]");
+    let rules = format!("connect = \"{address}\"\nlisten = \"127.0.0.1:1024-65535\"\nudp = \"127.0.0.1:1024-65535\"\nunix = {lent:?}\nunix_listen = {lent:?}\nexec = [{{ path = \"*\" }}]\nservices = {{ offer = [\"*\"], use = [\"*\"] }}");
     std::fs::write(dir.policy_toml(), format!("[[allow]]\nwho = \"ana\"\n{rules}\nallow_root = true\n"))?;
     let lender = Lender::open(&dir)?;
     let listener = lender.listen().await?;

@@ -1,4 +1,5 @@
-//! Lends listening sockets: what comes to them is announced to the borrower on a stream of its own, and relayed.
+//! Lends listening sockets, and names to listen as: what comes to them is announced to the borrower on a stream of its own,
+//! and relayed.
 //!
 //! ```text
 //!   bound ──StartListening──▶ listening ──▶ accepted, announced ──▶ pending ──Ready──▶ served
@@ -25,10 +26,10 @@ use super::{
     gate,
 };
 use crate::{
-    policy::{Granted, Listen, UnixListen},
+    policy::{Granted, Listen, OfferService, UnixListen},
     proto::{
-        Accepted, Answer, Errno, ErrorKind, Listening, PENDING_MAX, Ready, Refusal, StartListening, StreamId,
-        TcpListen, WireAddr, message,
+        Accepted, Answer, Errno, ErrorKind, Listening, PENDING_MAX, Ready, Refusal, ServiceListen, StartListening,
+        StreamId, TcpListen, WireAddr, message,
     },
     session::{Backoff, Crew, SocketFile, Stream, relay_accepted},
 };
@@ -63,6 +64,29 @@ pub(super) async fn unix(borrower: &Arc<Borrower>, grant: Granted<UnixListen>, b
     let still: StillListens = Arc::new(move |borrower| gate::still_unix(borrower, &grant));
     let listener = Listener { port, file: Some(file), kind: "unix-listen", target, still };
     listener.lend(borrower, stream, backlog, &Ready {}).await;
+}
+
+/// As [`tcp`], for a name that other borrowers connect to.
+///
+/// # Cancellation
+/// As [`tcp`]; the name is free again.
+pub(super) async fn service(
+    borrower: &Arc<Borrower>,
+    grant: Granted<OfferService>,
+    wanted: ServiceListen,
+    stream: Stream,
+) {
+    let target = grant.request().name().to_owned();
+    let offered = match borrower.lender.shared.services.offer(&target, wanted.at_once) {
+        Ok(offered) => offered,
+        Err(refusal) => {
+            log(borrower, "listen-failed", target, Some(refusal.text().to_owned())).await;
+            return refuse(&stream, refusal).await;
+        }
+    };
+    let still: StillListens = Arc::new(move |borrower| gate::still_service(borrower, &grant));
+    let listener = Listener { port: Port::Service(offered), file: None, kind: "service-listen", target, still };
+    listener.lend(borrower, stream, None, &Ready {}).await;
 }
 
 /// What was bound, and how to judge it again.
@@ -216,6 +240,7 @@ impl Arrival {
             match came {
                 Came::Tcp { socket, .. } => relay_accepted(socket, &stream, held.meter(), answer).await,
                 Came::Unix(socket) => relay_accepted(socket, &stream, held.meter(), answer).await,
+                Came::Service(visit) => visit.relay(&stream, held.meter(), answer).await,
             }
         };
         // On the heap: its room is free again while the connection idles.

@@ -4,7 +4,10 @@ use std::{fmt, io, net::SocketAddr, os::fd::OwnedFd};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use crate::session::{Socket, socket_options};
+use crate::{
+    lend::service::{Offered, Visit},
+    session::{Socket, socket_options},
+};
 
 /// A bound socket. tokio sees it only once it listens: before, the kernel reports a hang-up for ever.
 pub(super) enum Port {
@@ -12,6 +15,8 @@ pub(super) enum Port {
     Bound(OwnedFd, Family),
     Tcp(TcpListener),
     Unix(UnixListener),
+    /// A name, which needs no socket and listens from the first.
+    Service(Offered),
 }
 
 /// What a bound socket will be.
@@ -29,6 +34,8 @@ impl Port {
         match self {
             Self::Tcp(listener) => rustix::net::listen(listener, backlog)?,
             Self::Unix(listener) => rustix::net::listen(listener, backlog)?,
+            // The bound of what is announced is all that there is.
+            Self::Service(_) => {}
             Self::Bound(socket, family) => {
                 rustix::net::listen(&*socket, backlog)?;
                 let socket = socket.try_clone()?;
@@ -52,6 +59,11 @@ impl Port {
                 Ok(Came::Tcp { socket, peer, local })
             }
             Self::Unix(listener) => Ok(Came::Unix(listener.accept().await?.0)),
+            Self::Service(offered) => match offered.accept().await {
+                Some(visit) => Ok(Came::Service(visit)),
+                // Never: the other end is kept as long as the name.
+                None => std::future::pending().await,
+            },
         }
     }
 }
@@ -60,6 +72,7 @@ impl Port {
 pub(super) enum Came {
     Tcp { socket: TcpStream, peer: SocketAddr, local: SocketAddr },
     Unix(UnixStream),
+    Service(Visit),
 }
 
 impl Came {
@@ -67,7 +80,7 @@ impl Came {
     pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Self::Tcp { peer, local, .. } => Some((*peer, *local)),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Service(_) => None,
         }
     }
 
@@ -76,6 +89,7 @@ impl Came {
         match self {
             Self::Tcp { socket, .. } => socket.abort_on_drop(),
             Self::Unix(socket) => socket.abort_on_drop(),
+            Self::Service(visit) => drop(visit),
         }
     }
 }
@@ -90,6 +104,7 @@ impl fmt::Display for Came {
                 Ok(peer) => write!(f, "uid {} pid {}", peer.uid(), peer.pid().unwrap_or(0)),
                 Err(_) => f.write_str("a program of the lender"),
             },
+            Self::Service(visit) => visit.fmt(f),
         }
     }
 }

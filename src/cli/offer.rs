@@ -1,0 +1,101 @@
+//! `capuchin offer`: our stdin and stdout as a service at the lender, for one borrower after the other.
+
+use std::{io, sync::Arc};
+
+use rustix::stdio::stdout;
+
+use super::{
+    exec::streams::{Input, Output, write_out},
+    host::HostArgument,
+    presence::Presence,
+    report::{Failure, escape, of_stdout, warn},
+    signals,
+};
+use crate::{ServiceListener, session::Stream, sys};
+
+/// Offer our stdin and stdout to other borrowers of a lender, as a service with a name
+#[derive(clap::Args)]
+#[command(before_help = "\
+Examples:
+  tar c . | capuchin offer lab backup stdio --once         and on another machine:
+  capuchin run lab --stdio service:backup -- tar x
+  capuchin offer lab console stdio <>/dev/ttyS0 >&0        a serial line, for one at a time
+
+Who connects reads what comes in at our stdin, and writes what goes to our stdout. One more meanwhile is refused as busy. The
+next may come when one has gone: what was read of stdin and not sent by then is lost. It ends with stdin, once the borrower
+who is connected has ended too, with --once, or with the session. The policy says who may: `services = { offer = [...],
+use = [...] }`.")]
+pub struct Arguments {
+    #[command(flatten)]
+    host: HostArgument,
+    /// The service's name: letters, digits, _ . and -
+    name: String,
+    /// What is offered: stdio, which is our stdin and stdout
+    #[arg(value_parser = ["stdio"])]
+    provider: String,
+    /// End with the first borrower, whose end of input closes our stdout
+    #[arg(long)]
+    once: bool,
+}
+
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { host, name, provider: _, once } = arguments;
+    let borrower = host.connect().await?;
+    let offer = borrower.offer(&name, Some(1)).await?;
+    warn(&format!("Offering service {name} at {}", escape(borrower.host())));
+    let _presence = Presence::announce(&borrower, "offer", vec![format!("service:{name} stdio")]);
+    signals::interruptible(serve(offer, once)).await
+}
+
+/// Serves one after the other, until stdin has ended.
+async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
+    let mut stdin = None;
+    loop {
+        let stream = Arc::new(offer.accept().await?.into_stream());
+        // Not before: what nobody has asked for stays where it is.
+        let stdin = stdin.get_or_insert_with(Input::open);
+        let down = async {
+            write_out(stream.clone(), Output::open(stdout())).await?;
+            if once { sys::close_stdout() } else { Ok(()) }
+        };
+        let up = async { Ok(up(stdin, &stream).await) };
+        let failed = |error: io::Error| of_stdout(&error);
+        let (has_ended, ()) = tokio::try_join!(up, down).map_err(failed)?;
+        if once || has_ended {
+            // What was written is there; with the session gone it may not be.
+            let closed = match Arc::into_inner(stream) {
+                Some(stream) => stream.close().await,
+                None => Ok(()),
+            };
+            offer.close().await?;
+            return match closed {
+                Err(error) if has_ended => Err(Failure::new(
+                    crate::proto::ErrorKind::Target,
+                    format!("who was connected has gone before the end: {error}"),
+                )),
+                _ => Ok(()),
+            };
+        }
+    }
+}
+
+/// Sends what comes in at stdin; `true` at its end, `false` if nobody takes it any more.
+async fn up(stdin: &mut Input, stream: &Stream) -> bool {
+    loop {
+        tokio::select! {
+            biased;
+            _ = stream.write_closed() => return false,
+            bytes = stdin.read() => match bytes {
+                Some(bytes) => {
+                    if stream.write_all_bytes(bytes).await.is_err() {
+                        return false;
+                    }
+                }
+                None => {
+                    stream.finish();
+                    return true;
+                }
+            },
+        }
+    }
+}
