@@ -238,6 +238,7 @@ mod tests {
             "capuchin run --print-apparmor",
             "capuchin offer lab calc stdio",
             "capuchin offer ana@lab calc stdio --once",
+            "capuchin run lab --stdio service:calc -- bc",
             "capuchin connect -F lab",
             "capuchin man /tmp",
             "capuchin exec lab -- ls -l",
@@ -264,6 +265,7 @@ mod tests {
             "capuchin login",
             "capuchin offer lab calc",
             "capuchin offer lab calc tcp:localhost:80",
+            "capuchin run lab --stdio calc -- bc",
         ] {
             assert!(Borrowing::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

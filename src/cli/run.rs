@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     BorrowError, Borrower,
-    borrow::run::{self, HOST_VARIABLE, Local, Plan, Run, RunError, Serve},
+    borrow::run::{self, HOST_VARIABLE, Local, Plan, ProgramPipes, Run, RunError, Serve, ServiceFeed},
     proto::ErrorKind,
 };
 
@@ -34,6 +34,7 @@ Examples:
   capuchin run lab -- curl http://wiki.internal/     any program, as it is
   capuchin run lab                                   a shell; leave it with exit
   capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays this machine's
+  capuchin run lab --stdio service:calc -- bc           its stdin and stdout are those that another borrower offers
 
 Loopback is the lender's, but for ports that the program itself listens on. What the program leaves behind is ended with
 it. Datagrams go and are answered like connections; accepting connections from the lender's network comes later.
@@ -53,6 +54,9 @@ pub struct Arguments {
     /// such would look up names, or act, outside; may be given more than once
     #[arg(long, value_name = "PATH")]
     local_unix: Vec<PathBuf>,
+    /// Give the program a service of the lender's for stdin and stdout: those of `capuchin offer HOST NAME stdio`, say
+    #[arg(long, value_name = "service:NAME", value_parser = service)]
+    stdio: Option<String>,
     /// Let the program have a descriptor above 2; may be given more than once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     keep_fd: Vec<RawFd>,
@@ -68,7 +72,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { host, local, env, local_unix, keep_fd, wait_all, print_apparmor, program } = arguments;
+    let Arguments { host, local, env, local_unix, stdio, keep_fd, wait_all, print_apparmor, program } = arguments;
     if print_apparmor {
         let own = std::env::current_exe()
             .map_err(|error| RunError::Exec { program: "capuchin".to_owned(), source: error })?;
@@ -79,22 +83,45 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&name))];
     let program = if program.is_empty() { shell(&name, &mut variables) } else { program };
     // Before any thread.
-    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds: keep_fd, wait_all };
-    let run = Run::start(&plan)?;
+    let piped = stdio.is_some();
+    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds: keep_fd, wait_all, piped };
+    let mut run = Run::start(&plan)?;
+    let service = stdio.zip(run.take_pipes());
     let mut status = 0;
     block_on(async {
-        let (mut told, mut telling) = (HashSet::new(), JoinSet::new());
+        let (mut told, mut telling, mut feed) = (HashSet::new(), JoinSet::new(), None);
         let log_in = async {
             let borrower = host.connect_asking(|question| run::at_a_prompt(|| prompt::password(question))?).await?;
+            feed = join_stdio(&borrower, service).await?;
             borrower.keep_connected();
             telling.spawn(tell_connection(borrower.clone()));
             Ok::<_, Failure>(borrower)
         };
         let refused = |error: BorrowError| tell(&mut told, &error);
         status = run.serve(log_in, Serve { local, refused }).await?;
+        if let Some(feed) = feed {
+            feed.drain().await;
+        }
         Ok(())
     })?;
     if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }
+}
+
+/// Connects to the service that is to be the program's stdin and stdout.
+async fn join_stdio(
+    borrower: &Borrower,
+    service: Option<(String, ProgramPipes)>,
+) -> Result<Option<ServiceFeed>, Failure> {
+    let Some((name, pipes)) = service else { return Ok(None) };
+    let service = borrower.stdio(&name).await?;
+    let failed = |source| RunError::local("cannot give the program its stdin and stdout", source);
+    Ok(Some(pipes.join(service).map_err(failed)?))
+}
+
+/// Reads what `--stdio` takes.
+fn service(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("service:").filter(|name| !name.is_empty());
+    name.map(str::to_owned).ok_or_else(|| "write service:NAME, as in service:calc".to_owned())
 }
 
 /// How the session stands, for as long as it is of use to the program, which goes on without it.

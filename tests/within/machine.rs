@@ -16,6 +16,7 @@ pub const POLICY: &str = r#"
 who = ["alice"]
 connect = ["10.77.0.0/16:*", "10.78.0.9:*", "203.0.113.0/24:*", "127.0.0.0/8:*", "[::1]:*", "[fd77::/16]:*"]
 udp = ["10.77.0.0/16:*", "127.0.0.0/8:*", "[::1]:*", "[fd77::/16]:*"]
+services = { offer = ["upper"], use = ["upper"] }
 "#;
 /// A user with no rights of its own; on Debian it is nobody.
 const UNPRIVILEGED: u32 = 65534;

@@ -10,4 +10,5 @@ mod connects;
 mod datagrams;
 mod machine;
 mod process;
+mod stdio;
 mod terminal;

@@ -73,7 +73,7 @@ impl RunError {
         }
     }
 
-    pub(super) fn local(what: &'static str, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn local(what: &'static str, source: impl Into<io::Error>) -> Self {
         Self::SetUp { what, source: source.into(), notes: Vec::new() }
     }
 

@@ -55,20 +55,22 @@ pub struct Plan {
     pub keep_fds: Vec<RawFd>,
     /// Processes that it left behind may go on.
     pub wait_all: bool,
+    /// Its stdin and stdout are pipes to the outer half, which serves them, and not ours.
+    pub piped: bool,
 }
 
 type Failed = (Step, io::Error);
 
-/// Does everything, to the end of this process.
-pub fn run(control: &OwnedFd, plan: &Plan) {
+/// Does everything, to the end of this process. `stdio`: the program's ends of its pipes, if it has any.
+pub fn run(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) {
     // What cannot be told any more need not be.
-    if let Err((step, error)) = live(control, plan) {
+    if let Err((step, error)) = live(control, plan, stdio) {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         let _ = control::send(control, &FromInner::Failed(step, errno), &[]);
     }
 }
 
-fn live(control: &OwnedFd, plan: &Plan) -> Result<(), Failed> {
+fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(), Failed> {
     let control_failed = |error| (Step::Control, error);
     let is_root = sys::enter_borrowed_network().map_err(|error| (Step::Namespaces, error))?;
     network::set_loopback_up().map_err(|error| (Step::Loopback, error))?;
@@ -87,20 +89,20 @@ fn live(control: &OwnedFd, plan: &Plan) -> Result<(), Failed> {
     sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;
     rustix::process::set_child_subreaper(Some(getpid())).map_err(|error| (Step::Fork, error.into()))?;
-    let program = start(plan, &machine, is_root)?;
+    let program = start(plan, stdio, &machine, is_root)?;
     control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
     let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
     charge.look_after().map_err(control_failed)
 }
 
-/// Starts the program, and waits until it is one.
-fn start(plan: &Plan, machine: &Machine, is_root: bool) -> Result<Pid, Failed> {
+/// Starts the program, and waits until it is one. With a copy of `stdio` left here nobody would see its end.
+fn start(plan: &Plan, stdio: Option<[OwnedFd; 2]>, machine: &Machine, is_root: bool) -> Result<Pid, Failed> {
     let inner = getpid();
     let (failure_rx, failure_tx) = io::pipe().map_err(|error| (Step::Fork, error))?;
     match sys::fork().map_err(|error| (Step::Fork, error))? {
         Forked::Child => {
             drop(failure_rx);
-            let (step, error) = become_program(plan, machine, is_root, inner);
+            let (step, error) = become_program(plan, stdio, machine, is_root, inner);
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = (&failure_tx).write_all(&[[step as u8; 4], errno.to_ne_bytes()].concat());
             std::process::exit(SIGNALLED - 1);
@@ -123,7 +125,7 @@ fn start(plan: &Plan, machine: &Machine, is_root: bool) -> Result<Pid, Failed> {
 }
 
 /// Gives up what the program must not have, and becomes it. Returns only what went wrong.
-fn become_program(plan: &Plan, machine: &Machine, is_root: bool, inner: Pid) -> Failed {
+fn become_program(plan: &Plan, stdio: Option<[OwnedFd; 2]>, machine: &Machine, is_root: bool, inner: Pid) -> Failed {
     let confine = || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() != Some(inner) {
@@ -143,6 +145,9 @@ fn become_program(plan: &Plan, machine: &Machine, is_root: bool, inner: Pid) -> 
         return (Step::Exec, io::ErrorKind::NotFound.into());
     };
     let mut command = Command::new(program);
+    if let Some([stdin, stdout]) = stdio {
+        command.stdin(stdin).stdout(stdout);
+    }
     for name in &plan.lender_variables {
         command.env_remove(name);
     }

@@ -17,6 +17,8 @@
 //! Names are the lender's as well: its resolver files stand in the place of ours ([`mask`]), and what is sent to port 53 is asked of
 //! the lender ([`names`]).
 //!
+//! Its stdin and stdout are ours, or the two directions of a service that another borrower offers ([`stdio`]).
+//!
 //! # What a program cannot do yet
 //! Accept connections from the lender's side: a port that it listens on is reached from inside alone, whatever address it
 //! bound, and datagrams come in only from where it has sent to. Datagrams to an address of `--local` are answered as by a
@@ -48,6 +50,7 @@ mod packet;
 mod probe;
 mod questions;
 mod rules;
+mod stdio;
 
 use std::{ffi::OsString, os::fd::OwnedFd};
 
@@ -62,6 +65,7 @@ pub use local::Local;
 pub use mask::{Mask, MaskError};
 pub use outer::Serve;
 pub use probe::probe;
+pub use stdio::{ProgramPipes, ServiceFeed};
 
 use crate::sys::{self, Forked};
 
@@ -77,6 +81,7 @@ pub struct Run {
     control: OwnedFd,
     program: String,
     lender_variables: Vec<String>,
+    pipes: Option<ProgramPipes>,
 }
 
 impl Run {
@@ -92,10 +97,12 @@ impl Run {
         sys::block_signals(&PASSED_ON).map_err(failed)?;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (control, theirs) = pair.map_err(|error| failed(error.into()))?;
+        let pipes = plan.piped.then(stdio::pipes).transpose().map_err(failed)?;
+        let (pipes, ends) = pipes.unzip();
         match sys::fork().map_err(failed)? {
             Forked::Child => {
-                drop(control);
-                inner::run(&theirs, plan);
+                drop((control, pipes));
+                inner::run(&theirs, plan, ends);
                 std::process::exit(0)
             }
             Forked::Parent(_) => {
@@ -104,9 +111,16 @@ impl Run {
                 set_child_subreaper(Some(getpid())).map_err(|error| failed(error.into()))?;
                 let program = plan.program.first().map(OsString::as_os_str).unwrap_or_default();
                 let program = program.to_string_lossy().into_owned();
-                Ok(Self { control, program, lender_variables: plan.lender_variables.clone() })
+                Ok(Self { control, program, lender_variables: plan.lender_variables.clone(), pipes })
             }
         }
+    }
+}
+
+impl Run {
+    /// Our ends of the program's stdin and stdout, if the plan says that they are piped; once.
+    pub fn take_pipes(&mut self) -> Option<ProgramPipes> {
+        self.pipes.take()
     }
 }
 

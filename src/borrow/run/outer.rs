@@ -56,7 +56,7 @@ impl Run {
         log_in: impl Future<Output = Result<Borrower, E>>,
         serve: Serve<impl FnMut(BorrowError)>,
     ) -> Result<u8, E> {
-        let Self { control, program, lender_variables } = self;
+        let Self { control, program, lender_variables, pipes: _ } = self;
         let failed = |error: io::Error| RunError::local("cannot serve the program", error);
         let inner = Inner { control: sys::await_readable(control).map_err(failed)?, program };
         let signals = sys::signal_fd(&PASSED_ON).and_then(sys::await_readable).map_err(failed)?;

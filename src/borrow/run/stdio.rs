@@ -1,0 +1,92 @@
+//! A program's stdin and stdout that are the two directions of a service.
+//!
+//! ```text
+//!   who offers it ══ lender ══▶ ServiceFeed ──pipe──▶ stdin   the program
+//!                 ◀══════════                ◀─pipe── stdout
+//! ```
+//! Each direction ends by itself. A program that reads no more leaves the rest where it is; what it writes still goes out.
+
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::{
+    net::unix::pipe::{Receiver, Sender},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    ServiceStream,
+    session::{Meter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
+};
+
+/// What a program that is over has said is delivered for as long as bytes move; after such a pause nobody takes them.
+const STALLED: Duration = Duration::from_secs(5);
+
+/// Our ends of a program's stdin and stdout.
+pub struct ProgramPipes {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+}
+
+/// Our ends, and the program's: its stdin and its stdout.
+pub(super) fn pipes() -> io::Result<(ProgramPipes, [OwnedFd; 2])> {
+    let (their_stdin, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((ProgramPipes { stdin, stdout }, [their_stdin, their_stdout]))
+}
+
+impl ProgramPipes {
+    /// Joins them with a service.
+    ///
+    /// # Errors
+    /// What the system says of the pipes.
+    pub fn join(self, service: ServiceStream) -> io::Result<ServiceFeed> {
+        let (mut stdin, stdout) = (Sender::from_owned_fd(self.stdin)?, Receiver::from_owned_fd(self.stdout)?);
+        let (stream, meter) = (Arc::new(service.into_stream()), Arc::new(Meter::default()));
+        let (mut input, mut output) = (JoinSet::new(), JoinSet::new());
+        let (from, counts) = (stream.clone(), meter.clone());
+        input.spawn(async move {
+            // Its end is the end of the pipe, whatever it is.
+            let _ = stream_to_pipe(&from, &mut stdin, &counts).await;
+        });
+        let (to, counts) = (stream.clone(), meter.clone());
+        output.spawn(async move {
+            // A service that hears no more is a closed pipe to the program.
+            let _ = pipe_to_stream(&stdout, &to, &counts, &Stalled::default()).await;
+        });
+        Ok(ServiceFeed { input, output, stream, meter })
+    }
+}
+
+/// Moves the bytes, until it is dropped.
+pub struct ServiceFeed {
+    input: JoinSet<()>,
+    output: JoinSet<()>,
+    stream: Arc<Stream>,
+    meter: Arc<Meter>,
+}
+
+impl ServiceFeed {
+    /// After the program's end: delivers what it has said, as long as somebody takes it, and ends the connection.
+    pub async fn drain(self) {
+        let Self { mut input, mut output, stream, meter } = self;
+        loop {
+            let before = meter.to_stream();
+            match timeout(STALLED, output.join_next()).await {
+                Ok(_) => break,
+                Err(_) if meter.to_stream() == before => {
+                    tracing::debug!("ended with output that the service does not take");
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
+        output.shutdown().await;
+        input.shutdown().await;
+        if let Some(stream) = Arc::into_inner(stream) {
+            // What is not confirmed by then is on its way; dropping delivers it, too.
+            let _ = timeout(STALLED, stream.close()).await;
+        }
+    }
+}
