@@ -55,7 +55,7 @@ impl Borrower {
         Ok(UnixStream { stream })
     }
 
-    /// Creates a Unix socket at `path` of the lender, for the lender's own user alone, and listens on it. A socket that a
+    /// Creates a Unix socket at `path` of the lender, for the user alone whom the lender acts as, and listens on it. A socket that a
     /// listener left which is gone is replaced.
     ///
     /// # Errors

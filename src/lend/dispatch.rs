@@ -81,11 +81,11 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
         },
         Ok(Ok(Request::UdpBind(wanted))) => Box::pin(udp::lend(&borrower, wanted, stream)).await,
         Ok(Ok(Request::UnixConnect(path))) => match Box::pin(gate::unix_connect(&borrower, &path)).await {
-            Ok(grant) => Box::pin(unix::lend(&borrower, grant, stream)).await,
+            Ok((grant, actor)) => Box::pin(unix::lend(&borrower, grant, actor, stream)).await,
             Err(refusal) => refuse(&stream, refusal).await,
         },
         Ok(Ok(Request::UnixListen(wanted))) => match Box::pin(gate::unix_listen(&borrower, &wanted.path)).await {
-            Ok(grant) => Box::pin(listen::unix(&borrower, grant, wanted.backlog, stream)).await,
+            Ok((grant, actor)) => Box::pin(listen::unix(&borrower, (grant, actor), wanted.backlog, stream)).await,
             Err(refusal) => refuse(&stream, refusal).await,
         },
         Ok(Ok(Request::ServiceListen(wanted))) => match Box::pin(gate::service_listen(&borrower, &wanted.name)).await {

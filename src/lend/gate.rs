@@ -11,7 +11,8 @@ use super::{
     audit::Event,
     blocking::blocking,
     borrower::Borrower,
-    names, own_user,
+    names,
+    own_user::{self, Actor},
     real_path::{Last, real_path},
     spawn::{self, SpawnGrant},
 };
@@ -80,18 +81,18 @@ pub(super) async fn datagram(
 }
 
 /// Asks to connect to the Unix socket that `path` leads to.
-pub(super) async fn unix_connect(borrower: &Borrower, path: &[u8]) -> Result<Granted<UnixConnect>, Refusal> {
+pub(super) async fn unix_connect(borrower: &Borrower, path: &[u8]) -> Result<(Granted<UnixConnect>, Actor), Refusal> {
     let request = |path| UnixConnect { path };
     unix(borrower, "unix-connect", Kind::Unix, path, Last::Followed, request).await
 }
 
 /// Asks to create a Unix socket at `path`.
-pub(super) async fn unix_listen(borrower: &Borrower, path: &[u8]) -> Result<Granted<UnixListen>, Refusal> {
+pub(super) async fn unix_listen(borrower: &Borrower, path: &[u8]) -> Result<(Granted<UnixListen>, Actor), Refusal> {
     let request = |path| UnixListen { path };
     unix(borrower, "unix-listen", Kind::UnixListen, path, Last::Kept, request).await
 }
 
-/// Judges where a path leads; that it leads nowhere is told only to who may know.
+/// Judges where a path leads, and says as whom it is gone; that it leads nowhere is told only to who may know.
 async fn unix<R: policy::Request>(
     borrower: &Borrower,
     event: &'static str,
@@ -99,28 +100,43 @@ async fn unix<R: policy::Request>(
     path: &[u8],
     last: Last,
     request: impl FnOnce(LenderPath) -> R,
-) -> Result<Granted<R>, Refusal> {
+) -> Result<(Granted<R>, Actor), Refusal> {
     let asked = String::from_utf8_lossy(path).into_owned();
     let decision = match LenderPath::parse(path) {
         Ok(path) => {
             let (real, stopped) = blocking(move || real_path(&path, last)).await;
             let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
-            policy::decide(&borrower.lender.policy(), &borrower.principal, request(real), &facts)
-                .map_err(|no| refusal(&no))
-                .and_then(|grant| {
-                    own_user::may_act(&borrower.lender, &borrower.principal.user, &format!("{kind} {asked}"))
-                        .map(|()| grant)
-                })
-                .and_then(|grant| match stopped {
-                    None => Ok(grant),
-                    Some(errno) => Err(Refusal::new(ErrorKind::Target, format!("{asked}: {errno}"))
-                        .with_errno(Errno::of(&errno.into()))),
-                })
+            let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request(real), &facts);
+            act(borrower, decision.map_err(|no| refusal(&no)), (kind, &asked), stopped).await
         }
         Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
     };
+    let (decision, actor) = match decision {
+        Ok((grant, actor)) => (Ok(grant), Some(actor)),
+        Err(refusal) => (Err(refusal), None),
+    };
     log(borrower, event, &asked, Verdict::of(&decision)).await;
-    decision
+    decision.map(|grant| (grant, actor.unwrap_or(Actor::Daemon)))
+}
+
+/// As whom what was granted is done.
+async fn act<R>(
+    borrower: &Borrower,
+    decision: Result<Granted<R>, Refusal>,
+    (kind, asked): (Kind, &str),
+    stopped: Option<rustix::io::Errno>,
+) -> Result<(Granted<R>, Actor), Refusal> {
+    let grant = decision?;
+    let wanted = format!("{kind} {asked}");
+    let actor = own_user::actor(&borrower.lender, &borrower.principal.user, &wanted).await?;
+    match (stopped, &actor) {
+        (None, _) => Ok((grant, actor)),
+        // What root saw on the way is not his to know; the system tells him what he may.
+        (Some(_), Actor::Other(_)) => Ok((grant, actor)),
+        (Some(errno), Actor::Daemon) => {
+            Err(Refusal::new(ErrorKind::Target, format!("{asked}: {errno}")).with_errno(Errno::of(&errno.into())))
+        }
+    }
 }
 
 /// Asks to listen as a service.
@@ -276,7 +292,7 @@ pub(super) async fn decide(
         let asked = where_it_leads(asked).await;
         let grant = policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))?;
         if matches!(kind, Kind::Unix | Kind::UnixListen) {
-            own_user::may_act(lender, &who.user, &ask.to_string())?;
+            own_user::actor(lender, &who.user, &ask.to_string()).await?;
         }
         return Ok(grant);
     };
@@ -396,11 +412,15 @@ pub(super) fn still_service<R: policy::Request>(borrower: &Borrower, grant: &Gra
     grant.again(&policy, &borrower.principal, &Facts::default()).map(drop).map_err(|no| refusal(&no))
 }
 
-/// As [`still`], for a Unix socket.
-pub(super) fn still_unix<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
+/// As [`still`], for a Unix socket, which `actor` connects or listens with.
+pub(super) fn still_unix<R: policy::Request>(
+    borrower: &Borrower,
+    grant: &Granted<R>,
+    actor: &Actor,
+) -> Result<(), Refusal> {
     let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
     grant.again(&borrower.lender.policy(), &borrower.principal, &facts).map_err(|no| refusal(&no))?;
-    own_user::may_act(&borrower.lender, &borrower.principal.user, &grant.rule().text)
+    own_user::still_acts(&borrower.lender, &borrower.principal.user, actor)
 }
 
 pub(super) fn refusal(no: &policy::Refusal) -> Refusal {

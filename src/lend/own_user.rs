@@ -1,27 +1,81 @@
 //! As whom the lender acts: what belongs to a user of its machine is lent as the user that the policy says, or not at all.
 //!
-//! Until something acts as another user, the daemon acts as its own; root only where the policy says `allow_root`.
+//! The daemon of a user is that user. The daemon of root becomes whom `run_as` names, through the worker, and acts as root
+//! only where the policy says `allow_root`.
 
-use super::{Lender, os_user::owner_name};
-use crate::proto::{Errno, ErrorKind, Refusal, UserName};
+use super::{
+    Lender,
+    os_user::{Account, owner_name},
+    spawn::account,
+};
+use crate::{
+    policy::Terms,
+    proto::{Errno, ErrorKind, Refusal, UserName},
+};
 
-/// Whether the daemon may act for `user` as the user that it runs as itself. `wanted` names what for.
+/// As whom something is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Actor {
+    /// As the daemon.
+    Daemon,
+    /// As another user, through the worker.
+    Other(Account),
+}
+
+/// As whom the daemon acts for `user`. `wanted` names what for.
 ///
 /// # Errors
-/// The refusal.
-pub(super) fn may_act(lender: &Lender, user: &UserName, wanted: &str) -> Result<(), Refusal> {
+/// The refusal: by the policy there is nobody, or the machine does not know him.
+pub(super) async fn actor(lender: &Lender, user: &UserName, wanted: &str) -> Result<Actor, Refusal> {
     let terms = lender.policy().terms(user);
     let is_root = rustix::process::geteuid().is_root();
-    let note = match terms.run_as {
-        None if !is_root || terms.allow_root => return Ok(()),
-        None => format!("help: let {user} act as root with `allow_root = true`, or run the lender as another user"),
-        // Asked last: it reads the system's list of users.
-        Some(run_as) if !is_root && owner_name().0 == run_as => return Ok(()),
-        Some(run_as) => format!(
-            "help: this lender acts as its own user only, and the policy says `run_as = \"{run_as}\"`: run the lender as {run_as}"
-        ),
+    let refused = |note: String| {
+        let text = format!("{wanted} is refused: no rule says as which user of this machine");
+        Refusal::new(ErrorKind::Policy, text).with_errno(Some(Errno::EACCES)).with_notes([note])
     };
-    Err(Refusal::new(ErrorKind::Policy, format!("{wanted} is refused: no rule says as which user of this machine"))
-        .with_errno(Some(Errno::EACCES))
-        .with_notes([note]))
+    if terms.run_as.is_none() {
+        return match is_root && !terms.allow_root {
+            false => Ok(Actor::Daemon),
+            true => Err(refused(format!(
+                "help: let {user} act as a user of this machine with `run_as = \"NAME\"`, or as root with `allow_root = true`"
+            ))),
+        };
+    }
+    // It reads the system's list of users, which is a file.
+    let asked = (user.clone(), terms);
+    let found = lender.shared.look_ups.run(user, move || of_run_as(&asked.0, &asked.1, is_root)).await;
+    found.map_err(|why| why.refusal("the lender cannot look up the user that it is to act as"))?
+}
+
+fn of_run_as(user: &UserName, terms: &Terms, is_root: bool) -> Result<Actor, Refusal> {
+    if !is_root && terms.run_as.as_ref() == Some(&owner_name().0) {
+        return Ok(Actor::Daemon);
+    }
+    let account = account(user, terms)?;
+    let own = account.uid == rustix::process::geteuid().as_raw();
+    Ok(if own { Actor::Daemon } else { Actor::Other(account) })
+}
+
+/// Judges again, by the terms of now, as whom something is done; what the machine calls him is not asked again.
+///
+/// # Errors
+/// The refusal: it would be done as somebody else, or by nobody.
+pub(super) fn still_acts(lender: &Lender, user: &UserName, actor: &Actor) -> Result<(), Refusal> {
+    let terms = lender.policy().terms(user);
+    let own = rustix::process::geteuid();
+    let same = match (actor, &terms.run_as) {
+        (Actor::Other(account), Some(name)) => account.name == name.as_str(),
+        (Actor::Other(_), None) => false,
+        (Actor::Daemon, None) => !own.is_root() || terms.allow_root,
+        (Actor::Daemon, Some(name)) => match own.is_root() {
+            // Of several names for it only the usual one is known without a look.
+            true => name.as_str() == "root" && terms.allow_root,
+            false => owner_name().0 == *name,
+        },
+    };
+    if same {
+        return Ok(());
+    }
+    let why = "the user of this machine that it is done as has changed";
+    Err(Refusal::new(ErrorKind::Policy, why).with_errno(Some(Errno::EACCES)))
 }

@@ -27,6 +27,7 @@ use crate::{
     session::{self, Stream},
 };
 
+pub(super) use account::account;
 pub(super) use places::UserPrograms;
 pub(super) use request::{SpawnGrant, judge};
 pub(super) use stdio::Programs;
@@ -119,7 +120,7 @@ async fn start(
     let name = grant.name();
     let job = grant.into_job(wanted);
     let mut running = tokio::select! {
-        running = borrower.lender.shared.worker.run(&job, place) => running.map_err(|why| Some(down(&name, &why)))?,
+        running = borrower.lender.shared.worker.run(job, place) => running.map_err(|why| Some(down(&name, &why)))?,
         _ = stream.write_closed() => return Err(None),
     };
     let ends = Ends::join(streams, std::mem::take(&mut running.ends), wanted.terminal.is_some());

@@ -1,11 +1,29 @@
 //! Lends connections to Unix sockets: connects to the very socket that was judged, and relays.
 
-use std::{io, os::fd::AsRawFd, os::unix::ffi::OsStrExt, path::Path, time::Duration};
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    time::Duration,
+};
 
 use rustix::fs::{FileType, OFlags, fstat};
 use tokio::net::UnixStream;
 
-use super::{audit::Event, blocking::blocking, borrower::Borrower, dispatch::refuse, gate, real_path::open_place};
+use super::{
+    audit::Event,
+    blocking::blocking,
+    borrower::Borrower,
+    dispatch::refuse,
+    gate,
+    os_user::Account,
+    own_user::Actor,
+    real_path::open_place,
+    worker::{Failed, Keeper, Use},
+};
 use crate::{
     policy::{Granted, LenderPath, UnixConnect},
     proto::{Answer, Errno, ErrorKind, Ready, Refusal},
@@ -20,10 +38,11 @@ const QUEUE_TRIES: usize = 1000;
 ///
 /// # Cancellation
 /// As of a TCP connection: a stream that is reset ends the attempt, a handle that is taken back ends all of it.
-pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, stream: Stream) {
+pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, actor: Actor, stream: Stream) {
     let path = grant.request().path.clone();
     let target = path.to_string();
-    let still = move |borrower: &Borrower| gate::still_unix(borrower, &grant);
+    let acting = actor.clone();
+    let still = move |borrower: &Borrower| gate::still_unix(borrower, &grant, &acting);
     let held = match borrower.hold(&stream, "unix-connect", target.clone(), Box::new(still)) {
         Ok(held) => held,
         Err(refusal) => return refuse(&stream, refusal).await,
@@ -39,7 +58,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, strea
     };
     let connecting = async {
         tokio::select! {
-            connected = connect(&path) => Some(connected),
+            connected = connect_as(borrower, &actor, &path) => Some(connected),
             _ = stream.write_closed() => None,
         }
     };
@@ -63,6 +82,33 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, strea
         ..borrower.event("unix-closed")
     };
     borrower.lender.shared.audit.log(event).await;
+}
+
+async fn connect_as(borrower: &Borrower, actor: &Actor, path: &LenderPath) -> io::Result<UnixStream> {
+    let Actor::Other(account) = actor else { return connect(path).await };
+    let (socket, _) = as_other(borrower, account, path, Use::Connect).await?;
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+/// A socket that another user has connected or bound, and the process that keeps it if it is to listen.
+///
+/// # Errors
+/// What the system said to that user.
+pub(super) async fn as_other(
+    borrower: &Borrower,
+    account: &Account,
+    path: &LenderPath,
+    to: Use,
+) -> io::Result<(OwnedFd, Keeper)> {
+    let shared = &borrower.lender.shared;
+    let place = shared.programs.place(&borrower.principal.user).ok_or(Errno::EAGAIN)?;
+    let made = shared.worker.unix_socket((account, path), to, place).await;
+    made.map_err(|why| match why {
+        Failed::Worker(source) | Failed::Start { source, .. } => source,
+        failed @ Failed::NotOffered => io::Error::other(failed),
+    })
 }
 
 async fn connect(path: &LenderPath) -> io::Result<UnixStream> {

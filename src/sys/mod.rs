@@ -66,7 +66,7 @@ pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]
 pub use privilege::give_up_privileges;
 #[cfg(feature = "lend")]
-pub use program::{Become, Launch, Launched, Step, close_inherited, launch};
+pub use program::{Become, Launch, Launched, Step, become_user, close_inherited, launch};
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use ready_fd::await_readable;
 #[cfg(feature = "run")]

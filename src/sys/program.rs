@@ -171,6 +171,15 @@ fn hide_other_users() -> rustix::io::Result<()> {
     mount("proc", "/proc", "proc", flags, c"hidepid=invisible")
 }
 
+/// Becomes a user for good, who can gain nothing by what is executed.
+///
+/// # Errors
+/// Who is not root cannot.
+pub fn become_user(who: &Become) -> io::Result<()> {
+    turn_into(who)?;
+    Ok(set_no_new_privs(true)?)
+}
+
 /// Becomes a user for good, and makes sure of it.
 fn turn_into(who: &Become) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));

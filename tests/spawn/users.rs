@@ -1,10 +1,16 @@
 //! One lender of root, two users: each runs as somebody else, and neither sees, signals or reads the other.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        net::{UnixListener, UnixStream},
+    },
     process::{Command, Stdio},
     time::Instant,
 };
+
+use capuchin::proto::ErrorKind;
 
 use crate::{
     exec,
@@ -149,4 +155,77 @@ fn a_start_that_hangs_and_is_given_up_or_revoked_leaves_nothing() {
     assert!(since.elapsed().as_secs() < 1, "{:?}", since.elapsed());
     let output = child.wait_with_output().unwrap();
     assert!(text(output.stderr).starts_with("error[revoked]"));
+}
+
+/// What is behind a Unix socket of root's machine is reached as the user, and so is what the user may not reach.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unix_sockets_are_connected_and_created_as_the_user() {
+    use rustix::net::sockopt::socket_peercred;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    std::fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
+    let rules = format!("run_as = \"test-ana\"\nunix = {root:?}\nunix_listen = {root:?}\n");
+    let (mut lab, alice, _) = lab_of_root(&POLICY.replace("run_as = \"test-ana\"\n", &rules));
+    let server = |owner: u32, name: &str| {
+        let path = root.join(name);
+        std::fs::create_dir(&path).unwrap();
+        let server = UnixListener::bind(path.join("server")).unwrap();
+        for (path, mode) in [(&path, 0o700), (&path.join("server"), 0o666)] {
+            chown(path, Some(owner), Some(owner)).unwrap();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        server
+    };
+    let (hers, _his) = (server(ANA, "ana"), server(BOB, "bob"));
+    let borrower = crate::status::connect(&alice).await;
+    let mut stream = borrower.unix_connect(root.join("ana/server")).await.unwrap();
+    let (mut socket, _) = hers.accept().unwrap();
+    assert_eq!(socket_peercred(&socket).unwrap().uid.as_raw(), ANA, "whom the server sees");
+    stream.write_all(b"ping").await.unwrap();
+    let mut heard = [0; 4];
+    socket.read_exact(&mut heard).unwrap();
+    socket.write_all(&heard).unwrap();
+    stream.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"ping");
+
+    let listener = borrower.unix_listen(root.join("ana/mine")).await.unwrap();
+    let found = root.join("ana/mine").symlink_metadata().unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (ANA, ANA, 0o600));
+    let mut visitor = UnixStream::connect(root.join("ana/mine")).unwrap();
+    assert_eq!(socket_peercred(&visitor).unwrap().uid.as_raw(), ANA, "whom a visitor sees");
+    let mut accepted = listener.accept().await.unwrap();
+    accepted.write_all(b"pong").await.unwrap();
+    visitor.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"pong");
+    listener.close().await.unwrap();
+    assert!(root.join("ana/mine").symlink_metadata().is_err(), "its file stays");
+
+    // The policy lets her, and the system does not; whether there is anything, neither says.
+    for name in ["bob/server", "bob/none"] {
+        let error = borrower.unix_connect(root.join(name)).await.err().unwrap();
+        assert_eq!((error.kind(), error.errno().map(|it| it.0)), (ErrorKind::Target, Some(13)), "{name}: {error}");
+    }
+    let error = borrower.unix_listen(root.join("bob/mine")).await.err().unwrap();
+    assert_eq!((error.kind(), error.errno().map(|it| it.0)), (ErrorKind::Target, Some(13)), "{error}");
+    let error = borrower.unix_connect(root.join("ana/none")).await.err().unwrap();
+    assert_eq!(error.errno().map(|it| it.0), Some(2), "{error}");
+
+    // Whoever runs as whom is judged again; a daemon that dies leaves no file.
+    let listener = borrower.unix_listen(root.join("ana/mine")).await.unwrap();
+    let policy = std::fs::read_to_string(lab.dir().join("policy.toml")).unwrap();
+    std::fs::write(lab.dir().join("policy.toml"), policy.replacen("test-ana", "test-bob", 1)).unwrap();
+    assert_eq!(listener.accept().await.err().unwrap().errno().map(|it| it.0), Some(13));
+    assert!(stream.read_u8().await.is_err());
+    wait_until("the file goes", || root.join("ana/mine").symlink_metadata().is_err());
+    std::fs::write(lab.dir().join("policy.toml"), policy).unwrap();
+    let end = Instant::now() + PATIENCE;
+    let _listener = loop {
+        match borrower.unix_listen(root.join("ana/mine")).await {
+            Ok(listener) => break listener,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+    };
+    lab.daemon.kill();
+    wait_until("the file goes", || root.join("ana/mine").symlink_metadata().is_err());
 }

@@ -17,13 +17,17 @@ use std::{io, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use self::port::{Came, Port};
 pub(super) use self::tcp::bind_granted;
+use self::{
+    port::{Came, Port},
+    unix::Kept,
+};
 use super::{
     audit::Event,
     borrower::Borrower,
     dispatch::{break_off, refuse},
     gate,
+    own_user::Actor,
 };
 use crate::{
     policy::{Granted, Listen, OfferService, UnixListen},
@@ -31,7 +35,7 @@ use crate::{
         Accepted, Answer, Errno, ErrorKind, Listening, PENDING_MAX, Ready, Refusal, ServiceListen, StartListening,
         StreamId, TcpListen, WireAddr, message,
     },
-    session::{Backoff, Crew, SocketFile, Stream, relay_accepted},
+    session::{Backoff, Crew, Stream, relay_accepted},
 };
 
 /// Judges a listener and what came to it again.
@@ -47,7 +51,7 @@ pub(super) async fn tcp(borrower: &Arc<Borrower>, grant: Granted<Listen>, wanted
         Err(error) => return failed(borrower, &stream, wanted.address.to_string(), &error).await,
     };
     let still: StillListens = Arc::new(move |borrower| gate::still_listens(borrower, &grant));
-    let listener = Listener { port, file: None, kind: "tcp-listen", target: local.to_string(), still };
+    let listener = Listener { port, kept: None, kind: "tcp-listen", target: local.to_string(), still };
     listener.lend(borrower, stream, wanted.backlog, &Listening { local: WireAddr(local) }).await;
 }
 
@@ -55,14 +59,19 @@ pub(super) async fn tcp(borrower: &Arc<Borrower>, grant: Granted<Listen>, wanted
 ///
 /// # Cancellation
 /// As [`tcp`]; its file goes too.
-pub(super) async fn unix(borrower: &Arc<Borrower>, grant: Granted<UnixListen>, backlog: Option<u32>, stream: Stream) {
+pub(super) async fn unix(
+    borrower: &Arc<Borrower>,
+    (grant, actor): (Granted<UnixListen>, Actor),
+    backlog: Option<u32>,
+    stream: Stream,
+) {
     let target = grant.request().path.to_string();
-    let (port, file) = match unix::bind(&grant.request().path).await {
+    let (port, kept) = match unix::bind_as(borrower, &actor, &grant.request().path).await {
         Ok(bound) => bound,
         Err(error) => return failed(borrower, &stream, target, &error).await,
     };
-    let still: StillListens = Arc::new(move |borrower| gate::still_unix(borrower, &grant));
-    let listener = Listener { port, file: Some(file), kind: "unix-listen", target, still };
+    let still: StillListens = Arc::new(move |borrower| gate::still_unix(borrower, &grant, &actor));
+    let listener = Listener { port, kept: Some(kept), kind: "unix-listen", target, still };
     listener.lend(borrower, stream, backlog, &Ready {}).await;
 }
 
@@ -85,7 +94,7 @@ pub(super) async fn service(
         }
     };
     let still: StillListens = Arc::new(move |borrower| gate::still_service(borrower, &grant));
-    let listener = Listener { port: Port::Service(offered), file: None, kind: "service-listen", target, still };
+    let listener = Listener { port: Port::Service(offered), kept: None, kind: "service-listen", target, still };
     listener.lend(borrower, stream, None, &Ready {}).await;
 }
 
@@ -93,7 +102,7 @@ pub(super) async fn service(
 struct Listener {
     port: Port,
     /// Of a Unix socket; removed with it.
-    file: Option<SocketFile>,
+    kept: Option<Kept>,
     kind: &'static str,
     target: String,
     still: StillListens,
@@ -118,7 +127,9 @@ impl Listener {
             log(borrower, "listen-failed", target, Some(NO_SOCKETS.to_owned())).await;
             return refuse(&stream, refusal).await;
         };
-        if let Some(Err(error)) = backlog.map(|backlog| self.port.listen(backlog)) {
+        if let Some(backlog) = backlog
+            && let Err(error) = self.listen(backlog).await
+        {
             return failed(borrower, &stream, target, &error).await;
         }
         let (taken_tx, taken) = watch::channel(false);
@@ -128,12 +139,30 @@ impl Listener {
             held.serve(&stream, serving).await;
         }
         // The port first: whoever waits for the end of the stream may bind it again.
-        drop((self.port, self.file, place));
+        drop(self.port);
+        match self.kept {
+            // Dropped unheard, it removes its file as well, a little later.
+            Some(Kept::Keeper(keeper)) => keeper.close().await,
+            Some(Kept::File(file)) => drop(file),
+            None => {}
+        }
+        drop(place);
         let why = held.why_taken();
         taken_tx.send_replace(why.is_some());
         drop((held, stream));
         log(borrower, "listen-closed", target, why).await;
         while connections.join_next().await.is_some() {}
+    }
+
+    /// Listens, or with another backlog: as the user whose socket it is.
+    async fn listen(&mut self, backlog: u32) -> io::Result<()> {
+        match &self.kept {
+            Some(Kept::Keeper(keeper)) => {
+                keeper.listen(backlog).await?;
+                self.port.listens()
+            }
+            _ => self.port.listen(backlog),
+        }
     }
 
     /// Until the borrower ends its half of `stream`.
@@ -152,7 +181,7 @@ impl Listener {
             tokio::select! {
                 heard = &mut word => match heard {
                     Ok(StartListening { backlog }) => {
-                        let answer = self.port.listen(backlog).map(|()| Ready {});
+                        let answer = self.listen(backlog).await.map(|()| Ready {});
                         let answer = answer.map_or_else(|error| Answer::Refused(refusal(&error)), Answer::Granted);
                         if stream.write_message(&answer).await.is_err() {
                             return;

@@ -36,14 +36,26 @@ impl Port {
             Self::Unix(listener) => rustix::net::listen(listener, backlog)?,
             // The bound of what is announced is all that there is.
             Self::Service(_) => {}
-            Self::Bound(socket, family) => {
+            Self::Bound(socket, _) => {
                 rustix::net::listen(&*socket, backlog)?;
-                let socket = socket.try_clone()?;
-                *self = match family {
-                    Family::Tcp => Self::Tcp(TcpListener::from_std(socket.into())?),
-                    Family::Unix => Self::Unix(UnixListener::from_std(socket.into())?),
-                };
+                self.listens()?;
             }
+        }
+        Ok(())
+    }
+
+    /// It listens now, whoever has called listen(2).
+    pub(super) fn listens(&mut self) -> io::Result<()> {
+        if let Self::Bound(socket, family) = self {
+            let socket = socket.try_clone()?;
+            *self = match family {
+                Family::Tcp => Self::Tcp(TcpListener::from_std(socket.into())?),
+                Family::Unix => {
+                    let socket = std::os::unix::net::UnixListener::from(socket);
+                    socket.set_nonblocking(true)?;
+                    Self::Unix(UnixListener::from_std(socket)?)
+                }
+            };
         }
         Ok(())
     }

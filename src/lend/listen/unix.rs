@@ -1,4 +1,4 @@
-//! Creates a Unix socket at a path that was granted.
+//! Creates a Unix socket at a path that was granted, as the daemon or as the user that the policy says.
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 
@@ -6,15 +6,37 @@ use rustix::fs::OFlags;
 
 use super::port::{Family, Port};
 use crate::{
-    lend::{blocking::blocking, real_path::open_place},
+    lend::{
+        blocking::blocking,
+        borrower::Borrower,
+        own_user::Actor,
+        real_path::open_place,
+        unix::as_other,
+        worker::{Keeper, Use},
+    },
     policy::LenderPath,
     proto::Errno,
     session::SocketFile,
 };
 
-/// Binds in the very folder that was judged; only the daemon's own user may connect. What a listener left that is gone is
-/// replaced.
-pub(super) async fn bind(path: &LenderPath) -> io::Result<(Port, SocketFile)> {
+/// What removes the file of a socket.
+pub(super) enum Kept {
+    File(SocketFile),
+    Keeper(Keeper),
+}
+
+/// Binds in the very folder that was judged; only who binds may connect. What a listener left that is gone is replaced.
+pub(super) async fn bind_as(borrower: &Borrower, actor: &Actor, path: &LenderPath) -> io::Result<(Port, Kept)> {
+    match actor {
+        Actor::Daemon => bind(path).await.map(|(port, file)| (port, Kept::File(file))),
+        Actor::Other(account) => {
+            let (socket, keeper) = as_other(borrower, account, path, Use::Listen).await?;
+            Ok((Port::Bound(socket, Family::Unix), Kept::Keeper(keeper)))
+        }
+    }
+}
+
+async fn bind(path: &LenderPath) -> io::Result<(Port, SocketFile)> {
     let path = path.clone();
     let bound = blocking(move || {
         let path = Path::new(OsStr::from_bytes(path.as_bytes()));

@@ -65,7 +65,8 @@ impl Place {
 }
 
 impl UserPrograms {
-    fn place(&self, user: &UserName) -> Option<OwnedSemaphorePermit> {
+    /// A place for one more process of this user's, for what is no program.
+    pub(in crate::lend) fn place(&self, user: &UserName) -> Option<OwnedSemaphorePermit> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Only this table knows it: nothing of that user runs.
         users.retain(|_, own| Arc::strong_count(own) > 1);

@@ -12,7 +12,45 @@ use crate::{
 /// Longest job, in bytes: all words, what CBOR needs for each, and the rest of it.
 pub(super) const JOB_BYTES_MAX: usize = WORDS_BYTES_MAX as usize + 5 * WORDS_MAX as usize + 64 * 1024;
 /// An order or a report: what, and a number.
-pub(super) const NOTE_BYTES: usize = 2;
+pub(super) const NOTE_BYTES: usize = 5;
+
+/// What a process of the worker's is for.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum Task {
+    /// To run a program.
+    #[n(0)]
+    Program(#[n(0)] Job),
+    /// To connect or bind a Unix socket.
+    #[n(1)]
+    Socket(#[n(0)] SocketJob),
+}
+
+/// A Unix socket that a user is to connect or bind.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(in crate::lend) struct SocketJob {
+    /// Where: a path without links.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub(in crate::lend) path: Vec<u8>,
+    /// As whom: uid, gid, name.
+    #[n(1)]
+    pub(in crate::lend) who: (u32, u32, String),
+    /// What for.
+    #[n(2)]
+    pub(in crate::lend) to: Use,
+}
+
+/// What a Unix socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(in crate::lend) enum Use {
+    /// Connected to what listens there.
+    #[n(0)]
+    Connect,
+    /// Bound there.
+    #[n(1)]
+    Listen,
+}
 
 /// A program to run.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -68,6 +106,8 @@ pub(super) enum Order {
     Detach,
     /// End everything at once.
     Kill,
+    /// Listen with this backlog; answered by [`Report::Done`].
+    Listen(u32),
 }
 
 /// From a supervisor to the daemon.
@@ -75,6 +115,8 @@ pub(super) enum Order {
 pub(super) enum Report {
     Exited(u8),
     Signalled(u8),
+    /// An order was carried out, or what the system said, 0 for nothing.
+    Done(u32),
 }
 
 impl Outcome {
@@ -90,17 +132,21 @@ impl Outcome {
 impl Order {
     pub(super) fn encode(self) -> [u8; NOTE_BYTES] {
         match self {
-            Self::Signal(number) => [0, number],
-            Self::Detach => [1, 0],
-            Self::Kill => [2, 0],
+            Self::Signal(number) => note(0, number.into()),
+            Self::Detach => note(1, 0),
+            Self::Kill => note(2, 0),
+            Self::Listen(backlog) => note(3, backlog),
         }
     }
 
     pub(super) fn decode(bytes: [u8; NOTE_BYTES]) -> Option<Self> {
-        match bytes {
-            [0, number] => Some(Self::Signal(number)),
-            [1, _] => Some(Self::Detach),
-            [2, _] => Some(Self::Kill),
+        let [what, number @ ..] = bytes;
+        let number = u32::from_be_bytes(number);
+        match what {
+            0 => u8::try_from(number).ok().map(Self::Signal),
+            1 => Some(Self::Detach),
+            2 => Some(Self::Kill),
+            3 => Some(Self::Listen(number)),
             _ => None,
         }
     }
@@ -109,17 +155,34 @@ impl Order {
 impl Report {
     pub(super) fn encode(self) -> [u8; NOTE_BYTES] {
         match self {
-            Self::Exited(status) => [0, status],
-            Self::Signalled(number) => [1, number],
+            Self::Exited(status) => note(0, status.into()),
+            Self::Signalled(number) => note(1, number.into()),
+            Self::Done(errno) => note(2, errno),
         }
     }
 
     pub(super) fn decode(bytes: [u8; NOTE_BYTES]) -> Option<Self> {
-        match bytes {
-            [0, status] => Some(Self::Exited(status)),
-            [1, number] => Some(Self::Signalled(number)),
+        let [what, number @ ..] = bytes;
+        let number = u32::from_be_bytes(number);
+        match what {
+            0 => u8::try_from(number).ok().map(Self::Exited),
+            1 => u8::try_from(number).ok().map(Self::Signalled),
+            2 => Some(Self::Done(number)),
             _ => None,
         }
+    }
+}
+
+fn note(what: u8, number: u32) -> [u8; NOTE_BYTES] {
+    let [a, b, c, d] = number.to_be_bytes();
+    [what, a, b, c, d]
+}
+
+impl SocketJob {
+    /// As whom it is done.
+    pub(super) fn who(&self) -> io::Result<Become> {
+        let (uid, gid, name) = &self.who;
+        Ok(Become { uid: *uid, gid: *gid, name: std::ffi::CString::new(name.as_str())? })
     }
 }
 

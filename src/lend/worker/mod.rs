@@ -15,6 +15,8 @@
 //! and ends only when nothing is left. When its socket closes, because the handle went or the daemon did, it ends them all.
 //! What a supervisor leaves that was killed itself falls to the worker, which kills it.
 //!
+//! A Unix socket that a user of a root daemon's machine connects or listens with comes from here, too (`unix_socket`).
+//!
 //! # Security
 //! The worker of root stays root, so that no user's program can end its supervisor; only the program itself becomes the
 //! user. In the daemon of a user both are that user, and so are its programs: they could as well end the daemon.
@@ -25,7 +27,8 @@ mod passing;
 mod pool;
 mod supervisor;
 mod terminal;
+mod unix_socket;
 
 pub use child::serve_as_worker;
-pub(super) use job::Job;
-pub(super) use pool::{Failed, Running, Worker};
+pub(super) use job::{Job, Use};
+pub(super) use pool::{Failed, Keeper, Running, Worker};

@@ -15,10 +15,12 @@ use tokio::{io::Interest, net::UnixStream};
 
 use super::{
     child,
-    job::{Job, NOTE_BYTES, Order, Outcome, Report},
+    job::{Job, NOTE_BYTES, Order, Outcome, Report, SocketJob, Task, Use},
     passing::{DESCRIPTORS_MAX, receive, send},
 };
 use crate::{
+    lend::os_user::Account,
+    policy::LenderPath,
     proto::{Errno, FromProgram, message},
     sys::Step,
 };
@@ -39,7 +41,9 @@ struct Process {
 #[derive(Debug, thiserror::Error)]
 pub(in crate::lend) enum Failed {
     /// The program that this lender runs in cannot be its own worker.
-    #[error("programs are not offered: the program that this lender is part of does not call serve_as_worker")]
+    #[error(
+        "programs, and acting as another user, are not offered: the program that this lender is part of does not call serve_as_worker"
+    )]
     NotOffered,
     /// There is no worker.
     #[error("the lender cannot start its worker: {0}")]
@@ -96,16 +100,43 @@ impl Worker {
     ///
     /// # Cancellation
     /// What was begun is killed, wherever its start had come to.
-    pub(in crate::lend) async fn run(&self, job: &Job, place: impl Send + Sync + 'static) -> Result<Running, Failed> {
+    pub(in crate::lend) async fn run(&self, job: Job, place: impl Send + Sync + 'static) -> Result<Running, Failed> {
+        let (pid, ends, supervised) = self.begin(Task::Program(job), place).await?;
+        Ok(Running { pid, ends, supervised })
+    }
+
+    /// Connects or binds a Unix socket as the user of `account`; a process of that takes a `place` until it has ended.
+    ///
+    /// # Cancellation
+    /// The attempt ends.
+    pub(in crate::lend) async fn unix_socket(
+        &self,
+        (account, path): (&Account, &LenderPath),
+        to: Use,
+        place: impl Send + Sync + 'static,
+    ) -> Result<(OwnedFd, Keeper), Failed> {
+        let who = (account.uid, account.gid, account.name.clone());
+        let job = SocketJob { path: path.as_bytes().to_vec(), who, to };
+        let (_, ends, supervised) = self.begin(Task::Socket(job), place).await?;
+        let socket = ends.into_iter().next();
+        let socket = socket.ok_or_else(|| Failed::Worker(io::ErrorKind::InvalidData.into()))?;
+        Ok((socket, Keeper { supervised }))
+    }
+
+    async fn begin(
+        &self,
+        task: Task,
+        place: impl Send + Sync + 'static,
+    ) -> Result<(u32, Vec<OwnedFd>, Supervised), Failed> {
         if !child::is_ready() {
             return Err(Failed::NotOffered);
         }
         let socket = Arc::new(self.supervisor().map_err(Failed::Worker)?);
         let supervised = Supervised { socket, place: Some(Box::new(place)) };
-        write_all(&supervised.socket, &message::encode_prefixed(job)).await.map_err(Failed::Worker)?;
+        write_all(&supervised.socket, &message::encode_prefixed(&task)).await.map_err(Failed::Worker)?;
         let (outcome, ends) = hear(&supervised.socket).await.map_err(Failed::Worker)?;
         match outcome.pid {
-            Some(pid) => Ok(Running { pid, ends, supervised }),
+            Some(pid) => Ok((pid, ends, supervised)),
             None => {
                 let steps = [Step::Session, Step::User, Step::Privileges, Step::Folder];
                 let step = steps.into_iter().find(|step| *step as u8 == outcome.step).unwrap_or(Step::Program);
@@ -132,6 +163,32 @@ impl Worker {
             *process = Some(started);
         }
         UnixStream::from_std(ours)
+    }
+}
+
+/// The process that keeps a listening socket, and removes its file when this is dropped.
+pub(in crate::lend) struct Keeper {
+    supervised: Supervised,
+}
+
+impl Keeper {
+    /// Listens, as the user; or changes the backlog.
+    pub(in crate::lend) async fn listen(&self, backlog: u32) -> io::Result<()> {
+        let socket = &self.supervised.socket;
+        write_all(socket, &Order::Listen(backlog).encode()).await?;
+        let mut note = [0; NOTE_BYTES];
+        fill(socket, &mut note, &mut Vec::new()).await?;
+        match Report::decode(note) {
+            Some(Report::Done(0)) => Ok(()),
+            Some(Report::Done(errno)) => Err(io::Error::from_raw_os_error(errno.cast_signed())),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Waits until the file is removed.
+    pub(in crate::lend) async fn close(self) {
+        let _ = shutdown(&*self.supervised.socket, Shutdown::Write);
+        let _ = fill(&self.supervised.socket, &mut [0], &mut Vec::new()).await;
     }
 }
 
@@ -190,7 +247,7 @@ impl Running {
             match Report::decode(note) {
                 Some(Report::Exited(status)) => return FromProgram::Exited(status),
                 Some(Report::Signalled(number)) => return FromProgram::Signalled(number),
-                None => break,
+                Some(Report::Done(_)) | None => break,
             }
         }
         // The supervisor was killed, and so is what it supervised.

@@ -27,9 +27,9 @@ use rustix::{
 
 use super::{
     child::drain,
-    job::{JOB_BYTES_MAX, Job, NOTE_BYTES, Order, Outcome, Report},
+    job::{JOB_BYTES_MAX, Job, NOTE_BYTES, Order, Outcome, Report, Task},
     passing::send,
-    terminal,
+    terminal, unix_socket,
 };
 use crate::{
     proto::message,
@@ -46,8 +46,9 @@ const PIPE_BYTES: usize = 256 * 1024;
 /// Supervises one program; `Ok` when nothing of it is left.
 pub(super) fn run(socket: OwnedFd, signals: &OwnedFd) -> io::Result<()> {
     set_child_subreaper(Some(getpid()))?;
-    let job = match read_job(&socket) {
-        Ok(job) => job,
+    let job = match read_task(&socket) {
+        Ok(Task::Program(job)) => job,
+        Ok(Task::Socket(job)) => return unix_socket::run(&socket, &job),
         // The daemon has thought better of it.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         Err(error) => return Err(error),
@@ -197,6 +198,8 @@ impl Supervisor {
                     }
                 }
                 Order::Detach => self.detached = true,
+                // There is nothing that could.
+                Order::Listen(_) => return Err(io::ErrorKind::InvalidData.into()),
                 Order::Kill => {
                     self.detached = false;
                     self.end(Duration::ZERO);
@@ -279,7 +282,7 @@ fn pipes(command: &mut Command, piped: &[bool], who: Option<&(u32, u32, String)>
     Ok(kept)
 }
 
-fn read_job(socket: &OwnedFd) -> io::Result<Job> {
+fn read_task(socket: &OwnedFd) -> io::Result<Task> {
     let mut reader = std::fs::File::from(socket.try_clone()?);
     let mut length = [0; message::LENGTH_BYTES];
     reader.read_exact(&mut length)?;
@@ -289,7 +292,7 @@ fn read_job(socket: &OwnedFd) -> io::Result<Job> {
     message::decode("job", &body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-fn say(socket: &OwnedFd, outcome: &Outcome, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(super) fn say(socket: &OwnedFd, outcome: &Outcome, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = message::encode_prefixed(outcome);
     // A few bytes on a fresh socket: they leave together.
     send(socket, &bytes, descriptors).map(drop)
