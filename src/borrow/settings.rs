@@ -8,6 +8,7 @@
 //! address = ["lab.example.org"]       # HOST or HOST:PORT, one or several: instead of those that are known
 //! user = "ana"                        # who is meant when no user is named
 //! forwards = ["-L 8080:intranet:80"]  # what a bare `capuchin forward lab` does
+//! share = true                        # the first command that can be shared begins the session of `capuchin connect lab`
 //! ```
 //! What is given on the command line counts more, then `CAPUCHIN_USER` and `CAPUCHIN_PORT`, then a host's own table, then the
 //! defaults.
@@ -31,6 +32,8 @@ pub struct HostSettings {
     pub user: Option<UserName>,
     /// The options of a bare `capuchin forward`, each as on its command line.
     pub forwards: Vec<String>,
+    /// A command that can share a session begins one in the background, where there is none.
+    pub share: bool,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +51,7 @@ struct Table {
     address: Option<Addresses>,
     user: Option<String>,
     forwards: Option<Vec<String>>,
+    share: Option<bool>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -74,10 +78,11 @@ impl HostSettings {
             name.parse::<Alias>().map_err(|error| broken(format!("[host.{name}]: {error}")))?;
         }
         let own = file.host.remove(alias.as_str()).unwrap_or_default();
-        let Table { address, user, forwards } = Table {
+        let Table { address, user, forwards, share } = Table {
             address: own.address.or(file.defaults.address),
             user: own.user.or(file.defaults.user),
             forwards: own.forwards.or(file.defaults.forwards),
+            share: own.share.or(file.defaults.share),
         };
         let addresses: Vec<String> = match address {
             None => Vec::new(),
@@ -89,7 +94,7 @@ impl HostSettings {
         let addresses = addresses.map_err(|error| broken(format!("address of {alias}: {error}")))?;
         let user =
             user.map(|user| user.parse().map_err(|error| broken(format!("user of {alias}: {error}")))).transpose()?;
-        Ok(Self { addresses, user, forwards: forwards.unwrap_or_default() })
+        Ok(Self { addresses, user, forwards: forwards.unwrap_or_default(), share: share.unwrap_or(false) })
     }
 }
 
@@ -113,6 +118,9 @@ mod tests {
         assert_eq!(settings.addresses, ["a:1"]);
         assert_eq!(settings.user.unwrap().as_str(), "bob");
         assert_eq!(settings.forwards, ["-D 1080"]);
+        assert!(!settings.share);
+        let share = |text: &str| read(text).unwrap().share;
+        assert!(share("[defaults]\nshare = true\n") && !share("[defaults]\nshare = true\n[host.lab]\nshare = false\n"));
         let several = read("[host.lab]\naddress = [\"a:1\", \"[::1]:2\"]\n").unwrap();
         assert_eq!(several.addresses, ["a:1", "[::1]:2"]);
         assert_eq!(read("[host.lab]\naddress = \"a\"\n").unwrap().addresses, ["a:2278"]);

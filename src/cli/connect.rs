@@ -49,7 +49,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     // Here, where a person can be asked for a password; it leaves a ticket for the other.
     drop(host.connect().await?);
-    detach(&text)
+    start(&text)?;
+    print(&format!(
+        "Connected to {text}; exec, shell and check share this session until: capuchin connect --stop {text}"
+    ))
 }
 
 /// Serves until the session is over for good.
@@ -62,7 +65,7 @@ async fn serve(host: &str) -> Result<(), Failure> {
 }
 
 /// Starts this command once more, apart from this terminal, and waits until it serves.
-fn detach(host: &str) -> Result<(), Failure> {
+pub fn start(host: &str) -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::new(ErrorKind::Local, format!("cannot go to the background: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
@@ -75,9 +78,7 @@ fn detach(host: &str) -> Result<(), Failure> {
         BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
     }
     if line.trim_end() == READY {
-        return print(&format!(
-            "Connected to {host}; exec, shell and check share this session until: capuchin connect --stop {host}"
-        ));
+        return Ok(());
     }
     let mut said = String::new();
     if let Some(stderr) = child.stderr.take() {

@@ -1,7 +1,7 @@
 //! The host that a command is about, as ssh takes it: `HOST`, `USER@HOST`, `-l USER`, `-p PORT`.
 
 use super::{
-    prompt,
+    connect, prompt,
     report::{Failure, warn},
 };
 use crate::{Borrower, Host, Profiles, proto::ErrorKind, trust::password::Password};
@@ -43,10 +43,27 @@ impl HostArgument {
     }
 
     /// As [`Self::connect`], over the session that `capuchin connect` keeps, if there is one: for what needs no listener.
+    /// Where config.toml says `share = true`, one is begun.
     pub async fn connect_or_share(&self) -> Result<Borrower, Failure> {
-        match Borrower::shared_by_others(&self.text()?).await? {
-            Some(borrower) => Ok(borrower),
-            None => self.connect().await,
+        let host = self.text()?;
+        if let Some(borrower) = Borrower::shared_by_others(&host).await? {
+            return Ok(borrower);
+        }
+        let own = self.connect().await?;
+        if !is_to_share(&host)? {
+            return Ok(own);
+        }
+        // As `capuchin connect` does: a person has been asked, and there is a ticket. The policy may allow one session alone.
+        let _ = own.close().await;
+        let started = connect::start(&host);
+        // Another command may have been faster.
+        match (Borrower::shared_by_others(&host).await?, started) {
+            (Some(borrower), _) => Ok(borrower),
+            (None, started) => {
+                let why = started.err().map_or_else(|| "it has ended".to_owned(), |failure| failure.text);
+                warn(&format!("capuchin: no session is shared with {host}: {why}"));
+                self.connect().await
+            }
         }
     }
 
@@ -74,6 +91,13 @@ impl HostArgument {
         let password = ask(&format!("Password of {user} at {}: ", profile.lender))?;
         Ok(Borrower::login(&host, &password).await?)
     }
+}
+
+/// Whether config.toml says that commands share a session with this host.
+fn is_to_share(host: &str) -> Result<bool, Failure> {
+    // The lender of this machine is at hand, and has no settings.
+    let Ok(parsed) = host.parse::<Host>() else { return Ok(false) };
+    Ok(Profiles::from_env()?.settings(&parsed.alias)?.share)
 }
 
 #[cfg(test)]

@@ -82,6 +82,36 @@ fn a_session_that_the_lender_cuts_ends_for_all_and_the_socket_goes() {
 }
 
 #[test]
+fn the_first_command_begins_the_session_where_it_is_settled() {
+    let (lab, home) = lab();
+    let settle = |text: &str| std::fs::write(home.folder.path().join("config/capuchin/config.toml"), text).unwrap();
+    settle("[host.lab]\nshare = true\n");
+    let output = run(&mut capuchin(&home, &["exec", "lab", "echo", "first"]));
+    assert_eq!((text(output.stdout), text(output.stderr)), ("first\n".to_owned(), String::new()));
+    let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
+    let before = logins();
+    assert_eq!(text(run(&mut capuchin(&home, &["exec", "lab", "echo", "second"])).stdout), "second\n");
+    assert_eq!(logins(), before, "nobody logged in");
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+    lab.wait_for_audit("its end", |line| line["event"] == "session-ended" && line["peer"].is_string());
+    let stop = || capuchin(&home, &["connect", "--stop", "lab"]).output().unwrap();
+    let gone = || text(stop().stderr).contains("is not connected");
+    let end = std::time::Instant::now() + crate::support::PATIENCE;
+    while !gone() {
+        assert!(std::time::Instant::now() < end, "it goes on");
+    }
+    // Where none can be shared each command has its own, and says why.
+    let share = home.folder.path().join("run/capuchin/share");
+    std::fs::set_permissions(&share, PermissionsExt::from_mode(0o755)).unwrap();
+    let output = run(&mut capuchin(&home, &["exec", "lab", "echo", "alone"]));
+    assert_eq!(text(output.stdout), "alone\n");
+    let said = text(output.stderr);
+    assert!(said.starts_with("capuchin: no session is shared with lab: "), "{said}");
+    settle("");
+    assert_eq!(text(run(&mut capuchin(&home, &["exec", "lab", "echo", "x"])).stderr), "");
+}
+
+#[test]
 fn the_socket_is_for_its_user_alone() {
     let (_lab, home) = lab();
     run(&mut capuchin(&home, &["connect", "lab"]));
