@@ -1,6 +1,8 @@
 //! Completion for bash, zsh and fish: the shell asks this very command, so that it knows the hosts of now.
 //!
 //! `source <(COMPLETE=bash capuchin)` teaches a shell to ask.
+//!
+//! Paths of the lender are not completed, shared session or not: nothing lists its files under the policy yet.
 
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::{CompleteEnv, CompletionCandidate, engine::ArgValueCandidates};

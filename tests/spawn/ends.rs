@@ -13,16 +13,23 @@ use crate::{
     support::{Home, PATIENCE, run},
 };
 
-/// A program that ignores every wish to end, with a child in a session of its own that does so, too.
-fn stubborn(home: &Home) -> (Child, [Pid; 2]) {
-    let script = "trap '' HUP INT TERM; setsid sh -c 'echo $$; while :; do sleep 300; done' & echo $$; while :; do sleep 300; done";
+/// A program that ignores every wish to end, with a child in a session of its own that does so, too, one of nohup(1), and a
+/// daemon whose parents have ended.
+pub fn stubborn(home: &Home) -> (Child, [Pid; 4]) {
+    const WAITS: &str = "echo $$; while :; do sleep 300; done";
+    let script = format!(
+        "trap '' HUP INT TERM; setsid sh -c '{WAITS}' & nohup sh -c '{WAITS}' 2>/dev/null & \
+         (setsid sh -c '(sh -c \"{}\") & exit') & {WAITS}",
+        WAITS.replace('$', "\\$")
+    );
+    let script = script.as_str();
     let mut child = exec(home, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let pids = [(); 2].map(|()| Pid::from_raw(lines.next().unwrap().unwrap().parse().unwrap()).unwrap());
+    let pids = [(); 4].map(|()| Pid::from_raw(lines.next().unwrap().unwrap().parse().unwrap()).unwrap());
     (child, pids)
 }
 
-fn gone_within(pid: Pid, most: Duration, since: Instant) {
+pub fn gone_within(pid: Pid, most: Duration, since: Instant) {
     if let Ok(watch) = pidfd_open(pid, PidfdFlags::empty()) {
         let timeout = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
         let mut watched = [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)];

@@ -2,12 +2,17 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use capuchin::{Borrower, Profiles};
+use capuchin::{Borrower, Profiles, Stdio};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
     exec, lab,
     support::{Home, fails, run},
 };
+
+/// Signals that do not end a program by default, or stop it: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH. And 32 and 33,
+/// which the C library keeps to itself.
+const HARMLESS: [i32; 10] = [17, 18, 19, 20, 21, 22, 23, 28, 32, 33];
 
 pub async fn connect(home: &Home) -> Borrower {
     let folder = home.folder.path();
@@ -24,10 +29,7 @@ async fn every_exit_status_and_every_signal_arrives() {
         let ended = borrower.command("sh").args(["-c", "exit $0", &status.to_string()]).status().await.unwrap();
         assert_eq!(ended.code(), Some(status));
     }
-    // Those that do not end a program by default, or stop it: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH. And 32 and 33,
-    // which the C library keeps to itself.
-    let harmless = [17, 18, 19, 20, 21, 22, 23, 28, 32, 33];
-    for number in (1..=64).filter(|number| !harmless.contains(number)) {
+    for number in (1..=64).filter(|number| !HARMLESS.contains(number)) {
         // No shell knows all of the real-time signals, and perl ignores one of the others.
         let ended = if number < 32 {
             borrower.command("sh").args(["-c", "kill -$0 $$; sleep 60", &number.to_string()]).status().await.unwrap()
@@ -36,6 +38,41 @@ async fn every_exit_status_and_every_signal_arrives() {
         };
         assert_eq!(ended.signal(), Some(number), "{ended:?}");
     }
+}
+
+/// Those that a borrower sends, and not only those that a program sends itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_signal_that_is_sent_arrives() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    for number in (1..=64_u8).filter(|number| !HARMLESS.contains(&i32::from(*number))) {
+        let mut sleeper = borrower.command("sleep").arg("300").spawn().await.unwrap();
+        sleeper.control().signal(number).await.unwrap();
+        assert_eq!(sleeper.wait().await.unwrap().signal(), Some(number.into()));
+    }
+    let script = "$| = 1; for (qw(CHLD CONT TSTP TTIN TTOU URG WINCH)) { $SIG{$_} = sub { print \"$_[0]\\n\" } } \
+                  print \"ready\\n\"; sleep 1 while 1";
+    let mut perl = borrower.command("perl").args(["-e", script]).stdout(Stdio::Piped).spawn().await.unwrap();
+    let mut lines = BufReader::new(perl.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "ready");
+    for (number, name) in
+        [(17, "CHLD"), (18, "CONT"), (20, "TSTP"), (21, "TTIN"), (22, "TTOU"), (23, "URG"), (28, "WINCH")]
+    {
+        perl.control().signal(number).await.unwrap();
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), name);
+    }
+    let pid = perl.id().unwrap();
+    let is = |state: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(')').next().unwrap().trim_start().starts_with(state)
+    };
+    perl.control().signal(19).await.unwrap();
+    while !is("T") {
+        tokio::task::yield_now().await;
+    }
+    perl.control().signal(18).await.unwrap();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "CONT");
+    perl.kill().await.unwrap();
 }
 
 #[test]

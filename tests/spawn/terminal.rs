@@ -105,6 +105,67 @@ fn vim_edits_and_saves() {
 }
 
 #[test]
+fn less_htop_and_tmux_fill_the_screen_and_leave_it() {
+    let (lab, home) = lab();
+    let screen = Screen::start(&home);
+    let file = lab.dir().join("lines");
+    let lines: Vec<_> = (1..=500).map(|number| format!("line {number} of many\n")).collect();
+    std::fs::write(&file, lines.concat()).unwrap();
+    screen.keys(&[&format!("capuchin exec -t lab less {}", file.display()), "Enter"]);
+    screen.wait_for("line 1 of many");
+    screen.keys(&["G"]);
+    screen.wait_for("line 500 of many");
+    screen.keys(&["?line 250 of", "Enter"]);
+    screen.wait_until("what was searched for", |shown| shown.starts_with("line 250 of many\n"));
+    screen.keys(&["q"]);
+    screen.wait_until("the prompt behind it", |shown| shown.trim_end().ends_with("here>"));
+
+    screen.keys(&["capuchin exec -t lab htop", "Enter"]);
+    screen.wait_until("its bars", |shown| shown.contains("Load average") && shown.contains("Quit"));
+    screen.keys(&["q"]);
+    screen.wait_until("the prompt behind it", |shown| shown.trim_end().ends_with("here>"));
+
+    let socket = lab.dir().join("tmux");
+    let inner =
+        format!("capuchin exec -t lab tmux -f /dev/null -S {} new-session 'env PS1=inner: sh'", socket.display());
+    screen.keys(&["C-l", &inner, "Enter"]);
+    screen.wait_for("inner:");
+    screen.keys(&["echo $((6*7))", "Enter"]);
+    screen.wait_for("42");
+    // Its own prefix: another window, and back.
+    screen.keys(&["C-b", "c"]);
+    screen.wait_for("1:");
+    screen.keys(&["exit", "Enter"]);
+    screen.wait_for("42");
+    screen.keys(&["exit", "Enter"]);
+    screen
+        .wait_until("the prompt behind it", |shown| shown.contains("[exited]") && shown.trim_end().ends_with("here>"));
+}
+
+/// The window is closed: what ran in it hears a hang-up, at the far end, too.
+#[test]
+fn a_terminal_that_hangs_up_hangs_up_there() {
+    let (lab, home) = lab();
+    let screen = Screen::start(&home);
+    let script = lab.dir().join("wait");
+    let heard = lab.dir().join("heard");
+    let text = format!(
+        "trap 'echo hung up > {}; exit' HUP\necho ready $((6*7))\nwhile :; do sleep 0.1; done\n",
+        heard.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    screen.keys(&[&format!("capuchin exec -t lab sh {}", script.display()), "Enter"]);
+    screen.wait_for("ready 42");
+    drop(screen);
+    lab.wait_for_audit("its end", |line| line["event"] == "spawn-ended");
+    let end = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(&heard).unwrap_or_default() != "hung up\n" {
+        assert!(Instant::now() < end, "it heard nothing");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn keys_that_interrupt_and_stop_reach_the_program_there() {
     let (_lab, home) = lab();
     let screen = Screen::start(&home);

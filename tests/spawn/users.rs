@@ -107,6 +107,23 @@ fn root_is_refused_unless_a_rule_says_so_twice() {
     lab.wait_for_verdict("spawn", "refused");
 }
 
+/// Attack 14, under root: what runs as another user ends as fast, whatever it called.
+#[test]
+fn attack_14_a_revoked_users_processes_are_gone_in_a_second_under_root_too() {
+    let (lab, alice, bob) = lab_of_root(POLICY);
+    let (child, pids) = crate::ends::stubborn(&alice);
+    let mut other = exec(&bob, &["sh", "-c", "echo up; exec sleep 300"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = String::new();
+    BufReader::new(other.stdout.take().unwrap()).read_line(&mut up).unwrap();
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    let since = Instant::now();
+    pids.into_iter().for_each(|pid| crate::ends::gone_within(pid, std::time::Duration::from_secs(1), since));
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(255));
+    assert!(other.try_wait().unwrap().is_none(), "bob's goes on");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
 /// Those below a process.
 fn below(pid: u32) -> Vec<u32> {
     // Each child is a thread's.
