@@ -28,6 +28,9 @@ const SLICES: usize = 64;
 /// Taken from the connection before those who wait for it, and for it to be written, have their turn, in bytes: what a
 /// batch is to the other direction.
 const RECEIVE_BYTES: usize = BATCH_BYTES;
+/// Given to the connection before it is read from again, in bytes: as much as is taken from it, or one direction would
+/// starve the other.
+const SEND_BYTES: usize = BATCH_BYTES;
 /// How long the last words may take once the session is over.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -94,15 +97,18 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
         Ok(())
     }
 
-    /// Sends what is there. Ready: nothing is left, and the driver is woken when there is.
+    /// Sends what is there, as much as is one turn's. Ready: nothing is left, and the driver is woken when there is.
     fn transmit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        let mut sent_bytes = 0;
         loop {
             while self.batch.has_remaining() {
                 let mut slices = [io::IoSlice::new(&[]); SLICES];
                 let count = self.batch.chunks_vectored(&mut slices);
                 let slices = slices.get(..count).unwrap_or_default();
                 let written = ready!(Pin::new(&mut self.connection).poll_write_vectored(cx, slices));
-                self.batch.advance(written.map_err(|error| lost(&error))?);
+                let written = written.map_err(|error| lost(&error))?;
+                self.batch.advance(written);
+                sent_bytes += written;
                 self.flushed = false;
             }
             let mut state = self.shared.lock();
@@ -116,6 +122,10 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
             self.wakers.drain(..).for_each(Waker::wake);
             if !self.batch.has_remaining() {
                 break;
+            }
+            if sent_bytes >= SEND_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
         if !self.flushed {
@@ -273,4 +283,85 @@ fn lost(error: &io::Error) -> Ended {
 
 fn broken(error: &ProtocolError) -> Ended {
     Ended { kind: ErrorKind::Protocol, text: format!("the peer broke the protocol: {error}"), by_peer: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use bytes::Bytes;
+    use tokio::{
+        io::BufReader,
+        net::{TcpListener, TcpStream},
+        sync::Notify,
+    };
+
+    use super::*;
+    use crate::{
+        proto::mux::{Config, Role},
+        session::{Crew, Session, Stream},
+    };
+
+    const STREAMS: usize = 64;
+    const MOVED_BYTES: u64 = 256 * 1024 * 1024;
+
+    /// What has come to one side, and who waits until that is enough.
+    #[derive(Default)]
+    struct Moved {
+        bytes: [AtomicU64; 2],
+        enough: Notify,
+    }
+
+    fn session(socket: TcpStream, role: Role) -> Session {
+        Session::start(BufReader::with_capacity(64 * 1024, socket), role, Config::default())
+    }
+
+    /// Writes and reads as fast as it goes.
+    async fn both_ways(stream: Stream, moved: Arc<Moved>, side: usize) {
+        let block = Bytes::from(vec![7; 64 * 1024]);
+        let up = async { while stream.write_all_bytes(block.clone()).await.is_ok() {} };
+        let down = async {
+            loop {
+                let mut batch = Batch::default();
+                if !stream.read_batch(&mut batch, 128 * 1024).await.unwrap_or(false) {
+                    return;
+                }
+                let come = &moved.bytes[side];
+                come.fetch_add(batch.remaining() as u64, Ordering::Relaxed);
+                if moved.bytes.iter().map(|come| come.load(Ordering::Relaxed)).sum::<u64>() > MOVED_BYTES {
+                    moved.enough.notify_one();
+                }
+            }
+        };
+        tokio::join!(up, down);
+    }
+
+    #[tokio::test]
+    async fn what_many_streams_send_each_way_at_once_moves_alike() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let moved = Arc::new(Moved::default());
+        let theirs = moved.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let borrower = session(TcpStream::connect(address).await.unwrap(), Role::Borrower);
+                let mut crew = Crew::new();
+                for _ in 0..STREAMS {
+                    let stream = borrower.open(Bytes::from_static(b"?")).unwrap();
+                    crew.spawn(&borrower, both_ways(stream, theirs.clone(), 0));
+                }
+                while crew.join_next().await.is_some() {}
+            });
+        });
+        let lender = session(listener.accept().await.unwrap().0, Role::Lender);
+        let mut crew = Crew::new();
+        for _ in 0..STREAMS {
+            let stream = lender.accept().await.unwrap();
+            crew.spawn(&lender, both_ways(stream, moved.clone(), 1));
+        }
+        moved.enough.notified().await;
+        let [down, up] = [0, 1].map(|side| moved.bytes[side].load(Ordering::Relaxed) >> 20);
+        assert!(down < 2 * up && up < 2 * down, "{down} MiB down, {up} MiB up");
+    }
 }

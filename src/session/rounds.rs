@@ -8,8 +8,13 @@
 //! ```
 //! The driver comes last, so that what several members have written leaves together. A session is so one task, and one
 //! session uses one core; many sessions use all of them.
+//!
+//! tokio gives a task a budget for each of its turns, and without it no socket is ready for anybody. One member that never
+//! waits, such as one whose socket is flooded, may use up all of it: then the next turn begins with the driver, and goes on with
+//! those members who had none.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::{
@@ -96,8 +101,11 @@ pub(super) struct Rounds<D> {
     driver_waker: Waker,
     members: Vec<Option<Seat>>,
     free: Vec<usize>,
-    turn: Vec<usize>,
+    /// Who has a turn in this round, or had none in the last one.
+    turn: VecDeque<usize>,
     roster: Roster,
+    /// The last turn of the task was over before the driver's.
+    driver_waits: bool,
     /// The last round is over, and the roster may be another task's.
     over: bool,
 }
@@ -144,8 +152,9 @@ impl Wake for Alarm {
 impl<D: Future<Output = ()> + Unpin> Rounds<D> {
     pub(super) fn new(driver: D, roster: Roster) -> Self {
         let (driver_alarm, driver_waker) = Alarm::new(DRIVER, &roster);
-        let (members, free, turn) = (Vec::new(), Vec::new(), Vec::new());
-        Self { driver: Some(driver), driver_alarm, driver_waker, members, free, turn, roster, over: false }
+        let (members, free, turn) = (Vec::new(), Vec::new(), VecDeque::new());
+        let (driver, driver_waits, over) = (Some(driver), false, false);
+        Self { driver, driver_alarm, driver_waker, members, free, turn, roster, driver_waits, over }
     }
 
     /// Whether there is a round to do. If not, whoever is woken next wakes the task, or the task is over.
@@ -153,7 +162,8 @@ impl<D: Future<Output = ()> + Unpin> Rounds<D> {
         let roster = self.roster.clone();
         let mut board = roster.board();
         board.task = None;
-        std::mem::swap(&mut board.woken, &mut self.turn);
+        // Behind those who had no turn.
+        self.turn.extend(board.woken.drain(..));
         if std::mem::take(&mut board.everybody) {
             self.turn = (0..self.members.len()).collect();
         }
@@ -165,7 +175,7 @@ impl<D: Future<Output = ()> + Unpin> Rounds<D> {
                 Some(empty) => *empty = seat,
                 None => self.members.push(seat),
             }
-            self.turn.push(index);
+            self.turn.push_back(index);
         }
         let idle = self.turn.is_empty() && (self.driver.is_none() || !self.driver_alarm.rung.load(Ordering::Acquire));
         if idle && self.driver.is_none() && self.free.len() == self.members.len() {
@@ -176,19 +186,31 @@ impl<D: Future<Output = ()> + Unpin> Rounds<D> {
         !idle
     }
 
-    fn round(&mut self) {
-        let mut turn = std::mem::take(&mut self.turn);
-        for index in turn.drain(..) {
-            let Some(place) = self.members.get_mut(index) else { continue };
-            let Some(Seat { member, alarm, waker }) = place else { continue };
-            // Before it looks: what happens while it does must wake it again.
-            alarm.rung.swap(false, Ordering::AcqRel);
-            if member.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
-                *place = None;
-                self.free.push(index);
+    /// Gives a turn to whoever is awake, until the budget is used up; `false` then.
+    fn round(&mut self) -> bool {
+        while let Some(index) = self.turn.pop_front() {
+            self.poll_member(index);
+            // Without it nothing is ready for the next one.
+            if !coop::has_budget_remaining() {
+                return false;
             }
         }
-        self.turn = turn;
+        self.poll_driver();
+        coop::has_budget_remaining()
+    }
+
+    fn poll_member(&mut self, index: usize) {
+        let Some(place) = self.members.get_mut(index) else { return };
+        let Some(Seat { member, alarm, waker }) = place else { return };
+        // Before it looks: what happens while it does must wake it again.
+        alarm.rung.swap(false, Ordering::AcqRel);
+        if member.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
+            *place = None;
+            self.free.push(index);
+        }
+    }
+
+    fn poll_driver(&mut self) {
         if self.driver_alarm.rung.swap(false, Ordering::AcqRel)
             && let Some(driver) = &mut self.driver
             && Pin::new(driver).poll(&mut Context::from_waker(&self.driver_waker)).is_ready()
@@ -203,13 +225,15 @@ impl<D: Future<Output = ()> + Unpin> Future for Rounds<D> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        if std::mem::take(&mut this.driver_waits) {
+            this.poll_driver();
+        }
         for _ in 0..ROUNDS_MAX {
             if !this.gather(cx) {
                 return if this.over { Poll::Ready(()) } else { Poll::Pending };
             }
-            this.round();
-            // Without budget nothing is ready, and everybody stays awake.
-            if !coop::has_budget_remaining() {
+            if !this.round() {
+                this.driver_waits = true;
                 break;
             }
         }
@@ -229,5 +253,64 @@ impl<D> Drop for Rounds<D> {
         let late = std::mem::take(&mut board.enrolled);
         drop(board);
         drop(late);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::atomic::AtomicU64, task::ready};
+
+    use super::*;
+
+    /// Does something that takes budget again and again, and says how often it did.
+    fn busy(count: &Arc<AtomicU64>) -> impl Future<Output = ()> + Send + use<> {
+        let count = count.clone();
+        async move {
+            loop {
+                coop::consume_budget().await;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// As a driver does: one thing for each turn.
+    fn driver(count: &Arc<AtomicU64>) -> impl Future<Output = ()> + Send + Unpin + use<> {
+        let count = count.clone();
+        poll_fn(move |cx| {
+            ready!(coop::poll_proceed(cx)).made_progress();
+            count.fetch_add(1, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    #[tokio::test]
+    async fn who_never_waits_leaves_the_others_their_turns() {
+        let roster = Roster::default();
+        let counts: [Arc<AtomicU64>; 4] = Default::default();
+        let [driven, flood, other_flood, quiet] = &counts;
+        for member in [flood, other_flood] {
+            roster.enrol(Box::pin(busy(member)));
+        }
+        // One that does one thing at a time, and is woken from outside.
+        let (turn_tx, mut turn_rx) = tokio::sync::mpsc::channel(1);
+        let counted = quiet.clone();
+        roster.enrol(Box::pin(async move {
+            while turn_rx.recv().await.is_some() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+        let task = tokio::spawn(Rounds::new(driver(driven), roster));
+        for _ in 0..1000 {
+            turn_tx.send(()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        task.abort();
+        let [driven, flood, other_flood, quiet] = counts.map(|count| count.load(Ordering::Relaxed));
+        assert!(quiet >= 999, "{quiet} turns of the quiet one");
+        assert!(flood > 1000 && other_flood > 1000, "{flood} and {other_flood} of the floods");
+        assert!(flood < 2 * other_flood && other_flood < 2 * flood, "{flood} and {other_flood} of the floods");
+        let turns = (flood + other_flood) / 128;
+        assert!(driven >= turns / 2, "{driven} turns of the driver in {turns} or more of the task");
     }
 }

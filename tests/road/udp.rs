@@ -1,10 +1,19 @@
 //! UDP sockets that are lent: datagrams arrive whole and with their true addresses, errors name their destination, and what
 //! the policy does not allow is neither sent nor heard.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use capuchin::{BorrowError, Borrower, proto::ErrorKind};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::{
     listen::session,
@@ -208,4 +217,36 @@ async fn still_borrows(borrower: &Borrower) {
     let (server, socket) = (there("127.0.0.1:0"), borrower.udp_bind("127.0.0.1:0").await.unwrap());
     socket.send_to(b"x", server.local_addr().unwrap()).await.unwrap();
     assert_eq!(heard(&server).0, b"x");
+}
+
+/// A flood of datagrams costs datagrams, and not the turns of other streams of its session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_datagrams_leaves_other_streams_their_turns() {
+    let (_lab, _home, borrower) = session(&format!("{UDP}connect = \"127.0.0.0/8:*\"\n")).await;
+    let server = crate::origin(crate::echo);
+    let flooded = borrower.udp_listen("127.0.0.1:0").await.unwrap();
+    let to = flooded.local_addr();
+    let sent = Arc::new(AtomicU32::new(0));
+    for _ in 0..2 {
+        let sent = sent.clone();
+        std::thread::spawn(move || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            // Until the port is closed.
+            while socket.send_to(&[7; 1200], to).is_ok() && sent.fetch_add(1, Ordering::Relaxed) < 10_000_000 {}
+        });
+    }
+    let taking = tokio::spawn(async move { while flooded.recv(&mut [0; 1200]).await.is_ok() {} });
+    let mut other = borrower.tcp_connect(server.to_string()).await.unwrap();
+    let mut trips = 0;
+    while trips < 50 || sent.load(Ordering::Relaxed) < 50_000 {
+        let trip = async {
+            other.write_all(&[7; 100]).await.unwrap();
+            other.read_exact(&mut [0; 100]).await.unwrap();
+        };
+        timeout(PATIENCE, trip).await.expect("a turn");
+        trips += 1;
+    }
+    assert!(!taking.is_finished(), "the port is still flooded");
+    println!("{trips} round trips while {} datagrams were sent", sent.load(Ordering::Relaxed));
+    taking.abort();
 }
