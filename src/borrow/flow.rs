@@ -7,12 +7,15 @@ use tokio::time::{Duration, Instant, sleep};
 use super::{BorrowError, Borrower, lane::LaneReceiver, udp};
 use crate::{
     proto::{Errno, Request, UdpBind, UdpMessage},
-    session::{DatagramQueue, DatagramReader, Stream},
+    session::{DatagramQueue, DatagramReader, QUEUE_BYTES, Stream},
 };
 
 /// How long a flow may be quiet: what RFC 4787 §4.3 recommends for translators of addresses. The next datagram begins another,
 /// which is another port at the lender.
 pub(super) const QUIET_MAX: Duration = Duration::from_secs(300);
+
+/// What goes with the request at most, in bytes: beside that, the longest datagram would find no room.
+const EARLY_BYTES_MAX: usize = QUEUE_BYTES / 2;
 
 /// Whom a flow is for.
 pub(super) trait Side {
@@ -36,7 +39,7 @@ pub(super) struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// Opens it; what waits in `lane` goes with the request.
+    /// Opens it; what waits in `lane` goes with the request if it is not much.
     ///
     /// # Errors
     /// The lender refuses the socket, or the session is over.
@@ -53,7 +56,9 @@ impl<'a> Flow<'a> {
         let (queue, reader) = (DatagramQueue::default(), DatagramReader::default());
         let mut flow = Self { borrower, wanted, stream, queue, reader };
         // What the stream has no credit for is drained when it is carried.
-        flow.send(&mut lane.take_now(), side)?;
+        if lane.waiting_bytes() <= EARLY_BYTES_MAX {
+            flow.send(&mut lane.take_now(), side)?;
+        }
         udp::answer(borrower, &flow.stream, wanted).await?;
         Ok(flow)
     }

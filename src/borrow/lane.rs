@@ -106,6 +106,11 @@ impl<T> LaneReceiver<T> {
         std::mem::take(&mut waiting.queue)
     }
 
+    /// What waits, in bytes.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        lock(&self.0).bytes
+    }
+
     /// Something went the other way, so that the lane is not quiet.
     pub(super) fn note_use(&self) {
         lock(&self.0).used = Instant::now();

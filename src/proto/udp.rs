@@ -84,6 +84,11 @@ impl<'a> UdpMessage<'a> {
         LENGTH_BYTES + FIXED_BYTES + address + body
     }
 
+    /// Whether it is a datagram of more than [`DATAGRAM_BYTES_MAX`]: IPv6 has 20 bytes more than IPv4, and no link carries them.
+    pub fn is_too_long(&self) -> bool {
+        matches!(self.body, UdpBody::Datagram(payload) if payload.len() > DATAGRAM_BYTES_MAX)
+    }
+
     /// Writes it behind `out`; a body that is too long for a message is cut, and what is unknown is not written.
     pub fn encode(&self, out: &mut BytesMut) {
         let refusal;
@@ -208,6 +213,9 @@ mod tests {
         let payload = vec![7; DATAGRAM_BYTES_MAX];
         let bytes = wire("[fd00::1]:1", UdpBody::Datagram(&payload));
         assert_eq!(UdpMessage::decode(&bytes).unwrap().body, UdpBody::Datagram(&payload));
+        let longer = [7; DATAGRAM_BYTES_MAX + 1];
+        let of = |payload| UdpMessage::datagram("[fd00::1]:1".parse().unwrap(), payload).is_too_long();
+        assert!(of(&longer) && !of(&longer[1..]));
         let mut longer = bytes.to_vec();
         longer.push(7);
         assert!(UdpMessage::decode(&longer).is_err());

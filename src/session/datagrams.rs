@@ -36,8 +36,13 @@ pub struct DatagramQueue {
 }
 
 impl DatagramQueue {
-    /// Takes a message for the next [`Self::flush`], or drops it where too many wait; `false` if so.
+    /// Takes a message for the next [`Self::flush`], or drops it where too many wait, or where it is longer than the other side
+    /// takes; `false` if so.
     pub fn push(&mut self, stream: &Stream, message: &UdpMessage<'_>) -> bool {
+        if message.is_too_long() {
+            self.dropped += 1;
+            return false;
+        }
         if self.batch.is_empty() {
             // What waits for credit waits alone: behind it everything would be late.
             let room = QUEUE_BYTES.saturating_sub(stream.queued());

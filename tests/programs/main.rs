@@ -8,4 +8,5 @@ mod covered;
 mod fetching;
 mod looking_up;
 mod mirrors;
+mod quic;
 mod stage;

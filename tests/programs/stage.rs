@@ -25,6 +25,7 @@ connect = [
     "*.lab.test:*", "127.0.0.1:5432",
     "10.77.0.1:9", "10.77.0.1:5301", "203.0.113.5:80", "[fd77::1]:9", "[fd77::1]:5301", "[2001:db8::5]:80",
 ]
+udp = ["10.77.0.1:4433", "[fd77::1]:4433"]
 env = { read = ["LAB_*"] }
 
 [[allow]]
@@ -132,6 +133,13 @@ impl Stage {
     fn invite(&self, user: &str) -> String {
         assert!(self.machine.stdin.is_some(), "the machine lives as long as its input");
         text(run(capuchind(&self.folder.join("lab")).args(["invite", user])).stdout)
+    }
+
+    /// A program on the lender's network.
+    pub fn there(&self, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.machine.child.id())).arg(program);
+        command
     }
 
     /// A file of the stage, which every guest can read.

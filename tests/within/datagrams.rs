@@ -99,7 +99,7 @@ fn the_last_datagrams_of_a_program_arrive() {
     }
 }
 
-/// A program with more sockets than flows: the first have theirs, and everything goes on.
+/// A program with more sockets than flows: those that are used have theirs, the first as well as the last.
 #[test]
 fn sockets_by_the_thousand_stay_bounded() {
     let machine = Machine::start();
@@ -110,18 +110,104 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
 sockets = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(1500)]
 for s in sockets:
     s.sendto(b"x", ("10.77.0.1", 9))
-first = sockets[0]
-first.settimeout(1)
-first.connect(("10.77.0.1", 7000))
-for attempt in range(30):
-    # Behind such a burst a datagram may be lost, as on any network.
-    first.send(b"still here")
-    try:
-        print(first.recv(100).decode())
-        break
-    except TimeoutError:
-        pass
+for s in (sockets[0], sockets[-1]):
+    s.settimeout(1)
+    s.connect(("10.77.0.1", 7000))
+    for attempt in range(30):
+        # Behind such a burst a datagram may be lost, as on any network.
+        s.send(b"still here")
+        try:
+            print(s.recv(100).decode())
+            break
+        except (TimeoutError, ConnectionRefusedError):
+            pass
 "#;
     let said = run(&mut machine.anybody().python(many));
-    assert_eq!(text(said.stdout), "still here\n");
+    assert_eq!(text(said.stdout), "still here\nstill here\n");
+}
+
+#[test]
+fn groups_and_broadcast_are_out_of_reach_and_nothing_of_them_is_sent() {
+    let machine = Machine::with_network("ip route add default dev near; ip -6 route add default dev near");
+    let sends = r#"
+import errno, socket
+for family, host in ((2, "224.0.0.251"), (2, "239.1.2.3"), (2, "255.255.255.255"), (10, "ff05::2")):
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    for send in (lambda: s.sendto(b"x", (host, 7000)), lambda: s.connect((host, 7000))):
+        try:
+            send()
+            print(host, "OK")
+        except OSError as e:
+            print(host, errno.errorcode[e.errno])
+s = socket.socket(type=socket.SOCK_DGRAM)
+try:
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.251") + bytes(4))
+    print("joined")
+except OSError as e:
+    print("join", errno.errorcode[e.errno])
+"#;
+    let hosts = ["224.0.0.251", "239.1.2.3", "255.255.255.255", "ff05::2"];
+    let mut expected: String = hosts.iter().map(|host| format!("{host} ENETUNREACH\n").repeat(2)).collect();
+    expected.push_str("join ENODEV\n");
+    for within in machine.borrowers() {
+        let said = run(&mut within.python(sends));
+        assert_eq!((text(said.stdout), text(said.stderr).as_str()), (expected.clone(), ""), "as {}", within.uid);
+    }
+    assert!(machine.lab.audit().iter().all(|line| line["event"] != "udp-bind"), "the lender was not even asked");
+}
+
+#[test]
+fn the_longest_datagrams_arrive_whole_and_longer_ones_not_at_all() {
+    let machine = Machine::start();
+    let sends = r#"
+import errno, socket
+for family, host, longest in ((socket.AF_INET, "10.77.0.1", 65507), (socket.AF_INET6, "fd77::1", 65488)):
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.settimeout(20)
+    s.connect((host, 7000))
+    s.send(bytes(longest))
+    print(len(s.recv(70000)))
+    for size in (65508, 65527, 65528):
+        try:
+            s.send(bytes(size))
+        except OSError as e:
+            print(size, errno.errorcode[e.errno])
+    s.settimeout(1)
+    for attempt in range(30):
+        # Beside such a long one there may be no room for it.
+        s.send(b"end")
+        try:
+            # Whatever of them was sent, and cut, came before it.
+            print(s.recv(70000))
+            break
+        except TimeoutError:
+            pass
+"#;
+    let said = run(&mut machine.anybody().python(sends));
+    let expected = "65507\n65508 EMSGSIZE\n65527 EMSGSIZE\n65528 EMSGSIZE\nb'end'\n65488\n65528 EMSGSIZE\nb'end'\n";
+    assert_eq!(text(said.stdout), expected);
+}
+
+/// As a VPN does: full packets both ways without an end, a few on their way, from one socket to one far end.
+#[test]
+fn a_tunnels_full_packets_go_both_ways_and_none_is_lost_below_the_bound() {
+    let machine = Machine::start();
+    let tunnel = r#"
+import os, socket
+for family, host in ((socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1")):
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.settimeout(20)
+    sent, came, body = 0, 0, os.urandom(1416)
+    while came < 5000:
+        while sent < 5000 and sent - came < 16:
+            s.sendto(sent.to_bytes(4, "big") + body, (host, 7000))
+            sent += 1
+        packet, source = s.recvfrom(2000)
+        assert packet == came.to_bytes(4, "big") + body and source[:2] == (host, 7000), (came, source)
+        came += 1
+    print(came)
+"#;
+    let said = run(&mut machine.anybody().python(tunnel));
+    assert_eq!(text(said.stdout), "5000\n5000\n", "{}", text(said.stderr));
 }

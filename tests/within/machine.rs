@@ -37,6 +37,7 @@ ip neighbour add 10.78.0.9 lladdr 02:00:00:00:00:09 dev near nud permanent
 ip address add fd88::1/128 dev lo nodad
 ip route add 203.0.0.0/16 dev near
 ip route add unreachable 203.0.113.0/24
+eval "$4"
 mkfifo "$1/ready"
 setpriv --pdeathsig KILL python3 "$2" "$1/ready" 3<&- &
 read ready < "$1/ready"
@@ -50,6 +51,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn start() -> Self {
+        Self::with_network("")
+    }
+
+    /// With more in its network: a line of the shell.
+    pub fn with_network(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -61,7 +67,8 @@ impl Machine {
         let mut machine = Command::new("unshare");
         machine.args(["--map-root-user", "--net", "sh", "-c", NETWORK, "sh"]).arg(dir);
         machine.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/within/machine.py"));
-        machine.arg(capuchind(dir).get_program()).env("CAPUCHIND_DIR", dir).stdin(Stdio::from(OwnedFd::from(listener)));
+        machine.arg(capuchind(dir).get_program()).arg(more);
+        machine.env("CAPUCHIND_DIR", dir).stdin(Stdio::from(OwnedFd::from(listener)));
         let daemon = Daemon::spawn(&mut machine);
         daemon.wait_for_line("listens on");
         Self { lab: Lab { folder, daemon, address } }

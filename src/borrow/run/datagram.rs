@@ -11,12 +11,16 @@ const UDP_HEADER_BYTES: usize = 8;
 const IPV4_HEADER_BYTES: usize = 20;
 /// How many machines it may pass; it passes none.
 const HOPS: u8 = 64;
-/// Longest content, in bytes: what the length of an IPv4 packet can say.
-pub const CONTENT_BYTES_MAX: usize = u16::MAX as usize - IPV4_HEADER_BYTES - UDP_HEADER_BYTES;
+const IPV6_HEADER_BYTES: usize = 40;
+/// Longest content of IPv4, in bytes: what the length of its packet can say.
+const IPV4_CONTENT_BYTES_MAX: usize = u16::MAX as usize - IPV4_HEADER_BYTES - UDP_HEADER_BYTES;
+/// Longest content of IPv6, in bytes: what the loopback device takes in one piece (65,536), as its raw sockets cut nothing.
+const IPV6_CONTENT_BYTES_MAX: usize = 65_536 - IPV6_HEADER_BYTES - UDP_HEADER_BYTES;
 
-/// The packet; `None` where the addresses are of two families, or the content is longer than [`CONTENT_BYTES_MAX`].
+/// The packet; `None` where the addresses are of two families, or the content is longer than 65,507 bytes (IPv4) or 65,488
+/// (IPv6).
 pub fn packet(from: SocketAddr, to: SocketAddr, content: &[u8]) -> Option<Vec<u8>> {
-    if content.len() > CONTENT_BYTES_MAX {
+    if content.len() > if to.is_ipv4() { IPV4_CONTENT_BYTES_MAX } else { IPV6_CONTENT_BYTES_MAX } {
         return None;
     }
     // Not longer than 16 bits, by the line above.
@@ -109,6 +113,7 @@ mod tests {
         }
         let (v4, v6) = ("127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
         assert_eq!(packet(v4, v6, b""), None);
-        assert_eq!(packet(v4, v4, &[0; CONTENT_BYTES_MAX + 1]), None);
+        assert_eq!(packet(v4, v4, &[0; IPV4_CONTENT_BYTES_MAX + 1]), None);
+        assert_eq!(packet(v6, v6, &[0; IPV6_CONTENT_BYTES_MAX + 1]), None);
     }
 }

@@ -21,8 +21,8 @@
 //!
 //! # What a program cannot do yet
 //! Accept connections from the lender's side: a port that it listens on is reached from inside alone, whatever address it
-//! bound, and datagrams come in only from where it has sent to. Datagrams to an address of `--local` are answered as by a
-//! closed port.
+//! bound, and datagrams come in only from where it has sent to. There is no way to groups and broadcast, and no answer of
+//! more than 65,488 bytes comes in over IPv6. Datagrams to an address of `--local` are answered as by a closed port.
 //!
 //! # Security
 //! What keeps the program inside is the namespace, the capabilities that it does not have, the descriptors that it does not

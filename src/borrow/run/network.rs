@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
@@ -28,12 +28,22 @@ const UP: u32 = 1;
 const NO_DETECTION: u8 = 2;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_HOST: u8 = 254;
+const SCOPE_NOWHERE: u8 = 255;
 const TABLE_LOCAL: u8 = 255;
 const STATIC: u8 = 4;
 const LOCAL: u8 = 2;
+const THROW: u8 = 9;
 
 /// The end of a private range that nobody uses: of a machine that has no address of its own.
 const NO_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
+
+/// Multicast and broadcast: nothing of them reaches the lender's network, so that there is no way to them (ENETUNREACH, and
+/// ENODEV for who would join a group), as on a machine without a default route.
+const NOBODY: [(IpAddr, u8); 3] = [
+    (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
+    (IpAddr::V4(Ipv4Addr::BROADCAST), 32),
+    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
+];
 
 /// What a network has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +104,9 @@ impl Network {
         for (prefix, source) in &self.routes {
             push_route(&mut messages, *prefix, *source);
         }
+        for (address, bits) in NOBODY {
+            push_no_route(&mut messages, address, bits);
+        }
         send(&messages)
     }
 }
@@ -127,6 +140,15 @@ fn push_route(messages: &mut Messages, prefix: IpNet, source: IpAddr) {
             body.attribute(1, &octets);
         }
         body.attribute(4, &LOOPBACK.to_ne_bytes()).attribute(7, &parts(source).1);
+    });
+}
+
+/// The look-up goes on in the next table, where there is nothing.
+fn push_no_route(messages: &mut Messages, address: IpAddr, bits: u8) {
+    let (family, octets) = parts(address);
+    messages.push(NEW_ROUTE, REQUEST | ACK | CREATE | EXCLUSIVE, |body| {
+        body.raw(&[family, bits, 0, 0, TABLE_LOCAL, STATIC, SCOPE_NOWHERE, THROW]).raw(&[0; 4]);
+        body.attribute(1, &octets);
     });
 }
 
