@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,6 +19,7 @@ const BURST: Duration = Duration::from_millis(100);
 pub struct Meter {
     to_stream: AtomicU64,
     from_stream: AtomicU64,
+    is_finished: AtomicBool,
     pace: Option<Arc<Pace>>,
 }
 
@@ -36,6 +37,16 @@ impl Meter {
     /// From the stream into the socket so far, in bytes.
     pub fn from_stream(&self) -> u64 {
         self.from_stream.load(Ordering::Relaxed)
+    }
+
+    /// Whether the socket has ended in good order, and all of its bytes are in the stream.
+    pub fn is_finished(&self) -> bool {
+        self.is_finished.load(Ordering::Acquire)
+    }
+
+    /// Notes that nothing more goes into the stream.
+    pub fn finish(&self) {
+        self.is_finished.store(true, Ordering::Release);
     }
 
     /// Counts bytes that went into the stream.

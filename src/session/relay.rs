@@ -124,7 +124,10 @@ impl<S: Socket> Drop for Unfinished<S> {
 /// From the socket into the stream, until the socket ends or the stream is closed.
 async fn to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter, may_reset: impl Future<Output = ()>) {
     match copy_to_stream(socket, stream, meter).await {
-        Ok(()) => stream.finish(),
+        Ok(()) => {
+            stream.finish();
+            meter.finish();
+        }
         Err(Broken::Socket(error)) => {
             may_reset.await;
             stream.reset(reset_of(&error));

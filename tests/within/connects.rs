@@ -7,6 +7,17 @@ use crate::{
     support::{Daemon, fails, run, text},
 };
 
+/// Sends to the address in its arguments until nothing more fits anywhere, says its number, and ends; SIGTERM does not end it.
+pub const FILL: &str = r#"
+import os, select, signal, socket, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+s.setblocking(False)
+while select.select([], [s], [], 1)[1]:
+    s.send(b"x" * 65536)
+print("pid", os.getpid(), flush=True)
+"#;
+
 /// Connects to each target, blocking and not, and prints what came of it.
 const PROBE: &str = r#"
 import errno, select, socket, sys
@@ -158,6 +169,49 @@ s.sendall(b"x" * 8000000)
         &mut within.python("import socket; print(socket.create_connection(('10.77.0.1', 7002)).recv(99).decode())")
     );
     assert_eq!(text(told.stdout), "8000000\n", "after {:?}", began.elapsed());
+}
+
+#[test]
+fn what_a_program_wrote_last_reaches_a_slow_reader_of_this_machine() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (host, port) = (here.local_addr().unwrap().ip().to_string(), here.local_addr().unwrap().port().to_string());
+    let reading = std::thread::spawn(move || {
+        let (mut socket, mut buffer, mut count) = (here.accept().unwrap().0, [0; 16384], 0);
+        loop {
+            match socket.read(&mut buffer).unwrap() {
+                0 => return count,
+                length => count += length,
+            }
+            // About half a megabyte a second: the end comes long after the program's.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
+    });
+    let program =
+        "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).sendall(b'x' * 8000000)";
+    run(&mut within.run_with(&["--local", "127.0.0.1"], &["python3", "-c", program, &host, &port]));
+    assert_eq!(reading.join().unwrap(), 8_000_000);
+}
+
+#[test]
+fn who_does_not_read_what_a_program_wrote_last_sees_a_reset_and_no_end() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (host, port) = (here.local_addr().unwrap().ip().to_string(), here.local_addr().unwrap().port().to_string());
+    run(&mut within.run_with(&["--local", "127.0.0.1"], &["python3", "-c", FILL, &host, &port]));
+    let error = here.accept().unwrap().0.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_far_end_that_never_closes_holds_up_no_program_that_sent_nothing() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let mut command = within.python("import socket; socket.create_connection(('10.77.0.1', 7003))");
+    let said = text(run(command.env("CAPUCHIN_LOG", "capuchin=debug")).stderr);
+    assert!(!said.contains("connections that the other end keeps"), "{said}");
 }
 
 #[test]

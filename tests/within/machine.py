@@ -1,6 +1,7 @@
 """What listens on the lender's machine. Argument: a fifo to say that it is ready.
 
-80 a page that names the peer, 7000 echo with half-close and of datagrams, 7001 reads slowly and keeps what it has read for 7002 to tell.
+80 a page that names the peer, 7000 echo with half-close and of datagrams, 7001 reads slowly and keeps what it has read for 7002 to tell,
+7003 never closes.
 """
 
 import socket
@@ -33,6 +34,10 @@ def swallow(conn):
 
 def tell(conn):
     conn.sendall(str(swallowed[0]).encode())
+
+
+def hold(conn):
+    threading.Event().wait()
 
 
 def serve(port, handle):
@@ -70,7 +75,7 @@ def echo_datagrams(port):
 
 threading.stack_size(128 * 1024)
 threading.Thread(target=echo_datagrams, args=(7000,), daemon=True).start()
-for port, handle in [(80, page), (7000, echo), (7001, swallow), (7002, tell)]:
+for port, handle in [(80, page), (7000, echo), (7001, swallow), (7002, tell), (7003, hold)]:
     serve(port, handle)
 with open(sys.argv[1], "w") as fifo:
     fifo.write("ready\n")

@@ -1,37 +1,44 @@
 //! Connections of a borrowed program that stand: accepted from the kernel of its network, and carried until both ends have
 //! finished.
 
-use std::{net::SocketAddr, sync::Arc, task::Poll, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
-    io::copy_bidirectional_with_sizes,
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    sync::watch,
+    task::{Id, JoinSet},
     time::Instant,
 };
 
-use super::hold::{Far, Hold};
-use crate::session::{Backoff, Meter, relay, socket_options};
+use super::{
+    hold::{Far, Hold},
+    local_copy::copy,
+};
+use crate::{
+    proto::Reset,
+    session::{Backoff, Meter, Stream, relay, socket_options},
+};
 
-/// Copied at once for a connection that stays on this machine, in bytes.
-const COPY_BYTES: usize = 64 * 1024;
 /// What a program that is over had sent is delivered for as long as bytes move; after such a pause, nobody takes them.
 const STALLED: Duration = Duration::from_secs(5);
 /// How often it is looked whether bytes move.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The connections of one borrowed network.
 pub struct Carrier {
     listener: TcpListener,
     hold: Arc<Hold>,
     connections: JoinSet<()>,
-    meter: Arc<Meter>,
+    meters: HashMap<Id, Arc<Meter>>,
+    /// Whether the program is over, and nobody reads what still comes for it.
+    over_tx: watch::Sender<bool>,
 }
 
 impl Carrier {
     /// Carries what `listener` accepts, whose far ends `hold` knows.
     pub fn new(listener: TcpListener, hold: Arc<Hold>) -> Self {
-        Self { listener, hold, connections: JoinSet::new(), meter: Arc::default() }
+        let over_tx = watch::Sender::new(false);
+        Self { listener, hold, connections: JoinSet::new(), meters: HashMap::new(), over_tx }
     }
 
     /// Accepts and carries, for ever.
@@ -49,27 +56,35 @@ impl Carrier {
                     }
                     Err(error) => backoff.wait("run", &error).await,
                 },
-                Some(_) = self.connections.join_next() => {}
+                Some(ended) = self.connections.join_next_with_id() => self.forget(&ended),
             }
         }
     }
 
     /// Carries on until all has been delivered, or nothing moves any more. For a program that is over: its sockets are
-    /// closed, so that each connection ends when the other end has closed too.
+    /// closed, and nobody reads what would still come. A connection to this machine therefore ends once all of the
+    /// program's bytes are the kernel's, and one to the lender when the far end has closed too, or at once where the
+    /// program has sent nothing: no frame says that the far end has taken the last byte. Who is cut off sees a reset.
+    ///
+    /// # Cancellation
+    /// What is not delivered ends with a reset.
     pub async fn drain(mut self) {
         // What the kernel has accepted for the program is ours, too; one look at what is ready, after the runtime's own.
         tokio::task::yield_now().await;
         while let Some(Ok((socket, from))) = ready(&self.listener).await {
             self.carry(socket, from);
         }
-        let moved = |meter: &Meter| meter.to_stream() + meter.from_stream();
-        let (mut before, mut since) = (moved(&self.meter), Instant::now());
+        self.over_tx.send_replace(true);
+        let (mut before, mut since) = (self.moved(), Instant::now());
         while !self.connections.is_empty() {
             tokio::select! {
-                _ = self.connections.join_next() => since = Instant::now(),
+                Some(ended) = self.connections.join_next_with_id() => {
+                    self.forget(&ended);
+                    since = Instant::now();
+                }
                 () = tokio::time::sleep(LOOK) => {}
             }
-            let now = moved(&self.meter);
+            let now = self.moved();
             if now != before {
                 (before, since) = (now, Instant::now());
             } else if since.elapsed() > STALLED {
@@ -77,32 +92,82 @@ impl Carrier {
                     connections = self.connections.len(),
                     "ended with connections that the other end keeps"
                 );
-                return;
+                // Before this process ends, so that each is reset.
+                return self.connections.shutdown().await;
             }
         }
+    }
+
+    /// Bytes of the connections that there are, in both directions.
+    fn moved(&self) -> u64 {
+        self.meters.values().map(|meter| meter.to_stream() + meter.from_stream()).sum()
+    }
+
+    fn forget(&mut self, ended: &Result<(Id, ()), tokio::task::JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        self.meters.remove(&id);
     }
 
     fn carry(&mut self, socket: TcpStream, from: SocketAddr) {
         let Ok(to) = socket.local_addr() else { return };
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        match self.hold.accepted(plain(from), plain(to)) {
+        let (meter, over_rx) = (Arc::new(Meter::default()), self.over_tx.subscribe());
+        let task = match self.hold.accepted(plain(from), plain(to)) {
             Some(Far::Lender(stream)) => {
                 socket_options(&socket);
-                let meter = self.meter.clone();
-                self.connections.spawn(async move { relay(socket, &stream, &meter).await });
+                self.connections.spawn(to_lender(socket, stream, meter.clone(), over_rx))
             }
             Some(Far::Here(far)) => {
                 socket_options(&socket);
-                self.connections.spawn(copy(socket, far));
+                self.connections.spawn(copy(socket, far, meter.clone(), over_rx))
             }
             Some(Far::Names) => {
                 let hold = self.hold.clone();
-                self.connections.spawn(async move { hold.answer_names(socket).await });
+                self.connections.spawn(async move { hold.answer_names(socket).await })
             }
             None => {
                 tracing::debug!(%from, %to, "nobody waited for this connection");
                 let _ = socket.set_zero_linger();
+                return;
             }
+        };
+        self.meters.insert(task.id(), meter);
+    }
+}
+
+/// Between the program and a socket of the lender.
+async fn to_lender(socket: TcpStream, stream: Stream, meter: Arc<Meter>, mut over_rx: watch::Receiver<bool>) {
+    let mut carried = Carried { stream, is_whole: false };
+    let silent = async {
+        // Its end is that of the program's network.
+        let _ = over_rx.wait_for(|over| *over).await;
+        while !meter.is_finished() {
+            tokio::time::sleep(LOOK).await;
+        }
+        if meter.to_stream() > 0 {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        () = relay(socket, &carried.stream, &meter) => {}
+        () = silent => {}
+    }
+    carried.is_whole = true;
+}
+
+/// A stream whose far end must see a reset and no orderly end as long as the program's bytes are missing.
+struct Carried {
+    stream: Stream,
+    is_whole: bool,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.stream.reset(Reset::Cancelled);
         }
     }
 }
@@ -114,13 +179,4 @@ async fn ready(listener: &TcpListener) -> Option<std::io::Result<(TcpStream, Soc
         Poll::Pending => Poll::Ready(None),
     })
     .await
-}
-
-/// Between two sockets of this machine.
-async fn copy(mut near: TcpStream, mut far: TcpStream) {
-    if copy_bidirectional_with_sizes(&mut near, &mut far, COPY_BYTES, COPY_BYTES).await.is_err() {
-        // Neither must see an orderly end where bytes are missing.
-        let _ = near.set_zero_linger();
-        let _ = far.set_zero_linger();
-    }
 }

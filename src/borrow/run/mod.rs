@@ -40,6 +40,7 @@ mod hold;
 mod inner;
 mod listeners;
 mod local;
+mod local_copy;
 mod mask;
 mod names;
 mod netlink;
