@@ -62,7 +62,7 @@ pub use netlink::{netlink_exchange, netlink_socket};
 #[cfg(feature = "borrow")]
 pub use original_destination::{Arrived, receive_datagram};
 #[cfg(feature = "run")]
-pub use pass_fd::{close_at_exec, receive_with_fds, send_with_fds};
+pub use pass_fd::{close_at_exec, is_open, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]
 pub use privilege::give_up_privileges;
 #[cfg(feature = "lend")]

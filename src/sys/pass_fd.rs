@@ -51,6 +51,12 @@ pub fn receive_with_fds(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io:
     Ok((received.bytes, fds))
 }
 
+/// Whether this process has a descriptor of this number.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: fcntl(2) with F_GETFD takes a number, and fails with EBADF for a descriptor that is not open.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
 /// Keeps every descriptor above stderr from the next program, but for those in `keep`.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     machine::Machine,
-    support::{Daemon, run, text},
+    support::{Daemon, fails, run, text},
 };
 
 /// Prints what each way ends in.
@@ -117,6 +117,15 @@ fn a_descriptor_is_passed_on_where_it_was_asked_for() {
     run(&mut within.run_with(&["--keep-fd", &number], &["python3", "-c", &program]));
     drop(writer);
     assert_eq!(std::io::read_to_string(&mut reader).unwrap(), "through");
+    // Numbers that capuchin's own descriptors would have by then.
+    for number in 3..=9 {
+        let script = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; exec \"$@\"";
+        let number = number.to_string();
+        let inner = within.run_with(&["--keep-fd", &number], &["true"]);
+        let mut command = within.beside("sh");
+        command.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        assert!(fails(&mut command, 255).starts_with("error[usage]: descriptor "), "{number}");
+    }
     let missing = within.run_with(&["--keep-fd", "987"], &["true"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(255));
     assert!(text(missing.stderr).contains("--keep-fd takes numbers of open descriptors"));

@@ -42,6 +42,9 @@ pub enum RunError {
     /// There is one network around another already.
     #[error("this is already inside `capuchin run {0}`: a network cannot be borrowed twice")]
     Nested(String),
+    /// The program was to have a descriptor that there is not.
+    #[error("descriptor {0}, which the program is to keep, is not open")]
+    NotOpen(i32),
     /// The inner half was killed.
     #[error("the half of capuchin that looked after the program is gone, and the program with it")]
     Lost,
@@ -58,7 +61,7 @@ impl RunError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Borrow(error) => error.kind(),
-            Self::Nested(_) => ErrorKind::Usage,
+            Self::Nested(_) | Self::NotOpen(_) => ErrorKind::Usage,
             Self::SetUp { .. } | Self::Exec { .. } | Self::Lost | Self::Interrupted(_) => ErrorKind::Local,
         }
     }
@@ -69,6 +72,7 @@ impl RunError {
             Self::Borrow(error) => error.notes().to_vec(),
             Self::SetUp { notes, .. } => notes.clone(),
             Self::Nested(_) => vec!["help: leave it first, or name the target as the outer lender knows it".to_owned()],
+            Self::NotOpen(_) => vec!["help: --keep-fd takes numbers of open descriptors, as in 3<file".to_owned()],
             _ => Vec::new(),
         }
     }
@@ -148,7 +152,6 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
         ],
         Step::Namespaces if errno == libc::EINVAL => &["note: the kernel was built without user or network namespaces"],
         Step::Mask if errno == libc::ENOENT => &["help: --local-unix takes paths of sockets that exist"],
-        Step::Confine if errno == libc::EBADF => &["help: --keep-fd takes numbers of open descriptors"],
         _ => &[],
     };
     lines.iter().map(|line| (*line).to_owned()).collect()
@@ -180,7 +183,6 @@ mod tests {
         let none = Machine { no_namespaces_allowed: true, ..machine() };
         assert!(mended(Step::Namespaces, libc::ENOSPC, none).contains("is 0"));
         assert!(mended(Step::Rules, libc::ENOENT, machine()).contains("modprobe"));
-        assert!(mended(Step::Confine, libc::EBADF, machine()).contains("--keep-fd"));
     }
 
     #[test]

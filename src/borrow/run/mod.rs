@@ -89,10 +89,14 @@ impl Run {
     /// Starts to make the network. Before any thread exists: both processes are copies of this one.
     ///
     /// # Errors
-    /// Inside another borrowed network, or where no process can be started.
+    /// Inside another borrowed network, for a descriptor to keep that is not open, or where no process can be started.
     pub fn start(plan: &Plan) -> Result<Self, RunError> {
         if let Some(host) = std::env::var_os(HOST_VARIABLE) {
             return Err(RunError::Nested(host.to_string_lossy().into_owned()));
+        }
+        // Before any is ours: a number that is free now would be one of ours by then.
+        if let Some(closed) = plan.keep_fds.iter().find(|fd| !sys::is_open(**fd)) {
+            return Err(RunError::NotOpen(*closed));
         }
         let failed = |error| RunError::local("cannot start a second process", error);
         sys::block_signals(&PASSED_ON).map_err(failed)?;
