@@ -260,6 +260,22 @@ fn local_keeps_an_address_or_a_port_on_this_machine() {
 }
 
 #[test]
+fn a_name_asked_for_over_tcp_stays_the_lenders_where_loopback_is_kept() {
+    let machine = Machine::start();
+    // Nobody listens on this machine's port 53, or somebody else's resolver does, which knows no number of ours.
+    let program = r#"
+import socket, struct
+query = b"\x5a\x07\x01\x00\x00\x01\0\0\0\0\0\0\x06secret\x07example\0\0\x01\0\x01"
+s = socket.create_connection(("127.0.0.1", 53), timeout=30)
+s.sendall(struct.pack("!H", len(query)) + query)
+print(s.recv(4096)[2:4] == query[:2])
+"#;
+    let asked = machine.anybody().run_with(&["--local", "127.0.0.1"], &["python3", "-c", program]);
+    let output = { asked }.output().unwrap();
+    assert_eq!(text(output.stdout), "True\n", "{}", text(output.stderr));
+}
+
+#[test]
 fn a_program_outlives_its_lender_with_a_reset_and_then_no_network() {
     let mut machine = Machine::start();
     let within = machine.anybody();

@@ -214,13 +214,14 @@ impl Hold {
     }
 
     async fn connect(&self, target: SocketAddr) -> Result<Far, Outcome> {
-        if self.local.iter().any(|local| local.holds(target)) {
+        // A name that is asked for over TCP must not leave by an address that was kept for something else.
+        if self.names.catches(target) && !self.local.iter().any(|local| local.names_port(target)) {
+            return Ok(Far::Names);
+        }
+        if self.is_local(target) {
             let failed = |source: io::Error| Outcome::of_errno(Errno::of(&source).unwrap_or(Errno::EHOSTUNREACH));
             let socket = dial(&[target]).await;
             return socket.map(Far::Here).map_err(|error| error.map_or(Outcome::Silence, |error| failed(error.source)));
-        }
-        if self.names.catches(target) {
-            return Ok(Far::Names);
         }
         let mut dialed = self.dial(target).await;
         if let Err(BorrowError::Refused { kind: ErrorKind::Policy, .. }) = &dialed

@@ -13,6 +13,11 @@ pub struct Local {
 }
 
 impl Local {
+    /// Whether the port of `target` was named, and not only its address.
+    pub fn names_port(&self, target: SocketAddr) -> bool {
+        self.port.is_some() && self.holds(target)
+    }
+
     /// Whether a connection to `target` stays on this machine.
     pub fn holds(&self, target: SocketAddr) -> bool {
         self.address == target.ip() && self.port.is_none_or(|port| port == target.port())
@@ -49,6 +54,9 @@ mod tests {
         assert!(local("[::1]").holds(target("[::1]:9")) && local("[::1]:9").holds(target("[::1]:9")));
         assert!(local("127.0.0.1:5432").holds(target("127.0.0.1:5432")));
         assert!(!local("127.0.0.1:5432").holds(target("127.0.0.1:5433")));
+        assert!(local("127.0.0.1:53").names_port(target("127.0.0.1:53")));
+        assert!(!local("127.0.0.1").names_port(target("127.0.0.1:53")));
+        assert!(!local("127.0.0.1:54").names_port(target("127.0.0.1:53")));
         assert!(!local("127.0.0.1").holds(target("127.0.0.2:5432")));
         for text in ["localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:x", ""] {
             assert!(text.parse::<Local>().is_err(), "{text}");
