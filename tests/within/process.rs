@@ -1,6 +1,7 @@
 //! The program as a process: its end, its signals, and what it leaves behind.
 
 use std::{
+    net::TcpListener,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -9,6 +10,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 use crate::{
+    connects::FILL,
     machine::Machine,
     support::{Daemon, PATIENCE, fails, run, text},
 };
@@ -124,6 +126,26 @@ fn what_is_left_behind_is_ended_or_waited_for() {
     assert!(wait_for_end(text(killed.stdout).trim().parse().unwrap(), Duration::from_secs(1)));
     let late = "(sleep 1; echo late) & echo early";
     assert_eq!(text(run(&mut within.run_with(&["--wait-all"], &["sh", "-c", late])).stdout), "early\nlate\n");
+}
+
+#[test]
+fn a_signal_ends_what_waits_for_the_last_bytes_of_a_program() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (host, port) = (here.local_addr().unwrap().ip().to_string(), here.local_addr().unwrap().port().to_string());
+    let mut program =
+        Daemon::spawn(&mut within.run_with(&["--local", "127.0.0.1"], &["python3", "-c", FILL, &host, &port]));
+    let said = program.wait_for_line("pid ");
+    assert!(wait_for_end(said.rsplit(' ').next().unwrap().parse().unwrap(), PATIENCE));
+    // One that comes before its end was noticed is the program's, which is gone.
+    let status = loop {
+        program.signal(Signal::TERM);
+        if wait_for_end(program.child.id() as i32, Duration::from_secs(1)) {
+            break program.wait();
+        }
+    };
+    assert_eq!(status.code(), Some(128 + 15));
 }
 
 #[test]
