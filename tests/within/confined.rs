@@ -4,12 +4,12 @@ use std::{
     fs,
     net::{TcpListener, TcpStream},
     os::fd::AsRawFd,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use crate::{
     machine::Machine,
-    support::{Daemon, fails, run, text},
+    support::{Daemon, as_user, fails, run, text},
 };
 
 /// Prints what each way ends in.
@@ -44,6 +44,19 @@ try:
     print("mark OPEN")
 except OSError as error:
     print("mark", name(error.errno))
+if os.getuid() == 0:
+    # Real root can become whoever runs the process outside.
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+outsider = int(os.environ["OUTSIDER"])
+taken = libc.syscall(438, os.pidfd_open(outsider), 0, 0)
+print("pidfd_getfd", "OPEN" if taken >= 0 else name(ctypes.get_errno()))
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+print("ptrace", "OPEN" if libc.ptrace(16, outsider, None, None) == 0 else name(ctypes.get_errno()))
+page = (ctypes.c_size_t * 2)(4096, 1)
+for way in (libc.process_vm_readv, libc.process_vm_writev):
+    print(way.__name__, "OPEN" if way(outsider, page, 1, page, 1, 0) >= 0 else name(ctypes.get_errno()))
 libc.unshare.argtypes = [ctypes.c_int]
 fd = os.open("/proc/%s/ns/net" % os.environ["OUTSIDE"], os.O_RDONLY)
 print("setns", "OPEN" if libc.setns(fd, 0x40000000) == 0 else name(ctypes.get_errno()))
@@ -56,8 +69,12 @@ fn no_way_around_is_open() {
     let inherited = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
     for within in machine.borrowers() {
+        let mut outsider = Command::new("sleep");
+        as_user(outsider.arg("1000").stdin(Stdio::null()), machine.anybody().uid);
+        let outsider = Daemon::spawn(&mut outsider);
         let mut command = within.python(WAYS);
         command.env("INHERITED", inherited.as_raw_fd().to_string()).env("OUTSIDE", &outside);
+        command.env("OUTSIDER", outsider.child.id().to_string());
         let output = command.output().unwrap();
         let said = text(output.stdout) + &text(output.stderr);
         for way in [
@@ -71,6 +88,10 @@ fn no_way_around_is_open() {
             "io_uring ENOSYS",
             "inherited EBADF",
             "mark EPERM",
+            "pidfd_getfd ENOSYS",
+            "ptrace EPERM",
+            "process_vm_readv EPERM",
+            "process_vm_writev EPERM",
         ] {
             assert!(said.contains(way), "{way} as {}: {said}", within.uid);
         }

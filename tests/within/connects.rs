@@ -270,8 +270,7 @@ s = socket.create_connection(("127.0.0.1", 53), timeout=30)
 s.sendall(struct.pack("!H", len(query)) + query)
 print(s.recv(4096)[2:4] == query[:2])
 "#;
-    let asked = machine.anybody().run_with(&["--local", "127.0.0.1"], &["python3", "-c", program]);
-    let output = { asked }.output().unwrap();
+    let output = machine.anybody().run_with(&["--local", "127.0.0.1"], &["python3", "-c", program]).output().unwrap();
     assert_eq!(text(output.stdout), "True\n", "{}", text(output.stderr));
 }
 

@@ -7,6 +7,8 @@
 //!   machine, whatever the namespace;
 //! - io_uring, whose own `bind` and `listen` no filter sees: it is said to be missing, and programs fall back;
 //! - Multipath TCP, whose connections are no plain TCP: said to be missing, and programs fall back;
+//! - pidfd_getfd, which takes a socket out of a process that is on another network;
+//! - for a program of real root, which has no user namespace of its own, what reads and writes the memory of such a process;
 //! - a second system call table (i386 by `int 0x80`, x32), as far as it would be a way around the above.
 
 use crate::sys::Instruction;
@@ -30,6 +32,14 @@ compile_error!(
     "`run` knows the system calls of x86-64 and arm64: add those of this architecture to borrow/run/filter.rs"
 );
 
+/// ptrace, process_vm_readv, process_vm_writev.
+const MEMORY: [u32; 3] =
+    [libc::SYS_ptrace as u32, libc::SYS_process_vm_readv as u32, libc::SYS_process_vm_writev as u32];
+/// The same of the other architecture below.
+#[cfg(target_arch = "x86_64")]
+const SECOND_MEMORY: [u32; 3] = [26, 347, 348];
+#[cfg(target_arch = "aarch64")]
+const SECOND_MEMORY: [u32; 3] = [26, 376, 377];
 /// The architecture that a 64-bit kernel serves besides its own, with the numbers of its socket, socketcall, bind and listen.
 #[cfg(target_arch = "x86_64")]
 const SECOND: (u32, u32, [u32; 3]) = (0x4000_0003, 359, [102, 361, 363]);
@@ -37,8 +47,9 @@ const SECOND: (u32, u32, [u32; 3]) = (0x4000_0003, 359, [102, 361, 363]);
 const SECOND: (u32, u32, [u32; 3]) = (0x4000_0028, 281, [102, 282, 284]);
 /// x32 calls have this bit in their number.
 const X32: u32 = 0x4000_0000;
-/// The same on every architecture: io_uring_setup, io_uring_enter, io_uring_register.
-const IO_URING: [u32; 3] = [425, 426, 427];
+/// Said to be missing, with the same number on every architecture: io_uring_setup, io_uring_enter, io_uring_register,
+/// pidfd_getfd.
+const MISSING: [u32; 4] = [425, 426, 427, 438];
 
 const AF_UNIX: u32 = 1;
 const AF_INET: u32 = 2;
@@ -48,17 +59,20 @@ const NETLINK_ROUTE: u32 = 0;
 const NETLINK_SOCK_DIAG: u32 = 4;
 const IPPROTO_MPTCP: u32 = 262;
 
+const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 const ENOPROTOOPT: u32 = 92;
 const EPROTONOSUPPORT: u32 = 93;
 const EAFNOSUPPORT: u32 = 97;
 
-/// The filter.
-pub fn filter() -> Vec<Instruction> {
+/// The filter. `is_root`: the program shares its user namespace with what is outside, which a debugger could therefore
+/// reach once it has changed its user; in a namespace of its own the kernel keeps it apart.
+pub fn filter(is_root: bool) -> Vec<Instruction> {
     let (second, second_socket, second_hidden) = SECOND;
-    let own = calls(libc::SYS_socket as u32, &IO_URING);
-    let hidden: Vec<u32> = second_hidden.into_iter().chain(IO_URING).collect();
-    let other = calls(second_socket, &hidden);
+    let forbidden = |memory: &'static [u32]| if is_root { memory } else { &[] };
+    let own = calls(libc::SYS_socket as u32, &MISSING, forbidden(&MEMORY));
+    let hidden: Vec<u32> = second_hidden.into_iter().chain(MISSING).collect();
+    let other = calls(second_socket, &hidden, forbidden(&SECOND_MEMORY));
     let mut program = vec![load(ARCHITECTURE_AT)];
     program.extend(unless(second, &other));
     program.extend(unless(ARCHITECTURE, &own));
@@ -67,12 +81,15 @@ pub fn filter() -> Vec<Instruction> {
 }
 
 /// What a program of one architecture may do.
-fn calls(socket: u32, hidden: &[u32]) -> Vec<Instruction> {
+fn calls(socket: u32, hidden: &[u32], forbidden: &[u32]) -> Vec<Instruction> {
     let mut program = vec![load(NUMBER_AT)];
     // Numbers of the table itself are far below.
     program.extend([jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]);
     for number in hidden {
         program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(ERRNO | ENOSYS)]);
+    }
+    for number in forbidden {
+        program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(ERRNO | EPERM)]);
     }
     program.extend(unless(socket, &sockets()));
     program.push(answer(ALLOW));
@@ -104,7 +121,7 @@ fn sockets() -> Vec<Instruction> {
 
 /// Passes over `program` unless what was loaded is `value`. `program` must end in an answer.
 fn unless(value: u32, program: &[Instruction]) -> Vec<Instruction> {
-    // Jumps reach 255 instructions; the longest piece has about 40.
+    // Jumps reach 255 instructions; the longest piece has about 60.
     let mut whole = vec![jump(JUMP_EQUAL, value, 0, program.len() as u8)];
     whole.extend_from_slice(program);
     whole
@@ -133,7 +150,11 @@ mod tests {
 
     /// What the kernel does with the filter.
     fn judge(architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
-        let program = filter();
+        judge_of(false, architecture, number, arguments)
+    }
+
+    fn judge_of(is_root: bool, architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
+        let program = filter(is_root);
         let (mut at, mut loaded) = (0, 0);
         loop {
             let Instruction { code, jt, jf, k } = program[at];
@@ -176,8 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn only_a_program_of_root_may_not_debug() {
+        let other = SECOND_MEMORY.map(|number| (SECOND.0, number));
+        for (architecture, number) in MEMORY.map(|number| (ARCHITECTURE, number)).into_iter().chain(other) {
+            assert_eq!(judge_of(true, architecture, number, [0; 3]), ERRNO | EPERM, "{number}");
+            assert_eq!(judge_of(false, architecture, number, [0; 3]), ALLOW, "{number}");
+        }
+    }
+
+    #[test]
     fn ways_around_are_missing_and_all_else_is_there() {
-        for number in IO_URING {
+        for number in MISSING {
             assert_eq!(judge(ARCHITECTURE, number, [0; 3]), ERRNO | ENOSYS);
             assert_eq!(judge(SECOND.0, number, [0; 3]), ERRNO | ENOSYS);
         }

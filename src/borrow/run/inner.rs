@@ -135,7 +135,7 @@ fn become_program(plan: &Plan, stdio: Option<[OwnedFd; 2]>, machine: &Machine, i
         sys::unblock_signals(&PASSED_ON)?;
         sys::unblock_signals(&[Signal::CHILD])?;
         sys::give_up_privileges(is_root)?;
-        sys::install_filter(&mut filter::filter())?;
+        sys::install_filter(&mut filter::filter(is_root))?;
         sys::close_at_exec(&plan.keep_fds)
     };
     if let Err(error) = confine() {
