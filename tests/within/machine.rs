@@ -89,7 +89,8 @@ impl Machine {
         let home = self.lab.join("alice");
         let command = home.folder.path().join("capuchin");
         // The target folder may be out of that user's reach.
-        std::fs::copy(env!("CARGO_BIN_EXE_capuchin"), &command).unwrap();
+        // By another process: a program that this one has open for writing when a thread forks is busy.
+        run(Command::new("cp").arg(env!("CARGO_BIN_EXE_capuchin")).arg(&command));
         std::fs::set_permissions(&command, PermissionsExt::from_mode(0o755)).unwrap();
         if uid != own_uid() {
             run(Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(home.folder.path()));
