@@ -8,10 +8,10 @@ use std::{
 
 use super::{
     Lender,
-    audit::Event,
+    audit::{Event, Source},
     blocking::blocking,
     borrower::Borrower,
-    names,
+    names::{self, Through},
     own_user::{self, Actor},
     real_path::{Last, real_path},
     spawn::{self, SpawnGrant},
@@ -331,7 +331,7 @@ async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<
 }
 
 /// A name that no rule could allow is not even resolved; a name that could be is resolved once, and the grant holds the
-/// very addresses that were judged. The names on the way are asked for where a deny may name one.
+/// very addresses that were judged. Where a deny may name one of the names on the way, all of it comes from the same answers.
 async fn addresses(
     lender: &Lender,
     who: &Principal,
@@ -341,16 +341,12 @@ async fn addresses(
 ) -> Result<(Vec<IpAddr>, Vec<HostName>), Refusal> {
     let policy = lender.policy();
     policy::may_match(&policy, who, transport, host, port).map_err(|no| refusal(&no))?;
-    let look_ups = &lender.shared.look_ups;
     let name = match host {
         Host::Name(name) if policy::may_be_denied_by_alias(&policy, who, transport, host, port) => name,
-        _ => return Ok((look_ups.resolve(&who.user, host, false).await?, Vec::new())),
+        _ => return Ok((lender.shared.look_ups.resolve(&who.user, host).await?, Vec::new())),
     };
-    // The names that it may stand for are part of the question now, so no others may come in while it is resolved.
-    let machine = &lender.shared.machine;
-    let absolute = names::is_complete(machine, name).await;
-    let (addresses, aliases) = tokio::join!(look_ups.resolve(&who.user, host, absolute), names::aliases(machine, name));
-    addresses.map(|addresses| (addresses, aliases))
+    let Through { addresses, aliases } = names::follow(&lender.shared, &who.user, name).await?;
+    Ok((addresses, aliases))
 }
 
 /// What the audit says of a decision.
@@ -378,7 +374,12 @@ async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, ve
     tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, event, wanted, verdict, rule, why, "decision");
     let event = Event { target: Some(target), verdict: Some(verdict), rule, why, ..borrower.event(event) };
     let audit = &borrower.lender.shared.audit;
-    if granted { audit.log(event).await } else { audit.refused(&borrower.principal.user, event).await }
+    match (granted, event.event) {
+        // Nothing comes of it but an answer, and there may be a thousand a second.
+        (true, "check" | "resolve") => audit.bounded(Source::Asking(borrower.principal.user.clone()), event).await,
+        (true, _) => audit.log(event).await,
+        (false, _) => audit.bounded(&borrower.principal.user, event).await,
+    }
 }
 
 /// Judges a connection that was granted once more, by the policy of now: of the addresses of then the one that it

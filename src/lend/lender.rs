@@ -20,11 +20,12 @@ use super::{
     file_version::FileVersion,
     identity::{self, Configs, ServerIdentity},
     live::Live,
-    names::Machine,
+    names::{self, Machine},
     reload,
     resolve::LookUps,
     seats::Seats,
     service::Services,
+    shares::Shares,
     spawn::UserPrograms,
     worker::Worker,
 };
@@ -93,6 +94,8 @@ pub(super) struct Shared {
     /// Of programs, by user.
     pub(super) programs: UserPrograms,
     pub(super) look_ups: LookUps,
+    /// Questions to resolvers.
+    pub(super) questions: Shares,
     /// Runs programs.
     pub(super) worker: Worker,
     /// What this machine says about names.
@@ -120,17 +123,28 @@ impl Lender {
     pub fn open(dir: &LenderDir) -> Result<Self, LendError> {
         // Before it is read: a change in between is then seen as one.
         let version = reload::version(&dir.policy_toml());
-        Self::open_with(dir, version, load_policy(dir)?)
+        // Where there is no lender at all, that is what to say.
+        let config = LenderConfig::load(dir)?;
+        Self::open_with(dir, config, version, load_policy(dir)?)
     }
 
     /// As [`Self::open`], for what asks no policy: a broken policy.toml must not keep the admin from, say, removing a user.
     pub(super) fn open_without_policy(dir: &LenderDir) -> Result<Self, LendError> {
         // Nothing is allowed.
-        Self::open_with(dir, None, Policy::parse("", &dir.policy_toml().display().to_string())?)
+        Self::open_with(
+            dir,
+            LenderConfig::load(dir)?,
+            None,
+            Policy::parse("", &dir.policy_toml().display().to_string())?,
+        )
     }
 
-    fn open_with(dir: &LenderDir, policy_version: Option<FileVersion>, policy: Policy) -> Result<Self, LendError> {
-        let config = LenderConfig::load(dir)?;
+    fn open_with(
+        dir: &LenderDir,
+        config: LenderConfig,
+        policy_version: Option<FileVersion>,
+        policy: Policy,
+    ) -> Result<Self, LendError> {
         let authority = identity::authority(dir)?;
         let identity = ServerIdentity::load(dir, &authority, &config.name)?;
         let store = Store::open(&dir.store())?;
@@ -150,6 +164,7 @@ impl Lender {
             services: Arc::default(),
             programs: UserPrograms::default(),
             look_ups: LookUps::new(),
+            questions: names::places(),
             worker: Worker::default(),
             machine: Machine::new(),
             own_folders: dir.own_folders(),
@@ -204,7 +219,7 @@ impl Lender {
             Listen::Fd(fd) => TcpListener::from_std(sys::adopt_listener(fd)?).map_err(failed)?,
             Listen::Address(address) => match TcpListener::bind(address).await {
                 // A machine without IPv6 still has every IPv4 address.
-                Err(error) if address.ip().is_unspecified() && no_ipv6(&error) => {
+                Err(error) if address.ip().is_unspecified() && is_not_here(&error) => {
                     TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await
                 }
                 other => other,
@@ -348,8 +363,8 @@ impl Lender {
         let Some(bound) = self.shared.bound.get().filter(|bound| bound.port() == port) else { return Vec::new() };
         let mut own = vec![*bound];
         if bound.ip().is_unspecified() {
-            // An address is ours if we may bind it; no packet is sent.
-            let ours = |ip: &&IpAddr| std::net::UdpSocket::bind((**ip, 0)).is_ok();
+            // Only an address that cannot be bound at all is another machine's; no packet is sent.
+            let ours = |ip: &&IpAddr| !std::net::UdpSocket::bind((**ip, 0)).is_err_and(|error| is_not_here(&error));
             own.extend(addresses.iter().filter(ours).map(|ip| SocketAddr::new(*ip, port)));
         }
         own
@@ -372,14 +387,14 @@ fn inherited() -> Option<Listen> {
     (for_us && count >= 1).then_some(Listen::Fd(FIRST))
 }
 
-/// What the process may open, less the reserve; half of it, as a socket that is being dialled may be several.
+/// What the process may open, less the reserve.
 fn sockets_max() -> usize {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    let most = usize::try_from(most.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(usize::MAX);
+    let most = usize::try_from(most.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
     most.clamp(SOCKETS_LEAST, Semaphore::MAX_PERMITS)
 }
 
-fn no_ipv6(error: &std::io::Error) -> bool {
+fn is_not_here(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(97 | 99)) // EAFNOSUPPORT, EADDRNOTAVAIL
 }
 

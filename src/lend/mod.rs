@@ -55,6 +55,7 @@ mod renew;
 mod resolve;
 mod seats;
 mod service;
+mod shares;
 mod spawn;
 mod stranger;
 mod tcp;

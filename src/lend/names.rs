@@ -13,6 +13,7 @@ mod upstream;
 
 use std::{
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -24,13 +25,14 @@ use tokio::{
 };
 
 pub(super) use machine::Machine;
+pub(super) use upstream::places;
 
 use self::answers::Answers;
-use super::{borrower::Borrower, dispatch::refuse, gate};
+use super::{borrower::Borrower, dispatch::refuse, gate, lender::Shared, resolve::unknown};
 use crate::{
     policy::{ADDRESSES_MAX, Answered, Granted, Host, HostName, Resolve},
     proto::{
-        Answer, Errno, Reset, Resolving,
+        Answer, Errno, Refusal, Reset, Resolving, UserName,
         dns::{self, HEADER_BYTES, QUERY_BYTES_MAX, Query, Question, Rcode, Reply},
     },
     session::{Meter, Stream},
@@ -184,7 +186,8 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
     let Ok(_socket) = borrower.lender.shared.sockets.try_acquire() else { return query.fail(Rcode::ServFail) };
     let resolvers = machine.resolvers().await;
     let written = |id| query.forward(id, name.as_str());
-    match upstream::ask(&resolvers, query.question(), written).await {
+    let (places, user) = (&borrower.lender.shared.questions, &borrower.principal.user);
+    match upstream::ask(places, user, &resolvers, query.question(), written).await {
         Some(reply) => {
             borrower.names.note(&name, &reply);
             query.pass_on(reply)
@@ -193,35 +196,53 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
     }
 }
 
-/// Whether a name can be asked for as it is: one with a dot that /etc/hosts does not know. Of others the C library knows
-/// more than the resolvers do.
-pub(super) async fn is_complete(machine: &Machine, name: &HostName) -> bool {
-    name.as_str().contains('.') && machine.hosts().await.of(name.as_str()).is_none()
+/// Where a name leads.
+#[derive(Default)]
+pub(super) struct Through {
+    pub(super) addresses: Vec<IpAddr>,
+    /// The names on the way to them, and for a name without a dot the longer ones that the search list makes of it.
+    pub(super) aliases: Vec<HostName>,
 }
 
-/// Other names that `name` may stand for: those that it leads through (CNAME) by the lender's resolvers, and, for one
-/// without a dot, the longer ones that the search list makes of it. What the resolvers do not tell is none.
-pub(super) async fn aliases(machine: &Machine, name: &HostName) -> Vec<HostName> {
-    if machine.hosts().await.of(name.as_str()).is_some() {
-        return Vec::new();
+/// Follows `name` by hosts(5) and the lender's resolvers alone, so that each address comes with the names that led to it:
+/// what is asked for twice may be answered in two ways.
+///
+/// # Errors
+/// The refusal, where that leads to no address.
+pub(super) async fn follow(shared: &Shared, user: &UserName, name: &HostName) -> Result<Through, Refusal> {
+    let machine = &shared.machine;
+    if let Some(addresses) = machine.hosts().await.of(name.as_str()) {
+        return Ok(Through { addresses, aliases: Vec::new() });
     }
     let (resolvers, file) = (machine.resolvers().await, machine.resolver_file().await);
     let search = if name.as_str().contains('.') { &[][..] } else { &file.search[..] };
     let longer: Vec<_> = search.iter().map(|domain| format!("{}.{domain}", name.as_str())).collect();
-    let mut found = names(&longer);
-    let mut asking = JoinSet::new();
-    for name in std::iter::once(name.as_str().to_owned()).chain(longer) {
-        for kind in [dns::A, dns::AAAA] {
-            let (resolvers, question) = (resolvers.clone(), Question { name: name.clone(), kind });
-            asking.spawn(async move { upstream::ask(&resolvers, &question, |id| dns::ask(id, &question)).await });
-        }
-    }
-    while let Some(reply) = asking.join_next().await {
-        for alias in reply.ok().flatten().map(|reply| names(&reply.aliases)).unwrap_or_default() {
-            if !found.contains(&alias) {
-                found.push(alias);
+    let mut through = Through { addresses: Vec::new(), aliases: names(&longer) };
+    let mut has_silence = false;
+    for candidate in longer.into_iter().chain([name.as_str().to_owned()]) {
+        // RFC 6724 puts IPv6 first, and whoever dials goes on at once where there is none.
+        let [v6, v4] = [dns::AAAA, dns::A].map(|kind| Question { name: candidate.clone(), kind });
+        let ask = |question| {
+            let resolvers = resolvers.clone();
+            async move {
+                let written = |id| dns::ask(id, &question);
+                upstream::ask(&shared.questions, user, &resolvers, &question, written).await
             }
+        };
+        let (v6, v4) = tokio::join!(ask(v6), ask(v4));
+        for reply in [v6, v4] {
+            let Some(reply) = reply.filter(|reply| !reply.is_failure()) else {
+                has_silence = true;
+                continue;
+            };
+            through.aliases.extend(names(&reply.aliases));
+            through.addresses.extend(reply.addresses.iter().map(|(address, _)| *address));
+        }
+        if !through.addresses.is_empty() {
+            through.addresses.truncate(ADDRESSES_MAX);
+            return Ok(through);
         }
     }
-    found
+    let why = if has_silence { "its resolvers do not answer" } else { "Name or service not known" };
+    Err(unknown(name.as_str(), why))
 }

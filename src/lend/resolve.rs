@@ -5,17 +5,13 @@
 //! user has only a part of the places.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, ToSocketAddrs},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
+use super::shares::Shares;
 use crate::{
     policy::{ADDRESSES_MAX, Host},
     proto::{Errno, ErrorKind, Refusal, UserName},
@@ -30,15 +26,7 @@ const PLACES_OF_USER: usize = 16;
 
 /// The look-ups of a lender.
 pub(super) struct LookUps {
-    places: Arc<Semaphore>,
-    /// Of each user who has one or waits for one.
-    users: Mutex<HashMap<UserName, Arc<Semaphore>>>,
-}
-
-/// The right to a thread; dropping it gives it back.
-struct Place {
-    _of_user: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    threads: Shares,
 }
 
 /// Why there is no answer.
@@ -63,29 +51,27 @@ impl NoAnswer {
 
 impl LookUps {
     pub(super) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(PLACES)), users: Mutex::default() }
+        Self { threads: Shares::new(PLACES, PLACES_OF_USER) }
     }
 
-    /// What the host is, for this user; an address is itself. `absolute`: the search list of resolv.conf(5) is left out.
-    pub(super) async fn resolve(&self, user: &UserName, host: &Host, absolute: bool) -> Result<Vec<IpAddr>, Refusal> {
+    /// What the host is, for this user; an address is itself.
+    pub(super) async fn resolve(&self, user: &UserName, host: &Host) -> Result<Vec<IpAddr>, Refusal> {
         let name = match host {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(name) => name.as_str(),
         };
-        let refused = |kind, why: &str| Refusal::new(kind, format!("the lender cannot resolve {name}: {why}"));
-        let unknown = |why: &str| refused(ErrorKind::Target, why).with_errno(Some(Errno::EHOSTUNREACH));
-        let asked = if absolute { format!("{name}.") } else { name.to_owned() };
+        let asked = name.to_owned();
         let look_up = move || (asked.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
         let found = match self.run(user, look_up).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 let text = error.to_string();
                 // std puts what failed before what getaddrinfo(3) says of the name.
-                return Err(unknown(text.rsplit_once("information: ").map_or(text.as_str(), |(_, why)| why)));
+                return Err(unknown(name, text.rsplit_once("information: ").map_or(text.as_str(), |(_, why)| why)));
             }
-            Err(late @ NoAnswer::Late) => return Err(unknown(&late.to_string())),
+            Err(late @ NoAnswer::Late) => return Err(unknown(name, &late.to_string())),
             Err(busy @ NoAnswer::Busy) => {
-                return Err(refused(ErrorKind::Busy, &busy.to_string()).with_errno(Some(Errno::EAGAIN)));
+                return Err(refused(ErrorKind::Busy, name, &busy.to_string()).with_errno(Some(Errno::EAGAIN)));
             }
         };
         let mut addresses: Vec<IpAddr> = Vec::new();
@@ -107,7 +93,7 @@ impl LookUps {
         look_up: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         let end = Instant::now() + RESOLVE_MAX;
-        let place = timeout_at(end, self.place(user)).await.map_err(|_| NoAnswer::Busy)?;
+        let place = timeout_at(end, self.threads.take(user)).await.map_err(|_| NoAnswer::Busy)?;
         let looking = tokio::task::spawn_blocking(move || {
             let found = look_up();
             drop(place);
@@ -120,24 +106,20 @@ impl LookUps {
             Ok(Err(_)) | Err(_) => Err(NoAnswer::Late),
         }
     }
+}
 
-    async fn place(&self, user: &UserName) -> Place {
-        let own = {
-            let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-            // Only this table knows it: nobody has a place or waits for one.
-            users.retain(|_, own| Arc::strong_count(own) > 1);
-            users.entry(user.clone()).or_insert_with(|| Arc::new(Semaphore::new(PLACES_OF_USER))).clone()
-        };
-        const NEVER: &str = "neither is ever closed";
-        // The user's own first: who waits for it takes nothing from others.
-        let of_user = own.acquire_owned().await.expect(NEVER);
-        Place { _of_user: of_user, _of_all: self.places.clone().acquire_owned().await.expect(NEVER) }
-    }
+/// The refusal of a name that is not known, or that nobody tells us anything of.
+pub(super) fn unknown(name: &str, why: &str) -> Refusal {
+    refused(ErrorKind::Target, name, why).with_errno(Some(Errno::EHOSTUNREACH))
+}
+
+fn refused(kind: ErrorKind, name: &str, why: &str) -> Refusal {
+    Refusal::new(kind, format!("the lender cannot resolve {name}: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Arc, Mutex, mpsc};
 
     use super::*;
 
@@ -159,7 +141,7 @@ mod tests {
             let (look_ups, alice, look_up) = (look_ups.clone(), alice.clone(), hang(&released));
             hanging.spawn(async move { look_ups.run(&alice, look_up).await });
         }
-        while look_ups.places.available_permits() > PLACES - PLACES_OF_USER {
+        while look_ups.threads.free() > PLACES - PLACES_OF_USER {
             tokio::task::yield_now().await;
         }
         tokio::time::advance(RESOLVE_MAX).await;
@@ -167,7 +149,7 @@ mod tests {
             assert_eq!(ended.unwrap(), Err(NoAnswer::Late));
         }
         // Nobody waits for them any more, and yet they are there.
-        assert_eq!(look_ups.places.available_permits(), PLACES - PLACES_OF_USER);
+        assert_eq!(look_ups.threads.free(), PLACES - PLACES_OF_USER);
         let (one_more, ()) = tokio::join!(look_ups.run(&alice, || 1), tokio::time::advance(RESOLVE_MAX));
         assert_eq!(one_more, Err(NoAnswer::Busy));
         assert_eq!(look_ups.run(&bob, || 2).await, Ok(2));

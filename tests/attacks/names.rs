@@ -116,6 +116,7 @@ async fn attack_48_an_alias_of_a_denied_name() {
         "www.test A": [chain],
         "edge.test A": [["edge.test 60 A 10.77.0.1"]],
         "open.test A": [["open.test 60 CNAME other.test", "other.test 60 A 10.77.0.2"]],
+        "flip.test A": [["flip.test 0 A 10.77.0.2"], ["flip.test 0 CNAME db.secret.test", "db.secret.test 0 A 10.77.0.1"]],
     });
     let policy = "[[allow]]\nwho = \"alice\"\nconnect = [\"*:80\"]\n\
                   [[deny]]\nwho = \"alice\"\nconnect = [\"*.secret.test:*\"]\nresolve = [\"hidden.test\"]\n";
@@ -125,6 +126,14 @@ async fn attack_48_an_alias_of_a_denied_name() {
     refused(&named.lab, &session, "www.test:80", "a rule denies it").await;
     assert_eq!(reach(&session, "open.test:80").await.unwrap(), "10.77.0.2");
     assert_eq!(session.check("connect", "www.test:80").await.unwrap_err().kind(), ErrorKind::Policy);
+    // The addresses are those of the answer whose names were judged: a second question might be answered differently.
+    assert_eq!(reach(&session, "flip.test:80").await.unwrap(), "10.77.0.2");
+    assert_eq!(named.asked().iter().filter(|asked| *asked == "udp flip.test A").count(), 1, "asked once");
+    refused(&named.lab, &session, "flip.test:80", "a rule denies it").await;
+    // A resolver that is kept from answering opens nothing.
+    let unknown = reach(&session, "silent.test:80").await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Target, "{unknown}");
+    assert!(unknown.to_string().contains("its resolvers do not answer"), "{unknown}");
     // What no answer has said of an address cannot count; what one has said does.
     assert_eq!(reach(&session, "10.77.0.1:80").await.unwrap(), "10.77.0.1");
     assert_eq!(session.lookup("WWW.test.").await.unwrap(), addresses(&["10.77.0.1"]));

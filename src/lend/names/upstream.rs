@@ -13,31 +13,44 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
-    sync::Semaphore,
     time::timeout,
 };
 
-use crate::proto::dns::{ANSWER_BYTES_MAX, Question, Reply};
+use crate::{
+    lend::shares::Shares,
+    proto::{
+        UserName,
+        dns::{ANSWER_BYTES_MAX, Question, Reply},
+    },
+};
 
 /// For one question, all resolvers and tries together: the default of the C library for one of them.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Times that a silent resolver is asked: datagrams get lost.
 const ROUNDS: u32 = 2;
 /// Questions at once, of all sessions: each holds a socket.
-static PLACES: Semaphore = Semaphore::const_new(256);
+const PLACES: usize = 256;
+/// Of those, for one user, with all of his sessions.
+const PLACES_OF_USER: usize = 64;
+
+/// The places for questions of a lender.
+pub(in crate::lend) fn places() -> Shares {
+    Shares::new(PLACES, PLACES_OF_USER)
+}
 
 /// The first answer, in the order of `resolvers`; a failure only where none knows better, and `None` where none says anything.
-/// `write` gives the query for an id.
+/// `write` gives the query for an id; the question takes one of the `places`, for `user`.
 ///
 /// # Cancellation
 /// The question is given up.
 pub(super) async fn ask(
+    places: &Shares,
+    user: &UserName,
     resolvers: &[SocketAddr],
     question: &Question,
     write: impl Fn(u16) -> Option<Vec<u8>>,
 ) -> Option<Reply> {
-    // Never closed.
-    let _place = timeout(ANSWER_MAX, PLACES.acquire()).await.ok()?;
+    let _place = timeout(ANSWER_MAX, places.take(user)).await.ok()?;
     let tries = ROUNDS * u32::try_from(resolvers.len()).ok().filter(|count| *count > 0)?;
     let mut failure = None;
     let mut asked = resolvers.to_vec();
