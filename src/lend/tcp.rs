@@ -11,7 +11,7 @@ use super::{audit::Event, borrower::Borrower, dispatch::refuse, gate};
 use crate::{
     policy::{Connect, Granted},
     proto::{Answer, Errno, ErrorKind, Refusal, Target, TcpConnected, WireAddr},
-    session::{DialError, Stream, dial, relay},
+    session::{ATTEMPTS_MAX, DialError, Stream, dial, relay},
 };
 
 /// Dials exactly the addresses that were judged, and relays until both directions have ended.
@@ -29,10 +29,13 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
         Ok(held) => held,
         Err(refusal) => return refuse(&stream, refusal).await,
     };
-    let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
+    // A name with several addresses is dialled with several sockets.
+    let attempts = grant.request().addresses.len().clamp(1, ATTEMPTS_MAX);
+    let places = borrower.lender.shared.sockets.try_acquire_many(u32::try_from(attempts).unwrap_or(u32::MAX));
+    let Ok(mut places) = places else {
         let text = "the lender has lent as many sockets as it can open";
         let event = Event { target: Some(target), why: Some(text.to_owned()), ..borrower.event("tcp-busy") };
-        borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
+        borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
         return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
     };
     // On the heap: its room is free again while the connection idles.
@@ -44,6 +47,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
             return borrower.lender.shared.audit.log(event).await;
         }
     };
+    drop(places.split(attempts - 1));
     let _ = reached.set(answer.peer.0.ip());
     held.serve(&stream, relay(socket, &stream, held.meter())).await;
     let event = Event {

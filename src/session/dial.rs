@@ -22,7 +22,7 @@ pub const READ_BYTES: usize = 128 * 1024;
 pub const TLS_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Addresses tried at once: a name with many that are silent must not cost a descriptor for each.
-const ATTEMPTS_MAX: usize = 4;
+pub const ATTEMPTS_MAX: usize = 4;
 /// All attempts together: what the kernel gives one that nobody answers (tcp(7), tcp_syn_retries).
 const DIAL_MAX: Duration = Duration::from_secs(127);
 

@@ -44,7 +44,7 @@ pub use backoff::Backoff;
 pub use close::close_gently;
 pub use crew::{Crew, Panicked};
 pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagrams};
-pub use dial::{DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
+pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
@@ -111,9 +111,10 @@ impl Session {
     pub async fn accept(&self) -> Option<Stream> {
         let id = poll_fn(|cx| {
             let mut state = self.shared.lock();
+            // What came before the end and was not looked at yet: nothing of it is begun any more.
             match state.accepted.pop_front() {
+                _ if state.ended.is_some() => Poll::Ready(None),
                 Some(id) => Poll::Ready(Some(id)),
-                None if state.ended.is_some() => Poll::Ready(None),
                 None => {
                     state.acceptor = Some(cx.waker().clone());
                     Poll::Pending

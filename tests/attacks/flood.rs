@@ -146,7 +146,7 @@ fn with_descriptors(folder: tempfile::TempDir, most: u32) -> Lab {
 async fn a_borrower_with_every_socket_there_is_keeps_no_admin_out() {
     let mut lab = Lab::start(LOOPBACK);
     lab.daemon.kill();
-    let lab = with_descriptors(lab.folder, 320);
+    let lab = with_descriptors(lab.folder, 296);
     let greedy = lab.join("alice");
     let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (forward, local) = greedy.forward(&[&format!("0:{}", target.local_addr().unwrap())]);
