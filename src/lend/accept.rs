@@ -146,7 +146,7 @@ impl Entrance {
                     why: Some(why),
                     ..Event::default()
                 };
-                lender.shared.audit.refused(peer.ip(), event).await;
+                lender.shared.audit.bounded(peer.ip(), event).await;
                 stranger::blame(lender, &place, error.offence()).await;
             }
         }

@@ -161,8 +161,8 @@ impl Audit {
         let _ = self.entry_tx.send(Entry::Event(Box::new(event))).await;
     }
 
-    /// Writes that a stranger or a user was refused, or counts it in a burst of its source.
-    pub(super) async fn refused(&self, from: impl Into<Source>, event: Event) {
+    /// Writes what may come in any number, as that a stranger or a user was refused, or counts it in a burst of its source.
+    pub(super) async fn bounded(&self, from: impl Into<Source>, event: Event) {
         let line = self.refusals.bursts().note(from.into(), event, Instant::now());
         match line {
             Some(event) => self.log(event).await,
@@ -289,7 +289,7 @@ mod tests {
         let audit = Audit::open(dir.path()).unwrap();
         for _ in 0..20 {
             let event = Event { event: "handshake-refused", ..Event::default() };
-            audit.refused(std::net::IpAddr::from([127, 0, 0, 1]), event).await;
+            audit.bounded(std::net::IpAddr::from([127, 0, 0, 1]), event).await;
         }
         assert!(audit.flush().await);
         let text = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();

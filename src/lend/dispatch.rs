@@ -122,7 +122,7 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
                 why: Some("unknown request".to_owned()),
                 ..borrower.event("request")
             };
-            borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
+            borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
             refuse(&stream, Refusal::new(ErrorKind::Version, unknown.to_string())).await;
         }
         Err(error) => session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {error}")),
@@ -133,7 +133,7 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
 async fn refuse_beyond(borrower: &Borrower, stream: &Stream, most: u32) {
     let text = format!("the policy allows {most} streams at once, and as many are open");
     let event = Event { verdict: Some("refused"), why: Some(text.clone()), ..borrower.event("request") };
-    borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
+    borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
     refuse(stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn serve(
     event.why = outcome.as_ref().err().map(ToString::to_string);
     tracing::info!(%peer, verdict = event.verdict, why = event.why, "join");
     match event.verdict {
-        Some("refused") => lender.shared.audit.refused(peer.ip(), event).await,
+        Some("refused") => lender.shared.audit.bounded(peer.ip(), event).await,
         _ => lender.shared.audit.log(event).await,
     }
     match outcome {

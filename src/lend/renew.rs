@@ -97,5 +97,5 @@ pub(super) async fn ticket(borrower: &Borrower, stream: Stream) {
 
 async fn log_refused(borrower: &Borrower, event: Event, refusal: &Refusal) {
     let event = Event { verdict: Some("refused"), why: Some(refusal.text().to_owned()), ..event };
-    borrower.lender.shared.audit.refused(&borrower.principal.user, event).await;
+    borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
 }

@@ -173,7 +173,7 @@ async fn attack_68_the_disk_of_the_log_is_full() {
     everything_is_written(&lab);
     let log = fs::read_to_string(disk.join("audit.jsonl")).unwrap();
     let lost: Value = json(log.lines().find(|line| line.contains("lines-lost")).unwrap().as_bytes());
-    assert!(lost["count"].as_u64().unwrap() > 100, "{lost}");
+    assert!(lost["count"].as_u64().unwrap() > 50, "{lost}");
     assert!(verify_audit(&disk).is_ok());
     let joined = run_with(stranger.capuchin().args(["join", line.trim(), "--password-file", "-"]), PASSWORD);
     assert!(joined.status.success(), "the invitation was not used up: {joined:?}");

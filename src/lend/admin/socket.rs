@@ -101,7 +101,7 @@ async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
     if peer != 0 && peer != rustix::process::geteuid().as_raw() {
         let why = format!("uid {peer} is not the admin");
         let event = Event { event: "admin", uid: Some(peer), verdict: Some("refused"), ..Event::default() };
-        lender.shared.audit.refused(Source::Local(peer), Event { why: Some(why.clone()), ..event }).await;
+        lender.shared.audit.bounded(Source::Local(peer), Event { why: Some(why.clone()), ..event }).await;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let mut admin = BufReader::new(admin);

@@ -32,6 +32,8 @@ pub(in crate::lend) enum Source {
     Local(u32),
     /// Somebody who has shown who he is, with all of his sessions.
     User(UserName),
+    /// The same, who asks and is told, so that nothing comes of it.
+    Asking(UserName),
     /// All strangers for whom there is no room.
     Others,
 }
@@ -110,10 +112,10 @@ impl Bursts {
             burst.counted.is_some() || burst.lines < source.allowance().lines
         });
         // Users are as many as the admin has made.
-        if matches!(from, Source::User(_)) || self.sources.contains_key(&from) {
+        if from.is_user() || self.sources.contains_key(&from) {
             return from;
         }
-        let strangers = self.sources.keys().filter(|source| !matches!(source, Source::User(_))).count();
+        let strangers = self.sources.keys().filter(|source| !source.is_user()).count();
         if strangers < STRANGERS_MAX { from } else { Source::Others }
     }
 }
@@ -126,12 +128,16 @@ struct Allowance {
 }
 
 impl Source {
+    fn is_user(&self) -> bool {
+        matches!(self, Self::User(_) | Self::Asking(_))
+    }
+
     fn allowance(&self) -> Allowance {
         match self {
             // A person who tries again sees each attempt.
             Self::Network(_) | Self::Local(_) => Allowance { lines: 8, each: WINDOW_LONGEST },
             // Whoever finds out what he may do. His lines may be 8 KiB each, so that a day of them is 80 MiB.
-            Self::User(_) => Allowance { lines: 256, each: Duration::from_secs(10) },
+            Self::User(_) | Self::Asking(_) => Allowance { lines: 256, each: Duration::from_secs(10) },
             Self::Others => Allowance { lines: 0, each: WINDOW_LONGEST },
         }
     }
