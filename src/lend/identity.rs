@@ -1,6 +1,9 @@
 //! The lender's own certificate, renewed before it ends, and the TLS configurations that carry it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustls::{ServerConfig, pki_types::CertificateDer};
 
@@ -17,6 +20,9 @@ use crate::{
     },
 };
 
+/// After a renewal that failed, for a certificate that is still good.
+const TRY_AGAIN: Duration = Duration::from_secs(60 * 60);
+
 /// The configurations of one server certificate.
 #[derive(Clone)]
 pub(super) struct Configs {
@@ -24,6 +30,7 @@ pub(super) struct Configs {
     pub(super) join: Arc<ServerConfig>,
     pub(super) renewal: Arc<ServerConfig>,
     renew_at: UnixTime,
+    ends: UnixTime,
 }
 
 /// Keeps a good server certificate at hand.
@@ -35,20 +42,48 @@ pub(super) struct ServerIdentity {
 
 impl ServerIdentity {
     pub(super) fn load(dir: &LenderDir, authority: &Authority, name: &LenderName) -> Result<Self, LendError> {
-        let current = Mutex::new(read(dir, authority)?);
+        let current = match read(dir, authority) {
+            // A crash between the two files, or a hand that took one: it is signed by our own CA, and made anew.
+            Err(error) if is_of_no_use(&error) => {
+                tracing::warn!(%error, "the server certificate is made anew");
+                issue(dir, authority, name)?;
+                read(dir, authority)?
+            }
+            other => other?,
+        };
+        let current = Mutex::new(current);
         let identity = Self { dir: dir.clone(), name: name.clone(), current };
         identity.configs(authority, UnixTime::now())?;
         Ok(identity)
     }
 
-    /// The configurations to serve with; a certificate in its last third is replaced first.
+    /// The configurations to serve with; a certificate in its last third is replaced first. Where that fails, as on a full
+    /// disk, the old one goes on as long as it is good.
+    ///
+    /// # Errors
+    /// It has ended, and there is no new one.
     pub(super) fn configs(&self, authority: &Authority, now: UnixTime) -> Result<Configs, LendError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= current.renew_at {
-            issue(&self.dir, authority, &self.name)?;
-            *current = read(&self.dir, authority)?;
+            match issue(&self.dir, authority, &self.name).and_then(|()| read(&self.dir, authority)) {
+                Ok(new) => *current = new,
+                Err(error) if now < current.ends => {
+                    tracing::warn!(%error, "cannot renew the server certificate");
+                    current.renew_at = now.plus(TRY_AGAIN);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(current.clone())
+    }
+}
+
+/// Whether the files hold no pair that can be used: what may not be read, or is open to others, is not such.
+fn is_of_no_use(error: &LendError) -> bool {
+    match error {
+        LendError::File(error) => error.is_missing(),
+        LendError::Config { .. } | LendError::Pem { .. } | LendError::Identity(_) | LendError::Tls(_) => true,
+        _ => false,
     }
 }
 
@@ -68,14 +103,14 @@ fn read(dir: &LenderDir, authority: &Authority) -> Result<Configs, LendError> {
     let key = keyfile::read_secret(&dir.server_key())?;
     let chain = read_certificates(&dir.server_crt())?;
     let wrong = |problem: &str| LendError::Config { path: dir.server_crt(), problem: problem.to_owned() };
-    let leaf =
-        chain.first().ok_or_else(|| wrong("it holds no certificate; remove it with server.key and init again"))?;
+    let leaf = chain.first().ok_or_else(|| wrong("it holds no certificate"))?;
     let ends = not_after(leaf)?;
     Ok(Configs {
         session: Arc::new(tls::lender_config(authority.cert_der(), chain.clone(), &key)?),
         renewal: Arc::new(tls::renewal_config(authority.cert_der(), chain.clone(), &key)?),
         join: Arc::new(tls::join_config(chain, &key)?),
         renew_at: ends.minus(LEAF_LIFETIME / 3),
+        ends,
     })
 }
 
@@ -94,4 +129,54 @@ pub(super) fn authority(dir: &LenderDir) -> Result<Authority, LendError> {
 fn read_certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, LendError> {
     let bytes = keyfile::read_admin_file(path)?;
     pem::certificates(&bytes).map_err(|source| LendError::Pem { what: path.display().to_string(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lend::{Setup, init};
+
+    fn lender() -> (tempfile::TempDir, LenderDir, LenderName, Authority) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = LenderDir::single(folder.path().join("lab"));
+        let name = init(&dir, Setup::default()).unwrap().name;
+        let authority = authority(&dir).unwrap();
+        (folder, dir, name, authority)
+    }
+
+    #[test]
+    fn a_pair_that_a_crash_has_torn_is_made_anew() {
+        let (_folder, dir, name, authority) = lender();
+        let other = new_key().unwrap();
+        keyfile::write(&dir.server_key(), other.as_bytes(), keyfile::SECRET_MODE).unwrap();
+        assert!(matches!(read(&dir, &authority), Err(LendError::Tls(_))));
+        ServerIdentity::load(&dir, &authority, &name).unwrap();
+        std::fs::remove_file(dir.server_crt()).unwrap();
+        ServerIdentity::load(&dir, &authority, &name).unwrap();
+        read(&dir, &authority).unwrap();
+    }
+
+    #[test]
+    fn a_good_certificate_goes_on_where_no_new_one_can_be_written() {
+        let (_folder, dir, name, authority) = lender();
+        let identity = ServerIdentity::load(&dir, &authority, &name).unwrap();
+        let ends = identity.configs(&authority, UnixTime::now()).unwrap().ends;
+        // In its place stands what no file replaces.
+        for path in [dir.server_key(), dir.server_crt()] {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir_all(path.join("in the way")).unwrap();
+        }
+        let last = ends.minus(Duration::from_secs(1));
+        assert_eq!(identity.configs(&authority, last).unwrap().ends, ends);
+        assert!(identity.configs(&authority, ends).is_err());
+    }
+
+    #[test]
+    fn a_lender_whose_settings_are_lost_keeps_its_ca() {
+        let (_folder, dir, _, _) = lender();
+        let before = std::fs::read(dir.ca_key()).unwrap();
+        std::fs::remove_file(dir.lender_toml()).unwrap();
+        init(&dir, Setup::default()).unwrap();
+        assert_eq!(std::fs::read(dir.ca_key()).unwrap(), before);
+    }
 }

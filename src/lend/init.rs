@@ -21,7 +21,7 @@ pub struct Setup {
     pub owner: Option<UserName>,
 }
 
-/// Makes a lender in `dir`. policy.toml is written only where there is none.
+/// Makes a lender in `dir`. policy.toml and the CA are made only where there is none.
 ///
 /// # Errors
 /// If there is a lender already, or a folder cannot be made safe.
@@ -45,10 +45,16 @@ pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
     };
     keyfile::create_dir(dir.config())?;
     keyfile::create_dir(dir.state())?;
-    let authority = Authority::create(UnixTime::now())
-        .map_err(|source| LendError::Authority { what: "making the CA".to_owned(), source })?;
-    keyfile::write(&dir.ca_key(), authority.key_pem().as_bytes(), keyfile::SECRET_MODE)?;
-    keyfile::write(&dir.ca_crt(), pem::certificate_pem(authority.cert_der()).as_bytes(), keyfile::PUBLIC_MODE)?;
+    // Every device that has joined trusts the CA, and no other can take its place.
+    let authority = if dir.ca_key().exists() && dir.ca_crt().exists() {
+        identity::authority(dir)?
+    } else {
+        let authority = Authority::create(UnixTime::now())
+            .map_err(|source| LendError::Authority { what: "making the CA".to_owned(), source })?;
+        keyfile::write(&dir.ca_key(), authority.key_pem().as_bytes(), keyfile::SECRET_MODE)?;
+        keyfile::write(&dir.ca_crt(), pem::certificate_pem(authority.cert_der()).as_bytes(), keyfile::PUBLIC_MODE)?;
+        authority
+    };
     identity::issue(dir, &authority, &config.name)?;
     if !dir.policy_toml().exists() {
         let text = match &setup.owner {
