@@ -110,7 +110,9 @@ impl LendError {
                 ErrorKind::ALL.into_iter().find(|kind| kind.as_str() == refused.kind).unwrap_or(ErrorKind::Local)
             }
             Self::Password(_) => ErrorKind::Login,
-            Self::Store(StoreError::NoUser(_) | StoreError::UserExists(_)) => ErrorKind::Usage,
+            Self::Store(
+                StoreError::NoUser(_) | StoreError::UserExists(_) | StoreError::NoGrant(_) | StoreError::NoDevice(_),
+            ) => ErrorKind::Usage,
             Self::Listen { .. } | Self::ListenFd(_) | Self::AdminSocket { .. } | Self::AdminAnswer(_) => {
                 ErrorKind::Local
             }

@@ -16,12 +16,15 @@ const SPECIAL_V4: [(Ipv4Net, &str); 5] = [
     (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast"),
     (Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32), "broadcast"),
 ];
-const SPECIAL_V6: [(Ipv6Net, &str); 5] = [
+const SPECIAL_V6: [(Ipv6Net, &str); 7] = [
     (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback"),
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified"),
     (Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10), "link-local"),
     (Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8), "multicast"),
+    // Amazon's instances, its containers, and Google's instances.
     (Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128), "cloud metadata"),
+    (Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23), 128), "cloud metadata"),
+    (Ipv6Net::new_assert(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128), "cloud metadata"),
 ];
 /// RFC 6052 §2.1: a NAT64 gateway unpacks the last 32 bits.
 const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);

@@ -86,6 +86,9 @@ impl RuleTerms {
 impl Policy {
     /// How things are lent to `user`, by all rules that name the user.
     ///
+    /// Terms are no permissions: a rule that names some binds the user in what others allow, too. Of limits the largest that
+    /// is named counts.
+    ///
     /// ```
     /// use capuchin::policy::Policy;
     /// let policy = Policy::parse(

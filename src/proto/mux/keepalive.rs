@@ -8,6 +8,8 @@ use crate::proto::ProtocolError;
 pub const PING_PERIOD: Duration = Duration::from_secs(10);
 /// A peer that was silent through so many periods after a PING is given up.
 pub const MISSES_MAX: u8 = 2;
+/// PONGs that wait to be sent; an honest peer waits for one before it asks again.
+const PONGS_OWED_MAX: usize = 8;
 /// How long a measured round trip counts: paths change.
 const ROUND_TRIP_LIFE: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,10 @@ impl KeepAlive {
     }
 
     pub(super) fn handle_ping(&mut self, number: u64) {
+        // Of a peer that asks and reads nothing: the oldest answers say the least.
+        if self.pongs_owed.len() >= PONGS_OWED_MAX {
+            self.pongs_owed.remove(0);
+        }
         self.pongs_owed.push(number);
     }
 
@@ -100,6 +106,14 @@ impl KeepAlive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_that_asks_and_does_not_read_is_owed_the_latest_answers_only() {
+        let mut owing = KeepAlive::new(Instant::now(), Duration::from_secs(10));
+        (0..1000).for_each(|number| owing.handle_ping(number));
+        let owed: Vec<_> = std::iter::from_fn(|| owing.poll_pong()).collect();
+        assert_eq!(owed, (992..1000).rev().collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_silent_peer_is_given_up_after_two_periods_and_a_heard_one_never() {

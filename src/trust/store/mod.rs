@@ -75,13 +75,13 @@ pub enum StoreError {
     #[error("user {0} exists")]
     UserExists(UserName),
     /// There is no such user.
-    #[error("there is no user {0}")]
+    #[error("there is no user {0}: `capuchind user list` names them")]
     NoUser(UserName),
     /// A first device sets the password; this was not the first.
     #[error("user {0} has a password: give it")]
     HasPassword(UserName),
     /// There is no such device, or it is another user's.
-    #[error("device {0} is not known")]
+    #[error("device {0} is not known: `capuchind user list` names them")]
     NoDevice(DeviceId),
     /// It was taken away from its user.
     #[error("device {0} was revoked")]
@@ -90,7 +90,7 @@ pub enum StoreError {
     #[error("user {0} was revoked or removed")]
     Barred(UserName),
     /// There is no such grant, or it has ended.
-    #[error("there is no grant {0}")]
+    #[error("there is no grant {0}: `capuchind grants` lists them")]
     NoGrant(u64),
     /// More than [`GRANTS_MAX`].
     #[error("there are {GRANTS_MAX} grants already: what should last belongs into policy.toml")]
