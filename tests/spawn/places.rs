@@ -24,7 +24,14 @@ async fn stubborn(borrower: &Borrower, detached: bool) -> Vec<Child> {
         if detached {
             command.detach();
         }
-        children.push(command.spawn().await.unwrap());
+        // Those of before go one by one.
+        let end = Instant::now() + PATIENCE;
+        children.push(loop {
+            match command.spawn().await {
+                Ok(child) => break child,
+                Err(error) => assert!(is_busy(&error) && Instant::now() < end, "{error}"),
+            }
+        });
     }
     for child in &mut children {
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).await.unwrap();

@@ -126,8 +126,10 @@ fn less_htop_and_tmux_fill_the_screen_and_leave_it() {
     screen.wait_until("the prompt behind it", |shown| shown.trim_end().ends_with("here>"));
 
     let socket = lab.dir().join("tmux");
-    let inner =
-        format!("capuchin exec -t lab tmux -f /dev/null -S {} new-session 'env PS1=inner: sh'", socket.display());
+    let inner = format!(
+        "capuchin exec -t lab env SHELL=/bin/sh tmux -f /dev/null -S {} new-session 'env PS1=inner: sh'",
+        socket.display()
+    );
     screen.keys(&["C-l", &inner, "Enter"]);
     screen.wait_for("inner:");
     screen.keys(&["echo $((6*7))", "Enter"]);
