@@ -11,7 +11,12 @@ use super::{
     report::{Failure, escape, of_stdout, warn},
     signals,
 };
-use crate::{ServiceListener, session::Stream, sys};
+use crate::{
+    ServiceListener,
+    proto::{ErrorKind, mux::Batch},
+    session::Stream,
+    sys,
+};
 
 /// Offer our stdin and stdout to other borrowers of a lender, as a service with a name
 #[derive(clap::Args)]
@@ -56,11 +61,16 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
         let stdin = stdin.get_or_insert_with(Input::open);
         let down = async {
             write_out(stream.clone(), Output::open(stdout())).await?;
-            if once { sys::close_stdout() } else { Ok(()) }
+            // Its end, or, once more, that it broke off.
+            let whole = stream.read_batch(&mut Batch::default(), 1).await.map(drop);
+            if once {
+                sys::close_stdout()?;
+            }
+            Ok(whole)
         };
         let up = async { Ok(up(stdin, &stream).await) };
         let failed = |error: io::Error| of_stdout(&error);
-        let (has_ended, ()) = tokio::try_join!(up, down).map_err(failed)?;
+        let (has_ended, whole) = tokio::try_join!(up, down).map_err(failed)?;
         if once || has_ended {
             // What was written is there; with the session gone it may not be.
             let closed = match Arc::into_inner(stream) {
@@ -68,13 +78,12 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
                 None => Ok(()),
             };
             offer.close().await?;
-            return match closed {
-                Err(error) if has_ended => Err(Failure::new(
-                    crate::proto::ErrorKind::Target,
-                    format!("who was connected has gone before the end: {error}"),
-                )),
-                _ => Ok(()),
-            };
+            // Who reads our stdout takes its end for the end of everything.
+            let broken = whole.and(if has_ended { closed } else { Ok(()) });
+            return broken.map_err(|error| {
+                let text = format!("who was connected has gone before the end: {error}");
+                Failure::new(ErrorKind::Target, text)
+            });
         }
     }
 }

@@ -99,8 +99,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         };
         let refused = |error: BorrowError| tell(&mut told, &error);
         status = run.serve(log_in, Serve { local, refused }).await?;
-        if let Some(feed) = feed {
-            feed.drain().await;
+        if let Some(feed) = feed
+            && let Err(error) = feed.drain().await
+        {
+            warn(&format!("capuchin: the service broke off before its end: {error}"));
         }
         Ok(())
     })?;

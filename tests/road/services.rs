@@ -240,6 +240,28 @@ async fn once_is_one_connection_whose_halves_end_as_those_of_a_pipe() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_broke_off_is_no_end_to_who_offers_once() {
+    let two = Two::meet(POLICY);
+    for orderly in [true, false] {
+        let bob = connect(&two.bob, "lab").await;
+        let (mut child, mut stderr) = offer(&two.alice, &["payroll", "stdio", "--once"]);
+        let mut stdout = child.stdout.take().unwrap();
+        let mut stream = bob.stdio("payroll").await.unwrap();
+        stream.write_all(b"part").await.unwrap();
+        let mut heard = [0; 4];
+        stdout.read_exact(&mut heard).unwrap();
+        match orderly {
+            true => stream.close().await.unwrap(),
+            false => drop(run(two.lab.admin().args(["cut", &bob.session_id().to_string()]))),
+        }
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(if orderly { 0 } else { 255 }), "{said}");
+        assert_eq!(said.contains("has gone before the end"), !orderly, "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_ends_with_the_session_that_offers_it() {
     let two = Two::meet(POLICY);
     let bob = connect(&two.bob, "lab").await;

@@ -67,6 +67,7 @@ fn without_an_offer_no_program_starts_and_with_its_end_the_program_sees_one() {
     child.kill().unwrap();
     child.wait().unwrap();
     program.wait_for_line("ended");
+    program.wait_for_line("capuchin: the service broke off before its end");
     program.wait();
     run(&mut within.run(&["true"]));
 }

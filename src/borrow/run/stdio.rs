@@ -4,7 +4,8 @@
 //!   who offers it ══ lender ══▶ ServiceFeed ──pipe──▶ stdin   the program
 //!                 ◀══════════                ◀─pipe── stdout
 //! ```
-//! Each direction ends by itself. A program that reads no more leaves the rest where it is; what it writes still goes out.
+//! Each direction ends by itself. A program that reads no more leaves the rest where it is; what it writes still goes out. A
+//! pipe cannot say that a service broke off, so whoever has started us says it.
 
 use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
@@ -47,8 +48,11 @@ impl ProgramPipes {
         let (mut input, mut output) = (JoinSet::new(), JoinSet::new());
         let (from, counts) = (stream.clone(), meter.clone());
         input.spawn(async move {
-            // Its end is the end of the pipe, whatever it is.
-            let _ = stream_to_pipe(&from, &mut stdin, &counts).await;
+            match stream_to_pipe(&from, &mut stdin, &counts).await {
+                // The program reads no more, which is its own affair.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                ended => ended,
+            }
         });
         let (to, counts) = (stream.clone(), meter.clone());
         output.spawn(async move {
@@ -61,7 +65,7 @@ impl ProgramPipes {
 
 /// Moves the bytes, until it is dropped.
 pub struct ServiceFeed {
-    input: JoinSet<()>,
+    input: JoinSet<io::Result<()>>,
     output: JoinSet<()>,
     stream: Arc<Stream>,
     meter: Arc<Meter>,
@@ -69,7 +73,10 @@ pub struct ServiceFeed {
 
 impl ServiceFeed {
     /// After the program's end: delivers what it has said, as long as somebody takes it, and ends the connection.
-    pub async fn drain(self) {
+    ///
+    /// # Errors
+    /// The service broke off while the program read, so that not everything came.
+    pub async fn drain(self) -> io::Result<()> {
         let Self { mut input, mut output, stream, meter } = self;
         loop {
             let before = meter.to_stream();
@@ -83,10 +90,15 @@ impl ServiceFeed {
             }
         }
         output.shutdown().await;
+        let whole = match input.try_join_next() {
+            Some(Ok(ended)) => ended,
+            _ => Ok(()),
+        };
         input.shutdown().await;
         if let Some(stream) = Arc::into_inner(stream) {
             // What is not confirmed by then is on its way; dropping delivers it, too.
             let _ = timeout(STALLED, stream.close()).await;
         }
+        whole
     }
 }
