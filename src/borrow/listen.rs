@@ -123,6 +123,11 @@ impl TcpBound {
         listener.start(backlog).await?;
         Ok(TcpListener { listener, local })
     }
+
+    #[cfg(feature = "run")]
+    pub(super) fn into_listener(self) -> Listener {
+        self.listener
+    }
 }
 
 /// A port at the lender, and the connections that come to it.

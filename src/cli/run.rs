@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     BorrowError, Borrower,
-    borrow::run::{self, HOST_VARIABLE, Local, Plan, ProgramPipes, Run, RunError, Serve, ServiceFeed},
+    borrow::run::{
+        self, HOST_VARIABLE, Local, Plan, ProgramPipes, Publish, PublishedPort, Run, RunError, Serve, ServiceFeed,
+    },
     proto::ErrorKind,
 };
 
@@ -33,11 +35,14 @@ const NOT_FOUND: u8 = 127;
 Examples:
   capuchin run lab -- curl http://wiki.internal/     any program, as it is
   capuchin run lab                                   a shell; leave it with exit
+  capuchin run lab -- python3 -m http.server 8000    a web server at lab's address, as far as `listen` allows it
+  capuchin run --publish 8080:80 lab -- nginx        its port 80 is port 8080 of lab's
   capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays this machine's
   capuchin run lab --stdio service:calc -- bc           its stdin and stdout are those that another borrower offers
 
-Loopback is the lender's, but for ports that the program itself listens on. What the program leaves behind is ended with
-it. Datagrams go and are answered like connections; accepting connections from the lender's network comes later.
+What the program listens on is opened at the lender, and who connects there reaches the program from its own address.
+Loopback is the lender's, but for ports that the program itself listens on, which are its alone. What the program leaves
+behind is ended with it.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]
@@ -47,6 +52,12 @@ pub struct Arguments {
     /// Keep an address, or one port of it, on this machine; may be given more than once
     #[arg(long, value_name = "ADDR[:PORT]")]
     local: Vec<Local>,
+    /// Open the program's port PORT as LENDERPORT at the lender, also when it listens on loopback; may be given more than once
+    #[arg(long, value_name = "LENDERPORT:PORT")]
+    publish: Vec<PublishedPort>,
+    /// Open what the program listens on at loopback on the lender's loopback, instead of keeping it inside
+    #[arg(long)]
+    publish_loopback: bool,
     /// Give the program this variable as it is on the lender's machine; may be given more than once
     #[arg(long, value_name = "NAME")]
     env: Vec<String>,
@@ -72,7 +83,19 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { host, local, env, local_unix, stdio, keep_fd, wait_all, print_apparmor, program } = arguments;
+    let Arguments {
+        host,
+        local,
+        publish,
+        publish_loopback,
+        env,
+        local_unix,
+        stdio,
+        keep_fd,
+        wait_all,
+        print_apparmor,
+        program,
+    } = arguments;
     if print_apparmor {
         let own = std::env::current_exe()
             .map_err(|error| RunError::Exec { program: "capuchin".to_owned(), source: error })?;
@@ -98,7 +121,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok::<_, Failure>(borrower)
         };
         let refused = |error: BorrowError| tell(&mut told, &error);
-        status = run.serve(log_in, Serve { local, refused }).await?;
+        let publish = Publish { ports: publish, loopback: publish_loopback };
+        status = run.serve(log_in, Serve { local, publish, refused }).await?;
         if let Some(feed) = feed
             && let Err(error) = feed.drain().await
         {

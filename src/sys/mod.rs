@@ -18,14 +18,20 @@ mod listen_fd;
 mod namespace;
 #[cfg(feature = "run")]
 mod netlink;
+#[cfg(feature = "run")]
+mod notification;
 #[cfg(feature = "borrow")]
 mod original_destination;
+#[cfg(feature = "run")]
+mod other_process;
 #[cfg(feature = "run")]
 mod pass_fd;
 #[cfg(feature = "run")]
 mod privilege;
 #[cfg(feature = "lend")]
 mod program;
+#[cfg(feature = "run")]
+mod program_socket;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod ready_fd;
 #[cfg(feature = "run")]
@@ -58,15 +64,23 @@ pub use listen_fd::{ListenFdError, adopt_listener};
 #[cfg(feature = "cli")]
 pub use namespace::{bind_file, enter_private_network, set_up_loopback};
 #[cfg(feature = "run")]
-pub use netlink::{netlink_exchange, netlink_socket};
+pub use netlink::{netlink_exchange, netlink_listener, netlink_socket};
+#[cfg(feature = "run")]
+pub use notification::{
+    Notification, Verdict, answer_notification, is_waiting, receive_notification, wake_callers_at_once,
+};
 #[cfg(feature = "borrow")]
 pub use original_destination::{Arrived, receive_datagram};
+#[cfg(feature = "run")]
+pub use other_process::{duplicate_of_thread, read_memory_of_thread};
 #[cfg(feature = "run")]
 pub use pass_fd::{close_at_exec, is_open, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]
 pub use privilege::give_up_privileges;
 #[cfg(feature = "lend")]
 pub use program::{Become, Launch, Launched, Step, become_user, close_inherited, launch};
+#[cfg(feature = "run")]
+pub use program_socket::{bind_as_given, network_of};
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use ready_fd::await_readable;
 #[cfg(feature = "run")]
@@ -82,4 +96,4 @@ pub use stdio::{close_stdout, silence_stdio};
 #[cfg(feature = "run")]
 pub use tap::{TAPPED_BYTES_MAX, syn_tap};
 #[cfg(feature = "run")]
-pub use transparent::{raw_socket, transparent_listener, transparent_udp};
+pub use transparent::{raw_socket, transparent_listener, transparent_udp, visitor_socket};

@@ -46,6 +46,23 @@ pub fn raw_socket(ipv6: bool, mark: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A TCP socket that may connect from any address, with this mark on its packets.
+///
+/// # Errors
+/// As [`transparent_listener`].
+pub fn visitor_socket(ipv6: bool, mark: u32) -> io::Result<OwnedFd> {
+    let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    match ipv6 {
+        true => set_option(&socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?,
+        false => set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?,
+    }
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_MARK, mark as libc::c_int)?;
+    // A connection that came from there before may linger.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    Ok(socket)
+}
+
 fn transparent(kind: SocketType) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::INET6, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     sockopt::set_ipv6_v6only(&socket, false)?;

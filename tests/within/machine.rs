@@ -10,13 +10,18 @@ use std::{
 
 use crate::support::{Daemon, Home, Lab, as_user, capuchind, own_uid, run};
 
-/// Everything that is there, but for 10.78.0.1 and fd88::1.
+/// Everything that is there, but for 10.78.0.1 and fd88::1. Of the ports, 7000 is taken, and 81 out of a plain user's reach.
 pub const POLICY: &str = r#"
 [[allow]]
 who = ["alice"]
 connect = ["10.77.0.0/16:*", "10.78.0.9:*", "203.0.113.0/24:*", "127.0.0.0/8:*", "[::1]:*", "[fd77::/16]:*"]
 udp = ["10.77.0.0/16:*", "127.0.0.0/8:*", "[::1]:*", "[fd77::/16]:*"]
 services = { offer = ["upper"], use = ["upper"] }
+listen = ["*:8000-8999", "*:81", "*:7000", "127.0.0.0/8:8000-8999", "[::1]:8000-8999"]
+
+[[deny]]
+who = ["alice"]
+listen = ["10.77.0.2:8500-8999"]
 "#;
 /// A user with no rights of its own; on Debian it is nobody.
 const UNPRIVILEGED: u32 = 65534;
@@ -28,6 +33,7 @@ set -e
 exec 3<&0 </dev/null
 ip link set lo up
 ip address add 10.77.0.1/32 dev lo
+ip address add 10.77.0.2/32 dev lo
 ip address add fd77::1/128 dev lo nodad
 ip link add near type veth peer name far
 ip link set far up
@@ -41,7 +47,7 @@ eval "$4"
 mkfifo "$1/ready"
 setpriv --pdeathsig KILL python3 "$2" "$1/ready" 3<&- &
 read ready < "$1/ready"
-exec "$3" serve
+exec setpriv --bounding-set -net_bind_service "$3" serve
 "#;
 
 /// A lender in a network of its own.
@@ -78,6 +84,19 @@ impl Machine {
     pub fn borrowers(&self) -> Vec<Within> {
         let users = if own_uid() == 0 { vec![0, UNPRIVILEGED] } else { vec![own_uid()] };
         users.into_iter().map(|uid| self.borrower(uid)).collect()
+    }
+
+    /// A program on the lender's machine.
+    pub fn there(&self, program: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--preserve-credentials", "-U", "-n", "-t", &self.lab.daemon.child.id().to_string()]);
+        command.args(program).stdin(Stdio::null());
+        command
+    }
+
+    /// Waits until the lender has closed what listened at `address`.
+    pub fn wait_for_close(&self, address: &str) {
+        self.lab.wait_for_audit(address, |line| line["event"] == "listen-closed" && line["target"] == address);
     }
 
     /// A borrower who is nobody in particular.

@@ -8,6 +8,7 @@ mod bounds;
 mod confined;
 mod connects;
 mod datagrams;
+mod listens;
 mod machine;
 mod process;
 mod stdio;

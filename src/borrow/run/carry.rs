@@ -5,13 +5,14 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, task::Poll, time::Du
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{Id, JoinSet},
     time::Instant,
 };
 
 use super::{
     hold::{Far, Hold},
+    listening::Visitor,
     local_copy::copy,
 };
 use crate::{
@@ -28,6 +29,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Carrier {
     listener: TcpListener,
     hold: Arc<Hold>,
+    visitor_rx: mpsc::Receiver<Visitor>,
     connections: JoinSet<()>,
     meters: HashMap<Id, Arc<Meter>>,
     /// Whether the program is over, and nobody reads what still comes for it.
@@ -35,10 +37,10 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Carries what `listener` accepts, whose far ends `hold` knows.
-    pub fn new(listener: TcpListener, hold: Arc<Hold>) -> Self {
+    /// Carries what `listener` accepts, whose far ends `hold` knows, and whoever comes by `visitor_rx`.
+    pub fn new(listener: TcpListener, hold: Arc<Hold>, visitor_rx: mpsc::Receiver<Visitor>) -> Self {
         let over_tx = watch::Sender::new(false);
-        Self { listener, hold, connections: JoinSet::new(), meters: HashMap::new(), over_tx }
+        Self { listener, hold, visitor_rx, connections: JoinSet::new(), meters: HashMap::new(), over_tx }
     }
 
     /// Accepts and carries, for ever.
@@ -56,6 +58,7 @@ impl Carrier {
                     }
                     Err(error) => backoff.wait("run", &error).await,
                 },
+                Some(visitor) = self.visitor_rx.recv() => self.receive(visitor),
                 Some(ended) = self.connections.join_next_with_id() => self.forget(&ended),
             }
         }
@@ -73,6 +76,9 @@ impl Carrier {
         tokio::task::yield_now().await;
         while let Some(Ok((socket, from))) = ready(&self.listener).await {
             self.carry(socket, from);
+        }
+        while let Ok(visitor) = self.visitor_rx.try_recv() {
+            self.receive(visitor);
         }
         self.over_tx.send_replace(true);
         let (mut before, mut since) = (self.moved(), Instant::now());
@@ -109,6 +115,12 @@ impl Carrier {
             Err(error) => error.id(),
         };
         self.meters.remove(&id);
+    }
+
+    fn receive(&mut self, Visitor { socket, stream }: Visitor) {
+        let (meter, over_rx) = (Arc::new(Meter::default()), self.over_tx.subscribe());
+        let task = self.connections.spawn(to_lender(socket, stream, meter.clone(), over_rx));
+        self.meters.insert(task.id(), meter);
     }
 
     fn carry(&mut self, socket: TcpStream, from: SocketAddr) {

@@ -4,8 +4,11 @@
 //!   outer                                    inner
 //!     │ ◀──────────────── Ready, descriptors ──┤   the network stands
 //!     ├─ Begin ───────────────────────────────▶│
+//!     │ ◀───────── Confined, descriptor ───────┤   from the process that becomes the program
 //!     │ ◀────────────────── Started or Failed ─┤
 //!     ├─ Signal ──────────────────────────────▶│   any number of times
+//!     ├─ Sockets ─────────────────────────────▶│   any number of times
+//!     │ ◀───────────────── Sockets, descriptors┤   as many times
 //!     │ ◀────────────────────────────── Stopped┤   any number of times
 //!     │ ◀─────────────────────── Ended, Alone ─┤   the program; then everything that it left behind
 //! ```
@@ -32,6 +35,9 @@ pub enum ToInner {
     /// Send it this signal.
     #[n(1)]
     Signal(#[n(0)] i32),
+    /// Make more sockets that can connect from any address; of IPv6, or of IPv4.
+    #[n(2)]
+    Sockets(#[n(0)] bool),
 }
 
 /// From inner to outer.
@@ -55,6 +61,13 @@ pub enum FromInner {
     /// Nothing of what it started is left.
     #[n(5)]
     Alone,
+    /// The program is about to begin, under its filter; the descriptor of its calls comes with it. `false`: they cannot wait
+    /// for long (see [`install_filter`](crate::sys::install_filter)).
+    #[n(6)]
+    Confined(#[n(0)] bool),
+    /// Sockets of a family, as they were asked for; they come with it, as many as could be made.
+    #[n(7)]
+    Sockets(#[n(0)] bool),
 }
 
 /// A step of the set-up.

@@ -17,6 +17,8 @@ use crate::sys;
 // linux/netlink.h.
 const NETLINK_SOCK_DIAG: u32 = 4;
 const NETLINK_NETFILTER: u32 = 12;
+/// linux/sock_diag.h: sockets of TCP and of UDP that are gone, of either family.
+const SOCKETS_GONE: u32 = 0b1111;
 
 /// The sockets, in the order in which they are passed.
 pub struct Doors {
@@ -32,6 +34,8 @@ pub struct Doors {
     pub own: PerFamily,
     /// Asks which ports the program listens on.
     pub listeners: OwnedFd,
+    /// Hears which sockets are gone.
+    pub destroyed: OwnedFd,
 }
 
 /// One socket for each family.
@@ -64,6 +68,7 @@ impl Doors {
             held: raw(MARK_HELD)?,
             own: raw(MARK_OWN)?,
             listeners: sys::netlink_socket(NETLINK_SOCK_DIAG)?,
+            destroyed: sys::netlink_listener(NETLINK_SOCK_DIAG, SOCKETS_GONE)?,
         })
     }
 
@@ -75,7 +80,7 @@ impl Doors {
     }
 
     /// Their descriptors, to be passed.
-    pub fn fds(&self) -> [BorrowedFd<'_>; 9] {
+    pub fn fds(&self) -> [BorrowedFd<'_>; 10] {
         [
             self.connections.as_fd(),
             self.datagrams.as_fd(),
@@ -86,12 +91,14 @@ impl Doors {
             self.own.v4.as_fd(),
             self.own.v6.as_fd(),
             self.listeners.as_fd(),
+            self.destroyed.as_fd(),
         ]
     }
 
     /// The sockets that were passed; `None` if they are not so many.
     pub fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
-        let [connections, datagrams, tap4, tap6, held4, held6, own4, own6, listeners] = fds.try_into().ok()?;
+        let [connections, datagrams, tap4, tap6, held4, held6, own4, own6, listeners, destroyed] =
+            fds.try_into().ok()?;
         Some(Self {
             connections: connections.into(),
             datagrams: datagrams.into(),
@@ -99,6 +106,7 @@ impl Doors {
             held: PerFamily { v4: held4, v6: held6 },
             own: PerFamily { v4: own4, v6: own6 },
             listeners,
+            destroyed,
         })
     }
 }

@@ -151,6 +151,10 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
             "help: start the container with --security-opt seccomp=unconfined (docker, podman), or use `capuchin forward`",
         ],
         Step::Namespaces if errno == libc::EINVAL => &["note: the kernel was built without user or network namespaces"],
+        Step::Confine if errno == libc::EBUSY => &[
+            "note: another process is asked about the system calls of this one (seccomp): this is inside `capuchin run`, or a supervisor like it",
+            "help: leave it first; a network cannot be borrowed twice",
+        ],
         Step::Mask if errno == libc::ENOENT => &["help: --local-unix takes paths of sockets that exist"],
         _ => &[],
     };
@@ -183,6 +187,7 @@ mod tests {
         let none = Machine { no_namespaces_allowed: true, ..machine() };
         assert!(mended(Step::Namespaces, libc::ENOSPC, none).contains("is 0"));
         assert!(mended(Step::Rules, libc::ENOENT, machine()).contains("modprobe"));
+        assert!(mended(Step::Confine, libc::EBUSY, machine()).contains("twice"));
     }
 
     #[test]

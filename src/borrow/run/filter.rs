@@ -5,6 +5,7 @@
 //!
 //! - sockets of any family but the internet's, unix and two kinds of netlink: AF_VSOCK reaches the host of a virtual
 //!   machine, whatever the namespace;
+//! - bind and listen, which wait for what the [`supervisor`](super::supervisor) says;
 //! - io_uring, whose own `bind` and `listen` no filter sees: it is said to be missing, and programs fall back;
 //! - Multipath TCP, whose connections are no plain TCP: said to be missing, and programs fall back;
 //! - pidfd_getfd, which takes a socket out of a process that is on another network;
@@ -21,6 +22,7 @@ const RETURN: u16 = 0x06;
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const ALLOW: u32 = 0x7fff_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
 const ERRNO: u32 = 0x0005_0000;
 
 #[cfg(target_arch = "x86_64")]
@@ -70,9 +72,10 @@ const EAFNOSUPPORT: u32 = 97;
 pub fn filter(is_root: bool) -> Vec<Instruction> {
     let (second, second_socket, second_hidden) = SECOND;
     let forbidden = |memory: &'static [u32]| if is_root { memory } else { &[] };
-    let own = calls(libc::SYS_socket as u32, &MISSING, forbidden(&MEMORY));
+    let supervised = [libc::SYS_bind as u32, libc::SYS_listen as u32];
+    let own = calls(libc::SYS_socket as u32, &MISSING, forbidden(&MEMORY), &supervised);
     let hidden: Vec<u32> = second_hidden.into_iter().chain(MISSING).collect();
-    let other = calls(second_socket, &hidden, forbidden(&SECOND_MEMORY));
+    let other = calls(second_socket, &hidden, forbidden(&SECOND_MEMORY), &[]);
     let mut program = vec![load(ARCHITECTURE_AT)];
     program.extend(unless(second, &other));
     program.extend(unless(ARCHITECTURE, &own));
@@ -81,7 +84,7 @@ pub fn filter(is_root: bool) -> Vec<Instruction> {
 }
 
 /// What a program of one architecture may do.
-fn calls(socket: u32, hidden: &[u32], forbidden: &[u32]) -> Vec<Instruction> {
+fn calls(socket: u32, hidden: &[u32], forbidden: &[u32], supervised: &[u32]) -> Vec<Instruction> {
     let mut program = vec![load(NUMBER_AT)];
     // Numbers of the table itself are far below.
     program.extend([jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]);
@@ -90,6 +93,9 @@ fn calls(socket: u32, hidden: &[u32], forbidden: &[u32]) -> Vec<Instruction> {
     }
     for number in forbidden {
         program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(ERRNO | EPERM)]);
+    }
+    for number in supervised {
+        program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(NOTIFY)]);
     }
     program.extend(unless(socket, &sockets()));
     program.push(answer(ALLOW));
@@ -216,8 +222,12 @@ mod tests {
         }
         assert_eq!(judge(ARCHITECTURE, X32 | libc::SYS_socket as u32, [AF_INET, 1, 0]), ERRNO | ENOSYS);
         assert_eq!(judge(0x1234, 1, [0; 3]), ERRNO | ENOSYS);
-        for number in [libc::SYS_bind, libc::SYS_listen, libc::SYS_connect, libc::SYS_execve, libc::SYS_openat] {
+        for number in [libc::SYS_connect, libc::SYS_execve, libc::SYS_openat] {
             assert_eq!(judge(ARCHITECTURE, number as u32, [0; 3]), ALLOW, "{number}");
+        }
+        for number in [libc::SYS_bind, libc::SYS_listen] {
+            assert_eq!(judge(ARCHITECTURE, number as u32, [0; 3]), NOTIFY, "{number}");
+            assert_eq!(judge(ARCHITECTURE, X32 | number as u32, [0; 3]), ERRNO | ENOSYS, "{number}");
         }
     }
 }

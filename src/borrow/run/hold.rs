@@ -64,7 +64,9 @@ pub struct Hold {
     borrower: Borrower,
     names: Arc<Names>,
     local: Vec<Local>,
-    listeners: Listeners,
+    listeners: Arc<Listeners>,
+    /// The lender's own, besides loopback.
+    own_addresses: Vec<IpAddr>,
     held: PerFamily,
     own: PerFamily,
     table: Mutex<HashMap<Ends, Entry>>,
@@ -86,13 +88,12 @@ impl Hold {
     pub fn new(
         (borrower, names): (Borrower, Arc<Names>),
         local: Vec<Local>,
-        listeners: OwnedFd,
+        (listeners, own_addresses): (Arc<Listeners>, Vec<IpAddr>),
         (held, own): (PerFamily, PerFamily),
         refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
-        let listeners = Listeners::new(listeners);
         let (table, give_up_due) = (Mutex::default(), Mutex::new(Instant::now()));
-        Arc::new(Self { borrower, names, local, listeners, held, own, table, give_up_due, refused_tx })
+        Arc::new(Self { borrower, names, local, listeners, own_addresses, held, own, table, give_up_due, refused_tx })
     }
 
     /// Serves one tap, for ever.
@@ -138,7 +139,7 @@ impl Hold {
             }
             return;
         }
-        if syn.to.ip().is_loopback() && self.is_programs_own(syn.to) {
+        if self.is_own_address(syn.to.ip()) && self.is_programs_own(syn.to) {
             return send(&self.own, syn.to.ip(), &syn.again());
         }
         let mut table = self.table();
@@ -149,13 +150,18 @@ impl Hold {
         }
     }
 
+    /// Whether what is sent there reaches the machine itself: a program that listens there is met inside.
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.own_addresses.contains(&address)
+    }
+
     fn is_programs_own(&self, target: SocketAddr) -> bool {
         known(self.listeners.has(target.ip(), target.port()))
     }
 
     /// Whether a datagram to `target` is for a socket of the program itself.
     pub fn keeps_datagram(&self, target: SocketAddr) -> bool {
-        target.ip().is_loopback() && known(self.listeners.has_datagrams(target.ip(), target.port()))
+        self.is_own_address(target.ip()) && known(self.listeners.has_datagrams(target.ip(), target.port()))
     }
 
     /// Whether `target` stays on this machine.

@@ -24,10 +24,11 @@ use super::{
     PASSED_ON,
     control::{self, FromInner, Step, ToInner},
     doors::Doors,
-    filter,
+    filter, listening,
     mask::Mask,
     names::own_resolvers,
     network::{self, Network},
+    rules::MARK_OWN,
 };
 use crate::{
     proto::Machine,
@@ -80,7 +81,7 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     let machine = loop {
         match control::receive::<ToInner>(control, true).map_err(control_failed)? {
             Some((ToInner::Begin(machine), _)) => break machine,
-            Some((ToInner::Signal(_), _)) => {}
+            Some((ToInner::Signal(_) | ToInner::Sockets(_), _)) => {}
             None => return Ok(()),
         }
     };
@@ -89,20 +90,26 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;
     rustix::process::set_child_subreaper(Some(getpid())).map_err(|error| (Step::Fork, error.into()))?;
-    let program = start(plan, stdio, &machine, is_root)?;
+    let program = start(control, plan, stdio, &machine, is_root)?;
     control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
     let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
     charge.look_after().map_err(control_failed)
 }
 
 /// Starts the program, and waits until it is one. With a copy of `stdio` left here nobody would see its end.
-fn start(plan: &Plan, stdio: Option<[OwnedFd; 2]>, machine: &Machine, is_root: bool) -> Result<Pid, Failed> {
+fn start(
+    control: &OwnedFd,
+    plan: &Plan,
+    stdio: Option<[OwnedFd; 2]>,
+    machine: &Machine,
+    is_root: bool,
+) -> Result<Pid, Failed> {
     let inner = getpid();
     let (failure_rx, failure_tx) = io::pipe().map_err(|error| (Step::Fork, error))?;
     match sys::fork().map_err(|error| (Step::Fork, error))? {
         Forked::Child => {
             drop(failure_rx);
-            let (step, error) = become_program(plan, stdio, machine, is_root, inner);
+            let (step, error) = become_program(control, plan, stdio, machine, is_root, inner);
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = (&failure_tx).write_all(&[[step as u8; 4], errno.to_ne_bytes()].concat());
             std::process::exit(SIGNALLED - 1);
@@ -125,7 +132,14 @@ fn start(plan: &Plan, stdio: Option<[OwnedFd; 2]>, machine: &Machine, is_root: b
 }
 
 /// Gives up what the program must not have, and becomes it. Returns only what went wrong.
-fn become_program(plan: &Plan, stdio: Option<[OwnedFd; 2]>, machine: &Machine, is_root: bool, inner: Pid) -> Failed {
+fn become_program(
+    control: &OwnedFd,
+    plan: &Plan,
+    stdio: Option<[OwnedFd; 2]>,
+    machine: &Machine,
+    is_root: bool,
+    inner: Pid,
+) -> Failed {
     let confine = || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() != Some(inner) {
@@ -135,7 +149,8 @@ fn become_program(plan: &Plan, stdio: Option<[OwnedFd; 2]>, machine: &Machine, i
         sys::unblock_signals(&PASSED_ON)?;
         sys::unblock_signals(&[Signal::CHILD])?;
         sys::give_up_privileges(is_root)?;
-        sys::install_filter(&mut filter::filter(is_root))?;
+        let (calls, can_wait) = sys::install_filter(&mut filter::filter(is_root))?;
+        control::send(control, &FromInner::Confined(can_wait), &[calls.as_fd()])?;
         sys::close_at_exec(&plan.keep_fds)
     };
     if let Err(error) = confine() {
@@ -177,6 +192,7 @@ impl Charge<'_> {
             }
             match control::receive::<ToInner>(self.control, false) {
                 Ok(Some((ToInner::Signal(number), _))) => self.signal(number),
+                Ok(Some((ToInner::Sockets(is_ipv6), _))) => self.make_sockets(is_ipv6)?,
                 Ok(Some((ToInner::Begin(_), _))) => {}
                 Ok(None) => self.kill_at = Some(Instant::now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -236,6 +252,20 @@ impl Charge<'_> {
             // Who was stopped hears it only when it goes on.
             signal_left_behind(Signal::CONT);
             self.kill_at = Some(Instant::now() + HANG_UP_MAX);
+        }
+    }
+
+    /// For visitors of the program; as many as can be made.
+    fn make_sockets(&self, is_ipv6: bool) -> io::Result<()> {
+        let made = (0..listening::BATCH).map_while(|_| sys::visitor_socket(is_ipv6, MARK_OWN).ok());
+        let made: Vec<OwnedFd> = made.collect();
+        let passed: Vec<_> = made.iter().map(AsFd::as_fd).collect();
+        match control::send(self.control, &FromInner::Sockets(is_ipv6), &passed) {
+            // Too many descriptors are on their way; without any, it is asked again.
+            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                control::send(self.control, &FromInner::Sockets(is_ipv6), &[])
+            }
+            sent => sent,
         }
     }
 

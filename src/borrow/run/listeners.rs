@@ -21,6 +21,10 @@ const UDP: u8 = 17;
 const LISTENING: u32 = 1 << 10;
 /// A UDP socket is in the state of a closed connection, or, when connected, of an established one.
 const BOUND: u32 = 1 << 7 | 1 << 1;
+/// Every state but TIME_WAIT and that of a connection which nobody has accepted yet: those are no sockets.
+const ALIVE: u32 = !(1 << 6 | 1 << 12);
+/// Where an `inet_diag_msg` has the number of its socket.
+const COOKIE_AT: usize = 44;
 
 /// A socket to ask by, one question at a time: the kernel takes no second one before the first is answered.
 pub struct Listeners(Mutex<Asking>);
@@ -53,8 +57,26 @@ impl Listeners {
         self.any((UDP, BOUND), address, port)
     }
 
-    fn any(&self, (protocol, states): (u8, u32), address: IpAddr, port: u16) -> io::Result<bool> {
+    /// The kernel's numbers of the TCP sockets that have `port`, in whatever state but for what lingers.
+    ///
+    /// # Errors
+    /// As [`Self::has`].
+    pub fn cookies(&self, port: u16) -> io::Result<Vec<u64>> {
+        let mut cookies = Vec::new();
+        self.each((TCP, ALIVE), port, |message| cookies.extend(cookie(message)))?;
+        Ok(cookies)
+    }
+
+    fn any(&self, kind: (u8, u32), address: IpAddr, port: u16) -> io::Result<bool> {
         let mut found = false;
+        self.each(kind, port, |message| {
+            found |= bound_to(message).is_some_and(|bound| bound.is_unspecified() || bound == address);
+        })?;
+        Ok(found)
+    }
+
+    /// Hands each `inet_diag_msg` of a socket that has `port` to `hear`.
+    fn each(&self, (protocol, states): (u8, u32), port: u16, mut hear: impl FnMut(&[u8])) -> io::Result<()> {
         let mut asking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for family in [AF_INET, AF_INET6] {
             let mut messages = Messages::after(asking.sequence);
@@ -70,14 +92,21 @@ impl Listeners {
                         _ if sequence != asked => {}
                         DONE => return Ok(true),
                         ERROR => return Err(Errno::EACCES.into()),
-                        _ => found |= bound_to(body).is_some_and(|bound| bound.is_unspecified() || bound == address),
+                        _ => hear(body),
                     }
                 }
                 Ok(false)
             })?;
         }
-        Ok(found)
+        Ok(())
     }
+}
+
+/// The number of the socket that an `inet_diag_msg` is about (SO_COOKIE).
+pub fn cookie(message: &[u8]) -> Option<u64> {
+    let [l0, l1, l2, l3, h0, h1, h2, h3] = *message.get(COOKIE_AT..)?.first_chunk()?;
+    let (low, high) = (u32::from_ne_bytes([l0, l1, l2, l3]), u32::from_ne_bytes([h0, h1, h2, h3]));
+    Some(u64::from(high) << 32 | u64::from(low))
 }
 
 /// The address in an `inet_diag_msg`: family, three bytes, two ports, and then it.
@@ -103,6 +132,8 @@ mod tests {
         let port = local.local_addr().unwrap().port();
         let localhost: IpAddr = Ipv4Addr::LOCALHOST.into();
         assert!(listeners.has(localhost, port).unwrap());
+        let own = rustix::net::sockopt::socket_cookie(&local).unwrap();
+        assert_eq!(listeners.cookies(port).unwrap(), [own]);
         assert!(!listeners.has(Ipv4Addr::new(127, 0, 0, 9).into(), port).unwrap());
         drop(local);
         assert!(!listeners.has(localhost, port).unwrap());

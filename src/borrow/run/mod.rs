@@ -17,11 +17,13 @@
 //! Names are the lender's as well: its resolver files stand in the place of ours ([`mask`]), and what is sent to port 53 is asked of
 //! the lender ([`names`]).
 //!
+//! What it binds is bound at the lender first ([`listening`]), because the kernel asks before it does so ([`supervisor`]);
+//! connections that come there come to the program from their true address.
+//!
 //! Its stdin and stdout are ours, or the two directions of a service that another borrower offers ([`stdio`]).
 //!
 //! # What a program cannot do yet
-//! Accept connections from the lender's side: a port that it listens on is reached from inside alone, whatever address it
-//! bound, and datagrams come in only from where it has sent to. There is no way to groups and broadcast, and no answer of
+//! Be reached by datagrams from where it has not sent to. There is no way to groups and broadcast, and no answer of
 //! more than 65,488 bytes comes in over IPv6. Datagrams to an address of `--local` are answered as by a closed port.
 //!
 //! # Security
@@ -39,6 +41,7 @@ mod flows;
 mod hold;
 mod inner;
 mod listeners;
+mod listening;
 mod local;
 mod local_copy;
 mod mask;
@@ -52,6 +55,7 @@ mod probe;
 mod questions;
 mod rules;
 mod stdio;
+mod supervisor;
 
 use std::{ffi::OsString, os::fd::OwnedFd};
 
@@ -62,6 +66,7 @@ use rustix::{
 
 pub use error::{RunError, apparmor_profile};
 pub use inner::Plan;
+pub use listening::{Publish, PublishedPort};
 pub use local::Local;
 pub use mask::{Mask, MaskError};
 pub use outer::Serve;

@@ -22,15 +22,22 @@ use super::{
     doors::{Doors, PerFamily},
     flows::Flows,
     hold::Hold,
+    listeners::Listeners,
+    listening::{Means, Ports, Publish, Stock, Visitors},
     local::Local,
     names::Names,
-    questions,
+    questions, supervisor,
 };
 use crate::{
     BorrowError, Borrower,
     proto::Machine,
     sys::{self, ReceivedSignal},
 };
+
+/// Families of which more sockets may be asked for at once: both.
+const FAMILIES: usize = 2;
+/// Visitors who are in and not carried yet; more wait where they are.
+const VISITORS_MAX: usize = 64;
 
 /// Refusals that wait to be told; more at once are not new.
 const REFUSED_MAX: usize = 64;
@@ -41,6 +48,8 @@ const SIGNALLED: u8 = 128;
 pub struct Serve<R> {
     /// What stays on this machine.
     pub local: Vec<Local>,
+    /// What of the program is met at the lender.
+    pub publish: Publish,
     /// Hears of each connection, and each name, that the lender refuses.
     pub refused: R,
 }
@@ -71,7 +80,7 @@ impl Run {
             both = async { tokio::try_join!(doors, meet) } => both?,
             number = interrupted(&signals) => return Err(RunError::Interrupted(number).into()),
         };
-        let network = Network::serve(doors, borrower, &machine, serve.local)?;
+        let network = Network::serve(doors, borrower, &machine, serve.local, serve.publish)?;
         inner.say(&ToInner::Begin(machine))?;
         Ok(attend(&inner, &signals, network, serve.refused).await?)
     }
@@ -96,6 +105,11 @@ async fn attend(
                 }
                 Some((FromInner::Failed(step, errno), _)) => return Err(inner.failed(step, errno)),
                 Some((FromInner::Alone, _)) => break,
+                Some((FromInner::Confined(can_wait), fds)) => {
+                    let calls = fds.into_iter().next().ok_or(RunError::Lost)?;
+                    network.supervise(calls, can_wait)?;
+                }
+                Some((FromInner::Sockets(is_ipv6), made)) => network.visitors.stock().put(is_ipv6, made),
                 Some((FromInner::Ready | FromInner::Started, _)) => {}
                 None => {
                     // The program died with inner; what it started came to us.
@@ -109,6 +123,7 @@ async fn attend(
                 Ok(ReceivedSignal { number, .. }) => inner.say(&ToInner::Signal(number))?,
                 Err(error) => return Err(RunError::local("cannot read signals", error)),
             },
+            Some(is_ipv6) = network.wanted_rx.recv() => inner.say(&ToInner::Sockets(is_ipv6))?,
             Some(refusal) = network.refused_rx.recv() => refused(refusal),
             () = network.carrier.serve() => {}
             Some(_) = network.taps.join_next() => {
@@ -129,24 +144,53 @@ struct Network {
     taps: JoinSet<io::Result<()>>,
     carrier: Carrier,
     flows: Arc<Flows>,
+    visitors: Arc<Visitors>,
+    wanted_rx: mpsc::Receiver<bool>,
     refused_rx: mpsc::Receiver<BorrowError>,
+    /// What listening needs once the program's calls come.
+    listening: Option<(Borrower, Publish, Means, OwnedFd)>,
 }
 
 impl Network {
-    fn serve(doors: Doors, borrower: Borrower, machine: &Machine, local: Vec<Local>) -> Result<Self, RunError> {
+    fn serve(
+        doors: Doors,
+        borrower: Borrower,
+        machine: &Machine,
+        local: Vec<Local>,
+        publish: Publish,
+    ) -> Result<Self, RunError> {
         let failed = |error: io::Error| RunError::local("cannot serve the program's network", error);
-        let Doors { connections, datagrams, taps: PerFamily { v4, v6 }, held, own, listeners } = doors;
+        let Doors { connections, datagrams, taps: PerFamily { v4, v6 }, held, own, listeners, destroyed } = doors;
+        // Older kernels have no number for it.
+        let network = sys::network_of(&connections).ok();
         let (refused_tx, refused_rx) = mpsc::channel(REFUSED_MAX);
+        let (wanted_tx, wanted_rx) = mpsc::channel(FAMILIES);
+        let (visitor_tx, visitor_rx) = mpsc::channel(VISITORS_MAX);
         let names = Arc::new(Names::new(machine, refused_tx.clone()));
-        let hold = Hold::new((borrower.clone(), names.clone()), local, listeners, (held, own), refused_tx.clone());
-        let flows = Flows::new(borrower.clone(), hold.clone(), refused_tx);
+        let listeners = Arc::new(Listeners::new(listeners));
+        let inside = (listeners.clone(), machine.addresses.clone());
+        let hold = Hold::new((borrower.clone(), names.clone()), local, inside, (held, own), refused_tx.clone());
+        let flows = Flows::new(borrower.clone(), hold.clone(), refused_tx.clone());
         let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
         let mut taps = JoinSet::new();
         taps.spawn(hold.clone().watch(v4));
         taps.spawn(hold.clone().watch(v6));
-        taps.spawn(questions::answer(datagrams, names, borrower, hold.clone(), flows.clone()));
-        let carrier = Carrier::new(TcpListener::from_std(connections).map_err(failed)?, hold);
-        Ok(Self { taps, carrier, flows, refused_rx })
+        taps.spawn(questions::answer(datagrams, names, borrower.clone(), hold.clone(), flows.clone()));
+        let connections = TcpListener::from_std(connections).map_err(failed)?;
+        let carrier = Carrier::new(connections, hold, visitor_rx);
+        let visitors = Arc::new(Visitors::new(Stock::new(wanted_tx), visitor_tx));
+        let means = Means { network, can_wait: false, listeners, visitors: visitors.clone(), refused_tx };
+        let listening = Some((borrower, publish, means, destroyed));
+        Ok(Self { taps, carrier, flows, visitors, wanted_rx, refused_rx, listening })
+    }
+
+    /// Does what the program asks for on `calls`.
+    fn supervise(&mut self, calls: OwnedFd, can_wait: bool) -> Result<(), RunError> {
+        let failed = |error: io::Error| RunError::local("cannot serve the program's calls", error);
+        let Some((borrower, publish, means, destroyed)) = self.listening.take() else { return Ok(()) };
+        let ports = Ports::new(borrower, publish, Means { can_wait, ..means });
+        self.taps.spawn(ports.clone().watch(destroyed));
+        supervisor::supervise(calls, move |call| ports.take(call)).map_err(failed)
     }
 }
 

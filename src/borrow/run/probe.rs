@@ -80,5 +80,5 @@ fn take_steps() -> Result<(), (Step, io::Error)> {
     network.set_up().map_err(|error| (Step::Network, error))?;
     let confine = |error| (Step::Confine, error);
     sys::give_up_privileges(is_root).map_err(confine)?;
-    sys::install_filter(&mut filter::filter(is_root)).map_err(confine)
+    sys::install_filter(&mut filter::filter(is_root)).map(drop).map_err(confine)
 }

@@ -1,0 +1,119 @@
+//! Which sockets of the program have which port.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
+
+use tokio::sync::watch;
+
+use super::port::{Place, Port};
+use crate::BorrowError;
+
+/// The sockets, by the kernel's number for each, and the ports, by what they are at the lender.
+#[derive(Default)]
+pub struct Holders {
+    sockets: HashMap<u64, Holder>,
+    ports: HashMap<(SocketAddr, bool), Open>,
+}
+
+struct Holder {
+    listens: bool,
+    held: Held,
+}
+
+impl Holder {
+    fn place(&self) -> Option<Place> {
+        match &self.held {
+            Held::Port(port) => Some(port.place()),
+            Held::Refused(_) => None,
+        }
+    }
+}
+
+/// What a socket has.
+pub enum Held {
+    /// A port of the lender's, with all others that have it.
+    Port(Arc<Port>),
+    /// None: why, until that was told.
+    Refused(Option<BorrowError>),
+}
+
+/// A port that was opened at the lender.
+#[derive(Clone)]
+pub struct Open {
+    /// It, as long as a socket has it.
+    pub port: Weak<Port>,
+    /// Becomes an error when it is closed there.
+    pub closed_rx: watch::Receiver<()>,
+}
+
+impl Holders {
+    /// A port that is open at the lender from now on.
+    pub fn open(&mut self, at_lender: SocketAddr, v6_only: bool, port: &Arc<Port>) {
+        self.ports.retain(|_, open| open.closed_rx.has_changed().is_ok());
+        let open = Open { port: Arc::downgrade(port), closed_rx: port.closed() };
+        self.ports.insert((at_lender, v6_only), open);
+    }
+
+    /// A socket has it.
+    pub fn hold(&mut self, cookie: u64, held: Held) {
+        self.sockets.insert(cookie, Holder { listens: false, held });
+    }
+
+    /// Whether anything is known of a socket.
+    pub fn knows(&self, cookie: u64) -> bool {
+        self.sockets.contains_key(&cookie)
+    }
+
+    /// The port of a socket, or why it has none; `None` if nothing is known of it.
+    pub fn port(&mut self, cookie: u64) -> Option<Result<Arc<Port>, Option<BorrowError>>> {
+        match &mut self.sockets.get_mut(&cookie)?.held {
+            Held::Port(port) => Some(Ok(port.clone())),
+            Held::Refused(why) => Some(Err(why.take())),
+        }
+    }
+
+    /// The port that a socket would share which is bound to this address.
+    pub fn sharing(&self, at_lender: SocketAddr, v6_only: bool) -> Option<Arc<Port>> {
+        self.ports.get(&(at_lender, v6_only))?.port.upgrade()
+    }
+
+    /// A socket listens: the kernel lists it from now on.
+    pub fn listens(&mut self, cookie: u64) {
+        if let Some(holder) = self.sockets.get_mut(&cookie) {
+            holder.listens = true;
+        }
+    }
+
+    /// A socket is gone; the last one of a port closes it.
+    pub fn gone(&mut self, cookie: u64) {
+        self.sockets.remove(&cookie);
+    }
+
+    /// The ports inside of all sockets that have one; or of those whose port at the lender has this number.
+    pub fn inside_ports(&self, at_lender: Option<u16>) -> Vec<u16> {
+        let places = self.sockets.values().filter_map(Holder::place);
+        let asked = places.filter(|place| at_lender.is_none_or(|number| place.at_lender.port() == number));
+        let mut ports: Vec<u16> = asked.map(|place| place.inside.bound.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Forgets sockets of a port inside that are not there any more. One that was bound and never listened is believed to be
+    /// there: kernels before Linux 6.8 do not list it.
+    pub fn keep_only(&mut self, inside: u16, is_there: impl Fn(u64) -> bool) {
+        self.sockets.retain(|cookie, holder| {
+            let has_it = holder.place().is_some_and(|place| place.inside.bound.port() == inside);
+            !has_it || !holder.listens || is_there(*cookie)
+        });
+    }
+
+    /// The program's ports with this number at the lender, those that are being closed among them.
+    pub fn with_number(&self, number: u16) -> Vec<Open> {
+        let all = self.ports.iter().filter(|((at_lender, _), _)| at_lender.port() == number);
+        all.map(|(_, open)| open.clone()).collect()
+    }
+}

@@ -1,0 +1,374 @@
+//! Listening: what a program binds is bound at the lender first, and what comes there is let in.
+//!
+//! ```text
+//!   program ─ bind, listen ─▶ supervisor ─▶ Ports ─ loopback, bound before, … ─▶ done here
+//!                                             │
+//!                                             └─ publish: where at the lender ─▶ Port ═══ tcp-listen ═══▶ lender
+//!   program ◀─ kernel's TCP ◀─ from the visitor's address ◀─ visitors ◀───────────┘ ◀═══ accepted ═════════┘
+//!
+//!   kernel ─ a socket is gone (sock_diag) ─▶ destroyed ─▶ Ports: the last one of a port closes it
+//! ```
+//! The lender's system decides: its error number is the program's, and its port the program's. A socket is known by the
+//! kernel's number for it (SO_COOKIE), whichever processes have it, so that descriptors may be inherited, passed and
+//! duplicated: the port is open as long as somebody has one.
+//!
+//! Port 0 is never refused: where the lender lends none, the socket has a port inside, and its listen fails.
+
+mod destroyed;
+mod holders;
+mod port;
+mod program_socket;
+mod publish;
+mod stock;
+mod visitors;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+
+use self::{
+    holders::{Held, Holders, Open},
+    port::{NotListening, Place, Port, Surroundings},
+    program_socket::{ProgramSocket, Transport},
+    visitors::Inside,
+};
+pub use self::{
+    publish::{Publish, PublishedPort},
+    stock::{BATCH, Stock},
+    visitors::{Visitor, Visitors},
+};
+use super::{
+    listeners::Listeners,
+    supervisor::{Asked, Call},
+};
+use crate::{
+    BorrowError, Borrower,
+    borrow::{TcpBound, TcpOptions},
+    proto::Errno,
+};
+
+/// Calls that wait for the lender at once; the next ones wait in the kernel.
+const CALLS_MAX: usize = 256;
+/// Ports that the lender picks and the program has for something else inside, before it is told that there is none.
+const PICKS_MAX: usize = 16;
+/// How long the lender may take to close what is to be bound again.
+const CLOSED_MAX: Duration = Duration::from_secs(2);
+
+/// The ports of one borrowed network.
+pub struct Ports {
+    surroundings: Surroundings,
+    publish: Publish,
+    /// The number of the network; `None` where the kernel gives none.
+    network: Option<u64>,
+    /// Programs can wait for the lender: else they have nothing but loopback.
+    can_wait: bool,
+    listeners: Arc<Listeners>,
+    holders: Mutex<Holders>,
+    /// One bind after the other, so that two sockets which share a port find each other.
+    binding: tokio::sync::Mutex<()>,
+    calls: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+/// What [`Ports`] are made of, besides what they are for.
+pub struct Means {
+    /// As in [`Ports`].
+    pub network: Option<u64>,
+    /// As in [`Ports`].
+    pub can_wait: bool,
+    /// Lists the sockets of the network.
+    pub listeners: Arc<Listeners>,
+    /// Lets visitors in.
+    pub visitors: Arc<Visitors>,
+    /// Gets what the lender refuses, as far as there is room.
+    pub refused_tx: mpsc::Sender<BorrowError>,
+}
+
+/// Why something is not bound: the program's error number, and what the person is told who started it.
+struct NotBound(Errno, Option<BorrowError>);
+
+impl Ports {
+    /// None yet. To be called in a tokio runtime.
+    pub fn new(borrower: Borrower, publish: Publish, means: Means) -> Arc<Self> {
+        let Means { network, can_wait, listeners, visitors, refused_tx } = means;
+        Arc::new(Self {
+            surroundings: Surroundings { borrower, visitors, refused_tx },
+            publish,
+            network,
+            can_wait,
+            listeners,
+            holders: Mutex::default(),
+            binding: tokio::sync::Mutex::default(),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// Does a call, or has it done: what concerns nobody but the program's own kernel at once, on this thread.
+    pub fn take(self: &Arc<Self>, Call { asked, socket, caller }: Call) {
+        let socket = match ProgramSocket::new(socket) {
+            Ok(socket) => socket,
+            Err(error) => return caller.hear(Err(Errno::of(&error).unwrap_or(Errno::EINVAL))),
+        };
+        let here = match &asked {
+            Asked::Bind(address) => self.bind_here(&socket, address),
+            Asked::Listen(backlog) => self.listen_here(&socket, *backlog),
+        };
+        if let Some(done) = here {
+            drop(socket);
+            return caller.hear(done);
+        }
+        let ports = self.clone();
+        // It is closed by nobody. Here it waits, and not in the runtime.
+        let Ok(place) = self.runtime.block_on(self.calls.clone().acquire_owned()) else { return };
+        self.runtime.spawn(async move {
+            let done = match asked {
+                Asked::Bind(address) => ports.bind(socket, &address).await,
+                Asked::Listen(backlog) => ports.listen(socket, backlog).await,
+            };
+            let done = done.map_err(|NotBound(errno, why)| {
+                why.into_iter().for_each(|why| ports.tell(why));
+                errno
+            });
+            caller.hear(done);
+            drop(place);
+        });
+    }
+
+    /// `None`: the lender is to be asked.
+    fn bind_here(&self, socket: &ProgramSocket, address: &[u8]) -> Option<Result<(), Errno>> {
+        let here = || Some(done(socket.bind(address)));
+        // What is bound already, or is bound to what is no address, the kernel refuses by itself.
+        let Some(inside) = socket.reads(address).filter(|_| socket.bound().is_none()) else { return here() };
+        let at_lender = self.publish.at_lender(inside);
+        if at_lender.is_none() || socket.transport != Transport::Tcp || !socket.is_in(self.network) {
+            return here();
+        }
+        if self.can_wait {
+            return None;
+        }
+        if inside.port() == 0 {
+            return here();
+        }
+        self.tell(too_old());
+        Some(Err(Errno::EACCES))
+    }
+
+    /// `None`: the lender is to be asked.
+    fn listen_here(&self, socket: &ProgramSocket, backlog: i32) -> Option<Result<(), Errno>> {
+        let here = || Some(done(socket.listen(backlog)));
+        if socket.transport != Transport::Tcp || !socket.is_in(self.network) || socket.is_connected() {
+            return here();
+        }
+        if self.holders().knows(socket.cookie) {
+            return None;
+        }
+        if socket.bound().is_some_and(|bound| self.publish.at_lender(bound).is_none()) {
+            return here();
+        }
+        if self.can_wait {
+            return None;
+        }
+        self.tell(too_old());
+        Some(Err(Errno::EACCES))
+    }
+
+    async fn bind(&self, socket: ProgramSocket, address: &[u8]) -> Result<(), NotBound> {
+        let Some(inside) = socket.reads(address) else { return Ok(done(socket.bind(address))?) };
+        let Some(at_lender) = self.publish.at_lender(inside) else { return Ok(done(socket.bind(address))?) };
+        let options = TcpOptions { v6_only: socket.v6_only(), reuse_address: socket.reuse_address() };
+        let _binding = self.binding.lock().await;
+        if at_lender.port() == 0 {
+            return self.bind_any(&socket, address, at_lender, options).await;
+        }
+        let shared = self.holders().sharing(at_lender, options.v6_only);
+        if let Some(port) = shared {
+            // One of the program's own has it, or had it until a moment ago: its kernel knows which.
+            done(socket.bind(address))?;
+            self.holders().hold(socket.cookie, Held::Port(port));
+            return Ok(());
+        }
+        let bound = self.bind_at_lender(at_lender, options).await.map_err(NotBound::of)?;
+        done(socket.bind(address))?;
+        self.hold(&socket, bound, options, inside);
+        Ok(())
+    }
+
+    /// Binds a port that the lender picks, or, where it lends none, one that is the program's alone.
+    async fn bind_any(
+        &self,
+        socket: &ProgramSocket,
+        address: &[u8],
+        at_lender: SocketAddr,
+        options: TcpOptions,
+    ) -> Result<(), NotBound> {
+        // Those that did not fit are kept until the end, so that none is picked twice.
+        let mut unfit = Vec::new();
+        while unfit.len() < PICKS_MAX {
+            let bound = match self.surroundings.borrower.tcp_bind(at_lender, options).await {
+                Ok(bound) => bound,
+                // The lender's system knows no such address, say.
+                Err(error @ BorrowError::Listen { .. }) => return Err(NotBound::of(error)),
+                Err(error) => {
+                    done(socket.bind(address))?;
+                    self.holders().hold(socket.cookie, Held::Refused(Some(error)));
+                    return Ok(());
+                }
+            };
+            let port = bound.local_addr().port();
+            match socket.bind_at(address, port) {
+                Ok(()) => {
+                    let inside = SocketAddr::new(at_lender.ip(), port);
+                    self.hold(socket, bound, options, inside);
+                    return Ok(());
+                }
+                Err(error) if Errno::of(&error) == Some(Errno::EADDRINUSE) => unfit.push(bound),
+                Err(error) => return Ok(done(Err(error))?),
+            }
+        }
+        Err(NotBound(Errno::EADDRINUSE, None))
+    }
+
+    /// Binds at the lender; what the program has closed there a moment ago is waited for.
+    async fn bind_at_lender(&self, at_lender: SocketAddr, options: TcpOptions) -> Result<TcpBound, BorrowError> {
+        let borrower = &self.surroundings.borrower;
+        // Before it is asked for: what is closed meanwhile was in the way.
+        let own = self.holders().with_number(at_lender.port());
+        let refused = match borrower.tcp_bind(at_lender, options).await {
+            Err(error) if error.errno() == Some(Errno::EADDRINUSE) => error,
+            // A lender without IPv6 still has every IPv4 address.
+            Err(error)
+                if at_lender.ip().is_unspecified()
+                    && !options.v6_only
+                    && error.errno().is_some_and(|errno| NO_IPV6.contains(&errno)) =>
+            {
+                return borrower.tcp_bind(([0; 4], at_lender.port()).into(), options).await;
+            }
+            bound => return bound,
+        };
+        self.settle(Some(at_lender.port()));
+        let mut was_own = false;
+        for Open { port, mut closed_rx } in own {
+            if port.strong_count() == 0 {
+                was_own = true;
+                // An error is its end.
+                let _ = timeout(CLOSED_MAX, closed_rx.changed()).await;
+            }
+        }
+        if was_own { borrower.tcp_bind(at_lender, options).await } else { Err(refused) }
+    }
+
+    async fn listen(&self, socket: ProgramSocket, backlog: i32) -> Result<(), NotBound> {
+        let known = self.holders().port(socket.cookie);
+        let port = match known {
+            Some(Ok(port)) => port,
+            Some(Err(refusal)) => return Err(NotBound(Errno::EACCES, refusal)),
+            None => self.adopt(&socket).await?,
+        };
+        self.holders().listens(socket.cookie);
+        match port.listen(socket, backlog).await {
+            Ok(()) => Ok(()),
+            Err(NotListening::Here(errno)) => Err(NotBound(errno, None)),
+            Err(NotListening::Lender(error)) => Err(NotBound::of(error)),
+        }
+    }
+
+    /// A port for a socket that was not seen to be bound: listen(2) itself binds one that has none.
+    async fn adopt(&self, socket: &ProgramSocket) -> Result<Arc<Port>, NotBound> {
+        let options = TcpOptions { v6_only: socket.v6_only(), reuse_address: socket.reuse_address() };
+        let Some(inside) = socket.bound() else {
+            let (address, _binding) = (socket.wildcard(), self.binding.lock().await);
+            let every = socket.reads(&address).ok_or(NotBound(Errno::EINVAL, None))?;
+            self.bind_any(socket, &address, every, options).await?;
+            let held = self.holders().port(socket.cookie);
+            return match held {
+                Some(Ok(port)) => Ok(port),
+                Some(Err(refusal)) => Err(NotBound(Errno::EACCES, refusal)),
+                None => Err(NotBound(Errno::EINVAL, None)),
+            };
+        };
+        let at_lender = self.publish.at_lender(inside).ok_or(NotBound(Errno::EINVAL, None))?;
+        let place = Place { at_lender, options, inside: Inside { bound: inside } };
+        let port = Arc::new(Port::unbound(self.surroundings.clone(), place));
+        self.holders().open(at_lender, options.v6_only, &port);
+        self.holders().hold(socket.cookie, Held::Port(port.clone()));
+        Ok(port)
+    }
+
+    fn hold(&self, socket: &ProgramSocket, bound: TcpBound, options: TcpOptions, inside: SocketAddr) {
+        let at_lender = bound.local_addr();
+        let place = Place { at_lender, options, inside: Inside { bound: inside } };
+        let port = Arc::new(Port::new(self.surroundings.clone(), bound, place));
+        let mut holders = self.holders();
+        holders.open(at_lender, options.v6_only, &port);
+        holders.hold(socket.cookie, Held::Port(port));
+    }
+
+    /// A socket of the network is gone.
+    fn gone(&self, cookie: u64) {
+        self.holders().gone(cookie);
+    }
+
+    /// Finds out which sockets are gone whose end was not heard of; of all, or of those that have this port at the lender.
+    fn settle(&self, at_lender: Option<u16>) {
+        let suspects = self.holders().inside_ports(at_lender);
+        for port in suspects {
+            // Twice: the kernel lists them in pieces, and one may be missed that moves meanwhile.
+            let listed = (self.listeners.cookies(port), self.listeners.cookies(port));
+            if let (Ok(first), Ok(second)) = listed {
+                self.holders().keep_only(port, |cookie| first.contains(&cookie) || second.contains(&cookie));
+            }
+        }
+    }
+
+    fn tell(&self, why: BorrowError) {
+        if matches!(why, BorrowError::Refused { .. } | BorrowError::Busy { .. } | BorrowError::Local { .. }) {
+            // Who reads them has enough of the same.
+            let _ = self.surroundings.refused_tx.try_send(why);
+        }
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        // Every change under the lock is complete by itself.
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a system without IPv6 says: EAFNOSUPPORT, EADDRNOTAVAIL.
+const NO_IPV6: [Errno; 2] = [Errno::EAFNOSUPPORT, Errno(99)];
+
+fn done(result: std::io::Result<()>) -> Result<(), Errno> {
+    result.map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))
+}
+
+fn too_old() -> BorrowError {
+    let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "this machine's kernel is older than Linux 5.19");
+    BorrowError::local("programs can listen on loopback alone", source)
+}
+
+impl NotBound {
+    /// As the lender refused it.
+    fn of(error: BorrowError) -> Self {
+        let errno = match &error {
+            BorrowError::Listen { .. } => error.errno().unwrap_or(Errno::EACCES),
+            BorrowError::Busy { .. } => error.errno().unwrap_or(Errno::EMFILE),
+            BorrowError::Ended { .. } | BorrowError::Protocol { .. } => Errno(libc::ENETDOWN as u16),
+            _ => error.errno().unwrap_or(Errno::EACCES),
+        };
+        Self(errno, Some(error))
+    }
+}
+
+impl From<Errno> for NotBound {
+    fn from(errno: Errno) -> Self {
+        Self(errno, None)
+    }
+}

@@ -1,0 +1,283 @@
+//! One TCP port of the lender's that the program has.
+//!
+//! ```text
+//!   Bound ──listen──▶ Listening ◀──listen── Closed
+//!                        │  ▲                 ▲
+//!        the session ended  └─ the next one   │
+//!                        └──── nobody listens inside, or the lender took it back
+//! ```
+//! It belongs to all sockets of the program that share it, and is closed with the last of them. One visitor at a time is let
+//! in; while he waits for room in the program's queue, the others wait at the lender.
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    ProgramSocket,
+    visitors::{Inside, Visitors},
+};
+use crate::{
+    BorrowError, Borrower,
+    borrow::{Connection, TcpBound, TcpOptions, arrivals::Arrival, listener::Listener},
+    proto::Errno,
+};
+
+/// Before a port is asked for again that somebody else has for the moment.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+/// Calls of listen that wait: each caller waits for its own.
+const CALLS_MAX: usize = 16;
+
+/// A port that is bound, and perhaps listens. Dropping it closes it.
+pub struct Port {
+    place: Place,
+    listen_tx: mpsc::Sender<Listen>,
+    closed_rx: watch::Receiver<()>,
+}
+
+/// What all ports of a network need.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Who lends them.
+    pub borrower: Borrower,
+    /// Lets visitors in.
+    pub visitors: Arc<Visitors>,
+    /// Gets what the lender refuses, as far as there is room.
+    pub refused_tx: mpsc::Sender<BorrowError>,
+}
+
+/// Where a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// At the lender.
+    pub at_lender: SocketAddr,
+    /// How it is bound there.
+    pub options: TcpOptions,
+    /// In the program's own network.
+    pub inside: Inside,
+}
+
+/// A call of listen(2).
+struct Listen {
+    socket: ProgramSocket,
+    backlog: i32,
+    done_tx: oneshot::Sender<Result<(), NotListening>>,
+}
+
+/// Why a port does not listen.
+pub enum NotListening {
+    /// The lender says no.
+    Lender(BorrowError),
+    /// The program's own kernel does.
+    Here(Errno),
+}
+
+impl Port {
+    /// Serves what the lender has bound.
+    pub fn new(surroundings: Surroundings, bound: TcpBound, place: Place) -> Self {
+        Self::serve(surroundings, State::Bound(bound), place)
+    }
+
+    /// As [`Self::new`], and it is bound only when it is to listen.
+    pub fn unbound(surroundings: Surroundings, place: Place) -> Self {
+        Self::serve(surroundings, State::Closed, place)
+    }
+
+    fn serve(surroundings: Surroundings, state: State, place: Place) -> Self {
+        let (listen_tx, listen_rx) = mpsc::channel(CALLS_MAX);
+        let (closed_tx, closed_rx) = watch::channel(());
+        let connection = surroundings.borrower.connection();
+        let serving = Serving { surroundings, place, state, again: None, connection, listen_rx };
+        tokio::spawn(async move {
+            serving.serve().await;
+            drop(closed_tx);
+        });
+        Self { place, listen_tx, closed_rx }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Listens at the lender, then inside, with `socket`, which is closed before this is ready.
+    ///
+    /// # Errors
+    /// Which of the two does not.
+    pub async fn listen(&self, socket: ProgramSocket, backlog: i32) -> Result<(), NotListening> {
+        let (done_tx, done_rx) = oneshot::channel();
+        let down = || NotListening::Here(Errno(libc::ENETDOWN as u16));
+        self.listen_tx.send(Listen { socket, backlog, done_tx }).await.map_err(|_| down())?;
+        done_rx.await.map_err(|_| down())?
+    }
+
+    /// Becomes an error when the port is closed at the lender.
+    pub fn closed(&self) -> watch::Receiver<()> {
+        self.closed_rx.clone()
+    }
+}
+
+enum State {
+    Bound(TcpBound),
+    Listening(Listener, u32),
+    Closed,
+}
+
+type LettingIn = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+struct Serving {
+    surroundings: Surroundings,
+    place: Place,
+    state: State,
+    /// It is to listen on the session that follows.
+    again: Option<Again>,
+    connection: watch::Receiver<Connection>,
+    listen_rx: mpsc::Receiver<Listen>,
+}
+
+#[derive(Clone, Copy)]
+struct Again {
+    backlog: u32,
+    /// It was tried since the connection last changed.
+    tried: bool,
+}
+
+impl Serving {
+    async fn serve(mut self) {
+        let mut letting_in: Option<LettingIn> = None;
+        loop {
+            tokio::select! {
+                biased;
+                call = self.listen_rx.recv() => match call {
+                    Some(Listen { socket, backlog, done_tx }) => {
+                        let done = self.listen(socket, backlog).await;
+                        // A caller that is gone has nothing that listens.
+                        let _ = done_tx.send(done);
+                    }
+                    None => return self.close().await,
+                },
+                somebody_listens = ready(&mut letting_in) => {
+                    letting_in = None;
+                    if !somebody_listens {
+                        self.close().await;
+                        self.again = None;
+                    }
+                }
+                arrival = next(&self.state), if letting_in.is_none() && matches!(self.state, State::Listening(..)) => {
+                    match arrival {
+                        Ok(arrival) => {
+                            let (visitors, inside) = (self.surroundings.visitors.clone(), self.place.inside);
+                            letting_in = Some(Box::pin(async move { visitors.let_in(arrival, inside).await }));
+                        }
+                        Err(error) => self.lost(error),
+                    }
+                }
+                () = worth_trying(&mut self.connection, self.again) => self.listen_again().await,
+            }
+        }
+    }
+
+    async fn listen(&mut self, socket: ProgramSocket, backlog: i32) -> Result<(), NotListening> {
+        // As listen(2) reads it: what is less than nothing is as much as may be.
+        let at_lender = u32::try_from(backlog).unwrap_or(u32::MAX);
+        let listened_before = matches!(self.state, State::Listening(..));
+        self.listen_at_lender(at_lender).await.map_err(NotListening::Lender)?;
+        self.again = None;
+        if let Err(error) = socket.listen(backlog) {
+            if !listened_before {
+                self.close().await;
+            }
+            return Err(NotListening::Here(Errno::of(&error).unwrap_or(Errno::EINVAL)));
+        }
+        Ok(())
+    }
+
+    async fn listen_at_lender(&mut self, backlog: u32) -> Result<(), BorrowError> {
+        let listened = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Listening(listener, _) => listener.start(backlog).await.map(|()| listener),
+            State::Bound(bound) => bound.listen(backlog).await.map(|listens| listens.into_listener()),
+            State::Closed => self.open(backlog).await,
+        };
+        let listener = match listened {
+            // What it was bound on is over.
+            Err(BorrowError::Ended { .. }) => self.open(backlog).await?,
+            listened => listened?,
+        };
+        self.state = State::Listening(listener, backlog);
+        Ok(())
+    }
+
+    async fn open(&self, backlog: u32) -> Result<Listener, BorrowError> {
+        let at_lender = self.place.at_lender;
+        // To the program it was bound all the time: what lingers of its own connections is no reason against it.
+        let options = TcpOptions { reuse_address: true, ..self.place.options };
+        let bound = self.surroundings.borrower.tcp_bind(at_lender, options).await?;
+        Ok(bound.listen(backlog).await?.into_listener())
+    }
+
+    /// What listened does not any more.
+    fn lost(&mut self, error: BorrowError) {
+        let State::Listening(_, backlog) = std::mem::replace(&mut self.state, State::Closed) else { return };
+        match error {
+            BorrowError::Ended { .. } => self.again = Some(Again { backlog, tried: false }),
+            // The lender has taken it back.
+            error => drop(self.surroundings.refused_tx.try_send(error)),
+        }
+    }
+
+    /// On the session that follows the one on which it listened.
+    async fn listen_again(&mut self) {
+        let Some(Again { backlog, .. }) = self.again else { return };
+        // Before it is asked for, so that a change meanwhile is seen.
+        self.connection.mark_unchanged();
+        match self.open(backlog).await {
+            Ok(listener) => (self.state, self.again) = (State::Listening(listener, backlog), None),
+            Err(BorrowError::Ended { .. }) => self.again = Some(Again { backlog, tried: true }),
+            // Somebody else has it for the moment.
+            Err(BorrowError::Listen { .. }) => tokio::time::sleep(LISTEN_PAUSE).await,
+            Err(error) => {
+                self.again = None;
+                let _ = self.surroundings.refused_tx.try_send(error);
+            }
+        }
+    }
+
+    /// Closes it at the lender, and waits until it is closed.
+    async fn close(&mut self) {
+        let closed = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Listening(listener, _) => listener.close().await,
+            State::Bound(bound) => bound.into_listener().close().await,
+            State::Closed => Ok(()),
+        };
+        if let Err(error) = closed {
+            tracing::debug!(%error, "a port was not closed in order");
+        }
+    }
+}
+
+/// Whether somebody listens inside, when the visitor who is being let in knows.
+async fn ready(letting_in: &mut Option<LettingIn>) -> bool {
+    match letting_in {
+        Some(letting_in) => letting_in.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next(state: &State) -> Result<Arrival, BorrowError> {
+    match state {
+        State::Listening(listener, _) => listener.accept().await,
+        State::Bound(_) | State::Closed => std::future::pending().await,
+    }
+}
+
+/// Ready when there may be another session than that of the last attempt.
+async fn worth_trying(connection: &mut watch::Receiver<Connection>, again: Option<Again>) {
+    let has_changed = match again {
+        Some(Again { tried: false, .. }) => true,
+        Some(Again { tried: true, .. }) => connection.changed().await.is_ok(),
+        None => false,
+    };
+    if !has_changed {
+        std::future::pending().await
+    }
+}

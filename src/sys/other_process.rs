@@ -1,0 +1,77 @@
+//! What a thread of another process has: its descriptors and its memory, as far as ptrace(2) would let us look.
+
+use std::{
+    fs, io,
+    os::fd::{OwnedFd, RawFd},
+};
+
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+/// A descriptor for a thread and not for its process (`PIDFD_THREAD`, Linux 6.9): threads may have files of their own.
+const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
+
+/// A duplicate of descriptor `fd` of a thread: the same open file.
+///
+/// # Errors
+/// `EBADF` if it has none of that number, `EPERM` if it is out of our reach, `ESRCH` if it is gone.
+pub fn duplicate_of_thread(thread: i32, fd: RawFd) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(thread).ok_or(io::ErrorKind::InvalidInput)?;
+    let watch = match pidfd_open(pid, THREAD) {
+        // An older kernel: the files of its process, which are the thread's own but for the oddest of programs.
+        Err(rustix::io::Errno::INVAL) => pidfd_open(process_of(thread)?, PidfdFlags::empty()),
+        opened => opened,
+    }?;
+    Ok(pidfd_getfd(watch, fd, PidfdGetfdFlags::empty())?)
+}
+
+/// Reads memory of a thread's process into `buffer`, all of it.
+///
+/// # Errors
+/// `EFAULT` where there is no such memory, and as [`duplicate_of_thread`].
+pub fn read_memory_of_thread(thread: i32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let wanted = buffer.len();
+    let ours = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: wanted };
+    let theirs = libc::iovec { iov_base: std::ptr::without_provenance_mut(address as usize), iov_len: wanted };
+    // SAFETY: the first piece is `buffer`, which is borrowed for writing; the second is an address of the other process,
+    // which the kernel checks and nobody here follows.
+    let read = unsafe { libc::process_vm_readv(thread, &raw const ours, 1, &raw const theirs, 1, 0) };
+    match usize::try_from(read) {
+        Ok(read) if read == wanted => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The process of a thread, by proc_pid_status(5).
+fn process_of(thread: i32) -> io::Result<Pid> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    process.and_then(Pid::from_raw).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn own_thread() -> i32 {
+        rustix::thread::gettid().as_raw_nonzero().get()
+    }
+
+    #[test]
+    fn a_thread_has_the_files_and_the_memory_of_its_process() {
+        let file = fs::File::open("/dev/null").unwrap();
+        // Not the first of its threads, where tests run.
+        assert_eq!(process_of(own_thread()).unwrap(), rustix::process::getpid());
+        let other = duplicate_of_thread(own_thread(), file.as_raw_fd()).unwrap();
+        assert_ne!(other.as_raw_fd(), file.as_raw_fd());
+        let bad = duplicate_of_thread(own_thread(), 1 << 30).unwrap_err();
+        assert_eq!(bad.raw_os_error(), Some(libc::EBADF));
+        let (said, mut heard) = (*b"in memory", [0; 9]);
+        read_memory_of_thread(own_thread(), said.as_ptr() as u64, &mut heard).unwrap();
+        assert_eq!(heard, said);
+        let nowhere = read_memory_of_thread(own_thread(), 8, &mut heard).unwrap_err();
+        assert_eq!(nowhere.raw_os_error(), Some(libc::EFAULT));
+    }
+}
