@@ -184,14 +184,31 @@ impl Stream {
 /// # Errors
 /// `WouldBlock` when no more is there; what recvfrom(2) says.
 pub fn receive_datagrams(socket: &UdpSocket, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Result<()> {
+    let receive = |socket: &UdpSocket, buffer: &mut [u8]| {
+        let (length, peer) = socket.try_recv_from(buffer)?;
+        Ok((length, peer, ()))
+    };
+    receive_datagrams_by(socket, receive, |peer, (), content| take(peer, content))
+}
+
+/// As [`receive_datagrams`], each by `receive`, which may tell more of it.
+///
+/// # Errors
+/// That of `receive`.
+pub fn receive_datagrams_by<A>(
+    socket: &UdpSocket,
+    receive: impl Fn(&UdpSocket, &mut [u8]) -> io::Result<(usize, SocketAddr, A)>,
+    mut take: impl FnMut(SocketAddr, A, &[u8]),
+) -> io::Result<()> {
     thread_local! {
         // One for all sockets of a thread: nothing of it is kept across an await.
         static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE_BYTES].into());
     }
     BUFFER.with_borrow_mut(|buffer| {
         for _ in 0..RECEIVED_AT_ONCE {
-            let (length, peer) = socket.try_recv_from(buffer)?;
-            take(SocketAddr::new(peer.ip().to_canonical(), peer.port()), buffer.get(..length).unwrap_or_default());
+            let (length, peer, at) = receive(socket, buffer)?;
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            take(peer, at, buffer.get(..length).unwrap_or_default());
         }
         Ok(())
     })

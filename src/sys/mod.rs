@@ -6,7 +6,7 @@
 mod borrowed_network;
 #[cfg(feature = "lend")]
 mod datagram_errors;
-#[cfg(feature = "borrow")]
+#[cfg(any(feature = "borrow", feature = "lend"))]
 mod datagram_source;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod descendants;
@@ -20,7 +20,7 @@ mod namespace;
 mod netlink;
 #[cfg(feature = "run")]
 mod notification;
-#[cfg(feature = "borrow")]
+#[cfg(any(feature = "borrow", feature = "lend"))]
 mod original_destination;
 #[cfg(feature = "run")]
 mod other_process;
@@ -53,7 +53,7 @@ mod transparent;
 pub use borrowed_network::enter_borrowed_network;
 #[cfg(feature = "lend")]
 pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
-#[cfg(feature = "borrow")]
+#[cfg(any(feature = "borrow", feature = "lend"))]
 pub use datagram_source::{note_destinations, send_datagram_from};
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use descendants::signal_descendants;
@@ -69,7 +69,7 @@ pub use netlink::{netlink_exchange, netlink_listener, netlink_socket};
 pub use notification::{
     Notification, Verdict, answer_notification, is_waiting, receive_notification, wake_callers_at_once,
 };
-#[cfg(feature = "borrow")]
+#[cfg(any(feature = "borrow", feature = "lend"))]
 pub use original_destination::{Arrived, receive_datagram};
 #[cfg(feature = "run")]
 pub use other_process::{duplicate_of_thread, read_memory_of_thread};

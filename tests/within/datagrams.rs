@@ -2,7 +2,7 @@
 
 use crate::{
     machine::Machine,
-    support::{run, text},
+    support::{Daemon, run, text},
 };
 
 /// Sends to each target, connected and not, and prints what came of it.
@@ -210,4 +210,113 @@ for family, host in ((socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1")
 "#;
     let said = run(&mut machine.anybody().python(tunnel));
     assert_eq!(text(said.stdout), "5000\n5000\n", "{}", text(said.stderr));
+}
+
+/// Answers each datagram with its sender and itself, at each address that it is told.
+const SERVER: &str = r#"
+import select, socket, sys
+sockets = []
+for at in sys.argv[1:]:
+    host, port = at.rsplit(":", 1)
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind((host, int(port)))
+    sockets.append(s)
+print("bound", flush=True)
+while True:
+    for s in select.select([0] + sockets, [], [])[0]:
+        if s == 0:
+            sys.exit()
+        said, peer = s.recvfrom(65536)
+        s.sendto(b"%s|" % peer[0].removeprefix("::ffff:").encode() + said, peer)
+"#;
+
+/// Asks from an address, by sockets that hear nobody but whom they ask.
+const ASK: &str = r#"
+import errno, socket, sys
+source, size, *targets = sys.argv[1:]
+for target in targets:
+    host, port = target.rsplit(":", 1)
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(20)
+    if source:
+        s.bind((source, 0))
+    try:
+        s.connect((host, int(port)))
+        question = bytes(int(size))
+        for _ in range(3):
+            s.send(question)
+            answer = s.recv(65536)
+            assert answer == s.getsockname()[0].encode() + b"|" + question, answer
+        print("answered")
+    except OSError as e:
+        print(errno.errorcode.get(e.errno, e))
+"#;
+
+fn ask(machine: &Machine, source: &str, size: usize, targets: &[&str]) -> String {
+    let mut asker = machine.there(&["python3", "-c", ASK, source, &size.to_string()]);
+    text(run(asker.args(targets)).stdout)
+}
+
+#[test]
+fn a_server_of_datagrams_answers_strangers_from_the_address_that_they_asked() {
+    let machine = Machine::start();
+    let at = ["0.0.0.0:8030", ":::8031", "10.77.0.1:8032", "fd77::1:8032", "127.0.0.1:8033"];
+    for within in machine.borrowers() {
+        let mut server = Daemon::spawn(within.python(SERVER).args(at).stdin(std::process::Stdio::piped()));
+        server.wait_for_line("bound");
+        let v4 = ["10.77.0.1:8030", "10.77.0.2:8030", "10.77.0.2:8031", "10.77.0.1:8032"];
+        assert_eq!(ask(&machine, "10.78.0.1", 1200, &v4), "answered\n".repeat(4), "as {}", within.uid);
+        assert_eq!(ask(&machine, "fd88::1", 40_000, &["fd77::1:8031", "fd77::1:8032"]), "answered\n".repeat(2));
+        assert_eq!(ask(&machine, "", 0, &["127.0.0.1:8030", "::1:8031"]), "answered\n".repeat(2));
+        assert_eq!(ask(&machine, "", 0, &["127.0.0.1:8033"]), "ECONNREFUSED\n", "it is the program's alone");
+        drop(server.stdin.take());
+        assert!(server.wait().success());
+        for address in ["0.0.0.0:8030", "[::]:8031", "10.77.0.1:8032"] {
+            machine.lab.wait_for_audit(address, |line| line["event"] == "udp-closed" && line["target"] == address);
+        }
+        assert_eq!(ask(&machine, "", 0, &["10.77.0.1:8030"]), "ECONNREFUSED\n");
+    }
+}
+
+#[test]
+fn binding_a_port_for_datagrams_fails_as_the_lenders_does() {
+    let machine = Machine::start();
+    let program = r#"
+import errno, socket
+def attempt(what):
+    try:
+        what()
+        return "OK"
+    except OSError as e:
+        return errno.errorcode[e.errno]
+s = socket.socket(type=socket.SOCK_DGRAM)
+for at in ("10.77.0.1", 7000), ("0.0.0.0", 80), ("0.0.0.0", 81), ("203.0.113.9", 8000), ("10.77.0.2", 8500), ("10.77.0.1", 8034):
+    print(*at, attempt(lambda: s.bind(at)))
+other = socket.socket(type=socket.SOCK_DGRAM)
+print("taken", attempt(lambda: other.bind(("10.77.0.1", 8034))))
+s.close()
+print("free", attempt(lambda: other.bind(("10.77.0.1", 8034))))
+# A client asks, and a server of the same program answers, at the lender's address.
+client = socket.socket(type=socket.SOCK_DGRAM)
+client.settimeout(20)
+client.connect(("10.77.0.1", 8034))
+client.send(b"question")
+other.sendto(b"answer", other.recvfrom(9)[1])
+print("inside", client.recv(9).decode())
+for _ in range(200):
+    other.close()
+    other = socket.socket(type=socket.SOCK_DGRAM)
+    other.bind(("0.0.0.0", 8034))
+for _ in range(2):
+    s = socket.socket(type=socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    print("shared", attempt(lambda: s.bind(("10.77.0.1", 8035))))
+    other = s if _ == 0 else other
+"#;
+    let expected = "10.77.0.1 7000 EADDRINUSE\n0.0.0.0 80 EACCES\n0.0.0.0 81 EACCES\n203.0.113.9 8000 EADDRNOTAVAIL\n\
+        10.77.0.2 8500 EACCES\n10.77.0.1 8034 OK\ntaken EADDRINUSE\nfree OK\ninside answer\nshared OK\nshared OK\n";
+    for within in machine.borrowers() {
+        let said = run(&mut within.python(program));
+        assert_eq!(text(said.stdout), expected, "as {}: {}", within.uid, text(said.stderr));
+    }
 }

@@ -6,12 +6,15 @@
 //!      ▲                                             └─▶ Flow (by the program's port) ═══ udp-bind ═══▶ lender
 //!      └── datagram, or ICMP: the lender's errno ◀── raw socket ◀──┘
 //! ```
+//! What the program has bound to a port is a server: its flow is open from the bind to the end of its last socket
+//! ([`listening`](super::listening)), and strangers reach it.
+//!
 //! A datagram that is not delivered is as one that a wire lost. A flow is over when nothing went either way for a while; the
 //! next datagram begins another, which is another port at the lender, as behind any translator of addresses.
 
 use std::{
-    collections::HashMap,
-    net::{Ipv6Addr, SocketAddr},
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,12 +24,12 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use super::{datagram, hold::Hold, outcome::Outcome, packet::Unreachable};
+use super::{datagram, hold::Hold, outcome::Outcome, own_address::OwnAddresses, packet::Unreachable};
 use crate::{
     BorrowError, Borrower,
     borrow::{
         flow::{Flow, QUIET_MAX, Side},
-        lane::{LaneReceiver, Lanes, Number},
+        lane::{LaneReceiver, LaneSender, Lanes, Number},
     },
     proto::{Errno, UdpBind, UdpBody, UdpMessage},
 };
@@ -38,6 +41,8 @@ const FLOWS_MAX: usize = 1024;
 const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 /// Addresses of the program that one flow remembers, by far end; beyond it all are forgotten, and noted again as they send.
 const SOURCES_MAX: usize = 1024;
+/// Far ends that are known to be the lender's, of all flows; beyond it all are forgotten, and known again as they send.
+const HEARD_MAX: usize = 4096;
 
 /// The program's end of a flow: its port in one family. Its address may be another for each far end.
 type Source = (bool, u16);
@@ -57,21 +62,83 @@ pub struct Flows {
     borrower: Borrower,
     hold: Arc<Hold>,
     lanes: Mutex<Lanes<Source, Outgoing>>,
+    servers: Mutex<Servers>,
+    /// Who has sent something to which of the program's ports.
+    heard: Mutex<HashSet<(Source, SocketAddr)>>,
+    own_addresses: OwnAddresses,
     tasks: Mutex<JoinSet<()>>,
     refused_tx: mpsc::Sender<BorrowError>,
 }
 
+/// The ports that strangers reach.
+#[derive(Default)]
+struct Servers {
+    by_source: HashMap<Source, Vec<Server>>,
+    next: u64,
+}
+
+struct Server {
+    number: u64,
+    /// What it is bound to, of all that have its port.
+    bound: IpAddr,
+    sender: LaneSender<Outgoing>,
+}
+
 impl Flows {
     /// Flows to what `borrower` may send to. `refused_tx` gets what the lender refuses, as far as there is room.
-    pub fn new(borrower: Borrower, hold: Arc<Hold>, refused_tx: mpsc::Sender<BorrowError>) -> Arc<Self> {
+    pub fn new(
+        borrower: Borrower,
+        hold: Arc<Hold>,
+        own_addresses: OwnAddresses,
+        refused_tx: mpsc::Sender<BorrowError>,
+    ) -> Arc<Self> {
         let (lanes, tasks) = (Mutex::new(Lanes::new(FLOWS_MAX)), Mutex::default());
-        Arc::new(Self { borrower, hold, lanes, tasks, refused_tx })
+        let (servers, heard) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { borrower, hold, lanes, servers, heard, own_addresses, tasks, refused_tx })
+    }
+
+    /// Whether `to` is known to be the lender's: it has sent something to the program's `from`.
+    pub fn has_heard(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        self.heard().contains(&(source_of(from), to))
+    }
+
+    /// Hands what the program sends from `bound` to `sender`, until what this gives is dropped. A socket of IPv6 that is bound
+    /// to the wildcard, and not to IPv6 alone, sends by IPv4 as well.
+    pub fn open_server(
+        self: &Arc<Self>,
+        bound: SocketAddr,
+        v6_only: bool,
+        sender: &LaneSender<Outgoing>,
+    ) -> OpenServer {
+        let mut sources = vec![source_of(bound)];
+        if bound.is_ipv6() && bound.ip().is_unspecified() && !v6_only {
+            sources.push((true, bound.port()));
+        }
+        let mut servers = self.servers();
+        let number = servers.next;
+        servers.next += 1;
+        for source in &sources {
+            let server = Server { number, bound: bound.ip(), sender: sender.clone() };
+            servers.by_source.entry(*source).or_default().push(server);
+        }
+        OpenServer { flows: self.clone(), number, sources }
+    }
+
+    /// The program's side of a flow; of a server, which is `bound`, strangers reach it.
+    pub fn program(&self, bound: Option<SocketAddr>) -> Program<'_> {
+        Program { flows: self, sources: HashMap::new(), bound }
     }
 
     /// Sends a datagram on its way, or loses it where too many wait.
     pub fn send(self: &Arc<Self>, outgoing: Outgoing) {
-        let source = (outgoing.from.is_ipv4(), outgoing.from.port());
-        let bytes = outgoing.content.len();
+        let (source, bytes) = (source_of(outgoing.from), outgoing.content.len());
+        if let Some(servers) = self.servers().by_source.get(&source) {
+            let from = outgoing.from.ip();
+            let of_it = |server: &&Server| server.bound.is_unspecified() || server.bound == from;
+            if let Some(server) = servers.iter().find(of_it) {
+                return server.sender.send(outgoing, bytes);
+            }
+        }
         let Some((number, lane)) = self.lanes().send(source, outgoing, bytes) else { return };
         let mut tasks = self.tasks();
         while tasks.try_join_next().is_some() {}
@@ -89,7 +156,7 @@ impl Flows {
     async fn run(self: Arc<Self>, source: Source, number: Number, mut lane: LaneReceiver<Outgoing>) {
         let address: SocketAddr = if source.0 { ([0; 4], 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let wanted = UdpBind { address, listen: false, v6_only: true };
-        let mut program = Program { flows: &self, sources: HashMap::new() };
+        let mut program = self.program(None);
         match Flow::open(&self.borrower, wanted, &mut lane, &mut program).await {
             Ok(flow) => {
                 if let Err(error) = flow.carry(&mut lane, &mut program, QUIET_MAX).await {
@@ -111,6 +178,7 @@ impl Flows {
     fn hand_in(&self, program: SocketAddr, peer: SocketAddr, body: UdpBody<'_>) {
         match body {
             UdpBody::Datagram(content) => {
+                self.note_heard(program, peer);
                 if let Some(packet) = datagram::packet(peer, program, content) {
                     self.hold.send_to_program(program.ip(), &packet);
                 }
@@ -135,6 +203,22 @@ impl Flows {
         }
     }
 
+    fn note_heard(&self, program: SocketAddr, peer: SocketAddr) {
+        let mut heard = self.heard();
+        if heard.len() >= HEARD_MAX {
+            heard.clear();
+        }
+        heard.insert((source_of(program), peer));
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Servers> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, HashSet<(Source, SocketAddr)>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,8 +230,10 @@ impl Flows {
 }
 
 /// The program's side of one flow.
-struct Program<'a> {
+pub struct Program<'a> {
     flows: &'a Flows,
+    /// What a server is bound to.
+    bound: Option<SocketAddr>,
     /// From where it sent to each far end: there the answer goes.
     sources: HashMap<SocketAddr, SocketAddr>,
 }
@@ -170,8 +256,34 @@ impl Side for Program<'_> {
     }
 
     fn incoming(&mut self, UdpMessage { peer, body }: UdpMessage<'_>) {
-        if let Some(program) = self.sources.get(&peer) {
-            self.flows.hand_in(*program, peer, body);
+        let stranger = || self.bound.map(|bound| self.flows.own_addresses.met_by(peer.ip(), bound));
+        if let Some(program) = self.sources.get(&peer).copied().or_else(stranger) {
+            self.flows.hand_in(program, peer, body);
         }
     }
+}
+
+/// A server's port is the program's until this is dropped.
+pub struct OpenServer {
+    flows: Arc<Flows>,
+    number: u64,
+    sources: Vec<Source>,
+}
+
+impl Drop for OpenServer {
+    fn drop(&mut self) {
+        let mut servers = self.flows.servers();
+        for source in &self.sources {
+            if let Some(of_port) = servers.by_source.get_mut(source) {
+                of_port.retain(|server| server.number != self.number);
+                if of_port.is_empty() {
+                    servers.by_source.remove(source);
+                }
+            }
+        }
+    }
+}
+
+fn source_of(address: SocketAddr) -> Source {
+    (address.is_ipv4(), address.port())
 }

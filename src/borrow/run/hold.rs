@@ -25,7 +25,10 @@ use std::{
 use rustix::net::{SendFlags, sendto};
 use tokio::{io::unix::AsyncFd, net::TcpStream, sync::mpsc, time::Instant};
 
-use super::{doors::PerFamily, listeners::Listeners, local::Local, names::Names, outcome::Outcome, packet::Syn};
+use super::{
+    doors::PerFamily, listeners::Listeners, local::Local, names::Names, outcome::Outcome, own_address::OwnAddresses,
+    packet::Syn,
+};
 use crate::{
     BorrowError, Borrower,
     borrow::tcp,
@@ -65,8 +68,7 @@ pub struct Hold {
     names: Arc<Names>,
     local: Vec<Local>,
     listeners: Arc<Listeners>,
-    /// The lender's own, besides loopback.
-    own_addresses: Vec<IpAddr>,
+    own_addresses: OwnAddresses,
     held: PerFamily,
     own: PerFamily,
     table: Mutex<HashMap<Ends, Entry>>,
@@ -88,7 +90,7 @@ impl Hold {
     pub fn new(
         (borrower, names): (Borrower, Arc<Names>),
         local: Vec<Local>,
-        (listeners, own_addresses): (Arc<Listeners>, Vec<IpAddr>),
+        (listeners, own_addresses): (Arc<Listeners>, OwnAddresses),
         (held, own): (PerFamily, PerFamily),
         refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
@@ -139,7 +141,8 @@ impl Hold {
             }
             return;
         }
-        if self.is_own_address(syn.to.ip()) && self.is_programs_own(syn.to) {
+        // A program that listens at an address of the machine's own is met inside.
+        if self.own_addresses.contains(syn.to.ip()) && self.is_programs_own(syn.to) {
             return send(&self.own, syn.to.ip(), &syn.again());
         }
         let mut table = self.table();
@@ -150,18 +153,13 @@ impl Hold {
         }
     }
 
-    /// Whether what is sent there reaches the machine itself: a program that listens there is met inside.
-    fn is_own_address(&self, address: IpAddr) -> bool {
-        address.is_loopback() || self.own_addresses.contains(&address)
-    }
-
     fn is_programs_own(&self, target: SocketAddr) -> bool {
         known(self.listeners.has(target.ip(), target.port()))
     }
 
     /// Whether a datagram to `target` is for a socket of the program itself.
     pub fn keeps_datagram(&self, target: SocketAddr) -> bool {
-        self.is_own_address(target.ip()) && known(self.listeners.has_datagrams(target.ip(), target.port()))
+        self.own_addresses.contains(target.ip()) && known(self.listeners.has_datagrams(target.ip(), target.port()))
     }
 
     /// Whether `target` stays on this machine.

@@ -57,13 +57,13 @@ impl Listeners {
         self.any((UDP, BOUND), address, port)
     }
 
-    /// The kernel's numbers of the TCP sockets that have `port`, in whatever state but for what lingers.
+    /// The kernel's numbers of the sockets, of UDP or of TCP, that have `port`, in whatever state but for what lingers.
     ///
     /// # Errors
     /// As [`Self::has`].
-    pub fn cookies(&self, port: u16) -> io::Result<Vec<u64>> {
+    pub fn cookies(&self, datagrams: bool, port: u16) -> io::Result<Vec<u64>> {
         let mut cookies = Vec::new();
-        self.each((TCP, ALIVE), port, |message| cookies.extend(cookie(message)))?;
+        self.each((if datagrams { UDP } else { TCP }, ALIVE), port, |message| cookies.extend(cookie(message)))?;
         Ok(cookies)
     }
 
@@ -133,7 +133,7 @@ mod tests {
         let localhost: IpAddr = Ipv4Addr::LOCALHOST.into();
         assert!(listeners.has(localhost, port).unwrap());
         let own = rustix::net::sockopt::socket_cookie(&local).unwrap();
-        assert_eq!(listeners.cookies(port).unwrap(), [own]);
+        assert_eq!(listeners.cookies(false, port).unwrap(), [own]);
         assert!(!listeners.has(Ipv4Addr::new(127, 0, 0, 9).into(), port).unwrap());
         drop(local);
         assert!(!listeners.has(localhost, port).unwrap());

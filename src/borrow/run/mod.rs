@@ -11,8 +11,8 @@
 //! ([`hold`]), and what the kernel then accepts for the program's target is carried over the session ([`carry`]). No code
 //! is injected, nothing is traced, and no privilege is needed.
 //!
-//! Datagrams go to a socket of the lender, one for each of the program's, and come back from the address that was sent to
-//! ([`flows`]).
+//! Datagrams go to a socket of the lender, one for each of the program's, and come back from the address that was sent to;
+//! what it has bound to a port hears strangers too ([`flows`]).
 //!
 //! Names are the lender's as well: its resolver files stand in the place of ours ([`mask`]), and what is sent to port 53 is asked of
 //! the lender ([`names`]).
@@ -22,9 +22,10 @@
 //!
 //! Its stdin and stdout are ours, or the two directions of a service that another borrower offers ([`stdio`]).
 //!
-//! # What a program cannot do yet
-//! Be reached by datagrams from where it has not sent to. There is no way to groups and broadcast, and no answer of
-//! more than 65,488 bytes comes in over IPv6. Datagrams to an address of `--local` are answered as by a closed port.
+//! # What a program cannot do
+//! There is no way to groups and broadcast, and no datagram of more than 65,488 bytes comes in over IPv6. Datagrams to an
+//! address of `--local` are answered as by a closed port. Two sockets that share a port by SO_REUSEPORT must be bound to the
+//! same address. Ports below 1024 of its own loopback are the program's, whoever it is.
 //!
 //! # Security
 //! What keeps the program inside is the namespace, the capabilities that it does not have, the descriptors that it does not
@@ -50,6 +51,7 @@ mod netlink;
 mod network;
 mod outcome;
 mod outer;
+mod own_address;
 mod packet;
 mod probe;
 mod questions;

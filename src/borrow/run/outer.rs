@@ -26,6 +26,8 @@ use super::{
     listening::{Means, Ports, Publish, Stock, Visitors},
     local::Local,
     names::Names,
+    network,
+    own_address::OwnAddresses,
     questions, supervisor,
 };
 use crate::{
@@ -168,9 +170,10 @@ impl Network {
         let (visitor_tx, visitor_rx) = mpsc::channel(VISITORS_MAX);
         let names = Arc::new(Names::new(machine, refused_tx.clone()));
         let listeners = Arc::new(Listeners::new(listeners));
-        let inside = (listeners.clone(), machine.addresses.clone());
+        let own_addresses = OwnAddresses::of(network::Network::of(machine, &[]));
+        let inside = (listeners.clone(), own_addresses.clone());
         let hold = Hold::new((borrower.clone(), names.clone()), local, inside, (held, own), refused_tx.clone());
-        let flows = Flows::new(borrower.clone(), hold.clone(), refused_tx.clone());
+        let flows = Flows::new(borrower.clone(), hold.clone(), own_addresses, refused_tx.clone());
         let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
         let mut taps = JoinSet::new();
         taps.spawn(hold.clone().watch(v4));
@@ -179,7 +182,8 @@ impl Network {
         let connections = TcpListener::from_std(connections).map_err(failed)?;
         let carrier = Carrier::new(connections, hold, visitor_rx);
         let visitors = Arc::new(Visitors::new(Stock::new(wanted_tx), visitor_tx));
-        let means = Means { network, can_wait: false, listeners, visitors: visitors.clone(), refused_tx };
+        let means =
+            Means { network, can_wait: false, listeners, visitors: visitors.clone(), flows: flows.clone(), refused_tx };
         let listening = Some((borrower, publish, means, destroyed));
         Ok(Self { taps, carrier, flows, visitors, wanted_rx, refused_rx, listening })
     }

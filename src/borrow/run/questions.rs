@@ -46,7 +46,8 @@ pub async fn answer(
             arrived => arrived?,
         };
         let content = buffer.get(..arrived.length).unwrap_or_default();
-        if !names.catches(arrived.to) {
+        // A resolver of the program's own is asked by itself.
+        if !names.catches(arrived.to) || hold.keeps_datagram(arrived.to) {
             pass_on(&arrived, content, own_port, &hold, &flows);
             continue;
         }
@@ -70,7 +71,7 @@ fn pass_on(arrived: &sys::Arrived, content: &[u8], own_port: u16, hold: &Hold, f
     let (from, to) = (arrived.from, arrived.to);
     let (receiver, packet) = if to.port() == own_port || hold.is_local(to) {
         (from, datagram::undelivered(from, to, None))
-    } else if hold.keeps_datagram(to) {
+    } else if !flows.has_heard(from, to) && hold.keeps_datagram(to) {
         (to, datagram::packet(from, to, content))
     } else {
         return flows.send(Outgoing { from, to, content: content.to_vec() });

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     policy::{Granted, Listen},
     proto::{Answer, Errno, ErrorKind, Listening, Refusal, UdpBind, UdpBody, UdpMessage, WireAddr},
-    session::{DatagramQueue, DatagramReader, Meter, Stream, receive_datagrams},
+    session::{DatagramQueue, DatagramReader, Meter, Stream, receive_datagrams, receive_datagrams_by},
 };
 
 /// Decisions about destinations of one socket that the log has a line for in each [`LOG_WINDOW`]; of more it has their
@@ -74,6 +74,7 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
         socket,
         is_ipv6: local.is_ipv6(),
         listens: listens.is_some(),
+        is_met_anywhere: listens.is_some() && wanted.address.ip().is_unspecified(),
         peers,
         queue: DatagramQueue::default(),
         meter: held.meter(),
@@ -135,6 +136,8 @@ struct Lent<'a> {
     is_ipv6: bool,
     /// Strangers may reach it.
     listens: bool,
+    /// They do so at every address of the machine, and take answers from that one alone.
+    is_met_anywhere: bool,
     peers: Arc<Mutex<Peers>>,
     queue: DatagramQueue,
     meter: &'a Meter,
@@ -189,7 +192,12 @@ impl Lent<'_> {
             }
         }
         let Some(to) = self.reachable(peer) else { return self.fail(stream, peer, Errno::EAFNOSUPPORT) };
-        let sent = self.socket.try_send_to(payload, to).or_else(|error| match error.kind() {
+        let met_at = lock(&self.peers).met_at(peer);
+        let sent = match met_at {
+            Some(source) => socket::send_from(&self.socket, source, peer, payload),
+            None => self.socket.try_send_to(payload, to),
+        };
+        let sent = sent.or_else(|error| match error.kind() {
             io::ErrorKind::WouldBlock => Err(error),
             // It may be the error of an earlier datagram, which is told here once and belongs to another destination.
             _ => {
@@ -217,10 +225,10 @@ impl Lent<'_> {
         let mut bytes = 0;
         let (queue, meter, listens, now) = (&mut self.queue, self.meter, self.listens, Instant::now());
         let mut peers = lock(&self.peers);
-        // An error is that of a datagram, which `hear_errors` tells, or says that no more is there.
-        let _ = receive_datagrams(&self.socket, |peer, payload| {
+        let mut take = |peer, at: Option<IpAddr>, payload: &[u8]| {
             if listens {
                 peers.note(peer, Standing::Came, now);
+                at.into_iter().for_each(|at| peers.met(peer, at));
             } else if !peers.was_sent_to(peer, now) {
                 tracing::trace!(%peer, "a datagram from where nothing was sent to");
                 return;
@@ -229,7 +237,14 @@ impl Lent<'_> {
                 meter.went_to_stream(payload.len());
                 bytes += payload.len();
             }
-        });
+        };
+        // An error is that of a datagram, which `hear_errors` tells, or says that no more is there.
+        let _ = match self.is_met_anywhere {
+            true => {
+                receive_datagrams_by(&self.socket, socket::receive, |peer, at, content| take(peer, Some(at), content))
+            }
+            false => receive_datagrams(&self.socket, |peer, content| take(peer, None, content)),
+        };
         bytes
     }
 

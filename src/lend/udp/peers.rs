@@ -1,6 +1,9 @@
 //! The far ends of one UDP socket: what was decided about each, and until when that holds.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use tokio::time::{Duration, Instant};
 
@@ -33,6 +36,8 @@ pub(super) struct Peers {
 struct Peer {
     standing: Standing,
     until: Instant,
+    /// The address of this machine at which it was heard last.
+    met_at: Option<IpAddr>,
 }
 
 impl Peers {
@@ -50,6 +55,18 @@ impl Peers {
     pub(super) fn was_sent_to(&self, peer: SocketAddr, now: Instant) -> bool {
         let known = self.table.get(&peer).filter(|known| now < known.until);
         known.is_some_and(|known| !matches!(known.standing, Standing::Refused))
+    }
+
+    /// From which address of this machine `peer` takes answers, if it came to one.
+    pub(super) fn met_at(&self, peer: SocketAddr) -> Option<IpAddr> {
+        self.table.get(&peer)?.met_at
+    }
+
+    /// Notes at which address of this machine `peer` was heard.
+    pub(super) fn met(&mut self, peer: SocketAddr, at: IpAddr) {
+        if let Some(known) = self.table.get_mut(&peer) {
+            known.met_at = Some(at);
+        }
     }
 
     /// Notes what was decided about `peer`, or that it came. Who came keeps a grant that stands.
@@ -70,7 +87,7 @@ impl Peers {
         {
             self.table.remove(&quietest);
         }
-        self.table.insert(peer, Peer { standing, until });
+        self.table.insert(peer, Peer { standing, until, met_at: None });
     }
 
     /// Forgets what a new policy may see otherwise. Who came rests on the port, which is judged by itself.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket as StdSocket},
+    net::{IpAddr, SocketAddr, UdpSocket as StdSocket},
     os::fd::OwnedFd,
 };
 
@@ -22,7 +22,30 @@ pub(super) fn listening(
     wanted: &UdpBind,
 ) -> io::Result<(UdpSocket, SocketAddr, Granted<Listen>)> {
     let (socket, local, grant) = bind_granted(grant, wanted.address, || open(wanted))?;
+    if wanted.address.ip().is_unspecified() {
+        // Who asks at one address of the machine takes no answer from another.
+        sys::note_destinations(&socket, wanted.address.is_ipv6())?;
+    }
     Ok((UdpSocket::from_std(socket.into())?, local, grant))
+}
+
+/// Receives a datagram, and tells at which address of the machine it came, where the socket tells.
+///
+/// # Errors
+/// As for any socket of tokio's.
+pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, IpAddr)> {
+    let receive = || sys::receive_datagram(socket, buffer);
+    socket.try_io(Interest::READABLE, receive).map(|sys::Arrived { length, from, to }| (length, from, to.ip()))
+}
+
+/// Sends a datagram, from this address of the machine.
+///
+/// # Errors
+/// As for any socket of tokio's.
+pub(super) fn send_from(socket: &UdpSocket, source: IpAddr, to: SocketAddr, payload: &[u8]) -> io::Result<usize> {
+    let is_ipv6 = socket.local_addr()?.is_ipv6();
+    let send = || sys::send_datagram_from(socket, is_ipv6, source, to, payload);
+    socket.try_io(Interest::WRITABLE, send).map(|()| payload.len())
 }
 
 /// A socket to send from, at a port of the kernel's choice.

@@ -8,15 +8,21 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::port::{Place, Port};
+use super::{
+    Transport,
+    port::{Place, Port},
+};
 use crate::BorrowError;
 
 /// The sockets, by the kernel's number for each, and the ports, by what they are at the lender.
 #[derive(Default)]
 pub struct Holders {
     sockets: HashMap<u64, Holder>,
-    ports: HashMap<(SocketAddr, bool), Open>,
+    ports: HashMap<AtLender, Open>,
 }
+
+/// What a port is at the lender: its kind, its address, and whether it leaves IPv4 alone.
+type AtLender = (Transport, SocketAddr, bool);
 
 struct Holder {
     listens: bool,
@@ -51,10 +57,10 @@ pub struct Open {
 
 impl Holders {
     /// A port that is open at the lender from now on.
-    pub fn open(&mut self, at_lender: SocketAddr, v6_only: bool, port: &Arc<Port>) {
+    pub fn open(&mut self, port: &Arc<Port>) {
         self.ports.retain(|_, open| open.closed_rx.has_changed().is_ok());
         let open = Open { port: Arc::downgrade(port), closed_rx: port.closed() };
-        self.ports.insert((at_lender, v6_only), open);
+        self.ports.insert(key(port.place()), open);
     }
 
     /// A socket has it.
@@ -75,9 +81,9 @@ impl Holders {
         }
     }
 
-    /// The port that a socket would share which is bound to this address.
-    pub fn sharing(&self, at_lender: SocketAddr, v6_only: bool) -> Option<Arc<Port>> {
-        self.ports.get(&(at_lender, v6_only))?.port.upgrade()
+    /// The port that a socket would share which is bound there.
+    pub fn sharing(&self, place: Place) -> Option<Arc<Port>> {
+        self.ports.get(&key(place))?.port.upgrade()
     }
 
     /// A socket listens: the kernel lists it from now on.
@@ -93,27 +99,32 @@ impl Holders {
     }
 
     /// The ports inside of all sockets that have one; or of those whose port at the lender has this number.
-    pub fn inside_ports(&self, at_lender: Option<u16>) -> Vec<u16> {
+    pub fn inside_ports(&self, at_lender: Option<u16>) -> Vec<(Transport, u16)> {
         let places = self.sockets.values().filter_map(Holder::place);
         let asked = places.filter(|place| at_lender.is_none_or(|number| place.at_lender.port() == number));
-        let mut ports: Vec<u16> = asked.map(|place| place.inside.bound.port()).collect();
+        let mut ports: Vec<_> = asked.map(|place| (place.transport, place.inside.bound.port())).collect();
         ports.sort_unstable();
         ports.dedup();
         ports
     }
 
-    /// Forgets sockets of a port inside that are not there any more. One that was bound and never listened is believed to be
-    /// there: kernels before Linux 6.8 do not list it.
-    pub fn keep_only(&mut self, inside: u16, is_there: impl Fn(u64) -> bool) {
+    /// Forgets sockets of a port inside that are not there any more. One of TCP that was bound and never listened is believed
+    /// to be there: kernels before Linux 6.8 do not list it.
+    pub fn keep_only(&mut self, inside: (Transport, u16), is_there: impl Fn(u64) -> bool) {
         self.sockets.retain(|cookie, holder| {
-            let has_it = holder.place().is_some_and(|place| place.inside.bound.port() == inside);
-            !has_it || !holder.listens || is_there(*cookie)
+            let has_it = holder.place().is_some_and(|place| (place.transport, place.inside.bound.port()) == inside);
+            let is_listed = holder.listens || inside.0 == Transport::Udp;
+            !has_it || !is_listed || is_there(*cookie)
         });
     }
 
     /// The program's ports with this number at the lender, those that are being closed among them.
     pub fn with_number(&self, number: u16) -> Vec<Open> {
-        let all = self.ports.iter().filter(|((at_lender, _), _)| at_lender.port() == number);
+        let all = self.ports.iter().filter(|((_, at_lender, _), _)| at_lender.port() == number);
         all.map(|(_, open)| open.clone()).collect()
     }
+}
+
+fn key(Place { transport, at_lender, options, .. }: Place) -> AtLender {
+    (transport, at_lender, options.v6_only)
 }

@@ -19,6 +19,7 @@ mod holders;
 mod port;
 mod program_socket;
 mod publish;
+mod server;
 mod stock;
 mod visitors;
 
@@ -46,14 +47,11 @@ pub use self::{
     visitors::{Visitor, Visitors},
 };
 use super::{
+    flows::Flows,
     listeners::Listeners,
     supervisor::{Asked, Call},
 };
-use crate::{
-    BorrowError, Borrower,
-    borrow::{TcpBound, TcpOptions},
-    proto::Errno,
-};
+use crate::{BorrowError, Borrower, borrow::TcpOptions, proto::Errno};
 
 /// Calls that wait for the lender at once; the next ones wait in the kernel.
 const CALLS_MAX: usize = 256;
@@ -88,6 +86,8 @@ pub struct Means {
     pub listeners: Arc<Listeners>,
     /// Lets visitors in.
     pub visitors: Arc<Visitors>,
+    /// Carries datagrams.
+    pub flows: Arc<Flows>,
     /// Gets what the lender refuses, as far as there is room.
     pub refused_tx: mpsc::Sender<BorrowError>,
 }
@@ -98,9 +98,9 @@ struct NotBound(Errno, Option<BorrowError>);
 impl Ports {
     /// None yet. To be called in a tokio runtime.
     pub fn new(borrower: Borrower, publish: Publish, means: Means) -> Arc<Self> {
-        let Means { network, can_wait, listeners, visitors, refused_tx } = means;
+        let Means { network, can_wait, listeners, visitors, flows, refused_tx } = means;
         Arc::new(Self {
-            surroundings: Surroundings { borrower, visitors, refused_tx },
+            surroundings: Surroundings { borrower, visitors, flows, refused_tx },
             publish,
             network,
             can_wait,
@@ -149,14 +149,15 @@ impl Ports {
         // What is bound already, or is bound to what is no address, the kernel refuses by itself.
         let Some(inside) = socket.reads(address).filter(|_| socket.bound().is_none()) else { return here() };
         let at_lender = self.publish.at_lender(inside);
-        if at_lender.is_none() || socket.transport != Transport::Tcp || !socket.is_in(self.network) {
+        if at_lender.is_none() || socket.transport == Transport::Other || !socket.is_in(self.network) {
+            return here();
+        }
+        // Such a socket has a port at the lender when it sends its first datagram.
+        if inside.port() == 0 && (socket.transport == Transport::Udp || !self.can_wait) {
             return here();
         }
         if self.can_wait {
             return None;
-        }
-        if inside.port() == 0 {
-            return here();
         }
         self.tell(too_old());
         Some(Err(Errno::EACCES))
@@ -189,16 +190,17 @@ impl Ports {
         if at_lender.port() == 0 {
             return self.bind_any(&socket, address, at_lender, options).await;
         }
-        let shared = self.holders().sharing(at_lender, options.v6_only);
+        let place = Place { transport: socket.transport, at_lender, options, inside: Inside { bound: inside } };
+        let shared = self.holders().sharing(place);
         if let Some(port) = shared {
             // One of the program's own has it, or had it until a moment ago: its kernel knows which.
             done(socket.bind(address))?;
             self.holders().hold(socket.cookie, Held::Port(port));
             return Ok(());
         }
-        let bound = self.bind_at_lender(at_lender, options).await.map_err(NotBound::of)?;
+        let port = self.open(place).await.map_err(NotBound::of)?;
         done(socket.bind(address))?;
-        self.hold(&socket, bound, options, inside);
+        self.hold(&socket, port);
         Ok(())
     }
 
@@ -226,8 +228,10 @@ impl Ports {
             let port = bound.local_addr().port();
             match socket.bind_at(address, port) {
                 Ok(()) => {
-                    let inside = SocketAddr::new(at_lender.ip(), port);
-                    self.hold(socket, bound, options, inside);
+                    let inside = Inside { bound: SocketAddr::new(at_lender.ip(), port) };
+                    let at_lender = bound.local_addr();
+                    let place = Place { transport: socket.transport, at_lender, options, inside };
+                    self.hold(socket, Port::new(self.surroundings.clone(), bound, place));
                     return Ok(());
                 }
                 Err(error) if Errno::of(&error) == Some(Errno::EADDRINUSE) => unfit.push(bound),
@@ -238,11 +242,11 @@ impl Ports {
     }
 
     /// Binds at the lender; what the program has closed there a moment ago is waited for.
-    async fn bind_at_lender(&self, at_lender: SocketAddr, options: TcpOptions) -> Result<TcpBound, BorrowError> {
-        let borrower = &self.surroundings.borrower;
+    async fn open(&self, place: Place) -> Result<Port, BorrowError> {
+        let Place { at_lender, options, .. } = place;
         // Before it is asked for: what is closed meanwhile was in the way.
         let own = self.holders().with_number(at_lender.port());
-        let refused = match borrower.tcp_bind(at_lender, options).await {
+        let refused = match self.bind_at_lender(place).await {
             Err(error) if error.errno() == Some(Errno::EADDRINUSE) => error,
             // A lender without IPv6 still has every IPv4 address.
             Err(error)
@@ -250,7 +254,8 @@ impl Ports {
                     && !options.v6_only
                     && error.errno().is_some_and(|errno| NO_IPV6.contains(&errno)) =>
             {
-                return borrower.tcp_bind(([0; 4], at_lender.port()).into(), options).await;
+                let at_lender = ([0; 4], at_lender.port()).into();
+                return self.bind_at_lender(Place { at_lender, ..place }).await;
             }
             bound => return bound,
         };
@@ -263,7 +268,16 @@ impl Ports {
                 let _ = timeout(CLOSED_MAX, closed_rx.changed()).await;
             }
         }
-        if was_own { borrower.tcp_bind(at_lender, options).await } else { Err(refused) }
+        if was_own { self.bind_at_lender(place).await } else { Err(refused) }
+    }
+
+    async fn bind_at_lender(&self, place: Place) -> Result<Port, BorrowError> {
+        let surroundings = self.surroundings.clone();
+        if place.transport == Transport::Udp {
+            return Port::datagrams(surroundings, place).await;
+        }
+        let bound = surroundings.borrower.tcp_bind(place.at_lender, place.options).await?;
+        Ok(Port::new(surroundings, bound, place))
     }
 
     async fn listen(&self, socket: ProgramSocket, backlog: i32) -> Result<(), NotBound> {
@@ -296,20 +310,16 @@ impl Ports {
             };
         };
         let at_lender = self.publish.at_lender(inside).ok_or(NotBound(Errno::EINVAL, None))?;
-        let place = Place { at_lender, options, inside: Inside { bound: inside } };
-        let port = Arc::new(Port::unbound(self.surroundings.clone(), place));
-        self.holders().open(at_lender, options.v6_only, &port);
-        self.holders().hold(socket.cookie, Held::Port(port.clone()));
-        Ok(port)
+        let place = Place { transport: socket.transport, at_lender, options, inside: Inside { bound: inside } };
+        Ok(self.hold(socket, Port::unbound(self.surroundings.clone(), place)))
     }
 
-    fn hold(&self, socket: &ProgramSocket, bound: TcpBound, options: TcpOptions, inside: SocketAddr) {
-        let at_lender = bound.local_addr();
-        let place = Place { at_lender, options, inside: Inside { bound: inside } };
-        let port = Arc::new(Port::new(self.surroundings.clone(), bound, place));
+    fn hold(&self, socket: &ProgramSocket, port: Port) -> Arc<Port> {
+        let port = Arc::new(port);
         let mut holders = self.holders();
-        holders.open(at_lender, options.v6_only, &port);
-        holders.hold(socket.cookie, Held::Port(port));
+        holders.open(&port);
+        holders.hold(socket.cookie, Held::Port(port.clone()));
+        port
     }
 
     /// A socket of the network is gone.
@@ -320,11 +330,12 @@ impl Ports {
     /// Finds out which sockets are gone whose end was not heard of; of all, or of those that have this port at the lender.
     fn settle(&self, at_lender: Option<u16>) {
         let suspects = self.holders().inside_ports(at_lender);
-        for port in suspects {
+        for suspect in suspects {
+            let (transport, port) = suspect;
+            let list = || self.listeners.cookies(transport == Transport::Udp, port);
             // Twice: the kernel lists them in pieces, and one may be missed that moves meanwhile.
-            let listed = (self.listeners.cookies(port), self.listeners.cookies(port));
-            if let (Ok(first), Ok(second)) = listed {
-                self.holders().keep_only(port, |cookie| first.contains(&cookie) || second.contains(&cookie));
+            if let (Ok(first), Ok(second)) = (list(), list()) {
+                self.holders().keep_only(suspect, |cookie| first.contains(&cookie) || second.contains(&cookie));
             }
         }
     }

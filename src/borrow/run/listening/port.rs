@@ -1,4 +1,4 @@
-//! One TCP port of the lender's that the program has.
+//! One port of the lender's that the program has; of TCP it is here what becomes of it, of UDP in [`server`](super::server).
 //!
 //! ```text
 //!   Bound ──listen──▶ Listening ◀──listen── Closed
@@ -9,30 +9,36 @@
 //! It belongs to all sockets of the program that share it, and is closed with the last of them. One visitor at a time is let
 //! in; while he waits for room in the program's queue, the others wait at the lender.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    ProgramSocket,
+    ProgramSocket, Transport,
+    server::Server,
     visitors::{Inside, Visitors},
 };
 use crate::{
     BorrowError, Borrower,
-    borrow::{Connection, TcpBound, TcpOptions, arrivals::Arrival, listener::Listener},
-    proto::Errno,
+    borrow::{
+        TcpBound, TcpOptions, arrivals::Arrival, listen_again::listen_again, listener::Listener, run::flows::Flows,
+    },
+    proto::{Errno, UdpBind},
 };
 
-/// Before a port is asked for again that somebody else has for the moment.
-const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 /// Calls of listen that wait: each caller waits for its own.
 const CALLS_MAX: usize = 16;
 
 /// A port that is bound, and perhaps listens. Dropping it closes it.
 pub struct Port {
     place: Place,
-    listen_tx: mpsc::Sender<Listen>,
+    serves: Serves,
     closed_rx: watch::Receiver<()>,
+}
+
+enum Serves {
+    Connections(mpsc::Sender<Listen>),
+    Datagrams(#[expect(dead_code, reason = "it is there to be dropped")] Server),
 }
 
 /// What all ports of a network need.
@@ -42,6 +48,8 @@ pub struct Surroundings {
     pub borrower: Borrower,
     /// Lets visitors in.
     pub visitors: Arc<Visitors>,
+    /// Carries datagrams.
+    pub flows: Arc<Flows>,
     /// Gets what the lender refuses, as far as there is room.
     pub refused_tx: mpsc::Sender<BorrowError>,
 }
@@ -49,12 +57,21 @@ pub struct Surroundings {
 /// Where a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// Of which kind.
+    pub transport: Transport,
     /// At the lender.
     pub at_lender: SocketAddr,
     /// How it is bound there.
     pub options: TcpOptions,
     /// In the program's own network.
     pub inside: Inside,
+}
+
+impl Place {
+    /// As it is asked for, of UDP.
+    pub fn udp_bind(&self) -> UdpBind {
+        UdpBind { address: self.at_lender, listen: true, v6_only: self.options.v6_only }
+    }
 }
 
 /// A call of listen(2).
@@ -86,13 +103,22 @@ impl Port {
     fn serve(surroundings: Surroundings, state: State, place: Place) -> Self {
         let (listen_tx, listen_rx) = mpsc::channel(CALLS_MAX);
         let (closed_tx, closed_rx) = watch::channel(());
-        let connection = surroundings.borrower.connection();
-        let serving = Serving { surroundings, place, state, again: None, connection, listen_rx };
+        let serving = Serving { surroundings, place, state, again: None, listen_rx };
         tokio::spawn(async move {
             serving.serve().await;
             drop(closed_tx);
         });
-        Self { place, listen_tx, closed_rx }
+        Self { place, serves: Serves::Connections(listen_tx), closed_rx }
+    }
+
+    /// Binds a port of UDP at the lender.
+    ///
+    /// # Errors
+    /// The lender's.
+    pub async fn datagrams(surroundings: Surroundings, place: Place) -> Result<Self, BorrowError> {
+        let (closed_tx, closed_rx) = watch::channel(());
+        let server = Server::open(surroundings, place, closed_tx).await?;
+        Ok(Self { place, serves: Serves::Datagrams(server), closed_rx })
     }
 
     /// Where it is.
@@ -107,7 +133,10 @@ impl Port {
     pub async fn listen(&self, socket: ProgramSocket, backlog: i32) -> Result<(), NotListening> {
         let (done_tx, done_rx) = oneshot::channel();
         let down = || NotListening::Here(Errno(libc::ENETDOWN as u16));
-        self.listen_tx.send(Listen { socket, backlog, done_tx }).await.map_err(|_| down())?;
+        let Serves::Connections(listen_tx) = &self.serves else {
+            return Err(NotListening::Here(Errno(libc::EOPNOTSUPP as u16)));
+        };
+        listen_tx.send(Listen { socket, backlog, done_tx }).await.map_err(|_| down())?;
         done_rx.await.map_err(|_| down())?
     }
 
@@ -123,28 +152,21 @@ enum State {
     Closed,
 }
 
-type LettingIn = Pin<Box<dyn Future<Output = bool> + Send>>;
+type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 struct Serving {
     surroundings: Surroundings,
     place: Place,
     state: State,
-    /// It is to listen on the session that follows.
-    again: Option<Again>,
-    connection: watch::Receiver<Connection>,
+    /// It listens on the session that follows.
+    again: Option<Soon<Result<(Listener, u32), BorrowError>>>,
     listen_rx: mpsc::Receiver<Listen>,
-}
-
-#[derive(Clone, Copy)]
-struct Again {
-    backlog: u32,
-    /// It was tried since the connection last changed.
-    tried: bool,
 }
 
 impl Serving {
     async fn serve(mut self) {
-        let mut letting_in: Option<LettingIn> = None;
+        // Whether somebody listens inside, when the visitor who is being let in knows.
+        let mut letting_in: Option<Soon<bool>> = None;
         loop {
             tokio::select! {
                 biased;
@@ -172,7 +194,15 @@ impl Serving {
                         Err(error) => self.lost(error),
                     }
                 }
-                () = worth_trying(&mut self.connection, self.again) => self.listen_again().await,
+                listened = ready(&mut self.again) => {
+                    self.again = None;
+                    match listened {
+                        Ok((listener, backlog)) => self.state = State::Listening(listener, backlog),
+                        // The session is not made again.
+                        Err(BorrowError::Ended { .. }) => {}
+                        Err(error) => drop(self.surroundings.refused_tx.try_send(error)),
+                    }
+                }
             }
         }
     }
@@ -196,49 +226,30 @@ impl Serving {
         let listened = match std::mem::replace(&mut self.state, State::Closed) {
             State::Listening(listener, _) => listener.start(backlog).await.map(|()| listener),
             State::Bound(bound) => bound.listen(backlog).await.map(|listens| listens.into_listener()),
-            State::Closed => self.open(backlog).await,
+            State::Closed => open(&self.surroundings.borrower, self.place, backlog).await,
         };
         let listener = match listened {
             // What it was bound on is over.
-            Err(BorrowError::Ended { .. }) => self.open(backlog).await?,
+            Err(BorrowError::Ended { .. }) => open(&self.surroundings.borrower, self.place, backlog).await?,
             listened => listened?,
         };
         self.state = State::Listening(listener, backlog);
         Ok(())
     }
 
-    async fn open(&self, backlog: u32) -> Result<Listener, BorrowError> {
-        let at_lender = self.place.at_lender;
-        // To the program it was bound all the time: what lingers of its own connections is no reason against it.
-        let options = TcpOptions { reuse_address: true, ..self.place.options };
-        let bound = self.surroundings.borrower.tcp_bind(at_lender, options).await?;
-        Ok(bound.listen(backlog).await?.into_listener())
-    }
-
     /// What listened does not any more.
     fn lost(&mut self, error: BorrowError) {
         let State::Listening(_, backlog) = std::mem::replace(&mut self.state, State::Closed) else { return };
         match error {
-            BorrowError::Ended { .. } => self.again = Some(Again { backlog, tried: false }),
+            BorrowError::Ended { .. } => {
+                let (borrower, place) = (self.surroundings.borrower.clone(), self.place);
+                self.again = Some(Box::pin(async move {
+                    let listen = || open(&borrower, place, backlog);
+                    Ok((listen_again(&borrower, listen, &mut |_| ()).await?, backlog))
+                }));
+            }
             // The lender has taken it back.
             error => drop(self.surroundings.refused_tx.try_send(error)),
-        }
-    }
-
-    /// On the session that follows the one on which it listened.
-    async fn listen_again(&mut self) {
-        let Some(Again { backlog, .. }) = self.again else { return };
-        // Before it is asked for, so that a change meanwhile is seen.
-        self.connection.mark_unchanged();
-        match self.open(backlog).await {
-            Ok(listener) => (self.state, self.again) = (State::Listening(listener, backlog), None),
-            Err(BorrowError::Ended { .. }) => self.again = Some(Again { backlog, tried: true }),
-            // Somebody else has it for the moment.
-            Err(BorrowError::Listen { .. }) => tokio::time::sleep(LISTEN_PAUSE).await,
-            Err(error) => {
-                self.again = None;
-                let _ = self.surroundings.refused_tx.try_send(error);
-            }
         }
     }
 
@@ -255,10 +266,15 @@ impl Serving {
     }
 }
 
-/// Whether somebody listens inside, when the visitor who is being let in knows.
-async fn ready(letting_in: &mut Option<LettingIn>) -> bool {
-    match letting_in {
-        Some(letting_in) => letting_in.await,
+async fn open(borrower: &Borrower, place: Place, backlog: u32) -> Result<Listener, BorrowError> {
+    // To the program it was bound all the time: what lingers of its own connections is no reason against it.
+    let options = TcpOptions { reuse_address: true, ..place.options };
+    Ok(borrower.tcp_bind(place.at_lender, options).await?.listen(backlog).await?.into_listener())
+}
+
+async fn ready<T>(soon: &mut Option<Soon<T>>) -> T {
+    match soon {
+        Some(soon) => soon.await,
         None => std::future::pending().await,
     }
 }
@@ -267,17 +283,5 @@ async fn next(state: &State) -> Result<Arrival, BorrowError> {
     match state {
         State::Listening(listener, _) => listener.accept().await,
         State::Bound(_) | State::Closed => std::future::pending().await,
-    }
-}
-
-/// Ready when there may be another session than that of the last attempt.
-async fn worth_trying(connection: &mut watch::Receiver<Connection>, again: Option<Again>) {
-    let has_changed = match again {
-        Some(Again { tried: false, .. }) => true,
-        Some(Again { tried: true, .. }) => connection.changed().await.is_ok(),
-        None => false,
-    };
-    if !has_changed {
-        std::future::pending().await
     }
 }

@@ -23,7 +23,7 @@ const IPV4_ADDRESS_BYTES: usize = 16;
 const IPV6_ADDRESS_BYTES: usize = 24;
 
 /// Which protocol a socket speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// Connections.
     Tcp,
