@@ -187,6 +187,7 @@ fn the_demo_shows_the_main_job_and_cleans_up() {
         "capuchin: lab: connect 10.77.0.1:22 is refused: no rule allows it",
         "denied: connect wiki.internal:22",
         "capuchind allow demo connect wiki.internal:22 --for 1h",
+        "lab$ curl http://10.77.0.1:8000/hello.txt\nHello from a web server of the borrower's, met at the lender's address.\n10.77.0.1 - - [",
     ] {
         assert!(shown.contains(part), "{part:?} is missing: {shown}");
     }

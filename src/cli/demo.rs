@@ -3,6 +3,8 @@
 //! The lender runs in a network namespace of its own, with a web server and a name that only it knows. The borrower is
 //! outside and has nothing but the lender's listening socket, which was opened out here and passed in as `fd:N`.
 
+mod visit;
+
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -20,6 +22,9 @@ const WIKI: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const NAME: &str = "wiki.internal";
 const PAGE: &str = "Hello from a web server that only the lender can reach.\n";
 const PASSWORD: &str = "a password for the demo";
+/// Where the borrower's web server is met, and what it has.
+const SERVED_PORT: u16 = 8000;
+const SERVED_PAGE: &str = "Hello from a web server of the borrower's, met at the lender's address.\n";
 
 /// The hidden half of the demo: the lender's machine.
 #[derive(clap::Args)]
@@ -50,7 +55,9 @@ impl Demo {
         say("A lender: a machine with a private address, a web server, and a name that only it knows. Its policy:");
         let listen = format!("fd:{}", listener.as_raw_fd());
         self.lender(&["init", "--name", "lab", "--listen", &listen, "--advertise", &address.to_string()])?;
-        let policy = format!("[[allow]]\nwho = [\"demo\"]\nconnect = [\"{NAME}:80-81\"]\n");
+        let policy = format!(
+            "[[allow]]\nwho = [\"demo\"]\nconnect = [\"{NAME}:80-81\"]\nlisten = [\"0.0.0.0:{SERVED_PORT}\"]\n"
+        );
         write(&self.folder.join("lab/policy.toml"), &policy)?;
         print!("{policy}");
         self.lender(&["user", "add", "demo"])?;
@@ -92,7 +99,45 @@ impl Demo {
                 ));
             }
         }
-        Ok(())
+        self.serve()
+    }
+
+    /// The other direction: a web server of the borrower's.
+    fn serve(&self) -> Result<(), Failure> {
+        say("The other way round: Python's web server, unmodified, listens at the lender, and its log shows who came:");
+        let pages = self.folder.join("pages");
+        fs::create_dir(&pages).map_err(failed("the pages"))?;
+        write(&pages.join("hello.txt"), SERVED_PAGE)?;
+        let port = SERVED_PORT.to_string();
+        let program = ["python3", "-u", "-m", "http.server", &port];
+        println!("$ capuchin run lab -- python3 -m http.server {port} &");
+        let mut command = self.capuchin();
+        command.args(["run", "lab", "--"]).args(program).current_dir(&pages);
+        let log = self.folder.join("web.log");
+        let log_file = fs::File::create(&log).map_err(failed("the log of the web server"))?;
+        let mut server =
+            command.stdout(Stdio::piped()).stderr(log_file).spawn().map_err(failed("starting capuchin"))?;
+        let shown = first_line(&mut server).and_then(|line| {
+            println!("{line}");
+            let url = format!("http://{WIKI}:{port}/hello.txt");
+            println!("lab$ curl {url}");
+            let fetched = visit::fetch(&self.folder, &url).map_err(failed("a visitor on the lender's machine"))?;
+            print!("{fetched}");
+            let logged = fs::read_to_string(&log).map_err(failed("the log of the web server"))?;
+            print!("{logged}");
+            let came = fetched == SERVED_PAGE && logged.contains(&WIKI.to_string());
+            let unexpected = || Failure::new(ErrorKind::Local, "the demo expected a page and who fetched it here");
+            came.then_some(()).ok_or_else(unexpected)
+        });
+        end(&mut server);
+        shown.map_err(|failure| {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            if said.contains("cannot run python3") {
+                return Failure::new(ErrorKind::Local, "the demo needs python3: apt-get install python3");
+            }
+            print!("{said}");
+            failure
+        })
     }
 
     /// The borrower's command, in a home of the demo's.
@@ -177,6 +222,7 @@ pub(super) fn enter(machine: &Machine) -> Result<PathBuf, Failure> {
         write(&own, &text)?;
         sys::bind_file(&own, &Path::new("/etc").join(file)).map_err(failed(file))?;
     }
+    visit::serve(folder).map_err(failed("a visitor on the lender's machine"))?;
     let wiki = TcpListener::bind((WIKI, 80)).map_err(failed("starting the web server"))?;
     std::thread::spawn(move || serve_page(&wiki));
     println!("ready");
