@@ -9,4 +9,5 @@ mod fetching;
 mod looking_up;
 mod mirrors;
 mod quic;
+mod serving;
 mod stage;

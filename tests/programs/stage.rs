@@ -26,6 +26,7 @@ connect = [
     "10.77.0.1:9", "10.77.0.1:5301", "203.0.113.5:80", "[fd77::1]:9", "[fd77::1]:5301", "[2001:db8::5]:80",
 ]
 udp = ["10.77.0.1:4433", "[fd77::1]:4433"]
+listen = ["*:8100-8999"]
 env = { read = ["LAB_*"] }
 
 [[allow]]
@@ -44,6 +45,7 @@ const MACHINE: &str = r#"
 set -e
 ip link set lo up
 ip address add 10.77.0.1/32 dev lo
+ip address add 10.77.0.2/32 dev lo
 ip address add fd77::1/128 dev lo nodad
 for file in hosts resolv.conf nsswitch.conf; do
     if [ -e "/etc/$file" ]; then mount --bind "$1/$file" "/etc/$file"; fi
