@@ -98,7 +98,7 @@ fn pythons_web_server_logs_who_came_and_fails_as_at_the_lender() {
         let fetch = format!("http://10.77.0.1:PORT/{page}");
         let said = served.visited(&["curl", "-sS", "--fail", "--noproxy", "*", "--interface", "10.77.0.2", &fetch]);
         assert_eq!(said, "a page of the borrower's\n");
-        served.server.wait_for_line(&format!("10.77.0.2 - - ["));
+        served.server.wait_for_line("10.77.0.2 - - [");
         let serve = |port: &str| guest.run(&[], &["/usr/bin/python3", "-m", "http.server", "--bind", "0.0.0.0", port]);
         let taken = text(serve(&served.port).output().unwrap().stderr);
         assert!(taken.contains("[Errno 98] Address already in use"), "{taken}");

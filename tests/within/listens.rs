@@ -278,6 +278,26 @@ print("all")
     }
 }
 
+/// As a client does that chooses its port, and tries one family after the other.
+#[test]
+fn a_client_that_was_refused_binds_its_port_again_at_once() {
+    let machine = Machine::start();
+    let program = r#"
+import socket
+for number in range(100):
+    for family, every, target in (socket.AF_INET6, "::", "::1"), (socket.AF_INET, "0.0.0.0", "127.0.0.1"):
+        s = socket.socket(family)
+        s.bind((every, 8013))
+        assert s.connect_ex((target, 9)) == 111
+        s.close()
+print("all")
+"#;
+    for within in machine.borrowers() {
+        let said = run(&mut within.python(program));
+        assert_eq!(text(said.stdout), "all\n", "as {}: {}", within.uid, text(said.stderr));
+    }
+}
+
 #[test]
 fn sockets_share_a_port_where_the_kernel_lets_them() {
     let machine = Machine::start();

@@ -57,7 +57,8 @@ impl Listeners {
         self.any((UDP, BOUND), address, port)
     }
 
-    /// The kernel's numbers of the sockets, of UDP or of TCP, that have `port`, in whatever state but for what lingers.
+    /// The kernel's numbers of the sockets, of UDP or of TCP, that have `port`, in whatever state but for what lingers; those
+    /// that are bound and no more may be of other ports, and are left out before Linux 6.8.
     ///
     /// # Errors
     /// As [`Self::has`].
@@ -133,10 +134,11 @@ mod tests {
         let localhost: IpAddr = Ipv4Addr::LOCALHOST.into();
         assert!(listeners.has(localhost, port).unwrap());
         let own = rustix::net::sockopt::socket_cookie(&local).unwrap();
-        assert_eq!(listeners.cookies(false, port).unwrap(), [own]);
+        assert!(listeners.cookies(false, port).unwrap().contains(&own));
         assert!(!listeners.has(Ipv4Addr::new(127, 0, 0, 9).into(), port).unwrap());
         drop(local);
         assert!(!listeners.has(localhost, port).unwrap());
+        assert!(!listeners.cookies(false, port).unwrap().contains(&own));
         let every = TcpListener::bind("[::]:0").unwrap();
         let port = every.local_addr().unwrap().port();
         assert!(listeners.has(localhost, port).unwrap() && listeners.has(Ipv6Addr::LOCALHOST.into(), port).unwrap());

@@ -108,12 +108,12 @@ impl Holders {
         ports
     }
 
-    /// Forgets sockets of a port inside that are not there any more. One of TCP that was bound and never listened is believed
-    /// to be there: kernels before Linux 6.8 do not list it.
-    pub fn keep_only(&mut self, inside: (Transport, u16), is_there: impl Fn(u64) -> bool) {
+    /// Forgets sockets of a port inside that are not there any more. Where the kernel does not list sockets of TCP that are
+    /// bound and no more (`lists_bound`), one that never listened is believed to be there.
+    pub fn keep_only(&mut self, inside: (Transport, u16), lists_bound: bool, is_there: impl Fn(u64) -> bool) {
         self.sockets.retain(|cookie, holder| {
             let has_it = holder.place().is_some_and(|place| (place.transport, place.inside.bound.port()) == inside);
-            let is_listed = holder.listens || inside.0 == Transport::Udp;
+            let is_listed = lists_bound || holder.listens || inside.0 == Transport::Udp;
             !has_it || !is_listed || is_there(*cookie)
         });
     }

@@ -57,6 +57,8 @@ use crate::{BorrowError, Borrower, borrow::TcpOptions, proto::Errno};
 const CALLS_MAX: usize = 256;
 /// Ports that the lender picks and the program has for something else inside, before it is told that there is none.
 const PICKS_MAX: usize = 16;
+/// How long an older kernel may take to tell that a socket is gone which it does not list.
+const TOLD_MAX: Duration = Duration::from_millis(50);
 /// How long the lender may take to close what is to be bound again.
 const CLOSED_MAX: Duration = Duration::from_secs(2);
 
@@ -69,6 +71,8 @@ pub struct Ports {
     /// Programs can wait for the lender: else they have nothing but loopback.
     can_wait: bool,
     listeners: Arc<Listeners>,
+    /// The kernel lists sockets that are bound and no more.
+    lists_bound: bool,
     holders: Mutex<Holders>,
     /// One bind after the other, so that two sockets which share a port find each other.
     binding: tokio::sync::Mutex<()>,
@@ -105,6 +109,7 @@ impl Ports {
             network,
             can_wait,
             listeners,
+            lists_bound: lists_bound(&rustix::system::uname().release().to_string_lossy()),
             holders: Mutex::default(),
             binding: tokio::sync::Mutex::default(),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
@@ -262,10 +267,11 @@ impl Ports {
         self.settle(Some(at_lender.port()));
         let mut was_own = false;
         for Open { port, mut closed_rx } in own {
-            if port.strong_count() == 0 {
-                was_own = true;
+            let is_closing = port.strong_count() == 0;
+            if is_closing || !self.lists_bound {
+                let patience = if is_closing { CLOSED_MAX } else { TOLD_MAX };
                 // An error is its end.
-                let _ = timeout(CLOSED_MAX, closed_rx.changed()).await;
+                was_own |= timeout(patience, closed_rx.changed()).await.is_ok();
             }
         }
         if was_own { self.bind_at_lender(place).await } else { Err(refused) }
@@ -335,7 +341,8 @@ impl Ports {
             let list = || self.listeners.cookies(transport == Transport::Udp, port);
             // Twice: the kernel lists them in pieces, and one may be missed that moves meanwhile.
             if let (Ok(first), Ok(second)) = (list(), list()) {
-                self.holders().keep_only(suspect, |cookie| first.contains(&cookie) || second.contains(&cookie));
+                self.holders()
+                    .keep_only(suspect, self.lists_bound, |cookie| first.contains(&cookie) || second.contains(&cookie));
             }
         }
     }
@@ -358,6 +365,12 @@ const NO_IPV6: [Errno; 2] = [Errno::EAFNOSUPPORT, Errno(99)];
 
 fn done(result: std::io::Result<()>) -> Result<(), Errno> {
     result.map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))
+}
+
+/// Whether a kernel of this release does: from Linux 6.8 on.
+fn lists_bound(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 8)
 }
 
 fn too_old() -> BorrowError {
