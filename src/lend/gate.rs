@@ -1,5 +1,7 @@
 //! The one gate: every request meets the policy here, before it has any effect, and every decision is logged.
 
+mod again;
+
 use std::{
     collections::BTreeSet,
     fmt::Display,
@@ -24,6 +26,8 @@ use crate::{
     },
     proto::{Ask, Errno, ErrorKind, HostsLine, Refusal, Spawn, Target},
 };
+
+pub(super) use again::{still, still_by_rules, still_listens, still_profile, still_unix};
 
 /// Asks for a connection to `target`.
 pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
@@ -202,12 +206,6 @@ pub(super) async fn profile(
     Ok(granted)
 }
 
-/// Whether the policy of now gives the profile.
-pub(super) fn still_profile(borrower: &Borrower) -> Result<(), Refusal> {
-    let policy = borrower.lender.policy();
-    policy::decide(&policy, &borrower.principal, Profile, &Facts::default()).map(drop).map_err(|no| refusal(&no))
-}
-
 /// Lines of hosts(5) without the names that the borrower may not look up. Nothing was asked, and nothing is logged.
 pub(super) fn hosts_shown(borrower: &Borrower, lines: &[HostsLine]) -> Vec<HostsLine> {
     let policy = borrower.lender.policy();
@@ -380,48 +378,6 @@ async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, ve
         (true, _) => audit.log(event).await,
         (false, _) => audit.bounded(&borrower.principal.user, event).await,
     }
-}
-
-/// Judges a connection that was granted once more, by the policy of now: of the addresses of then the one that it
-/// `reached`, and all of them while it has reached none.
-pub(super) fn still(borrower: &Borrower, grant: &Granted<Connect>, reached: Option<IpAddr>) -> Result<(), Refusal> {
-    let lender = &borrower.lender;
-    let part = reached.and_then(|address| grant.clone().at_address(address));
-    let grant = part.as_ref().unwrap_or(grant);
-    let own = lender.own_listeners(&grant.request().addresses, grant.request().port);
-    let facts = Facts { own: &own, ..Facts::default() };
-    grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
-}
-
-/// As [`still`], for a port to listen on.
-pub(super) fn still_listens(borrower: &Borrower, grant: &Granted<Listen>) -> Result<(), Refusal> {
-    let lender = &borrower.lender;
-    let own: Vec<_> = lender.address().into_iter().collect();
-    let facts = Facts { own: &own, ..Facts::default() };
-    grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
-}
-
-/// As [`still`], for a UDP port or socket, and for each destination of datagrams.
-pub(super) fn still_sends<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
-    let policy = borrower.lender.policy();
-    grant.again(&policy, &borrower.principal, &Facts::default()).map(drop).map_err(|no| refusal(&no))
-}
-
-/// As [`still`], for either end of a service.
-pub(super) fn still_service<R: policy::Request>(borrower: &Borrower, grant: &Granted<R>) -> Result<(), Refusal> {
-    let policy = borrower.lender.policy();
-    grant.again(&policy, &borrower.principal, &Facts::default()).map(drop).map_err(|no| refusal(&no))
-}
-
-/// As [`still`], for a Unix socket, which `actor` connects or listens with.
-pub(super) fn still_unix<R: policy::Request>(
-    borrower: &Borrower,
-    grant: &Granted<R>,
-    actor: &Actor,
-) -> Result<(), Refusal> {
-    let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
-    grant.again(&borrower.lender.policy(), &borrower.principal, &facts).map_err(|no| refusal(&no))?;
-    own_user::still_acts(&borrower.lender, &borrower.principal.user, actor)
 }
 
 pub(super) fn refusal(no: &policy::Refusal) -> Refusal {

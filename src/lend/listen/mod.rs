@@ -93,7 +93,7 @@ pub(super) async fn service(
             return refuse(&stream, refusal).await;
         }
     };
-    let still: StillListens = Arc::new(move |borrower| gate::still_service(borrower, &grant));
+    let still: StillListens = Arc::new(move |borrower| gate::still_by_rules(borrower, &grant));
     let listener = Listener { port: Port::Service(offered), kept: None, kind: "service-listen", target, still };
     listener.lend(borrower, stream, None, &Ready {}).await;
 }

@@ -26,7 +26,7 @@ use crate::{
 /// The stream fails with its session, and the connection with the stream.
 pub(super) async fn connect(borrower: &Borrower, grant: Granted<UseService>, stream: Stream) {
     let name = grant.request().name().to_owned();
-    let still = move |borrower: &Borrower| gate::still_service(borrower, &grant);
+    let still = move |borrower: &Borrower| gate::still_by_rules(borrower, &grant);
     let held = match borrower.hold(&stream, "service-connect", name.clone(), Box::new(still)) {
         Ok(held) => held,
         Err(refusal) => return refuse(&stream, refusal).await,

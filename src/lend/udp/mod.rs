@@ -57,8 +57,8 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
     let (judged, still_listens) = (peers.clone(), listens.clone());
     // A destination that is not allowed any more goes by itself, and is judged anew if it is sent to again.
     let still = move |borrower: &Borrower| {
-        lock(&judged).judge_again(|grant| gate::still_sends(borrower, grant).is_ok());
-        still_listens.as_ref().map_or(Ok(()), |grant| gate::still_sends(borrower, grant))
+        lock(&judged).judge_again(|grant| gate::still_by_rules(borrower, grant).is_ok());
+        still_listens.as_ref().map_or(Ok(()), |grant| gate::still_by_rules(borrower, grant))
     };
     let held = match borrower.hold(&stream, "udp-bind", local.to_string(), Box::new(still)) {
         Ok(held) => held,
@@ -217,7 +217,7 @@ impl Lent<'_> {
         let grant = gate::datagram(self.borrower, peer, logged).await?;
         lock(&self.peers).note(peer, Standing::Granted(grant.clone()), Instant::now());
         // A policy that came between the decision and the note has not seen it there.
-        gate::still_sends(self.borrower, &grant)
+        gate::still_by_rules(self.borrower, &grant)
     }
 
     /// Takes what has come, and says how many bytes of it went on.
