@@ -1,7 +1,7 @@
 //! The running lender: what every connection of it shares.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
@@ -21,6 +21,7 @@ use super::{
     identity::{self, Configs, ServerIdentity},
     live::Live,
     names::{self, Machine},
+    own_addresses::is_not_here,
     reload,
     resolve::LookUps,
     seats::Seats,
@@ -108,7 +109,7 @@ pub(super) struct Shared {
     pub(super) lockout: Mutex<Lockout>,
     identity: ServerIdentity,
     /// Where it accepts connections, once it does.
-    bound: OnceLock<SocketAddr>,
+    pub(super) bound: OnceLock<SocketAddr>,
     /// Opened with the listening socket, until it is served.
     admin: Mutex<Option<admin::Listener>>,
     /// As the admin's; `None` too while another lender has it.
@@ -337,37 +338,9 @@ impl Lender {
         }
     }
 
-    /// The addresses for a join line.
-    pub(super) fn advertised(&self) -> Result<Vec<String>, LendError> {
-        let config = &self.shared.config;
-        if !config.advertise.is_empty() {
-            return Ok(config.advertise.clone());
-        }
-        let bound = match (self.shared.bound.get(), config.listen) {
-            (Some(bound), _) => *bound,
-            (None, Listen::Address(address)) if address.port() != 0 => address,
-            (None, _) => return Err(LendError::NoAddress),
-        };
-        let address = if bound.ip().is_unspecified() { outward().unwrap_or(bound.ip()) } else { bound.ip() };
-        let address = if address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { address };
-        Ok(vec![SocketAddr::new(address, bound.port()).to_string()])
-    }
-
     /// The folders that nobody borrows, whatever the policy says.
     pub(super) fn own_folders(&self) -> &[LenderPath] {
         &self.shared.own_folders
-    }
-
-    /// Of `addresses`, those where connecting to `port` would reach this lender's own listener.
-    pub(super) fn own_listeners(&self, addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
-        let Some(bound) = self.shared.bound.get().filter(|bound| bound.port() == port) else { return Vec::new() };
-        let mut own = vec![*bound];
-        if bound.ip().is_unspecified() {
-            // Only an address that cannot be bound at all is another machine's; no packet is sent.
-            let ours = |ip: &&IpAddr| !std::net::UdpSocket::bind((**ip, 0)).is_err_and(|error| is_not_here(&error));
-            own.extend(addresses.iter().filter(ours).map(|ip| SocketAddr::new(*ip, port)));
-        }
-        own
     }
 }
 
@@ -392,16 +365,4 @@ fn sockets_max() -> usize {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let most = usize::try_from(most.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
     most.clamp(SOCKETS_LEAST, Semaphore::MAX_PERMITS)
-}
-
-fn is_not_here(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(97 | 99)) // EAFNOSUPPORT, EADDRNOTAVAIL
-}
-
-/// The address of this machine that the world sees first: what the kernel would send from. Nothing is sent.
-fn outward() -> Option<IpAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    // TEST-NET-1 (RFC 5737): every default route covers it and nobody is there.
-    socket.connect("192.0.2.1:9").ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }

@@ -46,6 +46,7 @@ mod names;
 mod notify;
 mod os_user;
 mod overdue;
+mod own_addresses;
 mod own_user;
 mod peer;
 mod profile;
