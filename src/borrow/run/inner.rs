@@ -77,7 +77,9 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     network::set_loopback_up().map_err(|error| (Step::Loopback, error))?;
     let doors = Doors::build()?;
     control::send(control, &FromInner::Ready, &doors.fds()).map_err(control_failed)?;
-    drop(doors);
+    // Whoever closes a tap last waits until every core is done with it, some 20 ms: that is not to be the outer half, whose
+    // end is waited for.
+    let _taps = doors.taps;
     let machine = loop {
         match control::receive::<ToInner>(control, true).map_err(control_failed)? {
             Some((ToInner::Begin(machine), _)) => break machine,
@@ -93,7 +95,10 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     let program = start(control, plan, stdio, &machine, is_root)?;
     control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
     let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
-    charge.look_after().map_err(control_failed)
+    charge.look_after().map_err(control_failed)?;
+    // What is left to clear away is cleared away when nobody waits for it any more.
+    while control::receive::<ToInner>(control, true).map_err(control_failed)?.is_some() {}
+    Ok(())
 }
 
 /// Starts the program, and waits until it is one. With a copy of `stdio` left here nobody would see its end.
