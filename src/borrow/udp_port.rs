@@ -65,7 +65,7 @@ impl UdpPort {
             for _ in 0..RECEIVED_AT_ONCE {
                 let receive = || sys::receive_datagram(self.socket.as_fd(), buffer);
                 match self.socket.try_io(Interest::READABLE, receive) {
-                    Ok(sys::Arrived { length, from, to }) => {
+                    Ok(sys::Arrived { length, from, to, .. }) => {
                         take(Client { from, to: to.ip() }, buffer.get(..length).unwrap_or_default());
                     }
                     // No more, or an error that is that of a datagram and gone with it.

@@ -16,6 +16,10 @@ pub struct Arrived {
     pub from: SocketAddr,
     /// Where it was sent to.
     pub to: SocketAddr,
+    /// How many machines it may pass, where the socket tells (`IP_RECVTTL`, `IPV6_RECVHOPLIMIT`).
+    pub hops: Option<u8>,
+    /// Its type of service or traffic class, where the socket tells (`IP_RECVTOS`, `IPV6_RECVTCLASS`).
+    pub class: Option<u8>,
 }
 
 /// Room for one address and its header, aligned as the kernel writes them.
@@ -48,6 +52,7 @@ pub fn receive_datagram(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Arri
     // SAFETY: all of it was zeroes before the kernel wrote an address to it, and any bytes are a valid array.
     let name: [u8; size_of::<libc::sockaddr_storage>()] = unsafe { std::mem::transmute(name) };
     let from = socket_address(&name).map(|from| with_link(from, &name)).ok_or_else(broken)?;
+    let (mut to, mut hops, mut class) = (None, None, None);
     // SAFETY: the header is what recvmsg filled in; its control buffer is aligned for a cmsghdr and still there.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {
@@ -56,18 +61,27 @@ pub fn receive_datagram(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Arri
         let bytes = match kind {
             (libc::SOL_IP, libc::IP_ORIGDSTADDR) => size_of::<libc::sockaddr_in>(),
             (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => size_of::<libc::sockaddr_in6>(),
+            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT | libc::IPV6_TCLASS) => {
+                size_of::<libc::c_int>()
+            }
+            (libc::SOL_IP, libc::IP_TOS) => size_of::<u8>(),
             _ => 0,
         };
-        if bytes > 0 {
-            // SAFETY: the kernel writes a whole address of this type behind a header of this kind.
-            let address = unsafe { std::slice::from_raw_parts(libc::CMSG_DATA(header), bytes) };
-            let to = socket_address(address).ok_or_else(broken)?;
-            return Ok(Arrived { length, from, to });
+        // SAFETY: the kernel writes a whole value of this type behind a header of this kind.
+        let value = unsafe { std::slice::from_raw_parts(libc::CMSG_DATA(header), bytes) };
+        // An int that holds a byte.
+        let byte = || value.first_chunk().and_then(|int| u8::try_from(libc::c_int::from_ne_bytes(*int)).ok());
+        match kind {
+            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => hops = byte(),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => class = byte(),
+            (libc::SOL_IP, libc::IP_TOS) => class = value.first().copied(),
+            _ if bytes > 0 => to = socket_address(value),
+            _ => {}
         }
         // SAFETY: as for the first one.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
-    Err(broken())
+    Ok(Arrived { length, from, to: to.ok_or_else(broken)?, hops, class })
 }
 
 /// A `sockaddr_in` or `sockaddr_in6`, with a v4-mapped address as what it is: family in the byte order of the machine, port,

@@ -23,7 +23,7 @@ pub fn transparent_listener() -> io::Result<TcpListener> {
 }
 
 /// A socket for datagrams to any address of either family; each comes with where it was meant to go
-/// (`IP_ORIGDSTADDR`, `IPV6_ORIGDSTADDR`).
+/// (`IP_ORIGDSTADDR`, `IPV6_ORIGDSTADDR`), and with what its sender has set of its header.
 ///
 /// # Errors
 /// As [`transparent_listener`].
@@ -31,6 +31,14 @@ pub fn transparent_udp() -> io::Result<UdpSocket> {
     let socket = transparent(SocketType::DGRAM)?;
     set_option(&socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
     set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?;
+    for (level, option) in [
+        (libc::SOL_IP, libc::IP_RECVTTL),
+        (libc::SOL_IP, libc::IP_RECVTOS),
+        (libc::SOL_IPV6, libc::IPV6_RECVHOPLIMIT),
+        (libc::SOL_IPV6, libc::IPV6_RECVTCLASS),
+    ] {
+        set_option(&socket, level, option, 1)?;
+    }
     Ok(socket.into())
 }
 

@@ -46,6 +46,22 @@ pub fn packet(from: SocketAddr, to: SocketAddr, content: &[u8]) -> Option<Vec<u8
     Some(packet)
 }
 
+/// The same packet, with what its sender has set: how many machines it may pass, and its type of service or traffic class.
+pub fn with_header(mut packet: Vec<u8>, hops: Option<u8>, class: Option<u8>) -> Vec<u8> {
+    let is_ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
+    if let (Some(hops), Some(place)) = (hops, packet.get_mut(if is_ipv4 { 8 } else { 7 })) {
+        *place = hops;
+    }
+    if let (Some(class), [first, second, ..]) = (class, packet.as_mut_slice()) {
+        match is_ipv4 {
+            true => *second = class,
+            // It lies across two bytes, between the version and the flow label.
+            false => (*first, *second) = (0x60 | class >> 4, class << 4),
+        }
+    }
+    packet
+}
+
 /// The answer of the network to a datagram of `program` that did not reach `peer`; without `why`, nobody listens there.
 /// `None` where the addresses are of two families.
 pub fn undelivered(program: SocketAddr, peer: SocketAddr, why: Option<Unreachable>) -> Option<Vec<u8>> {
@@ -80,6 +96,17 @@ pub fn undelivered(program: SocketAddr, peer: SocketAddr, why: Option<Unreachabl
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_datagram_that_stays_inside_keeps_its_header() {
+        let between = |from: &str, to: &str| packet(from.parse().unwrap(), to.parse().unwrap(), b"x").unwrap();
+        let v4 = with_header(between("127.0.0.1:1", "127.0.0.1:2"), Some(2), Some(0xb8));
+        assert_eq!((v4[0], v4[1], v4[8]), (0x45, 0xb8, 2));
+        let plain = between("[::1]:1", "[::1]:2");
+        let v6 = with_header(plain.clone(), Some(2), Some(0xb8));
+        assert_eq!((v6[0], v6[1], v6[7], &v6[8..]), (0x6b, 0x80, 2, &plain[8..]));
+        assert_eq!(with_header(plain.clone(), None, None), plain);
+    }
 
     #[test]
     fn a_datagram_has_the_sum_that_every_receiver_checks() {

@@ -72,7 +72,8 @@ fn pass_on(arrived: &sys::Arrived, content: &[u8], own_port: u16, hold: &Hold, f
     let (receiver, packet) = if to.port() == own_port || hold.is_local(to) {
         (from, datagram::undelivered(from, to, None))
     } else if !flows.has_heard(from, to) && hold.keeps_datagram(to) {
-        (to, datagram::packet(from, to, content))
+        let packet = datagram::packet(from, to, content);
+        (to, packet.map(|packet| datagram::with_header(packet, arrived.hops, arrived.class)))
     } else {
         return flows.send(Outgoing { from, to, content: content.to_vec() });
     };

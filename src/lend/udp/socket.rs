@@ -35,7 +35,7 @@ pub(super) fn listening(
 /// As for any socket of tokio's.
 pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, IpAddr)> {
     let receive = || sys::receive_datagram(socket, buffer);
-    socket.try_io(Interest::READABLE, receive).map(|sys::Arrived { length, from, to }| (length, from, to.ip()))
+    socket.try_io(Interest::READABLE, receive).map(|sys::Arrived { length, from, to, .. }| (length, from, to.ip()))
 }
 
 /// Sends a datagram, from this address of the machine.
