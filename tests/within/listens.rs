@@ -370,6 +370,9 @@ for host in "127.0.0.1", "10.77.0.1":
     c = socket.create_connection((host, 8009))
     conn, peer = s.accept()
     assert peer == c.getsockname(), (peer, c.getsockname())
+s.close()
+for host in "127.0.0.1", "10.77.0.1":
+    assert socket.socket().connect_ex((host, 8009)) == 111
 print("met")
 "#;
     for within in machine.borrowers() {

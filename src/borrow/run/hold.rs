@@ -18,7 +18,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -26,8 +26,8 @@ use rustix::net::{SendFlags, sendto};
 use tokio::{io::unix::AsyncFd, net::TcpStream, sync::mpsc, time::Instant};
 
 use super::{
-    doors::PerFamily, listeners::Listeners, local::Local, names::Names, outcome::Outcome, own_address::OwnAddresses,
-    packet::Syn,
+    doors::PerFamily, listeners::Listeners, listening::Ports, local::Local, names::Names, outcome::Outcome,
+    own_address::OwnAddresses, packet::Syn,
 };
 use crate::{
     BorrowError, Borrower,
@@ -69,6 +69,8 @@ pub struct Hold {
     local: Vec<Local>,
     listeners: Arc<Listeners>,
     own_addresses: OwnAddresses,
+    /// What the program has at the lender, once it can have anything.
+    ports: OnceLock<Weak<Ports>>,
     held: PerFamily,
     own: PerFamily,
     table: Mutex<HashMap<Ends, Entry>>,
@@ -94,8 +96,20 @@ impl Hold {
         (held, own): (PerFamily, PerFamily),
         refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
-        let (table, give_up_due) = (Mutex::default(), Mutex::new(Instant::now()));
-        Arc::new(Self { borrower, names, local, listeners, own_addresses, held, own, table, give_up_due, refused_tx })
+        let (table, ports, give_up_due) = (Mutex::default(), OnceLock::new(), Mutex::new(Instant::now()));
+        Arc::new(Self {
+            borrower,
+            names,
+            local,
+            listeners,
+            own_addresses,
+            ports,
+            held,
+            own,
+            table,
+            give_up_due,
+            refused_tx,
+        })
     }
 
     /// Serves one tap, for ever.
@@ -217,7 +231,19 @@ impl Hold {
         }
     }
 
+    /// From now on the program may have ports at the lender.
+    pub fn know(&self, ports: &Arc<Ports>) {
+        // It begins once.
+        let _ = self.ports.set(Arc::downgrade(ports));
+    }
+
     async fn connect(&self, target: SocketAddr) -> Result<Far, Outcome> {
+        if self.own_addresses.contains(target.ip())
+            && let Some(ports) = self.ports.get().and_then(Weak::upgrade)
+        {
+            // What the program has just closed must not be met at the lender any more.
+            ports.close_what_is_gone(target.port()).await;
+        }
         // A name that is asked for over TCP must not leave by an address that was kept for something else.
         if self.names.catches(target) && !self.local.iter().any(|local| local.names_port(target)) {
             return Ok(Far::Names);

@@ -146,6 +146,7 @@ struct Network {
     taps: JoinSet<io::Result<()>>,
     carrier: Carrier,
     flows: Arc<Flows>,
+    hold: Arc<Hold>,
     visitors: Arc<Visitors>,
     wanted_rx: mpsc::Receiver<bool>,
     refused_rx: mpsc::Receiver<BorrowError>,
@@ -180,12 +181,12 @@ impl Network {
         taps.spawn(hold.clone().watch(v6));
         taps.spawn(questions::answer(datagrams, names, borrower.clone(), hold.clone(), flows.clone()));
         let connections = TcpListener::from_std(connections).map_err(failed)?;
-        let carrier = Carrier::new(connections, hold, visitor_rx);
+        let carrier = Carrier::new(connections, hold.clone(), visitor_rx);
         let visitors = Arc::new(Visitors::new(Stock::new(wanted_tx), visitor_tx));
         let means =
             Means { network, can_wait: false, listeners, visitors: visitors.clone(), flows: flows.clone(), refused_tx };
         let listening = Some((borrower, publish, means, destroyed));
-        Ok(Self { taps, carrier, flows, visitors, wanted_rx, refused_rx, listening })
+        Ok(Self { taps, carrier, flows, hold, visitors, wanted_rx, refused_rx, listening })
     }
 
     /// Does what the program asks for on `calls`.
@@ -193,6 +194,7 @@ impl Network {
         let failed = |error: io::Error| RunError::local("cannot serve the program's calls", error);
         let Some((borrower, publish, means, destroyed)) = self.listening.take() else { return Ok(()) };
         let ports = Ports::new(borrower, publish, Means { can_wait, ..means });
+        self.hold.know(&ports);
         self.taps.spawn(ports.clone().watch(destroyed));
         supervisor::supervise(calls, move |call| ports.take(call)).map_err(failed)
     }

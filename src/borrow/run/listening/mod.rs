@@ -264,17 +264,31 @@ impl Ports {
             }
             bound => return bound,
         };
-        self.settle(Some(at_lender.port()));
-        let mut was_own = false;
+        let was_own = self.close_those(at_lender.port(), own).await;
+        if was_own { self.bind_at_lender(place).await } else { Err(refused) }
+    }
+
+    /// Waits until what the program has closed is closed at the lender, of all that has this port there.
+    pub async fn close_what_is_gone(&self, at_lender: u16) {
+        let own = self.holders().with_number(at_lender);
+        if !own.is_empty() {
+            self.close_those(at_lender, own).await;
+        }
+    }
+
+    /// As [`Self::close_what_is_gone`], and says whether anything was closed.
+    async fn close_those(&self, at_lender: u16, own: Vec<Open>) -> bool {
+        self.settle(Some(at_lender));
+        let mut has_closed = false;
         for Open { port, mut closed_rx } in own {
             let is_closing = port.strong_count() == 0;
             if is_closing || !self.lists_bound {
                 let patience = if is_closing { CLOSED_MAX } else { TOLD_MAX };
                 // An error is its end.
-                was_own |= timeout(patience, closed_rx.changed()).await.is_ok();
+                has_closed |= timeout(patience, closed_rx.changed()).await.is_ok();
             }
         }
-        if was_own { self.bind_at_lender(place).await } else { Err(refused) }
+        has_closed
     }
 
     async fn bind_at_lender(&self, place: Place) -> Result<Port, BorrowError> {
