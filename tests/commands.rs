@@ -154,6 +154,33 @@ fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
 }
 
 #[test]
+fn systemd_leaves_it_a_socket_and_hears_when_it_is_ready() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let notified = lab.dir().join("notify.sock");
+    let notify = std::os::unix::net::UnixDatagram::bind(&notified).unwrap();
+    notify.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    // As sd_listen_fds(3) has it: the first is 3, and the variables are for this very process.
+    let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve 3<&0 </dev/null"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(env!("CARGO_BIN_EXE_capuchind")).env("CAPUCHIND_DIR", lab.dir());
+    command.env("NOTIFY_SOCKET", &notified).stdin(std::os::fd::OwnedFd::from(listener));
+    let daemon = support::Daemon::spawn(&mut command);
+    daemon.wait_for_line(&format!("listens on {address}"));
+    let mut said = [0; 64];
+    let length = notify.recv(&mut said).unwrap();
+    assert_eq!(&said[..length], b"READY=1");
+    drop(daemon);
+    // Meant for another process, they mean nothing.
+    let foreign =
+        support::Daemon::spawn(capuchind(lab.dir()).arg("serve").env("LISTEN_PID", "1").env("LISTEN_FDS", "1"));
+    let line = foreign.wait_for_line("listens on");
+    assert!(!line.ends_with(&address.to_string()), "{line}");
+}
+
+#[test]
 fn what_asks_no_policy_works_beside_a_broken_one() {
     let mut lab = Lab::start(LOOPBACK);
     lab.daemon.kill();
