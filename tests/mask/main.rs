@@ -110,11 +110,11 @@ const CASES: &[Case] = &[
     Case {
         name: "terminals, editors, connections and sessions outside cannot be reached",
         machine: "mkdir -p /run/capuchin /run/libvirt /run/screen $RUNTIME/capuchin $RUNTIME/emacs $RUNTIME/gnupg \
-            /mnt/home/.ssh/masters /mnt/tmp/tmux-$USER; mount --bind /mnt/tmp /tmp; chown -R $USER /mnt/home /mnt/tmp
+            /mnt/home/.ssh/masters /mnt/home/.ssh/agent /mnt/tmp/tmux-$USER; mount --bind /mnt/tmp /tmp; chown -R $USER /mnt/home /mnt/tmp
             chmod 700 /tmp/tmux-$USER; listen /run/capuchin/door.sock /run/libvirt/libvirt-sock /run/screen/S-x \
             $RUNTIME/capuchin/door.sock $RUNTIME/emacs/server $RUNTIME/gnupg/S.dirmngr /run/snapd.socket \
-            /tmp/tmux-$USER/default /mnt/home/.ssh/masters/lab /mnt/home/agent /mnt/home/tmux; export HOME=/mnt/home \
-            TMUX=/mnt/home/tmux,17,0",
+            /tmp/tmux-$USER/default /mnt/home/.ssh/masters/lab /mnt/home/.ssh/agent/s.1 /mnt/home/agent /mnt/home/tmux; export HOME=/mnt/home \
+            TMUX=/mnt/home/tmux,17,0 SSH_AUTH_SOCK=/mnt/home/.ssh/agent/s.1",
         local_unix: "",
         program: r#"
             for socket in /run/capuchin/door.sock /run/libvirt/libvirt-sock /run/screen/S-x /run/snapd.socket \
@@ -123,6 +123,7 @@ const CASES: &[Case] = &[
                 if reach $socket; then echo "$socket is reached"; exit 1; fi
             done
             reach $HOME/agent
+            reach $SSH_AUTH_SOCK
             [ "$(stat -c %a /tmp/tmux-$USER)" = 700 ]
             touch /tmp/tmux-$USER/own
         "#,

@@ -108,7 +108,10 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     let tmux =
         env::var_os("TMUX").and_then(|value| Some(value.as_bytes().split(|byte| *byte == b',').next()?.to_vec()));
     let named = named.chain(tmux.map(|path| PathBuf::from(OsString::from_vec(path))));
+    // An agent has keys and no network, wherever its socket is.
+    let agent = env::var_os("SSH_AUTH_SOCK").and_then(|path| fs::canonicalize(path).ok());
     let ssh = home.iter().flat_map(|home| sockets_below(&home.join(".ssh")));
+    let ssh = ssh.filter(|path| agent.is_none() || fs::canonicalize(path).ok() != agent);
     for place in
         sockets.chain(named).chain(ssh).filter_map(|path| fs::canonicalize(path).ok()).filter(|path| !path.is_dir())
     {
