@@ -4,7 +4,7 @@ use super::{
     connect, prompt,
     report::{Failure, warn},
 };
-use crate::{Borrower, Host, Profiles, proto::ErrorKind, trust::password::Password};
+use crate::{Borrower, Host, Profiles, borrow::run::HOST_VARIABLE, proto::ErrorKind, trust::password::Password};
 
 /// Whom to borrow from.
 #[derive(clap::Args)]
@@ -23,9 +23,14 @@ impl HostArgument {
     /// The host in one text: `USER@HOST:PORT`, with what was given.
     ///
     /// # Errors
-    /// Two users, or a port for the lender of this machine.
+    /// Two users, a port for the lender of this machine, or that lender where another's network is borrowed.
     pub fn text(&self) -> Result<String, Failure> {
         let usage = |why: String| Failure::new(ErrorKind::Usage, why);
+        if let Some(outer) = std::env::var_os(HOST_VARIABLE).filter(|_| self.host.ends_with('.')) {
+            // Its door leads to the network that this program was taken from.
+            let outer = outer.to_string_lossy();
+            return Err(usage(format!("the lender of this machine cannot be reached inside `capuchin run {outer}`")));
+        }
         let mut text = match (&self.user, self.host.split_once('@')) {
             (Some(user), Some((other, _))) if user != other => {
                 return Err(usage(format!("both {other} and {user} are named as the user: leave one out")));

@@ -110,16 +110,18 @@ const CASES: &[Case] = &[
     Case {
         name: "terminals, editors, connections and sessions outside cannot be reached",
         machine: "mkdir -p /run/capuchin /run/libvirt /run/screen $RUNTIME/capuchin $RUNTIME/emacs $RUNTIME/gnupg \
-            /mnt/home/.ssh/masters /mnt/home/.ssh/agent /mnt/tmp/tmux-$USER; mount --bind /mnt/tmp /tmp; chown -R $USER /mnt/home /mnt/tmp
+            /mnt/home/.ssh/masters /mnt/home/.ssh/agent /mnt/tmp/tmux-$USER /mnt/home/lender; mount --bind /mnt/tmp /tmp; chown -R $USER /mnt/home /mnt/tmp
             chmod 700 /tmp/tmux-$USER; listen /run/capuchin/door.sock /run/libvirt/libvirt-sock /run/screen/S-x \
             $RUNTIME/capuchin/door.sock $RUNTIME/emacs/server $RUNTIME/gnupg/S.dirmngr /run/snapd.socket \
-            /tmp/tmux-$USER/default /mnt/home/.ssh/masters/lab /mnt/home/.ssh/agent/s.1 /mnt/home/agent /mnt/home/tmux; export HOME=/mnt/home \
+            /tmp/tmux-$USER/default /mnt/home/.ssh/masters/lab /mnt/home/.ssh/agent/s.1 /mnt/home/agent /mnt/home/tmux \
+            /mnt/home/lender/door.sock /mnt/home/lender/admin.sock; export CAPUCHIND_DIR=/mnt/home/lender HOME=/mnt/home \
             TMUX=/mnt/home/tmux,17,0 SSH_AUTH_SOCK=/mnt/home/.ssh/agent/s.1",
         local_unix: "",
         program: r#"
             for socket in /run/capuchin/door.sock /run/libvirt/libvirt-sock /run/screen/S-x /run/snapd.socket \
                 $XDG_RUNTIME_DIR/capuchin/door.sock $XDG_RUNTIME_DIR/emacs/server $XDG_RUNTIME_DIR/gnupg/S.dirmngr \
-                /tmp/tmux-$USER/default $HOME/.ssh/masters/lab $HOME/tmux; do
+                /tmp/tmux-$USER/default $HOME/.ssh/masters/lab $HOME/tmux \
+                $CAPUCHIND_DIR/door.sock $CAPUCHIND_DIR/admin.sock; do
                 if reach $socket; then echo "$socket is reached"; exit 1; fi
             done
             reach $HOME/agent

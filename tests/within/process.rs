@@ -158,6 +158,15 @@ fn a_network_is_not_borrowed_twice() {
 }
 
 #[test]
+fn the_lender_of_this_machine_is_out_of_reach_inside() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let inside = within.capuchin();
+    let said = fails(&mut within.run(&[inside.get_program().to_str().unwrap(), "forward", ".", "-D", "0"]), 255);
+    assert!(said.contains("error[usage]: the lender of this machine cannot be reached inside"), "{said}");
+}
+
+#[test]
 fn without_namespaces_it_says_how_to_get_them() {
     let machine = Machine::start();
     let within = machine.anybody();

@@ -107,6 +107,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     // The socket, the server's process and the session.
     let tmux =
         env::var_os("TMUX").and_then(|value| Some(value.as_bytes().split(|byte| *byte == b',').next()?.to_vec()));
+    let named = named.chain(lender_sockets());
     let named = named.chain(tmux.map(|path| PathBuf::from(OsString::from_vec(path))));
     // An agent has keys and no network, wherever its socket is.
     let agent = env::var_os("SSH_AUTH_SOCK").and_then(|path| fs::canonicalize(path).ok());
@@ -131,6 +132,14 @@ fn own_folders() -> Vec<PathBuf> {
     let screen = named("SCREENDIR").or_else(|| Some(named("HOME")?.join(".screen")));
     let capuchin = session::runtime_folder().map(|folder| folder.join("capuchin"));
     [Some(tmux), screen, capuchin].into_iter().flatten().collect()
+}
+
+/// The sockets of a lender of this machine in its own folder: the one that was named, or where this user's lies.
+fn lender_sockets() -> impl Iterator<Item = PathBuf> {
+    let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
+    let folders = folder("CAPUCHIND_DIR").into_iter().chain(config.map(|config| config.join("capuchin/lender")));
+    folders.flat_map(|folder| ["door.sock", "admin.sock"].map(|name| folder.join(name)))
 }
 
 /// Every socket in a folder, and a few levels below it.
