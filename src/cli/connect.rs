@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     host::HostArgument,
+    presence::Presence,
     report::{Failure, print},
     signals,
 };
@@ -60,6 +61,7 @@ async fn serve(host: &str) -> Result<(), Failure> {
     let borrower = Borrower::connect(host).await?;
     borrower.keep_connected();
     let share = Share::open(&borrower)?;
+    let _presence = Presence::announce(&borrower, "connect", vec!["shared with exec, shell and check".to_owned()]);
     print(READY)?;
     Err(share.serve().await.into())
 }

@@ -10,6 +10,7 @@ use std::{ffi::OsString, path::PathBuf};
 use self::local_terminal::LocalTerminal;
 use super::{
     host::HostArgument,
+    presence::Presence,
     report::{Failure, print},
 };
 use crate::{BorrowError, Command, Stdio, proto::ErrorKind};
@@ -113,6 +114,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         child.detach().await?;
         return print(&pid);
     }
+    let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+    let _presence = Presence::announce(&borrower, "exec", vec![words.join(" ")]);
     if !null_stdin {
         command.stdin(Stdio::Piped);
     }
@@ -126,6 +129,7 @@ pub async fn shell(arguments: ShellArguments) -> Result<(), Failure> {
     let mut command = borrower.shell();
     session.apply(&mut command);
     command.stdin(Stdio::Piped);
+    let _presence = Presence::announce(&borrower, "shell", vec!["a login shell".to_owned()]);
     relay::run(&borrower, command, !no_terminal, session.escape.0).await
 }
 

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::{
     block_on, connection,
     host::HostArgument,
+    presence::Presence,
     prompt,
     report::{Failure, escape, print, warn},
 };
@@ -105,6 +106,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let name = host.text()?;
     let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&name))];
     let program = if program.is_empty() { shell(&name, &mut variables) } else { program };
+    let words = program.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     // Before any thread.
     let piped = stdio.is_some();
     let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds: keep_fd, wait_all, piped };
@@ -112,11 +114,12 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let service = stdio.zip(run.take_pipes());
     let mut status = 0;
     block_on(async {
-        let (mut told, mut telling, mut feed) = (HashSet::new(), JoinSet::new(), None);
+        let (mut told, mut telling, mut feed, mut presence) = (HashSet::new(), JoinSet::new(), None, None);
         let log_in = async {
             let borrower = host.connect_asking(|question| run::at_a_prompt(|| prompt::password(question))?).await?;
             feed = join_stdio(&borrower, service).await?;
             borrower.keep_connected();
+            presence = Presence::announce(&borrower, "run", vec![words]);
             telling.spawn(tell_connection(borrower.clone()));
             Ok::<_, Failure>(borrower)
         };
@@ -128,6 +131,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         {
             warn(&format!("capuchin: the service broke off before its end: {error}"));
         }
+        drop(presence);
         Ok(())
     })?;
     if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
     exec, lab,
-    support::{Home, fails, run},
+    support::{Daemon, Home, fails, json, run},
 };
 
 /// Signals that do not end a program by default, or stop it: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH. And 32 and 33,
@@ -38,6 +38,22 @@ async fn every_exit_status_and_every_signal_arrives() {
         };
         assert_eq!(ended.signal(), Some(number), "{ended:?}");
     }
+}
+
+#[test]
+fn what_runs_at_a_lender_is_listed_on_both_kinds_of_session() {
+    let (_lab, home) = lab();
+    let mut shared = home.capuchin();
+    let shared = Daemon::spawn(shared.args(["connect", "-F", "lab"]));
+    shared.wait_for_line("ready");
+    let mut command = exec(&home, &["sh", "-c", "echo up; read end"]);
+    let program = Daemon::spawn(command.stdin(std::process::Stdio::piped()));
+    program.wait_for_line("up");
+    let status = json(&run(home.capuchin().args(["status", "--json"])).stdout);
+    let mut listed: Vec<_> =
+        status["borrowing"].as_array().unwrap().iter().map(|one| one["command"].as_str()).collect();
+    listed.sort();
+    assert_eq!(listed, [Some("connect"), Some("exec")]);
 }
 
 /// Those that a borrower sends, and not only those that a program sends itself.

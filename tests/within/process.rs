@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 use crate::{
     connects::FILL,
     machine::Machine,
-    support::{Daemon, PATIENCE, fails, run, text},
+    support::{Daemon, PATIENCE, fails, json, run, text},
 };
 
 /// Waits until a process is gone.
@@ -126,6 +126,25 @@ fn what_is_left_behind_is_ended_or_waited_for() {
     assert!(wait_for_end(text(killed.stdout).trim().parse().unwrap(), Duration::from_secs(1)));
     let late = "(sleep 1; echo late) & echo early";
     assert_eq!(text(run(&mut within.run_with(&["--wait-all"], &["sh", "-c", late])).stdout), "early\nlate\n");
+}
+
+#[test]
+fn a_program_is_listed_by_status_while_it_runs() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let listed = || json(&run(within.capuchin().args(["status", "--json"])).stdout)["borrowing"].clone();
+    let mut command = within.run(&["sh", "-c", "echo up; read end"]);
+    let mut program = Daemon::spawn(command.stdin(Stdio::piped()));
+    program.wait_for_line("up");
+    let one = &listed()[0];
+    assert_eq!(
+        (&one["command"], &one["host"], &one["pid"]),
+        (&"run".into(), &"lab".into(), &program.child.id().into())
+    );
+    assert_eq!(one["purposes"], serde_json::json!(["sh -c echo up; read end"]));
+    drop(program.stdin.take());
+    program.wait();
+    assert_eq!(listed(), serde_json::json!([]));
 }
 
 #[test]
