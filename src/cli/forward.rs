@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use self::spec::{Spec, Specs};
 use super::{
     background::Background,
-    connection,
+    connection, descriptors,
     host::HostArgument,
     presence::Presence,
     report::{Failure, escape, print, warn},
@@ -89,6 +89,8 @@ impl Wanted {
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { host, wanted, stdio, background, no_command: _ } = arguments;
     let wanted = if wanted.is_empty() && stdio.is_none() { settled(&host)? } else { wanted };
+    // Each port and each connection is a descriptor.
+    descriptors::raise_limit();
     let background = background.then(Background::split).transpose()?;
     super::block_on(async move {
         let borrower = signals::interruptible(host.connect()).await?;

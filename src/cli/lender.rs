@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     audit,
     check::{self, Verdict},
-    grants,
+    descriptors, grants,
     prompt::{self, Stdin},
     report::{Failure, escape, print, print_json, warn},
     sessions, signals,
@@ -166,7 +166,7 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
         Err(LendError::Exists(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     let lender = Lender::open(dir)?;
     let listener = lender.listen().await?;
     if !lender.has_devices()? {
@@ -193,7 +193,7 @@ pub async fn serve_in(dir: PathBuf) -> Result<(), Failure> {
 }
 
 async fn serve_dir(dir: &LenderDir) -> Result<(), Failure> {
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     let lender = Lender::open(dir)?;
     let listener = lender.listen().await?;
     serve(&lender, listener).await
@@ -213,14 +213,6 @@ async fn serve(lender: &Lender, listener: tokio::net::TcpListener) -> Result<(),
         served = serving => Ok(served?),
         never = reload_at_each(lender, hangups) => match never {},
     }
-}
-
-/// The soft limit is low for programs that call select(2), which this one does not.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // What is refused stays as it was, and the lender counts with that.
-    let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
 }
 
 /// SIGHUP reads the policy again. What is wrong with it is in the log, and the policy of before stays.

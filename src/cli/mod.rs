@@ -16,6 +16,7 @@ mod completion;
 mod connect;
 mod connection;
 mod demo;
+mod descriptors;
 mod doctor;
 mod exec;
 mod forward;

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     dial, echo, origin, pattern, round_trip,
-    support::{LOOPBACK, Lab, PATIENCE, run, text},
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, run, text},
 };
 
 #[test]
@@ -178,4 +178,23 @@ fn a_target_that_is_down_ends_its_connection_and_not_the_forward() {
     let back = TcpListener::bind(address).unwrap();
     thread::spawn(move || back.incoming().map_while(Result::ok).for_each(echo));
     round_trip(&dial(local[0]), b"it is up again").unwrap();
+}
+
+#[test]
+fn as_many_connections_as_the_hard_limit_allows_go_through_at_once() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(echo);
+    let capuchin = home.capuchin();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -Sn 48; exec \"$0\" forward lab -L \"$1\""]).arg(capuchin.get_program());
+    command.arg(format!("0:{server}")).stdin(std::process::Stdio::null());
+    command.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let daemon = Daemon::spawn(&mut command);
+    let line = daemon.wait_for_line("Forwarding ");
+    let local = line.split(' ').nth(1).unwrap().parse().unwrap();
+    let sockets: Vec<_> = (0..100).map(|_| dial(local)).collect();
+    for socket in &sockets {
+        round_trip(socket, b"through").unwrap();
+    }
 }
