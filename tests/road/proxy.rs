@@ -146,3 +146,49 @@ fn a_killed_lender_resets_the_clients_and_a_restarted_one_serves_the_next() {
     daemon.wait_for_line("back after");
     round_trip(&connect().0, b"back").unwrap();
 }
+
+#[test]
+fn a_client_that_hangs_up_while_it_waits_ends_the_dial() {
+    let lab = Lab::start(LOOPBACK);
+    let (_home, _daemon, proxy) = proxy(&lab);
+    let streams = || {
+        let sessions = crate::support::json(&crate::support::run(lab.admin().args(["sessions", "--json"])).stdout);
+        sessions.to_string().matches("tcp-connect").count()
+    };
+    // Nobody accepts, and there is room for one: the kernel drops the SYNs of the others.
+    let full = full_listener();
+    let SocketAddr::V4(target) = full.address else { panic!("{}", full.address) };
+    for speech in [[4, 1].as_slice(), &[5, 1, 0, 5, 1, 0, 1]] {
+        let mut socket = dial(proxy);
+        let (address, port) = (target.ip().octets(), target.port().to_be_bytes());
+        let request = match speech[0] {
+            4 => [speech, &port, &address, &[0]].concat(),
+            _ => [speech, &address, &port, b"early"].concat(),
+        };
+        socket.write_all(&request).unwrap();
+        crate::support::wait_until("the lender dials", || streams() == 1);
+        drop(socket);
+        crate::support::wait_until("the dial has ended", || streams() == 0);
+    }
+}
+
+/// A listener on loopback that takes no connection any more.
+struct Full {
+    address: SocketAddr,
+    _held: (std::os::fd::OwnedFd, Vec<std::os::fd::OwnedFd>),
+}
+
+fn full_listener() -> Full {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with};
+    let socket = || socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+    let listener = socket();
+    bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    listen(&listener, 0).unwrap();
+    let address = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
+    let held = (0..4).map(|_| {
+        let filling = socket();
+        let _ = connect(&filling, &address);
+        filling
+    });
+    Full { address, _held: (listener, held.collect()) }
+}

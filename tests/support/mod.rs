@@ -293,6 +293,15 @@ pub fn fails(command: &mut Command, code: i32) -> String {
     stderr
 }
 
+/// Asks again and again, for what nothing else tells of.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "not after {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Runs a command with this standard input.
 pub fn run_with(command: &mut Command, stdin: impl AsRef<[u8]>) -> Output {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

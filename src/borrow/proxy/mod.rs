@@ -19,7 +19,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -194,7 +194,10 @@ impl Client {
         let Ok(Some(wish)) = timeout(GREETING_MAX, self.hear(&mut heard)).await else { return Ok(()) };
         drop(place);
         let Wish { target, speech, first } = wish;
-        let opened = Box::pin(self.connect(&target)).await;
+        let opened = tokio::select! {
+            opened = Box::pin(connect(&self.borrower, &target)) => opened,
+            () = hung_up(&mut self.socket, &mut heard, speech) => return Ok(()),
+        };
         let (stream, connected) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -238,13 +241,6 @@ impl Client {
         }
     }
 
-    /// Connects at the lender. A client that hangs up meanwhile makes the lender give up.
-    async fn connect(&self, target: &Target) -> Result<(Stream, TcpConnected), BorrowError> {
-        let stream = self.borrower.open(&Request::TcpConnect(target.clone()))?;
-        let connected = tcp::answer(&stream, self.borrower.host(), target).await?;
-        Ok((stream, connected))
-    }
-
     /// Says its last words, so that they arrive.
     async fn end(&mut self, reply: &[u8]) {
         close_gently(&mut BufReader::new(&mut self.socket), reply).await;
@@ -254,6 +250,33 @@ impl Client {
     async fn say(&mut self, reply: &[u8]) -> bool {
         matches!(timeout(REPLY_MAX, self.socket.write_all(reply)).await, Ok(Ok(())))
     }
+}
+
+/// Connects at the lender.
+///
+/// # Cancellation
+/// The lender gives up.
+async fn connect(borrower: &Borrower, target: &Target) -> Result<(Stream, TcpConnected), BorrowError> {
+    let stream = borrower.open(&Request::TcpConnect(target.clone()))?;
+    let connected = tcp::answer(&stream, borrower.host(), target).await?;
+    Ok((stream, connected))
+}
+
+/// Ready once a client that waits to be connected is gone; what it sends meanwhile goes behind `heard`, as far as there is
+/// room. The end of what it sends is the end of the client, but for one whose request was whole: it may wait for the answer.
+async fn hung_up(socket: &mut TcpStream, heard: &mut BytesMut, speech: Speech) {
+    loop {
+        let room = GREETING_BYTES_MAX.saturating_sub(heard.len());
+        if room == 0 {
+            break;
+        }
+        match (&mut *socket).take(room as u64).read_buf(heard).await {
+            Ok(0) if speech == Speech::HttpRequest => break,
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    let _ = socket.ready(Interest::ERROR).await;
 }
 
 #[cfg(test)]
