@@ -44,6 +44,9 @@ try:
     print("mark OPEN")
 except OSError as error:
     print("mark", name(error.errno))
+libc.unshare.argtypes = [ctypes.c_int]
+fd = os.open("/proc/%s/ns/net" % os.environ["OUTSIDE"], os.O_RDONLY)
+print("setns", "OPEN" if libc.setns(fd, 0x40000000) == 0 else name(ctypes.get_errno()))
 if os.getuid() == 0:
     # Real root can become whoever runs the process outside.
     os.setgroups([])
@@ -57,9 +60,6 @@ print("ptrace", "OPEN" if libc.ptrace(16, outsider, None, None) == 0 else name(c
 page = (ctypes.c_size_t * 2)(4096, 1)
 for way in (libc.process_vm_readv, libc.process_vm_writev):
     print(way.__name__, "OPEN" if way(outsider, page, 1, page, 1, 0) >= 0 else name(ctypes.get_errno()))
-libc.unshare.argtypes = [ctypes.c_int]
-fd = os.open("/proc/%s/ns/net" % os.environ["OUTSIDE"], os.O_RDONLY)
-print("setns", "OPEN" if libc.setns(fd, 0x40000000) == 0 else name(ctypes.get_errno()))
 "#;
 
 #[test]
