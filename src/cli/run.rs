@@ -1,20 +1,23 @@
 //! `capuchin run`: an unmodified program on another machine's network.
 
+mod shell;
+
 use std::{
     collections::HashSet,
-    ffi::{OsStr, OsString},
-    os::fd::RawFd,
-    path::{Path, PathBuf},
+    ffi::OsString,
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
 };
 
 use tokio::task::JoinSet;
 
+use self::shell::Shell;
 use super::{
     block_on, connection,
     host::HostArgument,
     presence::Presence,
     prompt,
-    report::{Failure, escape, print, warn},
+    report::{Failure, print, warn},
 };
 use crate::{
     BorrowError, Borrower,
@@ -105,12 +108,22 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let host = host.ok_or_else(|| Failure::new(ErrorKind::Usage, "the host is missing, as in: capuchin run lab"))?;
     let name = host.text()?;
     let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&name))];
-    let program = if program.is_empty() { shell(&name, &mut variables) } else { program };
+    let mut keep_fds = keep_fd;
+    let shell = program.is_empty().then(|| Shell::of_user(&name));
+    let program = match &shell {
+        Some(Shell { words, variable, startup }) => {
+            variables.extend(variable.clone());
+            keep_fds.extend(startup.as_ref().map(AsRawFd::as_raw_fd));
+            words.clone()
+        }
+        None => program,
+    };
     let words = program.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     // Before any thread.
     let piped = stdio.is_some();
-    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds: keep_fd, wait_all, piped };
+    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds, wait_all, piped };
     let mut run = Run::start(&plan)?;
+    drop(shell);
     let service = stdio.zip(run.take_pipes());
     let mut status = 0;
     block_on(async {
@@ -169,21 +182,6 @@ fn tell(told: &mut HashSet<String>, error: &BorrowError) {
         warn(&format!("capuchin: {said}"));
         told.insert(said);
     }
-}
-
-/// The user's shell, with the host in front of its prompt as far as the shell takes it from the environment.
-fn shell(host: &str, variables: &mut Vec<(OsString, OsString)>) -> Vec<OsString> {
-    let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
-    let name = escape(host);
-    if Path::new(&shell).file_name() == Some(OsStr::new("bash")) {
-        // Its own files set PS1, whatever the environment says; this runs behind them, once.
-        let first = format!("PS1=\"({name}) $PS1\"; unset PROMPT_COMMAND");
-        variables.push(("PROMPT_COMMAND".into(), first.into()));
-    } else {
-        let rest = std::env::var("PS1").unwrap_or_else(|_| "$ ".to_owned());
-        variables.push(("PS1".into(), format!("({name}) {rest}").into()));
-    }
-    vec![shell]
 }
 
 impl From<RunError> for Failure {

@@ -47,6 +47,40 @@ fn the_keys_of_the_terminal_reach_the_program_once() {
     }
 }
 
+/// A shell's prompts, and what its user does at each.
+const PROMPTS: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+def expect(word):
+    heard = b""
+    while word not in heard:
+        heard += os.read(terminal, 1024)
+    return heard
+for keys in [b"true\n", b"echo /proc/self/fd/*\n", b"exit 7\n"]:
+    heard = expect(b"(lab) own> ")
+    assert b"hooked" in heard, heard
+    os.write(terminal, keys)
+# The shell's own, and that of the folder which it lists.
+assert b"/fd/4" not in heard, heard
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"#;
+
+#[test]
+fn a_bash_keeps_its_users_prompt_hook_and_shows_the_host() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    for hook in ["hook", "hook${PROMPT_COMMAND:+; $PROMPT_COMMAND}"] {
+        let file = format!("hook() {{ echo hooked; }}\nPROMPT_COMMAND=\"{hook}\"\nPS1='own> '\n");
+        std::fs::write(within.home.folder.path().join(".bashrc"), file).unwrap();
+        let mut terminal = within.beside("python3");
+        terminal.args(["-c", PROMPTS]).arg(within.capuchin().get_program()).args(["run", "lab"]);
+        fails(terminal.env("SHELL", "/bin/bash").env_remove("PROMPT_COMMAND"), 7);
+    }
+}
+
 /// Waits for a question, and answers it.
 const ASKED: &str = r#"
 import os, pty, sys
