@@ -220,3 +220,13 @@ fn the_demo_shows_the_main_job_and_cleans_up() {
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
 }
+
+#[test]
+fn a_program_without_its_separator_or_its_name_is_told_so() {
+    let home = Home::new();
+    let said = fails(home.capuchin().args(["run", "lab", "curl", "-s", "http://a/"]), 255);
+    one_line(&said, "usage", "put -- before the program");
+    one_line(&fails(home.capuchin().args(["run", "lab", "--", ""]), 127), "usage", "the program's name is empty");
+    let said = fails(home.capuchin().args(["forward", "lab", "-R", "1080"]), 255);
+    one_line(&said, "usage", "a proxy at the lender");
+}

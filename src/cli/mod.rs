@@ -189,8 +189,17 @@ fn parse<A: Parser>() -> Result<A, Failure> {
             let _ = error.print();
             Failure::new(ErrorKind::Usage, "a command is missing")
         }
-        _ => usage(&error.to_string()),
+        kind => with_separator(kind, usage(&error.to_string())),
     })
+}
+
+/// `run` takes the program behind `--` alone, so that no option of the program's is taken for ours: who forgot it is told.
+fn with_separator(kind: ClapKind, mut failure: Failure) -> Failure {
+    let is_run = std::env::args_os().nth(1).is_some_and(|command| command == "run");
+    if is_run && kind == ClapKind::UnknownArgument && !failure.text.starts_with("unexpected argument '-") {
+        failure.notes.insert(0, "help: put -- before the program: capuchin run HOST -- PROGRAM".to_owned());
+    }
+    failure
 }
 
 /// clap's own text, in the one form that all our failures have.

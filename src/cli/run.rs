@@ -108,6 +108,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let host = host.ok_or_else(|| Failure::new(ErrorKind::Usage, "the host is missing, as in: capuchin run lab"))?;
     let name = host.text()?;
     let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&name))];
+    if program.first().is_some_and(|name| name.is_empty()) {
+        return Err(Failure::new(ErrorKind::Usage, "the program's name is empty").with_code(NOT_FOUND));
+    }
     let mut keep_fds = keep_fd;
     let shell = program.is_empty().then(|| Shell::of_user(&name));
     let program = match &shell {

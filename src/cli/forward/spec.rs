@@ -31,6 +31,9 @@ pub fn local(text: &str) -> Result<Specs, String> {
 
 /// Reads what `-R` takes. Every address of the lender is asked for as IPv6, and as IPv4 where it has none.
 pub fn remote(text: &str) -> Result<Specs, String> {
+    if dynamic(text).is_ok() {
+        return Err("a proxy at the lender, as ssh -R has with a port alone, is not there; -D is one here".to_owned());
+    }
     specs(text, Ipv6Addr::UNSPECIFIED.into())
 }
 
@@ -58,7 +61,9 @@ fn specs(text: &str, every: IpAddr) -> Result<Specs, String> {
     let is_port = |rest: &&str| rest.rsplit(':').next().is_some_and(|last| !last.is_empty() && !last.contains('/'));
     let datagrams = text.strip_suffix("/udp").filter(is_port);
     let fields = fields(datagrams.unwrap_or(text)).ok_or_else(|| wrong("a bracket is not closed"))?;
-    let is_path = |field: &&str| field.starts_with('/');
+    // As in ssh; 80/udp in its place is a slip.
+    let is_path =
+        |field: &&str| field.split_once('/').is_some_and(|(first, _)| first.is_empty() || range(first).is_none());
     // From both ends: a path is one part, an address and port are two.
     let (listen, destination) = match fields.as_slice() {
         [rest @ .., path] if is_path(path) => (rest, vec![*path]),
@@ -189,6 +194,8 @@ mod tests {
             ("80:/run/8/udp", "127.0.0.1:80", "/run/8/udp"),
             ("/run/8/udp:a:81", "/run/8/udp", "a:81"),
             ("80:/udp", "127.0.0.1:80", "/udp"),
+            ("./x.sock:a:81", "./x.sock", "a:81"),
+            ("x/y.sock:./z", "x/y.sock", "./z"),
         ] {
             assert_eq!(read(text), [(listen.to_owned(), destination.to_owned())], "{text}");
         }
@@ -247,6 +254,9 @@ mod tests {
         ] {
             let error = local(text).unwrap_err();
             assert!(error.contains("[BIND:]PORT:HOST:HOSTPORT"), "{text}: {error}");
+        }
+        for text in ["1080", "localhost:1080", "[::1]:1080"] {
+            assert!(remote(text).unwrap_err().contains("a proxy at the lender"), "{text}");
         }
         for text in ["", "x", "1:2:3", "nowhere.example:1", "1-2"] {
             assert!(dynamic(text).unwrap_err().contains("[BIND:]PORT"), "{text}");
