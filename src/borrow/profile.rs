@@ -156,6 +156,12 @@ impl Profiles {
         })
     }
 
+    /// Where `config.toml` is.
+    #[cfg(feature = "cli")]
+    pub(crate) fn settings_file(&self) -> &Path {
+        &self.settings
+    }
+
     /// What the user has settled for a host in `config.toml`.
     ///
     /// # Errors

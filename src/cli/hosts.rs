@@ -55,6 +55,11 @@ fn set(alias: &Alias, addresses: &[String]) -> Result<(), Failure> {
         true => profiles.learn_again(alias)?,
         false => profiles.set_addresses(alias, &addresses)?,
     }
+    let settled = profiles.settings(alias)?.addresses;
+    if !settled.is_empty() {
+        let (file, settled) = (profiles.settings_file().display(), settled.join(", "));
+        warn(&format!("warning: {alias} is looked for at {settled} all the same: {file} says so, and counts more"));
+    }
     Ok(())
 }
 
@@ -63,7 +68,11 @@ fn list(arguments: &Arguments) -> Result<(), Failure> {
     let mut hosts = Vec::new();
     for (alias, profile) in profiles.list()? {
         match profile {
-            Ok(profile) => hosts.push(profile),
+            // Where it is looked for, as every command does.
+            Ok(profile) => hosts.push(match profiles.settings(&alias)?.addresses {
+                settled if settled.is_empty() => profile,
+                addresses => Profile { addresses, ..profile },
+            }),
             Err(error) => warn(&format!("warning: {alias} is left out: {error}")),
         }
     }

@@ -93,3 +93,16 @@ fn a_bare_forward_opens_what_is_settled_for_its_host() {
     let said = fails(home.capuchin().args(["forward", "lab"]), 255);
     assert!(said.starts_with("error[usage]: there is nothing to forward"), "{said}");
 }
+
+#[test]
+fn an_address_that_is_set_without_effect_is_told_and_the_one_in_effect_is_listed() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let set = || run(home.capuchin().args(["hosts", "set", "lab", "127.0.0.1:2"])).stderr;
+    assert!(set().is_empty());
+    settle(&home, "[host.lab]\naddress = \"127.0.0.1:1\"\n");
+    let said = String::from_utf8(set()).unwrap();
+    assert!(said.starts_with("warning: ") && said.contains("127.0.0.1:1 ") && said.contains("config.toml"), "{said}");
+    let hosts = crate::support::json(&run(home.capuchin().args(["hosts", "--json"])).stdout);
+    assert_eq!(hosts["hosts"][0]["addresses"], serde_json::json!(["127.0.0.1:1"]));
+}
