@@ -174,6 +174,9 @@ fn a_network_is_not_borrowed_twice() {
     let inside = within.capuchin();
     let said = fails(&mut within.run(&[inside.get_program().to_str().unwrap(), "run", "lab", "--", "true"]), 255);
     assert!(said.contains("error[usage]: this is already inside `capuchin run lab`"), "{said}");
+    let unset = ["env", "-u", "CAPUCHIN_RUN", inside.get_program().to_str().unwrap(), "run", "lab", "--", "true"];
+    let said = fails(&mut within.run(&unset), 255);
+    assert!(said.contains("error[usage]: this is already inside `capuchin run HOST`"), "{said}");
 }
 
 #[test]

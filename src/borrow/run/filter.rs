@@ -12,6 +12,11 @@
 //! - for a program of real root, which has no user namespace of its own, what reads and writes the memory of such a process;
 //! - a second system call table (i386 by `int 0x80`, x32), as far as it would be a way around the above.
 
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketType, ipproto, socket},
+};
+
 use crate::sys::Instruction;
 
 // Classic BPF on `struct seccomp_data` (linux/seccomp.h): a number, an architecture, six arguments of 8 bytes.
@@ -81,6 +86,16 @@ pub fn filter(is_root: bool) -> Vec<Instruction> {
     program.extend(unless(ARCHITECTURE, &own));
     program.push(answer(ERRNO | ENOSYS));
     program
+}
+
+/// Whether this process is under such a filter already: the kernel says that it is under one, and a family of sockets that
+/// `run` itself needs is answered as ours answers.
+pub fn is_in_force() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let netfilter = rustix::net::netlink::NETFILTER;
+    status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]))
+        && socket(AddressFamily::NETLINK, SocketType::RAW, Some(netfilter)).err() == Some(Errno::PROTONOSUPPORT)
+        && socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::MPTCP)).err() == Some(Errno::NOPROTOOPT)
 }
 
 /// What a program of one architecture may do.

@@ -101,6 +101,9 @@ impl Run {
         if let Some(host) = std::env::var_os(HOST_VARIABLE) {
             return Err(RunError::Nested(host.to_string_lossy().into_owned()));
         }
+        if filter::is_in_force() {
+            return Err(RunError::Nested("HOST".to_owned()));
+        }
         // Before any is ours: a number that is free now would be one of ours by then.
         if let Some(closed) = plan.keep_fds.iter().find(|fd| !sys::is_open(**fd)) {
             return Err(RunError::NotOpen(*closed));
