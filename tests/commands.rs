@@ -202,11 +202,25 @@ fn one_file_is_both_commands() {
 }
 
 #[test]
+fn a_demo_that_is_interrupted_leaves_no_keys_behind() {
+    for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
+        let mut demo = support::Daemon::spawn(command.arg("demo").env("TMPDIR", folder.path()));
+        demo.wait_for_line("Without capuchin");
+        demo.signal(signal);
+        assert_eq!(demo.wait().code(), Some(code));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
+    }
+}
+
+#[test]
 fn the_demo_shows_the_main_job_and_cleans_up() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = Command::new(env!("CARGO_BIN_EXE_capuchin"));
     let output = run(demo.arg("demo").env("TMPDIR", folder.path()));
-    let shown = text(output.stdout);
+    let (shown, aside) = (text(output.stdout), text(output.stderr));
+    assert!(!aside.contains("listens on"), "the lender speaks amid what curl says: {aside}");
     for part in [
         "Could not resolve host",
         "$ capuchin run lab -- curl http://wiki.internal/\nHello from a web server that only the lender can reach.",

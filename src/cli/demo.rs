@@ -14,7 +14,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::report::Failure;
+use rustix::process::Signal;
+
+use super::{report::Failure, signals};
 use crate::{proto::ErrorKind, sys};
 
 /// The web server's address inside; not a loopback address, so that a plain rule by name can allow it.
@@ -25,6 +27,10 @@ const PASSWORD: &str = "a password for the demo";
 /// Where the borrower's web server is met, and what it has.
 const SERVED_PORT: u16 = 8000;
 const SERVED_PAGE: &str = "Hello from a web server of the borrower's, met at the lender's address.\n";
+/// What a shell adds to a signal's number for the exit status of a program that it ended.
+const SIGNALLED: i32 = 128;
+/// How often the folder is removed, should something be new in it each time.
+const REMOVALS_MAX: usize = 100;
 
 /// The hidden half of the demo: the lender's machine.
 #[derive(clap::Args)]
@@ -36,6 +42,7 @@ pub(super) struct Machine {
 /// Shows everything, and cleans up.
 pub(super) fn run() -> Result<(), Failure> {
     let folder = tempdir()?;
+    clean_up_at_signals(folder.path.clone())?;
     let result = Demo { folder: folder.path.clone() }.run();
     drop(folder);
     result
@@ -164,10 +171,18 @@ impl Demo {
     /// Starts the lender's machine, and waits until it serves.
     fn machine(&self) -> Result<Child, Failure> {
         let mut command = self.capuchin();
-        command.arg("demo-machine").arg(&self.folder).stdout(Stdio::piped());
+        // What it says would stand amid what curl says.
+        let log = self.folder.join("machine.log");
+        let stderr = fs::File::create(&log).map_err(failed("writing the log of the lender's machine"))?;
+        command.arg("demo-machine").arg(&self.folder).stdout(Stdio::piped()).stderr(stderr);
         let mut machine = command.spawn().map_err(failed("starting the lender's machine"))?;
-        first_line(&mut machine)?;
-        Ok(machine)
+        match first_line(&mut machine) {
+            Ok(_) => Ok(machine),
+            Err(failure) => {
+                let said = fs::read_to_string(log).unwrap_or_default();
+                Err(Failure { notes: said.lines().map(str::to_owned).collect(), ..failure })
+            }
+        }
     }
 
     /// curl, as it is, on the lender's network.
@@ -210,7 +225,7 @@ fn shortened(word: &str) -> String {
 /// The lender's machine: a network of its own, a web server, a name, and `capuchind serve`. Before any thread exists.
 pub(super) fn enter(machine: &Machine) -> Result<PathBuf, Failure> {
     let folder = &machine.folder;
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| failed("following the demo")(error.into()))?;
     sys::enter_private_network().map_err(|error| {
         let text = format!("no network namespace for the demo: {error}; run it as root, or allow user namespaces");
@@ -248,14 +263,14 @@ fn first_line(child: &mut Child) -> Result<String, Failure> {
         BufReader::new(stdout).read_line(&mut line).map_err(failed("reading"))?;
     }
     match line.trim_end() {
-        // It has said why on stderr.
+        // It has said why in its log.
         "" => Err(Failure::new(ErrorKind::Local, "a part of the demo did not start")),
         text => Ok(text.to_owned()),
     }
 }
 
 fn end(child: &mut Child) {
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM);
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), Signal::TERM);
     let _ = child.wait();
 }
 
@@ -272,6 +287,24 @@ fn failed(what: &str) -> impl FnOnce(std::io::Error) -> Failure {
     move |error| Failure::new(ErrorKind::Local, format!("{what}: {error}"))
 }
 
+/// Ends the demo at Ctrl-C and SIGTERM without leaving its folder behind, which holds keys. The programs that it starts
+/// have their own signals.
+fn clean_up_at_signals(folder: PathBuf) -> Result<(), Failure> {
+    // A handler and no mask: programs that are started inherit a mask.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed("waiting for signals"))?;
+    let stopped = {
+        let _entered = runtime.enter();
+        signals::stopped()?
+    };
+    std::thread::spawn(move || {
+        let number = runtime.block_on(stopped);
+        drop(Folder { path: folder });
+        std::process::exit(SIGNALLED + i32::from(number))
+    });
+    Ok(())
+}
+
 /// A folder that goes with the demo.
 struct Folder {
     path: PathBuf,
@@ -286,6 +319,11 @@ fn tempdir() -> Result<Folder, Failure> {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        // What still runs may make another file meanwhile.
+        for _ in 0..REMOVALS_MAX {
+            if fs::remove_dir_all(&self.path).is_ok() || !self.path.exists() {
+                return;
+            }
+        }
     }
 }
