@@ -46,7 +46,8 @@ Examples:
 
 What the program listens on is opened at the lender, and who connects there reaches the program from its own address.
 Loopback is the lender's, but for ports that the program itself listens on, which are its alone. What the program leaves
-behind is ended with it.
+behind is ended with it. A signal that is sent to it is passed on; one that a process sends to its whole group therefore
+comes to the program twice.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]

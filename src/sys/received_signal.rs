@@ -18,7 +18,8 @@ const SI_KERNEL: i32 = 0x80;
 pub struct ReceivedSignal {
     /// Its number.
     pub number: i32,
-    /// The kernel sent it to the whole process group, as the terminal's keys do; else one process sent it to this one.
+    /// The kernel sent it to the whole process group, as the terminal's keys do; else a process sent it. Nothing tells
+    /// whether that one meant this process or all of its group, as timeout(1) does after it has signalled its child.
     pub from_terminal: bool,
 }
 
