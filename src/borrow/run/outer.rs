@@ -221,8 +221,11 @@ impl Inner {
         let failed = |error: io::Error| RunError::local("cannot read from the inner half", error);
         loop {
             let mut ready = self.control.readable().await.map_err(failed)?;
-            if let Ok(heard) = ready.try_io(|control| control::receive(control.as_fd(), false)) {
-                return heard.map_err(failed);
+            match ready.try_io(|control| control::receive(control.as_fd(), false)) {
+                // It went without reading what we said last; what it said before is still there.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                Ok(heard) => return heard.map_err(failed),
+                Err(_) => {}
             }
         }
     }
@@ -230,7 +233,7 @@ impl Inner {
     fn say(&self, message: &ToInner) -> Result<(), RunError> {
         match control::send(self.control.as_fd(), message, &[]) {
             // It is gone, or about to go: what it said last is still to be read.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) => Ok(()),
             said => said.map_err(|error| RunError::local("cannot write to the inner half", error)),
         }
     }
