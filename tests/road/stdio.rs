@@ -177,6 +177,11 @@ fn each_half_ends_alone_and_what_fails_has_its_status() {
     };
     let output = run_with(&mut forward(&late.to_string()), [b'q'; 200_000]);
     assert_eq!((output.status.code(), text(output.stdout).as_str()), (Some(0), "200000 bytes"), "{:?}", output.stderr);
+    let six = TcpListener::bind("[::1]:0").unwrap();
+    let over_six = six.local_addr().unwrap().to_string();
+    std::thread::spawn(move || echo(six.accept().unwrap().0));
+    let output = run_with(&mut forward(&over_six), b"over IPv6");
+    assert_eq!((output.status.code(), text(output.stdout).as_str()), (Some(0), "over IPv6"), "{:?}", output.stderr);
     // The target ends first: stdout ends while stdin is open.
     let early = origin(|mut socket| {
         socket.write_all(b"good bye").unwrap();
