@@ -49,10 +49,12 @@ fn the_keys_of_the_terminal_reach_the_program_once() {
 
 /// A shell's prompts, and what its user does at each.
 const PROMPTS: &str = r#"
-import os, pty, sys
+import os, pty, signal, sys
 pid, terminal = pty.fork()
 if pid == 0:
     os.execvp(sys.argv[1], sys.argv[1:])
+# A prompt that does not come ends the wait.
+signal.alarm(60)
 def expect(word):
     heard = b""
     while word not in heard:
