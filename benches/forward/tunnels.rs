@@ -85,7 +85,7 @@ impl Tunnel {
         let listens = SocketAddr::from(([127, 0, 0, 1], port));
         let reached = path(listens).to_string();
         run(&mut lender(&["init", "--name", "lab", "--listen", &listens.to_string(), "--advertise", &reached]));
-        let policy = format!("[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\"]\n");
+        let policy = format!("[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\"]\nudp = [\"{origin}\"]\n");
         std::fs::write(lab.join("policy.toml"), policy).expect("a file");
         run(&mut lender(&["user", "add", "bench"]));
         let server = spawn(&mut lender(&["serve"]));
@@ -94,7 +94,7 @@ impl Tunnel {
         std::fs::write(folder.join("password"), "a password for the bench").expect("a file");
         let line = String::from_utf8(line).expect("a line");
         run(borrower(folder).args(["join", line.trim(), "--password-file"]).arg(folder.join("password")));
-        let (client, local) = forward(folder, origin);
+        let (client, local) = forward(folder, &format!("0:{origin}"));
         Self { local, ends: vec![server, client] }
     }
 
@@ -103,7 +103,7 @@ impl Tunnel {
         let mut old = self.ends.pop().expect("the borrower is the last");
         old.wait().expect("it has ended");
         run(borrower(folder).args(["login", "lab", "--password-file"]).arg(folder.join("password")));
-        let (client, local) = forward(folder, origin);
+        let (client, local) = forward(folder, &format!("0:{origin}"));
         self.ends.push(client);
         self.local = local;
     }
@@ -148,14 +148,15 @@ pub fn borrower(folder: &Path) -> Command {
     command
 }
 
-/// A running `capuchin forward`, and where it listens.
-fn forward(folder: &Path, origin: SocketAddr) -> (Child, SocketAddr) {
+/// A running `capuchin forward -L`, and where it listens.
+pub fn forward(folder: &Path, option: &str) -> (Child, SocketAddr) {
     let mut command = borrower(folder);
-    command.args(["forward", "lab", "-N", "-L", &format!("0:{origin}")]);
+    command.args(["forward", "lab", "-N", "-L", option]);
     let mut client = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("capuchin");
     let mut opened = String::new();
     BufReader::new(client.stdout.take().expect("piped")).read_line(&mut opened).expect("a line");
-    let local = opened.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("Forwarding ADDRESS");
+    let word = opened.split(' ').nth(1).map(|word| word.strip_suffix("/udp").unwrap_or(word));
+    let local = word.and_then(|word| word.parse().ok()).expect("Forwarding ADDRESS");
     (client, local)
 }
 
