@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     hold::{Far, Hold},
-    listening::Visitor,
+    listening::{Visitor, Visitors},
     local_copy::copy,
 };
 use crate::{
@@ -71,19 +71,17 @@ impl Carrier {
     ///
     /// # Cancellation
     /// What is not delivered ends with a reset.
-    pub async fn drain(mut self) {
+    pub async fn drain(mut self, visitors: &Visitors) {
         // What the kernel has accepted for the program is ours, too; one look at what is ready, after the runtime's own.
         tokio::task::yield_now().await;
         while let Some(Ok((socket, from))) = ready(&self.listener).await {
             self.carry(socket, from);
         }
-        while let Ok(visitor) = self.visitor_rx.try_recv() {
-            self.receive(visitor);
-        }
         self.over_tx.send_replace(true);
         let (mut before, mut since) = (self.moved(), Instant::now());
-        while !self.connections.is_empty() {
+        while self.has_any(visitors.are_coming()) {
             tokio::select! {
+                Some(visitor) = self.visitor_rx.recv() => self.receive(visitor),
                 Some(ended) = self.connections.join_next_with_id() => {
                     self.forget(&ended);
                     since = Instant::now();
@@ -102,6 +100,14 @@ impl Carrier {
                 return self.connections.shutdown().await;
             }
         }
+    }
+
+    /// Whether there is anything to carry; `are_coming` was asked before what has come is looked at.
+    fn has_any(&mut self, are_coming: bool) -> bool {
+        while let Ok(visitor) = self.visitor_rx.try_recv() {
+            self.receive(visitor);
+        }
+        are_coming || !self.connections.is_empty()
     }
 
     /// Bytes of the connections that there are, in both directions.

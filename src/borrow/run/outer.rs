@@ -136,7 +136,7 @@ async fn attend(
     // What has come so far was meant for the program; from here on there is nobody to pass it to.
     while sys::read_signal(signals.get_ref()).is_ok() {}
     tokio::select! {
-        ((), ()) = async { tokio::join!(network.carrier.drain(), network.flows.drain()) } => status.ok_or(RunError::Lost),
+        ((), ()) = async { tokio::join!(network.carrier.drain(&network.visitors), network.flows.drain()) } => status.ok_or(RunError::Lost),
         number = interrupted(signals) => Ok(number),
     }
 }

@@ -176,7 +176,16 @@ impl Serving {
                         // A caller that is gone has nothing that listens.
                         let _ = done_tx.send(done);
                     }
-                    None => return self.close().await,
+                    None => {
+                        // Who is in already was answered, perhaps: a program that serves one and ends is gone by now.
+                        let last = async {
+                            if let Some(letting_in) = letting_in {
+                                letting_in.await;
+                            }
+                        };
+                        let ((), ()) = tokio::join!(self.close(), last);
+                        return;
+                    }
                 },
                 somebody_listens = ready(&mut letting_in) => {
                     letting_in = None;

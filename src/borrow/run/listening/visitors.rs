@@ -1,6 +1,12 @@
 //! Connections that came to a port at the lender, made once more inside, from the very address of the visitor.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use rustix::net::bind;
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
@@ -37,12 +43,19 @@ pub struct Inside {
 pub struct Visitors {
     stock: Stock,
     visitor_tx: mpsc::Sender<Visitor>,
+    /// Those who are being let in.
+    coming: AtomicUsize,
 }
 
 impl Visitors {
     /// With sockets of `stock`; who is in goes to `visitor_tx`.
     pub fn new(stock: Stock, visitor_tx: mpsc::Sender<Visitor>) -> Self {
-        Self { stock, visitor_tx }
+        Self { stock, visitor_tx, coming: AtomicUsize::new(0) }
+    }
+
+    /// Whether somebody is being let in: the program may have accepted and answered him already.
+    pub fn are_coming(&self) -> bool {
+        self.coming.load(Ordering::Acquire) > 0
     }
 
     /// Where its sockets come from.
@@ -60,6 +73,7 @@ impl Visitors {
         let address = if bound.ip().is_unspecified() { local.0.ip() } else { bound.ip() };
         let to = SocketAddr::new(address.to_canonical(), bound.port());
         let from = SocketAddr::new(peer.0.ip().to_canonical(), peer.0.port());
+        let _coming = Coming::count(&self.coming);
         // A port that is closed meanwhile sends him away.
         let unanswered = Unanswered(&stream);
         let connected = tokio::select! {
@@ -94,6 +108,22 @@ impl Visitors {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// One who is being let in, until this is dropped.
+struct Coming<'a>(&'a AtomicUsize);
+
+impl<'a> Coming<'a> {
+    fn count(coming: &'a AtomicUsize) -> Self {
+        coming.fetch_add(1, Ordering::AcqRel);
+        Self(coming)
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
