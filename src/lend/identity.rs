@@ -69,7 +69,7 @@ impl ServerIdentity {
                 Ok(new) => *current = new,
                 Err(error) if now < current.ends => {
                     tracing::warn!(%error, "cannot renew the server certificate");
-                    current.renew_at = now.plus(TRY_AGAIN);
+                    current.renew_at = now.plus(TRY_AGAIN).min(current.ends);
                 }
                 Err(error) => return Err(error),
             }
