@@ -11,7 +11,9 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    dial, echo, origin, round_trip,
+    dial, echo,
+    listen::closes,
+    origin, remote, round_trip,
     support::{Daemon, LOOPBACK, Lab, PATIENCE, named::NamedLab, run, text},
 };
 
@@ -113,20 +115,26 @@ fn a_session_that_the_lender_still_takes_for_alive_is_replaced() {
 }
 
 #[test]
-fn a_borrower_that_was_asleep_comes_back() {
-    let lab = Lab::start(LOOPBACK);
+fn a_borrower_that_was_asleep_comes_back_and_leaves_nothing_open_meanwhile() {
+    let lab = Lab::start(remote::BOTH);
     let home = lab.join("alice");
     let server = origin(echo);
-    let (forward, local) = home.forward(&[&format!("0:{server}")]);
-    round_trip(&dial(local[0]), b"awake").unwrap();
+    let (forward, opened) = remote::forward(&home, &["-L", &format!("0:{server}"), "-R", &format!("0:{server}")], 2);
+    let [local, at_lender] = [&opened[0], &opened[1]].map(|text| text.parse::<SocketAddr>().unwrap());
+    for address in [local, at_lender] {
+        round_trip(&dial(address), b"awake").unwrap();
+    }
     // As a laptop with its lid closed, until the lender has missed its pings: two, each after ten seconds.
     forward.signal(Signal::STOP);
     lab.wait_for_audit_within(2 * PATIENCE, "the end of the session", |line| {
         line["event"] == "session-ended" && line["why"].as_str().is_some_and(|why| why.contains("has not answered"))
     });
+    assert!(closes(at_lender), "{at_lender} is open while the borrower sleeps");
     forward.signal(Signal::CONT);
     forward.wait_for_line("back after");
-    round_trip(&dial(local[0]), b"awake again").unwrap();
+    for address in [local, at_lender] {
+        round_trip(&dial(address), b"awake again").unwrap();
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Alice may connect and listen on loopback.
-const BOTH: &str = "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"127.0.0.0/8:*\", \"[::1]:*\"]\n\
+pub const BOTH: &str = "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"127.0.0.0/8:*\", \"[::1]:*\"]\n\
                     listen = [\"127.0.0.1:1024-65535\", \"[::1]:1024-65535\"]\n";
 
 /// Runs `capuchin forward lab` with these options, and gives what stands behind the first `Forwarding` of each line.
