@@ -5,6 +5,8 @@
 set -euo pipefail
 capuchind="$1" capuchin="$2" folder="$3"
 export CAPUCHIND_DIR="$folder/lab"
+# A function in the background is a shell of its own, which would outlive this one, and its command with it.
+trap 'kill $(jobs -p)' EXIT
 
 mount -t tmpfs tmpfs /run
 ip link set lo up
