@@ -27,7 +27,7 @@ use super::{
     seats::Seats,
     service::Services,
     shares::Shares,
-    spawn::UserPrograms,
+    spawn,
     worker::Worker,
 };
 use crate::{
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     pub(super) sockets: Arc<Semaphore>,
     pub(super) services: Arc<Services>,
     /// Of programs, by user.
-    pub(super) programs: UserPrograms,
+    pub(super) programs: Shares,
     pub(super) look_ups: LookUps,
     /// Questions to resolvers.
     pub(super) questions: Shares,
@@ -163,7 +163,7 @@ impl Lender {
             seats: Seats::default(),
             sockets: Arc::new(Semaphore::new(sockets_max())),
             services: Arc::default(),
-            programs: UserPrograms::default(),
+            programs: spawn::places(),
             look_ups: LookUps::new(),
             questions: names::places(),
             worker: Worker::default(),

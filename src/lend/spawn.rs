@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub(super) use account::account;
-pub(super) use places::UserPrograms;
+pub(super) use places::places;
 pub(super) use request::{SpawnGrant, judge};
 pub(super) use stdio::Programs;
 

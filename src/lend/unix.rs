@@ -103,7 +103,7 @@ pub(super) async fn as_other(
     to: Use,
 ) -> io::Result<(OwnedFd, Keeper)> {
     let shared = &borrower.lender.shared;
-    let place = shared.programs.place(&borrower.principal.user).ok_or(Errno::EAGAIN)?;
+    let place = shared.programs.try_take(&borrower.principal.user).ok_or(Errno::EAGAIN)?;
     let made = shared.worker.unix_socket((account, path), to, place).await;
     made.map_err(|why| match why {
         Failed::Worker(source) | Failed::Start { source, .. } => source,

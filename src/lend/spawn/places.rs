@@ -1,16 +1,14 @@
 //! Room for programs. Each takes it from its start until nothing of it is left: also while it is being ended, and, detached,
 //! for as long as it lives.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
-
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    lend::borrower::Borrower,
-    proto::{Errno, ErrorKind, Refusal, UserName},
+    lend::{
+        borrower::Borrower,
+        shares::{Share, Shares},
+    },
+    proto::{Errno, ErrorKind, Refusal},
 };
 
 /// Programs of one session at once: each costs two processes and up to four descriptors.
@@ -21,9 +19,11 @@ const PROGRAMS_OF_USER_MAX: usize = 512;
 /// Descriptors of a program's streams at the lender; its supervisor is one more.
 const STREAMS: u32 = 3;
 
-/// The programs of each user who has any.
-#[derive(Default)]
-pub(in crate::lend) struct UserPrograms(Mutex<HashMap<UserName, Arc<Semaphore>>>);
+/// The places of all users for programs, and for other processes that are theirs: a user is bounded, and they are as many as
+/// the admin has made.
+pub(in crate::lend) fn places() -> Shares {
+    Shares::new(Semaphore::MAX_PERMITS, PROGRAMS_OF_USER_MAX)
+}
 
 /// Room for a program with its streams.
 pub(super) struct Place {
@@ -35,7 +35,7 @@ pub(super) struct Place {
 /// Room for a program and its supervisor; goes back when nothing of them is left.
 pub(super) struct ProgramPlace {
     _of_session: OwnedSemaphorePermit,
-    _of_user: OwnedSemaphorePermit,
+    _of_user: Share,
     _supervisor: OwnedSemaphorePermit,
 }
 
@@ -53,7 +53,7 @@ impl Place {
             ))
         };
         let of_session = borrower.programs.place().ok_or_else(|| so_many(PROGRAMS_MAX, "session"))?;
-        let of_user = shared.programs.place(&borrower.principal.user);
+        let of_user = shared.programs.try_take(&borrower.principal.user);
         let of_user = of_user.ok_or_else(|| so_many(PROGRAMS_OF_USER_MAX, "user"))?;
         let descriptors = |count| {
             let taken = shared.sockets.clone().try_acquire_many_owned(count);
@@ -61,34 +61,5 @@ impl Place {
         };
         let program = ProgramPlace { _of_session: of_session, _of_user: of_user, _supervisor: descriptors(1)? };
         Ok(Self { program, streams: descriptors(STREAMS)? })
-    }
-}
-
-impl UserPrograms {
-    /// A place for one more process of this user's, for what is no program.
-    pub(in crate::lend) fn place(&self, user: &UserName) -> Option<OwnedSemaphorePermit> {
-        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only this table knows it: nothing of that user runs.
-        users.retain(|_, own| Arc::strong_count(own) > 1);
-        let own = users.entry(user.clone()).or_insert_with(|| Arc::new(Semaphore::new(PROGRAMS_OF_USER_MAX)));
-        own.clone().try_acquire_owned().ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_has_so_many_whoever_else_has_some() {
-        let (programs, ana, bob) = (UserPrograms::default(), "ana".parse().unwrap(), "bob".parse().unwrap());
-        let mut held: Vec<_> = (0..PROGRAMS_OF_USER_MAX).map(|_| programs.place(&ana).unwrap()).collect();
-        assert!(programs.place(&ana).is_none());
-        drop(programs.place(&bob).unwrap());
-        held.pop();
-        assert!(programs.place(&ana).is_some());
-        drop(held);
-        drop(programs.place(&bob));
-        assert_eq!(programs.0.lock().unwrap().len(), 1, "who has none is forgotten");
     }
 }
