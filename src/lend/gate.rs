@@ -2,11 +2,7 @@
 
 mod again;
 
-use std::{
-    collections::BTreeSet,
-    fmt::Display,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeSet, fmt::Display, net::SocketAddr};
 
 use super::{
     Lender,
@@ -32,7 +28,7 @@ pub(super) use again::{still, still_by_rules, still_listens, still_profile, stil
 /// Asks for a connection to `target`.
 pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
     let decision = decide_connect(borrower, target).await;
-    log(borrower, "tcp-connect", target, Verdict::of(&decision)).await;
+    log(borrower, "tcp-connect", target, Verdict::of(decision.as_ref())).await;
     decision
 }
 
@@ -44,7 +40,7 @@ pub(super) async fn listen(borrower: &Borrower, address: SocketAddr) -> Result<G
     let facts = Facts { own: &own, ..Facts::default() };
     let request = Listen::new(Transport::Tcp, address.ip(), address.port());
     let decision = policy::decide(&lender.policy(), &borrower.principal, request, &facts).map_err(|no| refusal(&no));
-    log(borrower, "tcp-listen", &address, Verdict::of(&decision)).await;
+    log(borrower, "tcp-listen", &address, Verdict::of(decision.as_ref())).await;
     decision
 }
 
@@ -53,7 +49,7 @@ pub(super) async fn udp_listen(borrower: &Borrower, address: SocketAddr) -> Resu
     let request = Listen::new(Transport::Udp, address.ip(), address.port());
     let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default());
     let decision = decision.map_err(|no| refusal(&no));
-    log(borrower, "udp-bind", &format!("{address}/udp"), Verdict::of(&decision)).await;
+    log(borrower, "udp-bind", &format!("{address}/udp"), Verdict::of(decision.as_ref())).await;
     decision
 }
 
@@ -61,7 +57,7 @@ pub(super) async fn udp_listen(borrower: &Borrower, address: SocketAddr) -> Resu
 pub(super) async fn udp_socket(borrower: &Borrower, address: SocketAddr) -> Result<Granted<DatagramSocket>, Refusal> {
     let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, DatagramSocket, &Facts::default());
     let decision = decision.map_err(|no| refusal(&no));
-    log(borrower, "udp-bind", &address, Verdict::of(&decision)).await;
+    log(borrower, "udp-bind", &address, Verdict::of(decision.as_ref())).await;
     decision
 }
 
@@ -79,7 +75,7 @@ pub(super) async fn datagram(
     let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request, &facts);
     let decision = decision.map_err(|no| refusal(&no));
     if logged {
-        log(borrower, "udp-send", &peer, Verdict::of(&decision)).await;
+        log(borrower, "udp-send", &peer, Verdict::of(decision.as_ref())).await;
     }
     decision
 }
@@ -115,12 +111,8 @@ async fn unix<R: policy::Request>(
         }
         Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
     };
-    let (decision, actor) = match decision {
-        Ok((grant, actor)) => (Ok(grant), Some(actor)),
-        Err(refusal) => (Err(refusal), None),
-    };
-    log(borrower, event, &asked, Verdict::of(&decision)).await;
-    decision.map(|grant| (grant, actor.unwrap_or(Actor::Daemon)))
+    log(borrower, event, &asked, Verdict::of(decision.as_ref().map(|(grant, _)| grant))).await;
+    decision
 }
 
 /// As whom what was granted is done.
@@ -164,7 +156,7 @@ async fn service<R: policy::Request>(
             .map_err(|no| refusal(&no)),
         Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
     };
-    log(borrower, event, &name, Verdict::of(&decision)).await;
+    log(borrower, event, &name, Verdict::of(decision.as_ref())).await;
     decision
 }
 
@@ -179,7 +171,7 @@ pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<R
         Err(error) => Err(policy::Refusal::bad_host(Kind::Resolve, name, error)),
     };
     let decision = decision.map_err(|no| refusal(&no));
-    log(borrower, "resolve", &name, Verdict::of(&decision)).await;
+    log(borrower, "resolve", &name, Verdict::of(decision.as_ref())).await;
     decision
 }
 
@@ -190,7 +182,7 @@ pub(super) async fn profile(
 ) -> Result<Vec<Granted<ReadVariable>>, Refusal> {
     let policy = borrower.lender.policy();
     let decision = policy::decide(&policy, &borrower.principal, Profile, &Facts::default()).map_err(|no| refusal(&no));
-    log(borrower, "profile", &"profile", Verdict::of(&decision)).await;
+    log(borrower, "profile", &"profile", Verdict::of(decision.as_ref())).await;
     decision?;
     let mut granted = Vec::with_capacity(variables.len());
     for name in variables {
@@ -200,7 +192,7 @@ pub(super) async fn profile(
             }
             Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string())),
         };
-        log(borrower, "env.read", name, Verdict::of(&decision)).await;
+        log(borrower, "env.read", name, Verdict::of(decision.as_ref())).await;
         granted.push(decision?);
     }
     Ok(granted)
@@ -249,7 +241,7 @@ fn asked(wanted: &Spawn, arguments: &[Vec<u8>]) -> String {
 /// Asks about a request of any kind, and does nothing.
 pub(super) async fn check(borrower: &Borrower, ask: &Ask) -> Result<Granted<AnyRequest>, Refusal> {
     let decision = decide(&borrower.lender, &borrower.principal, Some(borrower), ask).await;
-    log(borrower, "check", ask, Verdict::of(&decision)).await;
+    log(borrower, "check", ask, Verdict::of(decision.as_ref())).await;
     decision
 }
 
@@ -257,8 +249,8 @@ pub(super) async fn check(borrower: &Borrower, ask: &Ask) -> Result<Granted<AnyR
 pub(super) async fn planned(borrower: &Borrower, name: &'static str, ask: &Ask) -> Refusal {
     let decision = decide(&borrower.lender, &borrower.principal, Some(borrower), ask).await;
     let verdict = match &decision {
-        Ok(_) => Verdict { granted: false, why: Some(NOT_OFFERED.to_owned()), ..Verdict::of(&decision) },
-        Err(_) => Verdict::of(&decision),
+        Ok(_) => Verdict { granted: false, why: Some(NOT_OFFERED.to_owned()), ..Verdict::of(decision.as_ref()) },
+        Err(_) => Verdict::of(decision.as_ref()),
     };
     log(borrower, name, ask, verdict).await;
     match decision {
@@ -294,7 +286,7 @@ pub(super) async fn decide(
         }
         return Ok(grant);
     };
-    let (addresses, aliases) = addresses(lender, who, transport, host, port).await?;
+    let Through { addresses, aliases } = addresses(lender, who, transport, host, port).await?;
     let own = lender.own_listeners(&addresses, port);
     let answered = session.map(|session| session.names.answered(host)).unwrap_or_default();
     let facts = Facts { own: &own, answered: &answered, ..Facts::default() };
@@ -320,7 +312,7 @@ async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<
     let (lender, who) = (&borrower.lender, &borrower.principal);
     let host = Host::parse(&target.host)
         .map_err(|error| refusal(&policy::Refusal::bad_host(Kind::Connect, &target.to_string(), error)))?;
-    let (addresses, aliases) = addresses(lender, who, Transport::Tcp, &host, target.port).await?;
+    let Through { addresses, aliases } = addresses(lender, who, Transport::Tcp, &host, target.port).await?;
     let own = lender.own_listeners(&addresses, target.port);
     let answered = borrower.names.answered(&host);
     let request = Connect { aliases, ..Connect::new(host, target.port, addresses) };
@@ -336,15 +328,15 @@ async fn addresses(
     transport: Transport,
     host: &Host,
     port: u16,
-) -> Result<(Vec<IpAddr>, Vec<HostName>), Refusal> {
+) -> Result<Through, Refusal> {
     let policy = lender.policy();
     policy::may_match(&policy, who, transport, host, port).map_err(|no| refusal(&no))?;
-    let name = match host {
-        Host::Name(name) if policy::may_be_denied_by_alias(&policy, who, transport, host, port) => name,
-        _ => return Ok((lender.shared.look_ups.resolve(&who.user, host).await?, Vec::new())),
-    };
-    let Through { addresses, aliases } = names::follow(&lender.shared, &who.user, name).await?;
-    Ok((addresses, aliases))
+    match host {
+        Host::Name(name) if policy::may_be_denied_by_alias(&policy, who, transport, host, port) => {
+            names::follow(&lender.shared, &who.user, name).await
+        }
+        _ => Ok(Through { addresses: lender.shared.look_ups.resolve(&who.user, host).await?, aliases: Vec::new() }),
+    }
 }
 
 /// What the audit says of a decision.
@@ -355,7 +347,7 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of<R>(decision: &Result<Granted<R>, Refusal>) -> Self {
+    fn of<R>(decision: Result<&Granted<R>, &Refusal>) -> Self {
         match decision {
             Ok(grant) => Self { granted: true, rule: Some(grant.rule().to_string()), why: None },
             Err(refusal) => Self { granted: false, rule: None, why: Some(refusal.text().to_owned()) },

@@ -197,7 +197,6 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
 }
 
 /// Where a name leads.
-#[derive(Default)]
 pub(super) struct Through {
     pub(super) addresses: Vec<IpAddr>,
     /// The names on the way to them, and for a name without a dot the longer ones that the search list makes of it.
