@@ -88,10 +88,11 @@ impl Cover {
 
 /// What is covered, by its true path, but for the sockets in `kept`.
 pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
-    let runtime = runtime_folder();
-    let home = env::var_os("HOME").map(PathBuf::from);
+    let runtime = session::runtime_folder();
     let below = |folder: &Path, names: &[&str]| names.iter().map(|name| folder.join(name)).collect::<Vec<_>>();
-    let folders = FOLDERS.map(PathBuf::from).into_iter().chain(below(&runtime, &USER_FOLDERS)).chain(own_folders());
+    let below_runtime = |names: &'static [&str]| runtime.iter().flat_map(move |folder| below(folder, names));
+    let home = env::var_os("HOME").map(PathBuf::from);
+    let folders = FOLDERS.map(PathBuf::from).into_iter().chain(below_runtime(&USER_FOLDERS)).chain(own_folders());
     let mut covers = BTreeMap::new();
     // What is not there, or where we may not look, can be reached by nobody here.
     for place in folders.filter_map(|path| fs::canonicalize(path).ok()).filter(|path| path.is_dir()) {
@@ -101,7 +102,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
         let mode = fs::metadata(&place).map_or(0o755, |found| found.mode() & 0o777);
         covers.entry(place).or_insert(Cover { source, folder_mode: Some(mode), keeps });
     }
-    let sockets = SOCKETS.map(PathBuf::from).into_iter().chain(below(&runtime, &USER_SOCKETS));
+    let sockets = SOCKETS.map(PathBuf::from).into_iter().chain(below_runtime(&USER_SOCKETS));
     let sockets = sockets.chain(home.iter().flat_map(|home| below(home, &HOME_SOCKETS)));
     let named = SOCKET_VARIABLES.iter().filter_map(env::var_os).flat_map(|value| socket_paths(value.as_bytes()));
     // The socket, the server's process and the session.
@@ -124,14 +125,13 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     covers
 }
 
-/// Folders whose place variables say: of tmux, of screen, and of capuchin where there is no runtime folder.
+/// Folders whose place variables say: of tmux and of screen.
 fn own_folders() -> Vec<PathBuf> {
     let named = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let tmux = named("TMUX_TMPDIR").unwrap_or_else(|| "/tmp".into());
     let tmux = tmux.join(format!("tmux-{}", rustix::process::getuid().as_raw()));
     let screen = named("SCREENDIR").or_else(|| Some(named("HOME")?.join(".screen")));
-    let capuchin = session::runtime_folder().map(|folder| folder.join("capuchin"));
-    [Some(tmux), screen, capuchin].into_iter().flatten().collect()
+    [Some(tmux), screen].into_iter().flatten().collect()
 }
 
 /// The sockets of a lender of this machine in its own folder: the one that was named, or where this user's lies.
@@ -155,11 +155,6 @@ fn sockets_below(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-fn runtime_folder() -> PathBuf {
-    let named = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    named.unwrap_or_else(|| format!("/run/user/{}", rustix::process::getuid().as_raw()).into())
 }
 
 /// The paths in addresses of D-Bus (`unix:path=/run/user/1000/bus,guid=…;…`) and of docker (`unix:///run/docker.sock`).
