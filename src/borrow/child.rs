@@ -3,16 +3,17 @@
 use std::{
     io,
     os::unix::process::ExitStatusExt,
-    pin::Pin,
     process::{ExitStatus, Output},
     sync::Arc,
-    task::{Context, Poll},
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{BorrowError, Borrower};
+use super::{
+    BorrowError, Borrower,
+    byte_stream::{read_by, write_by},
+};
 use crate::{
     proto::{FromProgram, Reset, TerminalSize, ToProgram, message, mux::Batch},
     session::Stream,
@@ -281,32 +282,9 @@ impl ProgramStream for ChildStderr {
     }
 }
 
-impl AsyncWrite for ChildStdin {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    /// Written bytes leave by themselves.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-impl AsyncRead for ChildStdout {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncRead for ChildStderr {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
+write_by!(ChildStdin, 0);
+read_by!(ChildStdout, 0);
+read_by!(ChildStderr, 0);
 
 impl Drop for ChildStdout {
     fn drop(&mut self) {

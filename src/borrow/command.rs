@@ -195,7 +195,7 @@ impl Command {
         let room = FIRST_BYTES_MAX.saturating_sub(first.len());
         first.put(rest.split_to(room.min(rest.len())));
         let stream = self.borrower.open_with(first.freeze())?;
-        let unanswered = super::tcp::Unanswered(&stream);
+        let unanswered = super::answer::Unanswered(&stream);
         let mut streams = [None, None, None];
         for (which, (place, piped)) in crate::proto::Stdio::ALL.into_iter().zip(streams.iter_mut().zip(piped)) {
             if piped {

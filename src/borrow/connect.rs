@@ -230,8 +230,7 @@ impl Borrower {
     /// # Errors
     /// As [`Self::tcp_connect`].
     pub async fn tcp_connect_to(&self, target: &Target) -> Result<TcpStream, BorrowError> {
-        let stream = self.open(&Request::TcpConnect(target.clone()))?;
-        let connected = tcp::answer(&stream, self.host(), target).await?;
+        let (stream, connected) = tcp::connect(self, target).await?;
         Ok(TcpStream::new(stream, connected))
     }
 

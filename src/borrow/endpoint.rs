@@ -2,9 +2,9 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use super::{BorrowError, tcp, unix};
+use super::{BorrowError, answer, unix};
 use crate::{
-    proto::{Request, Target},
+    proto::{Ready, Request, Target, TcpConnected},
     session::Stream,
 };
 
@@ -49,8 +49,11 @@ impl Destination {
     /// Dropping the future before the answer resets the stream, so that the lender gives up.
     pub(super) async fn answer(&self, stream: &Stream, host: &str) -> Result<(), BorrowError> {
         match self {
-            Self::Tcp(target) => tcp::answer(stream, host, target).await.map(drop),
-            Self::Unix(path) => unix::answer(stream, host, path).await,
+            Self::Tcp(target) => answer::granted::<TcpConnected>(stream, host, &target.to_string()).await.map(drop),
+            Self::Unix(path) => {
+                let Ready {} = answer::granted(stream, host, &path.display().to_string()).await?;
+                Ok(())
+            }
         }
     }
 }

@@ -3,9 +3,8 @@
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    BorrowError, Borrower,
+    BorrowError, Borrower, answer,
     arrivals::{Arrival, Expected},
-    tcp::Unanswered,
 };
 use crate::{
     proto::{Answer, ProtocolError, Ready, Request, StartListening},
@@ -103,14 +102,7 @@ impl Listener {
     where
         A: for<'b> minicbor::Decode<'b, ()>,
     {
-        let unanswered = Unanswered(&self.stream);
-        let answer = self.stream.read_message("answer").await.map_err(|error| self.failed(error))?;
-        std::mem::forget(unanswered);
-        match answer {
-            Answer::Granted(granted) => Ok(granted),
-            Answer::Refused(refusal) => {
-                Err(BorrowError::refused(self.borrower.host(), &self.address, &refusal).of_listener())
-            }
-        }
+        let granted = answer::granted(&self.stream, self.borrower.host(), &self.address).await;
+        granted.map_err(BorrowError::of_listener)
     }
 }

@@ -23,7 +23,9 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod answer;
 mod arrivals;
+mod byte_stream;
 mod child;
 mod command;
 mod connect;

@@ -3,17 +3,16 @@
 //! The lender passes bytes on and knows nothing of what they are. What is offered most simply is one's own stdin and stdout:
 //! who connects then reads what comes in there, and writes what goes out.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
+use std::io;
+
+use super::{
+    BorrowError, Borrower, answer,
+    arrivals::Arrival,
+    byte_stream::{read_by, write_by},
+    listener::Listener,
 };
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::{BorrowError, Borrower, arrivals::Arrival, listener::Listener, tcp::Unanswered};
 use crate::{
-    proto::{Answer, Ready, Request, SERVICE_NAME_MAX, ServiceListen},
+    proto::{Ready, Request, SERVICE_NAME_MAX, ServiceListen},
     session::{ReadHalf, Stream, WriteHalf},
 };
 
@@ -81,14 +80,8 @@ impl Borrower {
         let name = checked(name.as_ref())?;
         let target = format!("service:{name}");
         let stream = self.open(&Request::ServiceConnect(name))?;
-        let unanswered = Unanswered(&stream);
-        let answer = stream.read_message("answer").await;
-        let answer = answer.map_err(|error| BorrowError::answer(self.host(), &target, error))?;
-        std::mem::forget(unanswered);
-        match answer {
-            Answer::Granted(Ready {}) => Ok(ServiceStream { stream }),
-            Answer::Refused(refusal) => Err(BorrowError::refused(self.host(), &target, &refusal)),
-        }
+        let Ready {} = answer::granted(&stream, self.host(), &target).await?;
+        Ok(ServiceStream { stream })
     }
 }
 
@@ -174,44 +167,7 @@ pub struct ServiceWriter {
     half: WriteHalf,
 }
 
-impl AsyncRead for ServiceStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for ServiceStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    /// Written bytes leave by themselves.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl AsyncRead for ServiceReader {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.half).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for ServiceWriter {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.half).poll_write(cx, bytes)
-    }
-
-    /// Written bytes leave by themselves.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.half).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.half).poll_shutdown(cx)
-    }
-}
+read_by!(ServiceStream, stream);
+write_by!(ServiceStream, stream);
+read_by!(ServiceReader, half);
+write_by!(ServiceWriter, half);

@@ -1,17 +1,13 @@
 //! A borrowed TCP connection: bytes in and out here, the socket at the lender.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
+use std::{io, net::SocketAddr};
+
+use super::{
+    BorrowError, Borrower, answer,
+    byte_stream::{read_by, write_by},
 };
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::BorrowError;
 use crate::{
-    proto::{Answer, Reset, Target, TcpConnected},
+    proto::{Request, Target, TcpConnected},
     session::{ReadHalf, Stream, WriteHalf},
 };
 
@@ -137,68 +133,20 @@ impl OwnedWriteHalf {
     }
 }
 
-/// The lender's answer to a connection that was asked for on `stream`.
+/// Has the lender connect to `target`.
+///
+/// # Errors
+/// As [`Borrower::tcp_connect`].
 ///
 /// # Cancellation
-/// Dropping the future before the answer resets the stream, so that the lender gives up.
-pub(super) async fn answer(stream: &Stream, host: &str, target: &Target) -> Result<TcpConnected, BorrowError> {
-    let unanswered = Unanswered(stream);
-    let answer =
-        stream.read_message("answer").await.map_err(|error| BorrowError::answer(host, &target.to_string(), error))?;
-    std::mem::forget(unanswered);
-    match answer {
-        Answer::Granted(connected) => Ok(connected),
-        Answer::Refused(refusal) => Err(BorrowError::refused(host, &target.to_string(), &refusal)),
-    }
+/// Dropping the future makes the lender give up.
+pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<(Stream, TcpConnected), BorrowError> {
+    let stream = borrower.open(&Request::TcpConnect(target.clone()))?;
+    let connected = answer::granted(&stream, borrower.host(), &target.to_string()).await?;
+    Ok((stream, connected))
 }
 
-/// Resets the stream when dropped.
-pub(super) struct Unanswered<'a>(pub(super) &'a Stream);
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        self.0.reset(Reset::Cancelled);
-    }
-}
-
-impl AsyncRead for TcpStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for TcpStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    /// Written bytes leave by themselves.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl AsyncRead for OwnedReadHalf {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.half).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for OwnedWriteHalf {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.half).poll_write(cx, bytes)
-    }
-
-    /// Written bytes leave by themselves.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.half).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.half).poll_shutdown(cx)
-    }
-}
+read_by!(TcpStream, stream);
+write_by!(TcpStream, stream);
+read_by!(OwnedReadHalf, half);
+write_by!(OwnedWriteHalf, half);

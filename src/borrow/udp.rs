@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{BorrowError, Borrower, tcp::Unanswered};
+use super::{BorrowError, Borrower, answer::Unanswered};
 use crate::{
     proto::{Answer, DATAGRAM_BYTES_MAX, Errno, ErrorKind, Listening, Refusal, Request, UdpBind, UdpBody, UdpMessage},
     session::{DatagramQueue, DatagramReader, QUEUE_BYTES, Stream},

@@ -1,18 +1,15 @@
 //! Unix sockets of the lender: to connect to, and to listen on.
 
-use std::{
-    io,
-    os::unix::ffi::OsStrExt,
-    path::Path,
-    pin::Pin,
-    task::{Context, Poll},
+use std::{io, os::unix::ffi::OsStrExt, path::Path};
+
+use super::{
+    BorrowError, Borrower, answer,
+    arrivals::Arrival,
+    byte_stream::{read_by, write_by},
+    listener::Listener,
 };
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::{BorrowError, Borrower, arrivals::Arrival, listener::Listener, tcp::Unanswered};
 use crate::{
-    proto::{Answer, BACKLOG, Ready, Request, SOCKET_PATH_MAX, UnixListen},
+    proto::{BACKLOG, Ready, Request, SOCKET_PATH_MAX, UnixListen},
     session::Stream,
 };
 
@@ -51,7 +48,7 @@ impl Borrower {
     pub async fn unix_connect(&self, path: impl AsRef<Path>) -> Result<UnixStream, BorrowError> {
         let path = path.as_ref();
         let stream = self.open(&Request::UnixConnect(bytes_of(path)?))?;
-        answer(&stream, self.host(), path).await?;
+        let Ready {} = answer::granted(&stream, self.host(), &path.display().to_string()).await?;
         Ok(UnixStream { stream })
     }
 
@@ -68,21 +65,6 @@ impl Borrower {
         let request = Request::UnixListen(UnixListen { path: bytes_of(path)?, backlog: Some(BACKLOG) });
         let (Ready {}, listener) = Listener::open(self, &request, path.display().to_string()).await?;
         Ok(UnixListener { listener })
-    }
-}
-
-/// The lender's answer to a connection to a Unix socket that was asked for on `stream`.
-///
-/// # Cancellation
-/// Dropping the future before the answer resets the stream, so that the lender gives up.
-pub(super) async fn answer(stream: &Stream, host: &str, path: &Path) -> Result<(), BorrowError> {
-    let unanswered = Unanswered(stream);
-    let target = path.display().to_string();
-    let answer = stream.read_message("answer").await.map_err(|error| BorrowError::answer(host, &target, error))?;
-    std::mem::forget(unanswered);
-    match answer {
-        Answer::Granted(Ready {}) => Ok(()),
-        Answer::Refused(refusal) => Err(BorrowError::refused(host, &target, &refusal)),
     }
 }
 
@@ -117,26 +99,8 @@ impl UnixStream {
     }
 }
 
-impl AsyncRead for UnixStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for UnixStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    /// Written bytes leave by themselves.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
+read_by!(UnixStream, stream);
+write_by!(UnixStream, stream);
 
 /// A Unix socket at the lender, and the connections that come to it.
 ///

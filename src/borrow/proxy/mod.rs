@@ -30,11 +30,11 @@ use super::{
     BorrowError, Borrower,
     endpoint::Endpoint,
     local::{LocalListener, LocalSocket},
-    tcp,
+    tcp::connect,
 };
 use crate::{
-    proto::{Request, Target, TcpConnected},
-    session::{Meter, Stream, close_gently, relay},
+    proto::{Target, TcpConnected},
+    session::{Meter, close_gently, relay},
 };
 
 /// From the connection to the end of what says where to.
@@ -250,16 +250,6 @@ impl Client {
     async fn say(&mut self, reply: &[u8]) -> bool {
         matches!(timeout(REPLY_MAX, self.socket.write_all(reply)).await, Ok(Ok(())))
     }
-}
-
-/// Connects at the lender.
-///
-/// # Cancellation
-/// The lender gives up.
-async fn connect(borrower: &Borrower, target: &Target) -> Result<(Stream, TcpConnected), BorrowError> {
-    let stream = borrower.open(&Request::TcpConnect(target.clone()))?;
-    let connected = tcp::answer(&stream, borrower.host(), target).await?;
-    Ok((stream, connected))
 }
 
 /// Ready once a client that waits to be connected is gone; what it sends meanwhile goes behind `heard`, as far as there is

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     BorrowError, Borrower,
     borrow::tcp,
-    proto::{Errno, ErrorKind, Request, Target},
+    proto::{Errno, ErrorKind, Target},
     session::{Stream, dial},
     sys,
 };
@@ -272,8 +272,7 @@ impl Hold {
 
     async fn dial(&self, target: SocketAddr) -> Result<Stream, BorrowError> {
         let target = Target { host: target.ip().to_string(), port: target.port() };
-        let stream = self.borrower.open(&Request::TcpConnect(target.clone()))?;
-        tcp::answer(&stream, self.borrower.host(), &target).await?;
+        let (stream, _) = tcp::connect(&self.borrower, &target).await?;
         Ok(stream)
     }
 

@@ -13,7 +13,7 @@ use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use super::stock::Stock;
 use crate::{
-    borrow::{arrivals::Arrival, tcp::Unanswered},
+    borrow::{answer::Unanswered, arrivals::Arrival},
     proto::{Errno, Reset},
     session::{Stream, socket_options},
 };
