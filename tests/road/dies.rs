@@ -55,7 +55,10 @@ fn a_killed_borrower_frees_what_it_borrowed_and_others_go_on() {
     for _ in 0..10 {
         gone_rx.recv_timeout(PATIENCE).expect("the target sees its connection end");
     }
-    lab.wait_for_audit("the session's end", |line| line["event"] == "session-ended" && line["user"] == "alice");
+    // The join had a session of its own, which ended before.
+    let made = |line: &serde_json::Value| line["event"] == "tcp-connect" && line["user"] == "alice";
+    let session = lab.audit().into_iter().find(made).unwrap()["session"].clone();
+    lab.wait_for_audit("the session's end", |line| line["event"] == "session-ended" && line["session"] == session);
     // Every granted connection has its end in the log, with its bytes.
     let closed = |line: &serde_json::Value| line["event"] == "tcp-closed" && line["user"] == "alice";
     assert_eq!(lab.audit().iter().filter(|line| closed(line)).count(), 10);

@@ -481,7 +481,8 @@ fn an_address_that_changes_while_it_is_judged_is_bound_as_it_was_judged() {
     let program = r#"
 import ctypes, socket, struct, threading
 libc = ctypes.CDLL(None, use_errno=True)
-address = ctypes.create_string_buffer(struct.pack("<H", 2) + bytes(14))
+# From the first on it is one of the two: of port 0 the lender would be asked as such.
+address = ctypes.create_string_buffer(struct.pack("<HH", 2, socket.htons(8020)) + socket.inet_aton("10.77.0.1") + bytes(8))
 stop = False
 def flip():
     while not stop:
