@@ -3,6 +3,7 @@
 //! The lender runs in a network namespace of its own, with a web server and a name that only it knows. The borrower is
 //! outside and has nothing but the lender's listening socket, which was opened out here and passed in as `fd:N`.
 
+mod programs;
 mod visit;
 
 use std::{
@@ -12,10 +13,12 @@ use std::{
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 use rustix::process::Signal;
 
+use self::programs::Programs;
 use super::{report::Failure, signals};
 use crate::{proto::ErrorKind, sys};
 
@@ -28,9 +31,7 @@ const PASSWORD: &str = "a password for the demo";
 const SERVED_PORT: u16 = 8000;
 const SERVED_PAGE: &str = "Hello from a web server of the borrower's, met at the lender's address.\n";
 /// What a shell adds to a signal's number for the exit status of a program that it ended.
-const SIGNALLED: i32 = 128;
-/// How often the folder is removed, should something be new in it each time.
-const REMOVALS_MAX: usize = 100;
+const SIGNALLED: u8 = 128;
 
 /// The hidden half of the demo: the lender's machine.
 #[derive(clap::Args)]
@@ -41,18 +42,23 @@ pub(super) struct Machine {
 
 /// Shows everything, and cleans up.
 pub(super) fn run() -> Result<(), Failure> {
+    let programs = Arc::<Programs>::default();
+    stop_at_signals(Arc::clone(&programs))?;
     let folder = tempdir()?;
-    clean_up_at_signals(folder.path.clone())?;
-    let result = Demo { folder: folder.path.clone() }.run();
-    drop(folder);
-    result
+    let result = Demo { folder: folder.path.clone(), programs: &programs }.run();
+    match programs.stopped() {
+        // What ended early for it says nothing worth reading.
+        Some(number) => Err(Failure::silent(SIGNALLED + number)),
+        None => result,
+    }
 }
 
-struct Demo {
+struct Demo<'a> {
     folder: PathBuf,
+    programs: &'a Programs,
 }
 
-impl Demo {
+impl Demo<'_> {
     fn run(&self) -> Result<(), Failure> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed("listening on loopback"))?;
         let address = listener.local_addr().map_err(failed("listening on loopback"))?;
@@ -122,8 +128,8 @@ impl Demo {
         command.args(["run", "lab", "--"]).args(program).current_dir(&pages);
         let log = self.folder.join("web.log");
         let log_file = fs::File::create(&log).map_err(failed("the log of the web server"))?;
-        let mut server =
-            command.stdout(Stdio::piped()).stderr(log_file).spawn().map_err(failed("starting capuchin"))?;
+        command.stdout(Stdio::piped()).stderr(log_file);
+        let mut server = self.programs.start(&mut command).map_err(failed("starting capuchin"))?;
         let shown = first_line(&mut server).and_then(|line| {
             println!("{line}");
             let url = format!("http://{WIKI}:{port}/hello.txt");
@@ -161,7 +167,7 @@ impl Demo {
     fn lender(&self, args: &[&str]) -> Result<String, Failure> {
         let mut command = self.capuchin();
         command.arg("lender").args(args).arg("--dir").arg(self.folder.join("lab"));
-        let output = command.output().map_err(failed("starting capuchind"))?;
+        let output = self.programs.output(&mut command).map_err(failed("starting capuchind"))?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(Failure::new(ErrorKind::Local, String::from_utf8_lossy(&output.stderr).trim().to_owned())),
@@ -175,7 +181,7 @@ impl Demo {
         let log = self.folder.join("machine.log");
         let stderr = fs::File::create(&log).map_err(failed("writing the log of the lender's machine"))?;
         command.arg("demo-machine").arg(&self.folder).stdout(Stdio::piped()).stderr(stderr);
-        let mut machine = command.spawn().map_err(failed("starting the lender's machine"))?;
+        let mut machine = self.programs.start(&mut command).map_err(failed("starting the lender's machine"))?;
         match first_line(&mut machine) {
             Ok(_) => Ok(machine),
             Err(failure) => {
@@ -197,7 +203,7 @@ impl Demo {
         let url = format!("http://{NAME}{port}/");
         println!("$ {before}curl {url}");
         command.args(["--no-progress-meter", "--noproxy", "*", "--max-time", "10", &url]).stdin(Stdio::null());
-        let output = command.output().map_err(|error| {
+        let output = self.programs.output(&mut command).map_err(|error| {
             Failure::new(ErrorKind::Local, format!("curl: {error}; the demo needs it: apt-get install curl"))
         })?;
         let said = [output.stdout, output.stderr].concat();
@@ -210,7 +216,8 @@ impl Demo {
     fn shown(&self, mut command: Command, args: &[PathBuf]) -> Result<(), Failure> {
         let words: Vec<String> = args.iter().map(|arg| shortened(&arg.to_string_lossy())).collect();
         println!("$ capuchin {}", words.join(" "));
-        command.args(args).status().map(drop).map_err(failed("starting capuchin"))
+        let started = self.programs.start(command.args(args));
+        started.and_then(|mut child| child.wait()).map(drop).map_err(failed("starting capuchin"))
     }
 }
 
@@ -287,20 +294,22 @@ fn failed(what: &str) -> impl FnOnce(std::io::Error) -> Failure {
     move |error| Failure::new(ErrorKind::Local, format!("{what}: {error}"))
 }
 
-/// Ends the demo at Ctrl-C and SIGTERM without leaving its folder behind, which holds keys. The programs that it starts
-/// have their own signals.
-fn clean_up_at_signals(folder: PathBuf) -> Result<(), Failure> {
+/// Ends the demo's programs, and by that the demo, at Ctrl-C and SIGTERM: its folder holds keys and must go.
+fn stop_at_signals(programs: Arc<Programs>) -> Result<(), Failure> {
     // A handler and no mask: programs that are started inherit a mask.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed("waiting for signals"))?;
-    let stopped = {
+    let first = {
         let _entered = runtime.enter();
         signals::stopped()?
     };
     std::thread::spawn(move || {
-        let number = runtime.block_on(stopped);
-        drop(Folder { path: folder });
-        std::process::exit(SIGNALLED + i32::from(number))
+        runtime.block_on(async {
+            programs.stop(first.await);
+            while let Ok(again) = signals::stopped() {
+                programs.stop(again.await);
+            }
+        });
     });
     Ok(())
 }
@@ -319,11 +328,6 @@ fn tempdir() -> Result<Folder, Failure> {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What still runs may make another file meanwhile.
-        for _ in 0..REMOVALS_MAX {
-            if fs::remove_dir_all(&self.path).is_ok() || !self.path.exists() {
-                return;
-            }
-        }
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
