@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     proto::{
-        ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, LenderName, Request, SessionId, Target, UserName, Verdict, message,
+        ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, LenderName, OwnRules, Request, SessionId, Target, UserName, Verdict,
+        message,
     },
     session::{Session, Stream},
     trust::password::Password,
@@ -250,6 +251,19 @@ impl Borrower {
         match answer.map_err(|error| BorrowError::answer(self.host(), &ask.to_string(), error))? {
             Answer::Granted(verdict) => Ok(verdict),
             Answer::Refused(refusal) => Err(BorrowError::unanswered(self.host(), &refusal)),
+        }
+    }
+
+    /// Asks what the policy lets this user do.
+    ///
+    /// # Errors
+    /// The session is over; a lender that does not know the question refuses it with the kind `version`.
+    pub async fn own_rules(&self) -> Result<OwnRules, BorrowError> {
+        let stream = self.open(&Request::OwnRules)?;
+        let answer = stream.read_message("answer").await;
+        match answer.map_err(|error| BorrowError::answer(self.host(), "its rules", error))? {
+            Answer::Granted(rules) => Ok(rules),
+            Answer::Refused(refusal) => Err(BorrowError::refused(self.host(), "its rules", &refusal)),
         }
     }
 

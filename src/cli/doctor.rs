@@ -24,7 +24,7 @@ const FAILED: u8 = 2;
 #[command(before_help = "\
 Examples:
   capuchin doctor                    this machine: what `capuchin run` needs of it
-  capuchin doctor lab                also: can lab be reached, are we logged in, how far is it?
+  capuchin doctor lab                also: can lab be reached, are we logged in, how far is it, what may we do?
   capuchin doctor lab -- ./server    also: will this program work under `capuchin run`?
 
 Exit status: 0 all is well, 1 something is worth a look, 2 something is broken.", mut_arg("host", |host| host.required(false).index(1)))]

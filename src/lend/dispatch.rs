@@ -107,6 +107,9 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             }
             Err(refusal) => refuse(&stream, refusal).await,
         },
+        Ok(Ok(Request::OwnRules)) => {
+            let _ = stream.write_message(&Answer::Granted(gate::own_rules(&borrower).await)).await;
+        }
         Ok(Ok(Request::Spawn(wanted))) => Box::pin(spawn::lend(&borrower, wanted, stream)).await,
         Ok(Ok(Request::SpawnStdio(stdio))) => spawn::attach(&borrower, stdio, stream).await,
         Ok(Ok(Request::RenewCertificate(csr))) => renew::certificate(&borrower, &csr, stream).await,

@@ -17,10 +17,10 @@ use super::{
 use crate::{
     policy::{
         self, AnyRequest, Connect, Datagram, DatagramSocket, Facts, Granted, Host, HostError, HostName, Kind,
-        LenderPath, Listen, OfferService, Principal, Profile, ReadVariable, Resolve, Transport, UnixConnect,
+        LenderPath, Listen, OfferService, Principal, Profile, ReadVariable, Resolve, RuleRef, Transport, UnixConnect,
         UnixListen, UseService, WordError,
     },
-    proto::{Ask, Errno, ErrorKind, HostsLine, Refusal, Spawn, Target},
+    proto::{Ask, Errno, ErrorKind, HostsLine, OwnRules, Refusal, Spawn, Target},
 };
 
 pub(super) use again::{still, still_by_rules, still_listens, still_profile, still_unix};
@@ -245,6 +245,14 @@ pub(super) async fn check(borrower: &Borrower, ask: &Ask) -> Result<Granted<AnyR
     decision
 }
 
+/// What the policy lets this user do, which every user may know of himself.
+pub(super) async fn own_rules(borrower: &Borrower) -> OwnRules {
+    log(borrower, "own-rules", &"", Verdict { granted: true, rule: None, why: None }).await;
+    let (allows, denies) = borrower.lender.policy().own_rules(&borrower.principal.user);
+    let written = |rules: Vec<RuleRef>| rules.iter().map(ToString::to_string).collect();
+    OwnRules::new(written(allows), written(denies))
+}
+
 /// Decides a request that nothing here serves: refused by the policy, or because it is not offered.
 pub(super) async fn planned(borrower: &Borrower, name: &'static str, ask: &Ask) -> Refusal {
     let decision = decide(&borrower.lender, &borrower.principal, Some(borrower), ask).await;
@@ -366,7 +374,9 @@ async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, ve
     let audit = &borrower.lender.shared.audit;
     match (granted, event.event) {
         // Nothing comes of it but an answer, and there may be a thousand a second.
-        (true, "check" | "resolve") => audit.bounded(Source::Asking(borrower.principal.user.clone()), event).await,
+        (true, "check" | "own-rules" | "resolve") => {
+            audit.bounded(Source::Asking(borrower.principal.user.clone()), event).await
+        }
         (true, _) => audit.log(event).await,
         (false, _) => audit.bounded(&borrower.principal.user, event).await,
     }

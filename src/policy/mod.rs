@@ -31,6 +31,7 @@ mod kind;
 mod listen;
 mod lookup;
 mod moot;
+mod own;
 mod path;
 mod pattern;
 mod problem;

@@ -37,7 +37,9 @@ impl Policy {
             let denied = self.denies(user).any(|patterns| !select(patterns).is_empty());
             let allowed = self.allows(user).find_map(|patterns| select(patterns).first());
             if let (Some(entry), false) = (allowed, denied) {
-                let finer = self.allows(user).chain(self.denies(user)).flat_map(finer_than_a_program).collect();
+                let of_a_program =
+                    |patterns: &Patterns| FINER.into_iter().flat_map(|kind| patterns.refs(kind)).collect::<Vec<_>>();
+                let finer = self.allows(user).chain(self.denies(user)).flat_map(of_a_program).collect();
                 warn(RuleRef::new(kind, entry), finer);
             }
         }
@@ -53,23 +55,6 @@ impl Policy {
     }
 }
 
-/// What a program that does anything does without asking.
-fn finer_than_a_program(patterns: &Patterns) -> Vec<RuleRef> {
-    fn refs<T>(kind: Kind, entries: &[Entry<T>]) -> impl Iterator<Item = RuleRef> {
-        entries.iter().map(move |entry| RuleRef::new(kind, entry))
-    }
-    refs(Kind::Exec, &patterns.exec)
-        .chain(refs(Kind::Read, &patterns.read))
-        .chain(refs(Kind::Write, &patterns.write))
-        .chain(refs(Kind::EnvRead, &patterns.env_read))
-        .chain(refs(Kind::Unix, &patterns.unix))
-        .chain(refs(Kind::UnixListen, &patterns.unix_listen))
-        .chain(refs(Kind::Connect, &patterns.connect))
-        .chain(refs(Kind::Udp, &patterns.udp))
-        .chain(refs(Kind::Listen, &patterns.listen))
-        .collect()
-}
-
 fn opens_special(pattern: &Target) -> bool {
     matches!(pattern.host, HostPattern::Net(net) if special_range(net))
 }
@@ -80,3 +65,15 @@ const WHOLE: [(Kind, Select<()>); 2] =
 /// Kinds that reach hosts.
 const REACHING: [(Kind, Select<Target>); 2] =
     [(Kind::Connect, |patterns| &patterns.connect), (Kind::Udp, |patterns| &patterns.udp)];
+/// What a program that does anything does without asking.
+const FINER: [Kind; 9] = [
+    Kind::Exec,
+    Kind::Read,
+    Kind::Write,
+    Kind::EnvRead,
+    Kind::Unix,
+    Kind::UnixListen,
+    Kind::Connect,
+    Kind::Udp,
+    Kind::Listen,
+];

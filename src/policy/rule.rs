@@ -7,12 +7,14 @@ use std::{
 };
 
 use super::{
+    kind::Kind,
     listen::ListenPattern,
     path::PathPattern,
     pattern::{HostPattern, Target},
     problem::{PolicyError, Problem},
     program::ProgramPattern,
     reader::{Block, Entry, Key, Reader, Value},
+    refusal::RuleRef,
     terms::RuleTerms,
     word::{WordError, WordPattern},
 };
@@ -91,6 +93,32 @@ impl Rule {
 }
 
 impl Patterns {
+    /// What it says about one kind.
+    pub fn refs(&self, kind: Kind) -> Vec<RuleRef> {
+        fn refs<T>(kind: Kind, entries: &[Entry<T>]) -> Vec<RuleRef> {
+            entries.iter().map(|entry| RuleRef::new(kind, entry)).collect()
+        }
+        match kind {
+            Kind::Connect => refs(kind, &self.connect),
+            Kind::Udp => refs(kind, &self.udp),
+            Kind::Listen => refs(kind, &self.listen),
+            Kind::Unix => refs(kind, &self.unix),
+            Kind::UnixListen => refs(kind, &self.unix_listen),
+            Kind::Resolve => refs(kind, &self.resolve),
+            Kind::Read => refs(kind, &self.read),
+            Kind::Write => refs(kind, &self.write),
+            Kind::Exec => refs(kind, &self.exec),
+            Kind::Shell => refs(kind, &self.shell),
+            Kind::Python => refs(kind, &self.python),
+            Kind::EnvSend => refs(kind, &self.env_send),
+            Kind::EnvRead => refs(kind, &self.env_read),
+            Kind::ServiceOffer => refs(kind, &self.service_offer),
+            Kind::ServiceUse => refs(kind, &self.service_use),
+            // No key of its own.
+            Kind::Profile => Vec::new(),
+        }
+    }
+
     /// Reads one key; `false` when it is none of a pattern.
     fn read(
         &mut self,

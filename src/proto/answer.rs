@@ -174,7 +174,7 @@ impl Refusal {
     }
 }
 
-fn cut(mut text: String) -> String {
+pub(super) fn cut(mut text: String) -> String {
     let mut end = text.len().min(REFUSAL_TEXT_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -16,6 +16,7 @@ mod machine;
 pub mod message;
 pub mod mux;
 mod name;
+mod own_rules;
 mod request;
 mod resolv_conf;
 mod service;
@@ -42,6 +43,7 @@ pub use machine::{
     ROUTES_MAX, SEARCH_MAX, VARIABLE_NAME_MAX, VARIABLES_BYTES_MAX, VARIABLES_MAX, Variable,
 };
 pub use name::{DeviceId, LENDER_NAME_MAX, LenderName, NameError, SessionId, USER_NAME_MAX, UserName};
+pub use own_rules::{OWN_RULES_BYTES_MAX, OwnRules};
 pub use request::{
     ASK_KIND_MAX, ASK_TARGET_MAX, Ask, HOST_BYTES_MAX, PLANNED, Request, SOCKET_PATH_MAX, Target, TargetError,
     UnknownRequest,

@@ -46,6 +46,8 @@ pub enum Request {
     Profile(Vec<String>),
     /// Asks the gate about a request of any kind and does nothing; answered with a [`Verdict`](super::Verdict).
     Check(Ask),
+    /// What the policy lets this user do; answered with [`OwnRules`](super::OwnRules).
+    OwnRules,
     /// A new certificate for the key of this device, before the old one ends: a PKCS #10 request in DER, of which only
     /// the key counts. Answered with [`RenewedCertificate`](super::RenewedCertificate).
     RenewCertificate(Vec<u8>),
@@ -97,6 +99,7 @@ impl Request {
             Self::Resolve => "resolve",
             Self::Profile(_) => "profile",
             Self::Check(_) => "check",
+            Self::OwnRules => "own-rules",
             Self::RenewCertificate(_) => "renew-certificate",
             Self::RenewTicket => "renew-ticket",
             Self::Spawn(_) => "spawn",
@@ -151,6 +154,7 @@ impl Request {
                 Self::Profile(variables)
             }
             "check" => Self::Check(Ask::decode(bytes)?),
+            "own-rules" => Self::OwnRules,
             "renew-certificate" => {
                 let CertificateRequest { csr } = message::decode("request", bytes)?;
                 Self::RenewCertificate(csr)
@@ -193,7 +197,7 @@ fn malformed(why: &str) -> ProtocolError {
 impl<C> Encode<C> for Request {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         let length = match self {
-            Self::Resolve | Self::RenewTicket => 1,
+            Self::Resolve | Self::OwnRules | Self::RenewTicket => 1,
             Self::RenewCertificate(_) | Self::Profile(_) | Self::UnixConnect(_) | Self::ServiceConnect(_) => 2,
             Self::ServiceListen(listen) => 1 + listen.entries(),
             Self::UnixListen(UnixListen { backlog, .. }) => 2 + u64::from(backlog.is_some()),
@@ -204,7 +208,7 @@ impl<C> Encode<C> for Request {
         };
         e.map(length)?.u8(0)?.str(self.name())?;
         match self {
-            Self::Resolve => Ok(()),
+            Self::Resolve | Self::OwnRules | Self::RenewTicket => Ok(()),
             Self::TcpConnect(Target { host, port }) => e.u8(1)?.str(host)?.u8(2)?.u16(*port)?.ok(),
             Self::TcpListen(TcpListen { address, backlog, v6_only, reuse_address }) => {
                 e.u8(1)?.encode(WireAddr(*address))?;
@@ -227,7 +231,6 @@ impl<C> Encode<C> for Request {
             Self::ServiceListen(listen) => listen.encode_body(e),
             Self::ServiceConnect(name) => e.u8(1)?.str(name)?.ok(),
             Self::RenewCertificate(csr) => e.u8(1)?.bytes(csr)?.ok(),
-            Self::RenewTicket => Ok(()),
             Self::Profile(variables) => e.u8(1)?.encode(variables)?.ok(),
             Self::Spawn(spawn) => spawn.encode_body(e),
             Self::SpawnStdio(stdio) => stdio.encode_body(e),

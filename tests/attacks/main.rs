@@ -18,6 +18,7 @@ mod login;
 mod memory;
 mod names;
 mod overdue;
+mod own_rules;
 mod policy;
 mod profile;
 mod programs;

@@ -39,6 +39,33 @@ fn a_machine_and_a_host_in_order_are_all_ok() {
 }
 
 #[test]
+fn what_the_policy_lets_its_user_do_is_listed() {
+    let policy = "[[allow]]\nwho = \"alice\"\nconnect = [\"db.internal:5432\"]\nshell = true\n\
+        [[deny]]\nwho = \"alice\"\nconnect = [\"10.0.0.0/8:*\"]\n[[allow]]\nwho = \"carol\"\nudp = [\"10.9.9.9:53\"]\n";
+    let lab = Lab::start(policy);
+    let rules = |user| {
+        let (checks, _) = doctor(&lab.join(user), &["lab"]);
+        checks
+            .into_iter()
+            .filter(|(name, ..)| name == "policy")
+            .map(|(_, state, text)| (state, text))
+            .collect::<Vec<_>>()
+    };
+    let file = lab.dir().join("policy.toml").display().to_string();
+    let ok = |text: &str| ("ok".to_owned(), format!("{}\n", text.replace("policy.toml", &file)));
+    assert_eq!(
+        rules("alice"),
+        [
+            ok("allows policy.toml:3 connect = \"db.internal:5432\""),
+            ok("allows policy.toml:4 shell = true"),
+            ok("denies policy.toml:7 connect = \"10.0.0.0/8:*\""),
+        ]
+    );
+    let [(state, text)] = &rules("bob")[..] else { panic!("one line") };
+    assert!(state == "warn" && text.contains("allows bob nothing") && text.contains("capuchind allow bob"), "{text}");
+}
+
+#[test]
 fn each_broken_step_is_named_with_its_mend() {
     let mut lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");

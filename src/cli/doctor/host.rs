@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::Check;
 use crate::{
     BorrowError, Borrower, Host, Profile, Profiles,
-    proto::{ErrorKind, UserName},
+    proto::{ErrorKind, OwnRules, UserName},
     trust::UnixTime,
 };
 
@@ -145,5 +145,24 @@ async fn session(host: &str) -> Vec<Check> {
     checks.extend(
         rounds.get(ROUNDS / 2).map(|median| Check::ok("round trip", format!("{:.2} ms", milliseconds(*median)))),
     );
+    checks.extend(match borrower.own_rules().await {
+        Ok(rules) => policy(&rules, borrower.user()),
+        // An older lender's answer, which is no fault of it.
+        Err(error) if error.kind() == ErrorKind::Version => Vec::new(),
+        Err(error) => vec![failed("policy", &error)],
+    });
     checks
+}
+
+/// What the policy lets this user do, a line for each rule.
+fn policy(rules: &OwnRules, user: &UserName) -> Vec<Check> {
+    if rules.allows.is_empty() && rules.left_out == 0 {
+        let mend = format!("help: the lender's admin allows it: capuchind allow {user} connect HOST:PORT --for 1h");
+        return vec![Check::warn("policy", format!("it allows {user} nothing"), &mend)];
+    }
+    let line = |word: &str, rule: &String| Check::ok("policy", format!("{word} {rule}"));
+    let allows = rules.allows.iter().map(|rule| line("allows", rule));
+    let denies = rules.denies.iter().map(|rule| line("denies", rule));
+    let more = (rules.left_out > 0).then(|| Check::ok("policy", format!("and {} more rules", rules.left_out)));
+    allows.chain(denies).chain(more).collect()
 }

@@ -19,6 +19,9 @@ fn requests_have_their_golden_bytes() {
     let wire = message::encode(&Request::Resolve);
     assert_eq!(hex(&wire), "a100677265736f6c7665");
     assert_eq!(Request::decode(&wire), Ok(Ok(Request::Resolve)));
+    let wire = message::encode(&Request::OwnRules);
+    assert_eq!(hex(&wire), "a100696f776e2d72756c6573");
+    assert_eq!(Request::decode(&wire), Ok(Ok(Request::OwnRules)));
     let profile = Request::Profile(vec!["LANG".into()]);
     let wire = message::encode(&profile);
     assert_eq!(hex(&wire), "a2006770726f66696c650181644c414e47");
