@@ -1,4 +1,5 @@
-//! `capuchin forward -L` against `ssh -L` with aes128-gcm, in one run: `cargo bench --bench forward`.
+//! `capuchin forward -L` against `ssh -L` with aes128-gcm, in one run: `cargo bench --bench forward`. Beside them stunnel, haproxy and
+//! rathole, those that are installed.
 //!
 //! Needs openssh-server and openssh-client. Both tunnels are up and idle while the other is measured; rounds alternate
 //! and the medians of the ratios are printed.
@@ -11,6 +12,7 @@ use std::{
 };
 
 mod long_path;
+mod peers;
 #[path = "../support/mod.rs"]
 mod support;
 mod tunnels;
@@ -21,6 +23,7 @@ use tunnels::Tunnel;
 
 const BULK_BYTES: usize = 1 << 30;
 const ROUNDS: usize = 5;
+const ROUNDS_BESIDE: usize = 3;
 const IDLE_CONNECTIONS: usize = 1000;
 const QUESTIONS: usize = 200;
 /// Half of the 40 ms for which a kernel holds back an acknowledgement.
@@ -62,8 +65,35 @@ fn main() {
         row(name, "ssh -L aes128-gcm", median(&mut ratios), wanted, true);
     }
     row("write, write, read, p99, ms", "-", write_write_read(&ours), STALL_MS, false);
-    drop((ssh, ours));
+    drop(ssh);
+    for (name, start) in peers::ALL {
+        match start(folder.path(), origin) {
+            Some(theirs) => beside(name, &theirs, &ours),
+            None => println!("{name}: not installed"),
+        }
+    }
+    drop(ours);
     far(origin);
+}
+
+/// Rows of which none is asked for: ours against another tunnel's.
+fn beside(name: &str, theirs: &Tunnel, ours: &Tunnel) {
+    let show = |what: &str, ratios: &mut [f64]| println!("{what:34} against {name:24} {:7.2}", median(ratios));
+    for (what, command) in [("bulk down", b'D'), ("bulk up", b'U')] {
+        let (mut speeds, mut costs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS_BESIDE {
+            let (their_speed, their_cost) = costed(theirs, command);
+            let (our_speed, our_cost) = costed(ours, command);
+            speeds.push(our_speed / their_speed);
+            costs.push(our_cost / their_cost);
+        }
+        show(what, &mut speeds);
+        show(&format!("{what}, CPU"), &mut costs);
+    }
+    for (what, lanes, each) in [("connections/s, sequential", 1, 1000), ("connections/s, 64 at once", 64, 50)] {
+        let ratio = |_| connections(ours, lanes, each) / connections(theirs, lanes, each);
+        show(what, &mut (0..ROUNDS_BESIDE).map(ratio).collect::<Vec<_>>());
+    }
 }
 
 /// The rows at 50 ms and 1 Gbit/s.

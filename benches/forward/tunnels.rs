@@ -27,6 +27,11 @@ impl Drop for Tunnel {
 }
 
 impl Tunnel {
+    /// What listens on this port of loopback, with both of its ends.
+    pub fn of(local: u16, ends: Vec<Child>) -> Self {
+        Self { local: SocketAddr::from(([127, 0, 0, 1], local)), ends }
+    }
+
     /// OpenSSH with its fastest cipher here.
     pub fn ssh(folder: &Path, origin: SocketAddr) -> Self {
         let local = free_port();
@@ -65,7 +70,7 @@ impl Tunnel {
         }
         let client = spawn(ssh.args(forward).arg("127.0.0.1"));
         wait_for(local);
-        Self { local: SocketAddr::from(([127, 0, 0, 1], local)), ends: vec![server, client] }
+        Self::of(local, vec![server, client])
     }
 
     /// A lender, a borrower that joined, and `forward`.
@@ -172,11 +177,11 @@ fn ticks(pid: u32) -> f64 {
     fields.iter().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum()
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
-fn wait_for(port: u16) {
+pub fn wait_for(port: u16) {
     let end = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(Instant::now() < end, "nothing listens on {port}");
@@ -184,7 +189,7 @@ fn wait_for(port: u16) {
     }
 }
 
-fn spawn(command: &mut Command) -> Child {
+pub fn spawn(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
