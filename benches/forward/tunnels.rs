@@ -90,7 +90,9 @@ impl Tunnel {
         let listens = SocketAddr::from(([127, 0, 0, 1], port));
         let reached = path(listens).to_string();
         run(&mut lender(&["init", "--name", "lab", "--listen", &listens.to_string(), "--advertise", &reached]));
-        let policy = format!("[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\"]\nudp = [\"{origin}\"]\n");
+        let policy = format!(
+            "[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\"]\nudp = [\"{origin}\"]\nlisten = [\"0.0.0.0:*\"]\n"
+        );
         std::fs::write(lab.join("policy.toml"), policy).expect("a file");
         run(&mut lender(&["user", "add", "bench"]));
         let server = spawn(&mut lender(&["serve"]));

@@ -1,4 +1,5 @@
-//! `capuchin run` against proxychains4 over `ssh -D`, with the same program, in one run: `cargo bench --bench run`.
+//! `capuchin run` against proxychains4 over `ssh -D`, with the same program, in one run: `cargo bench --bench run`; and a server
+//! under `run` against the same server as it is.
 //!
 //! Needs openssh-server, openssh-client and proxychains4. The program is this one, started again under each; rounds
 //! alternate and the medians of the ratios are printed.
@@ -12,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+mod served;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../forward/tunnels.rs"]
@@ -27,10 +29,11 @@ const STARTS: usize = 20;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, role, job, address] = args.as_slice()
-        && role == "program"
-    {
-        return program(job, address.parse().expect("an address"));
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [_, "program", job, address] => return program(job, address.parse().expect("an address")),
+        [_, "server"] => return served::server(),
+        [_, "binds"] => return served::binds(),
+        _ => {}
     }
     let origin = origin();
     let folder = tempfile::tempdir().expect("a folder");
@@ -62,6 +65,7 @@ fn main() {
     let mut extra: Vec<f64> =
         (0..STARTS).map(|_| start(borrowed(folder.path())) - start(Command::new("env"))).collect();
     row("run: start of true, more ms", "true", median(&mut extra), 15.0, false);
+    served::measure(folder.path());
 }
 
 /// `capuchin run lab --`.

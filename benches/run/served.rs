@@ -1,0 +1,96 @@
+//! A server under `run`: what a port costs, and how many connections come through it.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Instant,
+};
+
+use super::{
+    ROUNDS, borrowed,
+    support::{median, row},
+};
+
+/// Clients at once.
+const CLIENTS: usize = 16;
+const EACH: usize = 100;
+const BINDS: usize = 200;
+
+/// The rows.
+pub fn measure(folder: &Path) {
+    let (mut ratios, mut costs) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for _ in 0..ROUNDS {
+        let (native, ours) = (accepted(Command::new("env")), accepted(borrowed(folder)));
+        eprintln!("accepted connections/s: as it is {native:.0}, capuchin run {ours:.0}");
+        ratios.push(ours / native);
+        costs[0].push(cost(Command::new("env")));
+        costs[1].push(cost(borrowed(folder)));
+    }
+    row("run: accepted connections/s", "the same server as it is", median(&mut ratios), 0.5, true);
+    let [native, ours] = costs.map(|mut costs| median(&mut costs));
+    println!("run: bind + listen + close {ours:.3} ms; as it is {native:.3} ms");
+}
+
+/// Connections a second that the server answers under `command`, each of one byte there and back.
+fn accepted(mut command: Command) -> f64 {
+    command.arg(std::env::current_exe().expect("this program")).arg("server").stdin(Stdio::piped());
+    let mut server = command.stdout(Stdio::piped()).spawn().expect("the server");
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().expect("piped")).read_line(&mut port).expect("a port");
+    let port: u16 = port.trim().parse().expect("a port");
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
+                    socket.write_all(b"x").expect("connected");
+                    socket.read_exact(&mut [0]).expect("an echo");
+                }
+            });
+        }
+    });
+    let rate = (CLIENTS * EACH) as f64 / began.elapsed().as_secs_f64();
+    // It ends with its input.
+    drop(server.stdin.take());
+    server.wait().expect("it ends");
+    rate
+}
+
+/// Milliseconds that a port costs under `command`.
+fn cost(mut command: Command) -> f64 {
+    command.arg(std::env::current_exe().expect("this program")).arg("binds");
+    let output = command.output().expect("the program");
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+/// The server: answers a byte of each connection, one after the other, until its input ends.
+pub fn server() {
+    let listener = listen();
+    println!("{}", listener.local_addr().expect("its address").port());
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let mut byte = [0];
+            if socket.read_exact(&mut byte).is_ok() {
+                let _ = socket.write_all(&byte);
+            }
+        }
+    });
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// Opens ports and closes them; prints what one costs, in ms.
+pub fn binds() {
+    let began = Instant::now();
+    for _ in 0..BINDS {
+        drop(listen());
+    }
+    println!("{}", began.elapsed().as_secs_f64() * 1000.0 / BINDS as f64);
+}
+
+fn listen() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port")
+}
