@@ -22,7 +22,7 @@ use super::{
 use crate::{
     BorrowError, Borrower,
     borrow::run::{
-        self, HOST_VARIABLE, Local, Plan, ProgramPipes, Publish, PublishedPort, Run, RunError, Serve, ServiceFeed,
+        self, HOST_VARIABLE, Local, Plan, ProgramPipes, Publish, PublishedPort, Run, RunError, Serve, ServiceFeed, Way,
     },
     proto::ErrorKind,
 };
@@ -79,6 +79,9 @@ pub struct Arguments {
     /// Wait for everything that the program started, instead of ending it
     #[arg(long)]
     wait_all: bool,
+    /// Catch what the program sends in this way, and in no other: for tests
+    #[arg(long, value_name = "WAY", value_parser = way, hide = true)]
+    network: Option<Way>,
     /// Print an AppArmor profile that lets this command make namespaces, and do nothing else
     #[arg(long)]
     print_apparmor: bool,
@@ -98,6 +101,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         stdio,
         keep_fd,
         wait_all,
+        network,
         print_apparmor,
         program,
     } = arguments;
@@ -125,7 +129,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let words = program.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     // Before any thread.
     let piped = stdio.is_some();
-    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds, wait_all, piped };
+    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds, wait_all, way: network, piped };
     let mut run = Run::start(&plan)?;
     drop(shell);
     let service = stdio.zip(run.take_pipes());
@@ -142,7 +146,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         };
         let refused = |error: BorrowError| tell(&mut told, &error);
         let publish = Publish { ports: publish, loopback: publish_loopback };
-        status = run.serve(log_in, Serve { local, publish, refused }).await?;
+        status = run.serve(log_in, Serve { local, publish, refused, told: tell_way }).await?;
         if let Some(feed) = feed
             && let Err(error) = feed.drain().await
         {
@@ -163,6 +167,25 @@ async fn join_stdio(
     let service = borrower.stdio(&name).await?;
     let failed = |source| RunError::local("cannot give the program its stdin and stdout", source);
     Ok(Some(pipes.join(service).map_err(failed)?))
+}
+
+/// Reads what `--network` takes.
+fn way(text: &str) -> Result<Way, String> {
+    match text {
+        "nftables" => Ok(Way::Nftables),
+        "tun" => Ok(Way::Tun),
+        _ => Err("write nftables or tun".to_owned()),
+    }
+}
+
+/// What the person is to know of a network that is not made as it should be.
+fn tell_way(way: Way) {
+    if way == Way::Tun {
+        warn(
+            "capuchin: without nf_tables and nft_tproxy in this kernel, every packet of the program crosses a TUN device: \
+             slower, and [::1] is not the lender's but the program's own (`capuchin doctor` says how to mend it)",
+        );
+    }
 }
 
 /// Reads what `--stdio` takes.

@@ -48,6 +48,8 @@ mod stdio;
 mod tap;
 #[cfg(feature = "run")]
 mod transparent;
+#[cfg(feature = "run")]
+mod tun;
 
 #[cfg(feature = "run")]
 pub use borrowed_network::enter_borrowed_network;
@@ -97,3 +99,5 @@ pub use stdio::{close_stdout, silence_stdio};
 pub use tap::{TAPPED_BYTES_MAX, syn_tap};
 #[cfg(feature = "run")]
 pub use transparent::{raw_socket, transparent_listener, transparent_udp, visitor_socket};
+#[cfg(feature = "run")]
+pub use tun::tun_device;

@@ -71,7 +71,7 @@ fn no_way_around_is_open() {
     let (listener, outside) = (TcpListener::bind("127.0.0.1:0").unwrap(), std::process::id().to_string());
     let inherited = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         let mut outsider = Command::new("sleep");
         as_user(outsider.arg("1000").stdin(Stdio::null()), machine.anybody().uid);
         let outsider = Daemon::spawn(&mut outsider);
@@ -97,7 +97,7 @@ fn no_way_around_is_open() {
             "process_vm_readv EPERM",
             "process_vm_writev EPERM",
         ] {
-            assert!(said.contains(way), "{way} as {}: {said}", within.uid);
+            assert!(said.contains(way), "{way} as {}: {said}", within.who());
         }
         assert!(!said.contains("OPEN"), "as {}: {said}", within.uid);
     }
@@ -158,8 +158,14 @@ fn a_descriptor_is_passed_on_where_it_was_asked_for() {
 
 #[test]
 fn nothing_reaches_this_machines_network_with_the_lender_or_without() {
+    for network in 0..2 {
+        nothing_reaches_this_machine(network);
+    }
+}
+
+fn nothing_reaches_this_machine(network: usize) {
     let mut machine = Machine::start();
-    let within = machine.anybody();
+    let within = &machine.anybody_in_each_network()[network];
     let here = TcpListener::bind("0.0.0.0:0").unwrap();
     here.set_nonblocking(true).unwrap();
     let port = here.local_addr().unwrap().port();

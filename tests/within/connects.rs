@@ -39,10 +39,11 @@ for target in sys.argv[1:]:
 #[test]
 fn curl_fetches_a_page_that_only_the_lender_reaches() {
     let machine = Machine::start();
-    for within in machine.borrowers() {
-        for url in ["http://10.77.0.1/", "http://[fd77::1]/", "http://127.0.0.1/", "http://[::1]/"] {
+    for within in machine.everybody() {
+        for host in ["10.77.0.1", "fd77::1"].iter().chain(within.loopbacks()) {
+            let url = if host.contains(':') { &format!("http://[{host}]/") } else { &format!("http://{host}/") };
             let page = run(&mut within.run(&["curl", "-sS", "--fail", "--noproxy", "*", "--max-time", "20", url]));
-            assert!(!text(page.stdout).is_empty(), "{url} as {}", within.uid);
+            assert!(!text(page.stdout).is_empty(), "{url} as {}", within.who());
         }
     }
 }
@@ -69,9 +70,16 @@ fn connect_fails_as_the_lenders_does() {
         .iter()
         .flat_map(|(target, errno, peer)| ["blocking", "polled"].map(|how| format!("{target} {how} {errno} {peer}\n")))
         .collect();
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         let probed = run(&mut within.run(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
-        assert_eq!(text(probed.stdout), expected, "as {}", within.uid);
+        let expected = match within.by_tun {
+            true => expected.replace(
+                "::1:7000 blocking OK ::1\n::1:7000 polled OK ::1",
+                "::1:7000 blocking ECONNREFUSED \n::1:7000 polled ECONNREFUSED ",
+            ),
+            false => expected.clone(),
+        };
+        assert_eq!(text(probed.stdout), expected, "as {}", within.who());
         let said = text(probed.stderr);
         assert_eq!(said.matches("connect 10.78.0.1:80 is refused: no rule allows it").count(), 1, "{said}");
     }
@@ -80,7 +88,7 @@ fn connect_fails_as_the_lenders_does() {
 #[test]
 fn curl_is_refused_at_once_and_times_out_by_silence() {
     let machine = Machine::start();
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         let refused = "%{exitcode} %{time_total}";
         let output =
             within.run(&["curl", "-s", "--noproxy", "*", "-w", refused, "http://10.77.0.1:9/"]).output().unwrap();
@@ -105,7 +113,7 @@ while data := s.recv(65536):
     count += len(data)
 print(count)
 "#;
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         assert_eq!(text(run(&mut within.python(program)).stdout), "300000\n");
     }
 }
@@ -126,7 +134,9 @@ for family, host in ((socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1")
         count += len(data)
     print(count)
 "#;
-    assert_eq!(text(run(&mut machine.anybody().python(program)).stdout), "900\n900\n");
+    for within in machine.anybody_in_each_network() {
+        assert_eq!(text(run(&mut within.python(program)).stdout), "900\n900\n", "as {}", within.who());
+    }
 }
 
 #[test]
@@ -145,8 +155,8 @@ async def main():
     print(len(opened))
 asyncio.run(main())
 "#;
-    for within in machine.borrowers() {
-        assert_eq!(text(run(&mut within.python(program)).stdout), "2000\n", "as {}", within.uid);
+    for within in machine.everybody() {
+        assert_eq!(text(run(&mut within.python(program)).stdout), "2000\n", "as {}", within.who());
     }
 }
 
@@ -154,8 +164,8 @@ asyncio.run(main())
 fn a_program_learns_the_address_that_its_peer_sees() {
     let machine = Machine::start();
     let program = r#"
-import socket
-for host in ("10.77.0.1", "fd77::1", "127.0.0.1", "::1"):
+import socket, sys
+for host in ["10.77.0.1", "fd77::1"] + sys.argv[1:]:
     s = socket.create_connection((host, 80))
     own, peer = s.getsockname()[0], s.getpeername()[:2]
     s.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -165,8 +175,9 @@ for host in ("10.77.0.1", "fd77::1", "127.0.0.1", "::1"):
     seen = answer.split(b"\r\n\r\n")[1].decode().removeprefix("::ffff:")
     print(own == seen, peer == (host, 80))
 "#;
-    for within in machine.borrowers() {
-        assert_eq!(text(run(&mut within.python(program)).stdout), "True True\n".repeat(4), "as {}", within.uid);
+    for within in machine.everybody() {
+        let (learns, hosts) = (run(within.python(program).args(within.loopbacks())), 2 + within.loopbacks().len());
+        assert_eq!(text(learns.stdout), "True True\n".repeat(hosts), "as {}", within.who());
     }
 }
 
@@ -245,7 +256,7 @@ theirs = socket.create_connection(("127.0.0.1", 7000))
 theirs.sendall(b"lender")
 print(theirs.recv(9).decode())
 "#;
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         assert_eq!(text(run(&mut within.python(program)).stdout), "lender\n");
     }
 }

@@ -76,7 +76,7 @@ fn visit(machine: &Machine, source: &str, size: usize, targets: &[&str]) -> Stri
 #[test]
 fn a_server_is_met_at_the_lender_and_sees_who_comes() {
     let machine = Machine::start();
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         let (mut server, _) = serves(&within, &[], &["0.0.0.0:8000", "[::]:8000", ":::8001"]);
         assert_eq!(
             visit(&machine, "10.78.0.1", 0, &["10.77.0.1:8000", "10.77.0.2:8000", "10.77.0.1:8001"]),
@@ -344,20 +344,24 @@ print(sorted(heard))
 #[test]
 fn loopback_is_the_programs_alone_unless_it_is_published() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let at = ["127.0.0.1:8006", "::1:8006"];
-    {
-        let (_server, _) = serves(&within, &[], &at);
-        assert_eq!(visit(&machine, "", 0, &at), "ECONNREFUSED\nECONNREFUSED\n");
+    for within in machine.anybody_in_each_network() {
+        let at = ["127.0.0.1:8006", "::1:8006"];
+        {
+            let (_server, _) = serves(&within, &[], &at);
+            assert_eq!(visit(&machine, "", 0, &at), "ECONNREFUSED\nECONNREFUSED\n");
+        }
+        {
+            let (_server, _) = serves(&within, &["--publish-loopback"], &at);
+            assert_eq!(visit(&machine, "", 0, &at), "met\nmet\n");
+            assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8006"]), "ECONNREFUSED\n");
+        }
+        let (mut server, _) =
+            serves(&within, &["--publish", "8007:80", "--publish", "8008:8006"], &["0.0.0.0:80", at[0]]);
+        assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8007", "127.0.0.1:8008"]), "met\nmet\n");
+        assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8008", "127.0.0.1:8006"]), "ECONNREFUSED\nECONNREFUSED\n");
+        drop(server.stdin.take());
+        assert!(server.wait().success());
     }
-    {
-        let (_server, _) = serves(&within, &["--publish-loopback"], &at);
-        assert_eq!(visit(&machine, "", 0, &at), "met\nmet\n");
-        assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8006"]), "ECONNREFUSED\n");
-    }
-    let (_server, _) = serves(&within, &["--publish", "8007:80", "--publish", "8008:8006"], &["0.0.0.0:80", at[0]]);
-    assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8007", "127.0.0.1:8008"]), "met\nmet\n");
-    assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8008", "127.0.0.1:8006"]), "ECONNREFUSED\nECONNREFUSED\n");
 }
 
 #[test]
@@ -375,7 +379,7 @@ for host in "127.0.0.1", "10.77.0.1":
     assert socket.socket().connect_ex((host, 8009)) == 111
 print("met")
 "#;
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         assert_eq!(text(run(&mut within.python(program)).stdout), "met\n");
     }
 }
@@ -422,7 +426,7 @@ print("answered")
 #[test]
 fn a_borrower_that_is_killed_leaves_no_port_open() {
     let machine = Machine::start();
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         let (mut server, _) = serves(&within, &[], &["0.0.0.0:8011", "0.0.0.0:0"]);
         assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8011"]), "met\n");
         server.kill();

@@ -86,6 +86,12 @@ impl Machine {
         users.into_iter().map(|uid| self.borrower(uid)).collect()
     }
 
+    /// Each kind of user in each kind of network: [`Within::by_tun`] tells which.
+    pub fn everybody(&self) -> Vec<Within> {
+        let by_tun = self.borrowers().into_iter().map(Within::over_tun);
+        self.borrowers().into_iter().chain(by_tun).collect()
+    }
+
     /// A program on the lender's machine.
     pub fn there(&self, program: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
@@ -97,6 +103,11 @@ impl Machine {
     /// Waits until the lender has closed what listened at `address`.
     pub fn wait_for_close(&self, address: &str) {
         self.lab.wait_for_audit(address, |line| line["event"] == "listen-closed" && line["target"] == address);
+    }
+
+    /// A borrower who is nobody in particular, in each kind of network.
+    pub fn anybody_in_each_network(&self) -> [Within; 2] {
+        [self.anybody(), self.anybody().over_tun()]
     }
 
     /// A borrower who is nobody in particular.
@@ -114,7 +125,7 @@ impl Machine {
         if uid != own_uid() {
             run(Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(home.folder.path()));
         }
-        Within { home, command, uid }
+        Within { home, command, uid, by_tun: false }
     }
 }
 
@@ -123,6 +134,8 @@ pub struct Within {
     pub home: Home,
     command: PathBuf,
     pub uid: u32,
+    /// Its packets cross a TUN device, although this kernel has nf_tables.
+    pub by_tun: bool,
 }
 
 impl Within {
@@ -134,8 +147,24 @@ impl Within {
     /// As above, with options of `run`.
     pub fn run_with(&self, options: &[&str], program: &[&str]) -> Command {
         let mut command = self.capuchin();
-        command.arg("run").args(options).args(["lab", "--"]).args(program);
+        command.arg("run").args(if self.by_tun { ["--network", "tun"].as_slice() } else { &[] });
+        command.args(options).args(["lab", "--"]).args(program);
         command
+    }
+
+    /// The same borrower, whose packets cross a TUN device.
+    pub fn over_tun(self) -> Self {
+        Self { by_tun: true, ..self }
+    }
+
+    /// Who runs what, for a test's message.
+    pub fn who(&self) -> String {
+        format!("{}{}", self.uid, if self.by_tun { " by TUN" } else { "" })
+    }
+
+    /// Addresses of the lender's loopback that are met: a TUN device brings no packet to `::1`.
+    pub fn loopbacks(&self) -> &'static [&'static str] {
+        if self.by_tun { &["127.0.0.1"] } else { &["127.0.0.1", "::1"] }
     }
 
     /// A Python program.

@@ -13,3 +13,4 @@ mod machine;
 mod process;
 mod stdio;
 mod terminal;
+mod tun;

@@ -82,7 +82,7 @@ fn a_program_that_stops_stops_us_and_goes_on_with_us() {
 #[test]
 fn a_program_dies_with_capuchin() {
     let machine = Machine::start();
-    for within in machine.borrowers() {
+    for within in machine.everybody() {
         let script = "trap '' HUP; sleep 1000 & echo $$ $!; wait";
         let mut program = Daemon::spawn(&mut within.run(&["sh", "-c", script]));
         let pids: Vec<i32> = loop {
@@ -93,7 +93,7 @@ fn a_program_dies_with_capuchin() {
         };
         program.kill();
         for pid in pids {
-            assert!(wait_for_end(pid, PATIENCE), "as {}", within.uid);
+            assert!(wait_for_end(pid, PATIENCE), "as {}", within.who());
         }
     }
 }

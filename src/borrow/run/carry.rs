@@ -133,25 +133,24 @@ impl Carrier {
         let Ok(to) = socket.local_addr() else { return };
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let (meter, over_rx) = (Arc::new(Meter::default()), self.over_tx.subscribe());
-        let task = match self.hold.accepted(plain(from), plain(to)) {
-            Some(Far::Lender(stream)) => {
-                socket_options(&socket);
-                self.connections.spawn(to_lender(socket, stream, meter.clone(), over_rx))
-            }
-            Some(Far::Here(far)) => {
-                socket_options(&socket);
-                self.connections.spawn(copy(socket, far, meter.clone(), over_rx))
-            }
-            Some(Far::Names) => {
-                let hold = self.hold.clone();
-                self.connections.spawn(async move { hold.answer_names(socket).await })
-            }
-            None => {
-                tracing::debug!(%from, %to, "nobody waited for this connection");
-                let _ = socket.set_zero_linger();
-                return;
-            }
+        let Some((accepted, far)) = self.hold.accepted(plain(from), plain(to)) else {
+            tracing::debug!(%from, %to, "nobody waited for this connection");
+            let _ = socket.set_zero_linger();
+            return;
         };
+        let (hold, of_it) = (self.hold.clone(), meter.clone());
+        if !matches!(far, Far::Names) {
+            socket_options(&socket);
+        }
+        let task = self.connections.spawn(async move {
+            // Until its socket is closed.
+            let _accepted = accepted;
+            match far {
+                Far::Lender(stream) => to_lender(socket, stream, of_it, over_rx).await,
+                Far::Here(far) => copy(socket, far, of_it, over_rx).await,
+                Far::Names => hold.answer_names(socket).await,
+            }
+        });
         self.meters.insert(task.id(), meter);
     }
 }

@@ -21,6 +21,7 @@ use std::{
 
 use minicbor::{Decode, Encode};
 
+use super::doors::Way;
 use crate::proto::Machine;
 
 /// Largest message, in bytes: a lender's whole profile, which is itself one message on a stream, with room to spare.
@@ -45,7 +46,7 @@ pub enum ToInner {
 pub enum FromInner {
     /// The network stands; the descriptors of [`Doors`](super::doors::Doors) come with it.
     #[n(0)]
-    Ready,
+    Ready(#[n(0)] Way),
     /// A step of the set-up failed, and inner is gone.
     #[n(1)]
     Failed(#[n(0)] Step, #[n(1)] i32),
@@ -86,6 +87,9 @@ pub enum Step {
     /// The packet filter.
     #[n(3)]
     Rules,
+    /// The TUN device, where there is no packet filter.
+    #[n(10)]
+    Tun,
     /// Addresses and routes.
     #[n(4)]
     Network,

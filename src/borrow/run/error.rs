@@ -90,6 +90,7 @@ impl RunError {
             Step::Loopback => "cannot bring up the loopback device of the program's network",
             Step::Sockets => "cannot open the sockets that serve the program's network",
             Step::Rules => "cannot load the packet filter of the program's network",
+            Step::Tun => "cannot make the TUN device of the program's network",
             Step::Network => "cannot set the addresses and routes of the program's network",
             Step::Fork => "cannot start a process",
             Step::Mask => "cannot put the lender's resolver files in the place of this machine's",
@@ -127,9 +128,20 @@ impl Machine {
 fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
     let forbidden = [libc::EPERM, libc::EACCES].contains(&errno);
     let lines: &[&str] = match step {
-        Step::Rules | Step::Sockets if [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].contains(&errno) => {
-            &["note: the kernel needs nf_tables with transparent proxying", "help: sudo modprobe nf_tables nft_tproxy"]
-        }
+        Step::Rules | Step::Sockets if [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].contains(&errno) => &[
+            "note: the kernel needs nf_tables with transparent proxying",
+            "help: sudo modprobe -a nf_tables nft_tproxy",
+        ],
+        Step::Tun if [libc::EACCES, libc::EPERM].contains(&errno) => &[
+            "note: the kernel has no nf_tables with transparent proxying, and /dev/net/tun is not this user's to open",
+            "help: sudo modprobe -a nf_tables nft_tproxy, which is faster",
+            "help: or sudo chmod 666 /dev/net/tun: what it can do takes power over a network anyway",
+        ],
+        Step::Tun => &[
+            "note: the kernel has neither nf_tables with transparent proxying nor a TUN device",
+            "help: sudo modprobe -a nf_tables nft_tproxy, which is faster",
+            "help: or sudo modprobe tun; in a container, start it with --device /dev/net/tun (docker, podman)",
+        ],
         Step::Namespaces if errno == libc::ENOSPC && machine.no_namespaces_allowed => &[
             "note: user.max_user_namespaces or user.max_net_namespaces is 0",
             "help: sudo sysctl user.max_user_namespaces=10000 user.max_net_namespaces=10000",
@@ -187,6 +199,10 @@ mod tests {
         let none = Machine { no_namespaces_allowed: true, ..machine() };
         assert!(mended(Step::Namespaces, libc::ENOSPC, none).contains("is 0"));
         assert!(mended(Step::Rules, libc::ENOENT, machine()).contains("modprobe"));
+        for (errno, mend) in [(libc::ENOENT, "modprobe tun"), (libc::EACCES, "chmod")] {
+            let both = mended(Step::Tun, errno, machine());
+            assert!(both.contains("nft_tproxy") && both.contains(mend), "{both}");
+        }
         assert!(mended(Step::Confine, libc::EBUSY, machine()).contains("twice"));
     }
 

@@ -26,8 +26,15 @@ use rustix::net::{SendFlags, sendto};
 use tokio::{io::unix::AsyncFd, net::TcpStream, sync::mpsc, time::Instant};
 
 use super::{
-    doors::PerFamily, listeners::Listeners, listening::Ports, local::Local, names::Names, outcome::Outcome,
-    own_address::OwnAddresses, packet::Syn,
+    doors::PerFamily,
+    listeners::Listeners,
+    listening::Ports,
+    local::Local,
+    names::Names,
+    outcome::Outcome,
+    own_address::OwnAddresses,
+    packet::Syn,
+    way_in::{Accepted, Ends, WayIn},
 };
 use crate::{
     BorrowError, Borrower,
@@ -59,9 +66,6 @@ pub enum Far {
     Names,
 }
 
-/// The two ends of a connection: the program's, and where it connects to.
-type Ends = (SocketAddr, SocketAddr);
-
 /// The held SYNs of a borrowed network.
 pub struct Hold {
     borrower: Borrower,
@@ -71,7 +75,7 @@ pub struct Hold {
     own_addresses: OwnAddresses,
     /// What the program has at the lender, once it can have anything.
     ports: OnceLock<Weak<Ports>>,
-    held: PerFamily,
+    way_in: WayIn,
     own: PerFamily,
     table: Mutex<HashMap<Ends, Entry>>,
     /// When the next attempt may be given up, less what may be given up at once.
@@ -93,7 +97,7 @@ impl Hold {
         (borrower, names): (Borrower, Arc<Names>),
         local: Vec<Local>,
         (listeners, own_addresses): (Arc<Listeners>, OwnAddresses),
-        (held, own): (PerFamily, PerFamily),
+        (way_in, own): (WayIn, PerFamily),
         refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
         let (table, ports, give_up_due) = (Mutex::default(), OnceLock::new(), Mutex::new(Instant::now()));
@@ -104,7 +108,7 @@ impl Hold {
             listeners,
             own_addresses,
             ports,
-            held,
+            way_in,
             own,
             table,
             give_up_due,
@@ -127,9 +131,11 @@ impl Hold {
         }
     }
 
-    /// The far end of a connection that was accepted.
-    pub fn accepted(&self, from: SocketAddr, to: SocketAddr) -> Option<Far> {
-        self.table().remove(&(from, to))?.far
+    /// The connection that was accepted, and its far end.
+    pub fn accepted(&self, from: SocketAddr, to: SocketAddr) -> Option<(Accepted, Far)> {
+        let accepted = self.way_in.accepted(from, to)?;
+        let far = self.table().remove(&accepted.ends)?.far?;
+        Some((accepted, far))
     }
 
     /// Sends a packet to a socket of the program.
@@ -144,19 +150,21 @@ impl Hold {
         }
     }
 
-    fn take(self: &Arc<Self>, syn: Syn) {
+    /// Takes a SYN of the program.
+    pub fn take(self: &Arc<Self>, syn: Syn) {
         let (ends, now) = ((syn.from, syn.to), Instant::now());
         if let Some(entry) = self.table().get_mut(&ends) {
             entry.last = now;
             entry.syn = syn;
             if entry.far.is_some() {
                 // The listener had no room for it.
-                send(&self.held, ends.1.ip(), &entry.syn.again());
+                self.way_in.let_in(&entry.syn, &self.own);
             }
             return;
         }
         // A program that listens at an address of the machine's own is met inside.
         if self.own_addresses.contains(syn.to.ip()) && self.is_programs_own(syn.to) {
+            self.way_in.leave(ends);
             return send(&self.own, syn.to.ip(), &syn.again());
         }
         let mut table = self.table();
@@ -209,7 +217,7 @@ impl Hold {
     fn let_in(&self, ends: Ends, far: Far) {
         if let Some(entry) = self.table().get_mut(&ends) {
             entry.far = Some(far);
-            send(&self.held, ends.1.ip(), &entry.syn.again());
+            self.way_in.let_in(&entry.syn, &self.own);
         }
     }
 
@@ -316,7 +324,7 @@ fn known(answer: io::Result<bool>) -> bool {
 }
 
 /// Sends a whole packet. One that is lost is as one that a wire lost: TCP sends again.
-fn send(sockets: &PerFamily, to: IpAddr, packet: &[u8]) {
+pub fn send(sockets: &PerFamily, to: IpAddr, packet: &[u8]) {
     let socket = if to.is_ipv4() { &sockets.v4 } else { &sockets.v6 };
     if let Err(error) = sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddr::new(to, 0)) {
         tracing::debug!(%error, %to, "a packet was not sent");

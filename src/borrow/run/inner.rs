@@ -23,12 +23,13 @@ use rustix::{
 use super::{
     PASSED_ON,
     control::{self, FromInner, Step, ToInner},
-    doors::Doors,
+    doors::{Doors, Way},
     filter, listening,
     mask::Mask,
     names::own_resolvers,
     network::{self, Network},
     rules::MARK_OWN,
+    tun,
 };
 use crate::{
     proto::Machine,
@@ -56,6 +57,8 @@ pub struct Plan {
     pub keep_fds: Vec<RawFd>,
     /// Processes that it left behind may go on.
     pub wait_all: bool,
+    /// How what it sends is caught; `None`: in the first way that this kernel has.
+    pub way: Option<Way>,
     /// Its stdin and stdout are pipes to the outer half, which serves them, and not ours.
     pub piped: bool,
 }
@@ -75,11 +78,12 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     let control_failed = |error| (Step::Control, error);
     let is_root = sys::enter_borrowed_network().map_err(|error| (Step::Namespaces, error))?;
     network::set_loopback_up().map_err(|error| (Step::Loopback, error))?;
-    let doors = Doors::build()?;
-    control::send(control, &FromInner::Ready, &doors.fds()).map_err(control_failed)?;
+    let doors = Doors::build(plan.way)?;
+    let way = doors.way();
+    control::send(control, &FromInner::Ready(way), &doors.fds()).map_err(control_failed)?;
     // Whoever closes a tap last waits until every core is done with it, some 20 ms: that is not to be the outer half, whose
     // end is waited for.
-    let _taps = doors.taps;
+    let _catch = doors.catch;
     let machine = loop {
         match control::receive::<ToInner>(control, true).map_err(control_failed)? {
             Some((ToInner::Begin(machine), _)) => break machine,
@@ -87,7 +91,11 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
             None => return Ok(()),
         }
     };
-    Network::of(&machine, &own_resolvers()).set_up().map_err(|error| (Step::Network, error))?;
+    let network = Network::of(&machine, &own_resolvers());
+    network.set_up().map_err(|error| (Step::Network, error))?;
+    if way == Way::Tun {
+        tun::divert(&network).map_err(|error| (Step::Network, error))?;
+    }
     Mask::of(&machine, &plan.local_unix).put_on().map_err(|error| (Step::Mask, error.into_source()))?;
     sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;

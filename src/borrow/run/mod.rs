@@ -20,12 +20,16 @@
 //! What it binds is bound at the lender first ([`listening`]), because the kernel asks before it does so ([`supervisor`]);
 //! connections that come there come to the program from their true address.
 //!
+//! Where the kernel has no nf_tables with transparent proxying, a TUN device brings us what the program sends ([`tun`]), and
+//! everything else is the same.
+//!
 //! Its stdin and stdout are ours, or the two directions of a service that another borrower offers ([`stdio`]).
 //!
 //! # What a program cannot do
 //! There is no way to groups and broadcast, and no datagram of more than 65,488 bytes comes in over IPv6. Datagrams to an
 //! address of `--local` are answered as by a closed port. Two sockets that share a port by SO_REUSEPORT must be bound to the
-//! same address. Ports below 1024 of its own loopback are the program's, whoever it is.
+//! same address. Ports below 1024 of its own loopback are the program's, whoever it is. Over a TUN device, `::1` is the
+//! program's alone, and the lender's is not reached by it.
 //!
 //! # Security
 //! What keeps the program inside is the namespace, the capabilities that it does not have, the descriptors that it does not
@@ -58,6 +62,8 @@ mod questions;
 mod rules;
 mod stdio;
 mod supervisor;
+mod tun;
+mod way_in;
 
 use std::{ffi::OsString, os::fd::OwnedFd};
 
@@ -66,13 +72,14 @@ use rustix::{
     process::{Resource, Rlimit, Signal, getpid, getrlimit, set_child_subreaper, setrlimit},
 };
 
+pub use doors::Way;
 pub use error::{RunError, apparmor_profile};
 pub use inner::Plan;
 pub use listening::{Publish, PublishedPort};
 pub use local::Local;
 pub use mask::{Mask, MaskError};
 pub use outer::Serve;
-pub use probe::probe;
+pub use probe::{Probed, Tried, probe};
 pub use stdio::{ProgramPipes, ServiceFeed};
 
 use crate::sys::{self, Forked};

@@ -18,28 +18,28 @@ use crate::{proto::Machine, sys};
 const LOOPBACK: u32 = 1;
 // linux/rtnetlink.h, if_link.h, if_addr.h.
 const NETLINK_ROUTE: u32 = 0;
-const NEW_LINK: u16 = 16;
+pub(super) const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
-const NEW_ROUTE: u16 = 24;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const UP: u32 = 1;
+pub(super) const NEW_ROUTE: u16 = 24;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
+pub(super) const UP: u32 = 1;
 /// No duplicate address detection: there is nobody to ask.
 const NO_DETECTION: u8 = 2;
-const SCOPE_UNIVERSE: u8 = 0;
+pub(super) const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_HOST: u8 = 254;
-const SCOPE_NOWHERE: u8 = 255;
-const TABLE_LOCAL: u8 = 255;
-const STATIC: u8 = 4;
+pub(super) const SCOPE_NOWHERE: u8 = 255;
+pub(super) const TABLE_LOCAL: u8 = 255;
+pub(super) const STATIC: u8 = 4;
 const LOCAL: u8 = 2;
-const THROW: u8 = 9;
+pub(super) const THROW: u8 = 9;
 
 /// The end of a private range that nobody uses: of a machine that has no address of its own.
 const NO_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
 
 /// Multicast and broadcast: nothing of them reaches the lender's network, so that there is no way to them (ENETUNREACH, and
 /// ENODEV for who would join a group), as on a machine without a default route.
-const NOBODY: [(IpAddr, u8); 3] = [
+pub(super) const NOBODY: [(IpAddr, u8); 3] = [
     (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
     (IpAddr::V4(Ipv4Addr::BROADCAST), 32),
     (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
@@ -152,7 +152,7 @@ fn push_no_route(messages: &mut Messages, address: IpAddr, bits: u8) {
     });
 }
 
-fn parts(address: IpAddr) -> (u8, Vec<u8>) {
+pub(super) fn parts(address: IpAddr) -> (u8, Vec<u8>) {
     match address {
         IpAddr::V4(address) => (AF_INET, address.octets().to_vec()),
         IpAddr::V6(address) => (AF_INET6, address.octets().to_vec()),
@@ -160,7 +160,7 @@ fn parts(address: IpAddr) -> (u8, Vec<u8>) {
 }
 
 /// Each message is answered by itself, so that it is clear which one failed.
-fn send(messages: &Messages) -> io::Result<()> {
+pub(super) fn send(messages: &Messages) -> io::Result<()> {
     let last = netlink::heard(messages.bytes()).count() as u32;
     let socket = sys::netlink_socket(NETLINK_ROUTE)?;
     sys::netlink_exchange(&socket, messages.bytes(), |datagram| netlink::acknowledged(datagram, last))

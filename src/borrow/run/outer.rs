@@ -19,7 +19,7 @@ use super::{
     PASSED_ON, Run, RunError,
     carry::Carrier,
     control::{self, FromInner, ToInner},
-    doors::{Doors, PerFamily},
+    doors::{Catch, Doors, PerFamily, Way},
     flows::Flows,
     hold::Hold,
     listeners::Listeners,
@@ -28,7 +28,10 @@ use super::{
     names::Names,
     network,
     own_address::OwnAddresses,
-    questions, supervisor,
+    questions::Questions,
+    supervisor,
+    tun::{self, Tun},
+    way_in::{Translator, WayIn},
 };
 use crate::{
     BorrowError, Borrower,
@@ -54,6 +57,8 @@ pub struct Serve<R> {
     pub publish: Publish,
     /// Hears of each connection, and each name, that the lender refuses.
     pub refused: R,
+    /// Is called once if the network is not made in the first way.
+    pub told: fn(Way),
 }
 
 impl Run {
@@ -81,6 +86,14 @@ impl Run {
         let (doors, (borrower, machine)) = tokio::select! {
             both = async { tokio::try_join!(doors, meet) } => both?,
             number = interrupted(&signals) => return Err(RunError::Interrupted(number).into()),
+        };
+        let way = doors.way();
+        let machine = match way {
+            Way::Nftables => machine,
+            Way::Tun => {
+                (serve.told)(way);
+                tun::within_reach(machine)
+            }
         };
         let network = Network::serve(doors, borrower, &machine, serve.local, serve.publish)?;
         inner.say(&ToInner::Begin(machine))?;
@@ -112,7 +125,7 @@ async fn attend(
                     network.supervise(calls, can_wait)?;
                 }
                 Some((FromInner::Sockets(is_ipv6), made)) => network.visitors.stock().put(is_ipv6, made),
-                Some((FromInner::Ready | FromInner::Started, _)) => {}
+                Some((FromInner::Ready(_) | FromInner::Started, _)) => {}
                 None => {
                     // The program died with inner; what it started came to us.
                     sys::signal_descendants(getpid(), &[], Signal::KILL);
@@ -163,7 +176,7 @@ impl Network {
         publish: Publish,
     ) -> Result<Self, RunError> {
         let failed = |error: io::Error| RunError::local("cannot serve the program's network", error);
-        let Doors { connections, datagrams, taps: PerFamily { v4, v6 }, held, own, listeners, destroyed } = doors;
+        let Doors { connections, own, listeners, destroyed, catch } = doors;
         // Older kernels have no number for it.
         let network = sys::network_of(&connections).ok();
         let (refused_tx, refused_rx) = mpsc::channel(REFUSED_MAX);
@@ -173,13 +186,21 @@ impl Network {
         let listeners = Arc::new(Listeners::new(listeners));
         let own_addresses = OwnAddresses::of(network::Network::of(machine, &[]));
         let inside = (listeners.clone(), own_addresses.clone());
-        let hold = Hold::new((borrower.clone(), names.clone()), local, inside, (held, own), refused_tx.clone());
+        let (way_in, serving) = match catch {
+            Catch::Nftables { datagrams, taps, held } => {
+                let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
+                (WayIn::Marked(held), Serving::Nftables { datagrams, taps })
+            }
+            Catch::Tun(device) => {
+                let translator = Translator::new(connections.local_addr().map_err(failed)?.port());
+                (WayIn::Translated(translator.clone()), Serving::Tun { device, translator })
+            }
+        };
+        let hold = Hold::new((borrower.clone(), names.clone()), local, inside, (way_in, own), refused_tx.clone());
         let flows = Flows::new(borrower.clone(), hold.clone(), own_addresses, refused_tx.clone());
-        let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
+        let questions = Questions::new(names, borrower.clone(), hold.clone(), flows.clone());
         let mut taps = JoinSet::new();
-        taps.spawn(hold.clone().watch(v4));
-        taps.spawn(hold.clone().watch(v6));
-        taps.spawn(questions::answer(datagrams, names, borrower.clone(), hold.clone(), flows.clone()));
+        serving.start(&mut taps, &hold, questions);
         let connections = TcpListener::from_std(connections).map_err(failed)?;
         let carrier = Carrier::new(connections, hold.clone(), visitor_rx);
         let visitors = Arc::new(Visitors::new(Stock::new(wanted_tx), visitor_tx));
@@ -200,6 +221,27 @@ impl Network {
     }
 }
 
+/// What the program sends, as it comes to us.
+enum Serving {
+    Nftables { datagrams: UdpSocket, taps: PerFamily },
+    Tun { device: OwnedFd, translator: Arc<Translator> },
+}
+
+impl Serving {
+    fn start(self, taps: &mut JoinSet<io::Result<()>>, hold: &Arc<Hold>, questions: Questions) {
+        match self {
+            Self::Nftables { datagrams, taps: PerFamily { v4, v6 } } => {
+                taps.spawn(hold.clone().watch(v4));
+                taps.spawn(hold.clone().watch(v6));
+                taps.spawn(questions.serve(datagrams));
+            }
+            Self::Tun { device, translator } => {
+                taps.spawn(Tun { hold: hold.clone(), questions, translator }.serve(device));
+            }
+        }
+    }
+}
+
 /// The inner half, as this one sees it.
 struct Inner {
     control: AsyncFd<OwnedFd>,
@@ -210,7 +252,7 @@ impl Inner {
     /// Its sockets, once they are open.
     async fn doors(&self) -> Result<Doors, RunError> {
         match self.hear().await? {
-            Some((FromInner::Ready, fds)) => Doors::from_fds(fds).ok_or(RunError::Lost),
+            Some((FromInner::Ready(way), fds)) => Doors::from_fds(way, fds).ok_or(RunError::Lost),
             Some((FromInner::Failed(step, errno), _)) => Err(self.failed(step, errno)),
             _ => Err(RunError::Lost),
         }

@@ -63,8 +63,15 @@ impl Syn {
 
     /// The SYN as it is sent again: without data, and with its checksum.
     pub fn again(&self) -> Vec<u8> {
+        self.again_between(self.from.port(), self.to.port())
+    }
+
+    /// As [`Self::again`], with other ports.
+    pub fn again_between(&self, source: u16, destination: u16) -> Vec<u8> {
         let (ip, tcp) = self.bytes.split_at(self.tcp_start);
         let mut tcp = tcp.to_vec();
+        put(&mut tcp, 0, &source.to_be_bytes());
+        put(&mut tcp, 2, &destination.to_be_bytes());
         put(&mut tcp, 16, &[0; 2]);
         let sum = checksum(self.pseudo_header(TCP, tcp.len(), self.from.ip(), self.to.ip()), &tcp);
         put(&mut tcp, 16, &sum);
@@ -157,15 +164,18 @@ fn put(packet: &mut [u8], offset: usize, bytes: &[u8]) {
     }
 }
 
-fn half(bytes: &[u8], offset: usize) -> Option<u16> {
+/// A number of two bytes, as it stands in a packet.
+pub fn half(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
 }
 
-fn ipv4(bytes: &[u8], offset: usize) -> Option<Ipv4Addr> {
+/// An address of four bytes.
+pub fn ipv4(bytes: &[u8], offset: usize) -> Option<Ipv4Addr> {
     Some(<[u8; 4]>::try_from(bytes.get(offset..offset + 4)?).ok()?.into())
 }
 
-fn ipv6(bytes: &[u8], offset: usize) -> Option<Ipv6Addr> {
+/// An address of sixteen bytes.
+pub fn ipv6(bytes: &[u8], offset: usize) -> Option<Ipv6Addr> {
     Some(<[u8; 16]>::try_from(bytes.get(offset..offset + 16)?).ok()?.into())
 }
 

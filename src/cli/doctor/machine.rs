@@ -2,8 +2,8 @@
 
 use std::{fs, io};
 
-use super::Check;
-use crate::borrow::run::{self, HOST_VARIABLE};
+use super::{Check, State};
+use crate::borrow::run::{self, HOST_VARIABLE, Probed, Tried};
 
 /// The oldest kernel that is supported, and the oldest under which `run` lets programs listen.
 const KERNEL_FLOOR: (u32, u32) = (5, 15);
@@ -39,7 +39,15 @@ fn network() -> Vec<Check> {
         return vec![Check::warn("namespaces", text, "help: leave it first; a network cannot be borrowed twice")];
     }
     match run::probe() {
-        Ok(tried) => tried.into_iter().map(|(name, outcome)| step(name, outcome)).collect(),
+        Ok(Probed { tried, without }) => {
+            let mut checks: Vec<_> = tried.into_iter().map(|(name, outcome)| step(name, outcome)).collect();
+            let way = without.map_or_else(by_nftables, by_tun);
+            // Where neither works, what is broken says all.
+            if checks.iter().all(|check| check.state == State::Ok) || way.state != State::Ok {
+                checks.push(way);
+            }
+            checks
+        }
         Err(error) => vec![Check::fail("namespaces", error.to_string(), error.notes())],
     }
 }
@@ -50,6 +58,7 @@ fn step(name: &'static str, outcome: Result<(), run::RunError>) -> Check {
             name,
             match name {
                 "namespaces" => "a network of one's own can be made",
+                "tun" => "a TUN device can be made in it",
                 "tproxy" => "transparent sockets and packet taps open in it",
                 "nf_tables" => "its packet filter loads",
                 "routes" => "every address can be made local in it",
@@ -58,6 +67,20 @@ fn step(name: &'static str, outcome: Result<(), run::RunError>) -> Check {
         ),
         Err(error) => Check::fail(name, error.to_string(), error.notes()),
     }
+}
+
+fn by_nftables() -> Check {
+    Check::ok("way", "`capuchin run` leads the program's packets by nf_tables")
+}
+
+/// It works, and is second best.
+fn by_tun((_, why): Tried) -> Check {
+    let text = "`capuchin run` leads the program's packets by a TUN device: slower, and [::1] is the program's own";
+    let (text, mend) = match why {
+        Ok(()) => (text.to_owned(), Vec::new()),
+        Err(why) => (format!("{text}; {why}"), why.notes()),
+    };
+    Check { name: "way", state: State::Warn, text, mend }
 }
 
 fn fuse() -> Check {
@@ -85,7 +108,6 @@ fn io_uring() -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
     use super::*;
 
     #[test]

@@ -1,0 +1,109 @@
+//! A borrowed network where the kernel has no nf_tables with transparent proxying: everything that a program sends leaves by
+//! a TUN device, whose other end we are, and comes in again by loopback.
+//!
+//! ```text
+//!   program ── packet ──▶ TUN device ══▶ outbound: what is it? ─┬─ SYN ──────▶ hold: the lender dials
+//!      ▲                                                        ├─ datagram ─▶ questions, flows
+//!      │                                                        └─ the rest ─▶ translations: of a connection with us?
+//!      └──── loopback ◀── raw socket, marked ◀── as it is, or with other ports ◀───────────────────────────┘
+//! ```
+//! Routes and rules ([`routes`]) decide instead of a packet filter: unmarked packets find the TUN device, marked ones, which only
+//! we can send, the addresses of loopback. The kernel still does all of TCP, at both ends: the program's connection is with our
+//! listener, which has the target's address, but another port, so that the ports of each packet between them are
+//! written anew ([`translations`]). What the program sends to itself, and to visitors, comes in again as it is.
+//!
+//! # What is other than with nf_tables
+//! Each packet crosses this process, which costs speed; nothing else gets weaker, since no way out is there either. `::1` is
+//! the program's alone: the kernel takes no packet to it from any other device, so that what listens there at the lender is
+//! not met. The longest datagram over IPv6 has 65,487 bytes: longer ones leave in pieces, and are lost.
+
+mod outbound;
+mod routes;
+mod translations;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::io::unix::AsyncFd;
+
+use self::outbound::Outbound;
+pub use self::{
+    routes::{DEVICE, PACKET_BYTES_MAX, divert, prepare},
+    translations::Translations,
+};
+use super::{hold::Hold, questions::Questions, way_in::Translator};
+use crate::{
+    proto::Machine,
+    sys::{self, Arrived},
+};
+
+/// What serves a TUN device.
+pub struct Tun {
+    /// Takes SYNs, and sends to sockets of the network.
+    pub hold: Arc<Hold>,
+    /// Takes datagrams.
+    pub questions: Questions,
+    /// Knows the connections with our listener.
+    pub translator: Arc<Translator>,
+}
+
+impl Tun {
+    /// Serves the device, for ever.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn serve(mut self, device: OwnedFd) -> io::Result<()> {
+        let device = sys::await_readable(device)?;
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
+        loop {
+            let length = receive(&device, &mut buffer).await?;
+            if let Some(packet) = buffer.get_mut(..length) {
+                self.take(packet);
+            }
+        }
+    }
+
+    fn take(&mut self, packet: &mut [u8]) {
+        match outbound::read(packet) {
+            Outbound::Syn(syn) => self.hold.take(syn),
+            Outbound::Segment(segment) => {
+                let now = Instant::now();
+                let ports = self.translator.table().translate(segment.from, segment.to, segment.flags, now);
+                if let Some((source, destination)) = ports {
+                    segment.set_ports(packet, source, destination);
+                }
+                self.hold.send_to_program(segment.to.ip(), packet);
+            }
+            Outbound::Datagram { from, to, content, hops, class } => {
+                let arrived = Arrived { length: content.len(), from, to, hops: Some(hops), class: Some(class) };
+                self.questions.take(&arrived, content);
+            }
+            Outbound::Other(to) => self.hold.send_to_program(to, packet),
+            Outbound::Lost => {}
+        }
+    }
+}
+
+/// The machine as it can be made here: its resolver at `::1`, where no question is seen, is asked at another address.
+pub fn within_reach(mut machine: Machine) -> Machine {
+    for resolver in &mut machine.resolvers {
+        if *resolver == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+            *resolver = Ipv4Addr::LOCALHOST.into();
+        }
+    }
+    machine
+}
+
+async fn receive(device: &AsyncFd<OwnedFd>, packet: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = device.readable().await?;
+        if let Ok(length) = ready.try_io(|device| Ok(rustix::io::read(device, &mut *packet)?)) {
+            return length;
+        }
+    }
+}
