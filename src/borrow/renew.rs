@@ -59,15 +59,21 @@ impl Renewed {
 
     /// Renews what is due, and says when to look again.
     async fn pause_after(&self, session: &Session) -> Duration {
-        let outcome = tokio::time::timeout(ANSWER_MAX, self.renew_due(session)).await;
-        match outcome {
-            Ok(Ok(())) => CLOCK_STEP,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a renewal failed");
-                PAUSE
-            }
-            Err(_) => PAUSE,
+        match tokio::time::timeout(ANSWER_MAX, self.renew_due(session)).await {
+            Ok(Ok(())) => return CLOCK_STEP,
+            Ok(Err(error)) => tracing::debug!(%error, "a renewal failed"),
+            Err(_) => tracing::debug!("a renewal is not answered"),
         }
+        if let Some(days) = self.days_left(UnixTime::now()) {
+            tracing::warn!(lender = %self.lender, days, "the certificate of this device ends soon and was not renewed");
+        }
+        PAUSE
+    }
+
+    /// How long the certificate on the disk is still good, if that is worth a warning.
+    fn days_left(&self, now: UnixTime) -> Option<u64> {
+        let (_, ends) = self.profiles.certificate_lasts(&self.alias, &self.user).ok()?;
+        (ends.minus(WARN_BEFORE) <= now).then(|| ends.0.saturating_sub(now.0) / 86_400)
     }
 
     /// Renews what is past two thirds of its time.
@@ -75,13 +81,8 @@ impl Renewed {
         let now = UnixTime::now();
         let own = self.profiles.credentials(&self.alias, &self.user)?;
         let ends = own.chain.first().and_then(|certificate| identity::not_after(certificate).ok());
-        if let Some(ends) = ends.filter(|ends| ends.minus(LEAF_LIFETIME / 3) <= now) {
-            let renewed = self.renew_certificate(session, &own.key_pem).await;
-            if renewed.is_err() && ends.minus(WARN_BEFORE) <= now {
-                let days = ends.0.saturating_sub(now.0) / 86_400;
-                tracing::warn!(lender = %self.lender, days, "the certificate of this device ends soon and was not renewed");
-            }
-            renewed?;
+        if ends.is_some_and(|ends| ends.minus(LEAF_LIFETIME / 3) <= now) {
+            self.renew_certificate(session, &own.key_pem).await?;
         }
         match self.profiles.ticket(&self.alias, &self.user) {
             Ok(saved) if saved.expires.minus(TICKET_LIFETIME / 3) <= now && now < saved.expires => {
@@ -131,6 +132,55 @@ impl Renewed {
         match answer.map_err(|error| BorrowError::answer(host, request.name(), error))? {
             Answer::Granted(granted) => Ok(granted),
             Answer::Refused(refusal) => Err(BorrowError::refused(host, request.name(), &refusal)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{BufReader, duplex};
+
+    use super::*;
+    use crate::{
+        borrow::draft::Lender,
+        proto::mux::{Config, Role},
+        trust::{authority::Authority, request::new_key},
+    };
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// Of a device whose certificate ends in so long.
+    fn renewed(folder: &std::path::Path, left: Duration) -> Renewed {
+        let profiles = Profiles::at(&folder.join("config"), &folder.join("state"));
+        let authority = Authority::create(UnixTime::now()).unwrap();
+        let (alias, lender, user): (_, LenderName, UserName) =
+            ("lab".parse().unwrap(), "lab".parse().unwrap(), "ana".parse().unwrap());
+        let key_pem = new_key().unwrap();
+        let key = SubjectKey::of_key(key_pem.as_bytes()).unwrap();
+        let (ca_key, addresses) = (authority.public_key(), ["lab.example:2278".to_owned()]);
+        let of = Lender { name: &lender, addresses: &addresses, ca_key: &ca_key };
+        let draft = profiles.draft(&alias, &of, &user, key.device(), key_pem.as_bytes()).unwrap();
+        let made = UnixTime::now().plus(left).minus(LEAF_LIFETIME);
+        draft.finish(&authority.issue_client(&user, &key, made).unwrap(), authority.cert_der()).unwrap();
+        Renewed { profiles, alias, lender, user }
+    }
+
+    #[tokio::test]
+    async fn a_lender_that_does_not_answer_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let renewed = renewed(folder.path(), DAY);
+        let (near, _far) = duplex(64 * 1024);
+        let session = Session::start(BufReader::new(near), Role::Borrower, Config::default());
+        assert_eq!(renewed.pause_after(&session).await, PAUSE);
+    }
+
+    #[test]
+    fn a_certificate_that_ends_within_two_weeks_is_worth_a_warning() {
+        for (left, days) in
+            [(20 * DAY, None), (13 * DAY + DAY / 2, Some(13)), (DAY / 2, Some(0)), (Duration::ZERO, Some(0))]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            assert_eq!(renewed(folder.path(), left).days_left(UnixTime::now()), days);
         }
     }
 }
