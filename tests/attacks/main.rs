@@ -6,6 +6,7 @@ mod support;
 
 mod audit;
 mod audit_commands;
+mod clock;
 mod door;
 mod flood;
 mod frames;

@@ -40,7 +40,7 @@ pub async fn reach(borrower: &Borrower, target: &str) -> Result<String, BorrowEr
 }
 
 /// The gate refuses the connection, and the audit says so.
-async fn refused(lab: &Lab, borrower: &Borrower, target: &str, why: &str) {
+pub async fn refused(lab: &Lab, borrower: &Borrower, target: &str, why: &str) {
     let error = reach(borrower, target).await.unwrap_err();
     let said = error.to_string();
     assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Policy, Some(13)), "{said}");

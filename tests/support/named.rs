@@ -36,6 +36,11 @@ exec "$3" serve
 impl NamedLab {
     /// A lender with this policy; `zone` is what names.py takes.
     pub fn start(policy: &str, zone: &Value) -> Self {
+        Self::start_with(policy, zone, &[])
+    }
+
+    /// With this in its environment.
+    pub fn start_with(policy: &str, zone: &Value, environment: &[(&str, PathBuf)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -59,7 +64,8 @@ impl NamedLab {
         let mut machine = Command::new("unshare");
         machine.args(["--map-root-user", "--mount", "--net", "sh", "-c", MACHINE, "sh"]);
         machine.arg(dir).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/names.py"));
-        machine.arg(capuchind(dir).get_program()).env("CAPUCHIND_DIR", dir).stdin(Stdio::from(OwnedFd::from(listener)));
+        machine.arg(capuchind(dir).get_program()).stdin(Stdio::from(OwnedFd::from(listener)));
+        machine.env("CAPUCHIND_DIR", dir).envs(environment.iter().map(|(name, value)| (name, value)));
         let daemon = Daemon::spawn(&mut machine);
         daemon.wait_for_line("listens on");
         Self { lab: Lab { folder, daemon, address } }
