@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use capuchin::{
@@ -19,8 +19,9 @@ use crate::{
     still_serves,
     support::{
         Home, LOOPBACK, Lab, PATIENCE,
+        clock::Clock,
         peer::{Credentials, Peer},
-        run, text,
+        run, text, wait_until,
     },
 };
 
@@ -285,22 +286,32 @@ async fn attack_12_early_data() {
     still_serves(&lab, &home).await;
 }
 
+/// Whether the lender has closed it; nothing is waited for.
+fn is_closed(mut socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    !matches!(socket.read(&mut [0; 64]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attack_25_a_slow_handshake() {
-    let lab = Lab::start(LOOPBACK);
+    let clock = Clock::new();
+    let lab = clock.serve(Lab::start(LOOPBACK));
     let home = lab.join("alice");
-    let began = Instant::now();
+    clock.stop();
+    // As many as one source has places, and more that wait for one.
     let mut slow: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(lab.address).unwrap()).collect();
     for socket in &mut slow {
         socket.write_all(&[0x16, 0x03, 0x01]).unwrap();
     }
     // Others are served meanwhile.
     still_serves(&lab, &home).await;
-    for socket in &mut slow {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert!(matches!(socket.read(&mut [0; 64]), Ok(0) | Err(_)), "it must be cut");
-    }
-    assert!(began.elapsed() < PATIENCE);
+    clock.pass(Duration::from_secs(4), async || still_serves(&lab, &home).await).await;
+    assert!(!slow.iter().any(is_closed), "each has five seconds");
+    clock.pass(Duration::from_secs(2), async || still_serves(&lab, &home).await).await;
+    wait_until("those that had a place are cut", || slow[..8].iter().all(is_closed));
+    // Those that got a place by that have five seconds, too.
+    clock.go_on();
+    wait_until("the others are cut", || slow.iter().all(is_closed));
     lab.wait_for_audit("slow", |line| {
         line["event"] == "handshake-refused" && line["why"].as_str().unwrap().contains("took too long")
     });
