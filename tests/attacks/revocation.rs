@@ -129,6 +129,30 @@ fn attack_14_a_device_and_a_session_revoked_in_mid_session() {
     run(desktop.capuchin().args(["login", "lab", "--password-file"]).arg(password));
 }
 
+/// Written first: whatever becomes of the daemon once the command has been answered, its next start knows.
+#[test]
+fn what_is_revoked_stays_revoked_though_the_daemon_is_killed_at_once() {
+    for (how, said) in [("user", "error[revoked]"), ("device", "error[revoked]"), ("session", "error[login]")] {
+        let mut lab = Lab::start(LOOPBACK);
+        let home = lab.join("alice");
+        let (address, target) = target();
+        let (_forward, local) = home.forward(&[&format!("0:{address}")]);
+        let lent = connection(local[0], &target);
+        let whose = sessions(&lab)[0][how].as_str().unwrap().to_owned();
+        run(lab.admin().args(["revoke", &format!("--{how}"), &whose]));
+        lab.daemon.kill();
+        is_cut(lent);
+
+        let lab = Lab::serve(lab.folder);
+        run(home.capuchin().args(["hosts", "set", "lab", &lab.address.to_string()]));
+        let refused = fails(home.capuchin().args(["check", "lab", "connect", &address.to_string()]), 2);
+        assert!(refused.starts_with(said), "--{how}: {refused}");
+        lab.wait_for_audit("the refusal", |line| line["event"] == "login" && line["verdict"] == "refused");
+        let bob = lab.join("bob");
+        run(bob.capuchin().args(["check", "lab", "connect", &address.to_string()]));
+    }
+}
+
 #[test]
 fn one_stream_is_cut_and_the_others_go_on() {
     let lab = Lab::start(LOOPBACK);
