@@ -108,3 +108,46 @@ pub fn socket_options(socket: &TcpStream) {
         let _ = rustix::net::sockopt::set_tcp_congestion(socket, "reno");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, listen, socket};
+
+    use super::*;
+
+    /// An address that does not answer: the queue of its listener is full. It lasts as long as the sockets.
+    fn silent() -> (SocketAddr, Vec<rustix::fd::OwnedFd>) {
+        let stream = || socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let listener = stream();
+        bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        listen(&listener, 0).unwrap();
+        let address = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
+        let fill = stream();
+        connect(&fill, &address).unwrap();
+        (address, vec![listener, fill])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_are_silent_are_given_up_together() {
+        let (silent, _kept): (Vec<_>, Vec<_>) = (0..6).map(|_| silent()).unzip();
+        let began = tokio::time::Instant::now();
+        let error = dial(&silent).await.unwrap_err().unwrap();
+        assert_eq!(error.source.raw_os_error(), Some(Errno::ETIMEDOUT.0.into()));
+        assert_eq!(began.elapsed().as_secs(), DIAL_MAX.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_answers_is_reached_behind_silent_ones_and_only_as_many_are_tried_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let (mut few, _kept): (Vec<_>, Vec<_>) = (0..ATTEMPTS_MAX - 1).map(|_| silent()).unzip();
+        few.push(good);
+        assert_eq!(dial(&few).await.unwrap().peer_addr().unwrap(), good);
+        // Its turn would come when one of the four before it fails.
+        few.insert(0, silent().0);
+        let (more, _kept) = silent();
+        few.insert(0, more);
+        let late = dial(&few).await.unwrap_err().unwrap();
+        assert_eq!((late.address, late.source.raw_os_error()), (good.to_string(), Some(Errno::ETIMEDOUT.0.into())));
+    }
+}
