@@ -271,4 +271,5 @@ fn a_huge_dns_answer_is_judged_up_to_its_bound() {
 
 mod again;
 mod answered;
+mod grammar;
 mod properties;

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::AnyRequest;
+use crate::policy::{
+    AnyRequest,
+    decide::tests::grammar::{self, address},
+};
 
 fn pattern() -> impl Strategy<Value = String> {
     let hosts = prop::sample::select(vec![
@@ -25,27 +28,10 @@ fn pattern() -> impl Strategy<Value = String> {
     (hosts, prop::sample::select(vec!["80", "80-443", "443", "*"])).prop_map(|(host, ports)| format!("{host}:{ports}"))
 }
 
-fn answer() -> impl Strategy<Value = IpAddr> {
-    let near = prop::sample::select(addresses(&[
-        "10.0.0.1",
-        "11.0.0.1",
-        "127.0.0.1",
-        "::1",
-        "::",
-        "169.254.169.254",
-        "::ffff:10.0.0.1",
-        "::ffff:127.0.0.1",
-        "64:ff9b::7f00:1",
-        "2002:7f00:1::",
-        "fd00::1",
-    ]));
-    prop_oneof![near, any::<IpAddr>()]
-}
-
 fn request() -> impl Strategy<Value = Connect> {
     let hosts = prop::sample::select(vec!["db.internal", "web.internal", "example", "10.0.0.1", "127.0.0.1", "::1"]);
     let ports = prop::sample::select(vec![0, 80, 443, 444]);
-    (hosts, ports, prop::collection::vec(answer(), 0..4)).prop_map(|(host, port, answers)| {
+    (hosts, ports, prop::collection::vec(address(), 0..4)).prop_map(|(host, port, answers)| {
         let host = Host::parse(host).unwrap();
         let addresses = if let Host::Address(address) = host { vec![address] } else { answers };
         Connect::new(host, port, addresses)
@@ -113,36 +99,46 @@ const KINDS: [(Kind, &[&str], &[&str]); 15] = [
     (Kind::ServiceUse, &["services.use = \"calc\"", "services.use = \"*\""], &["calc", "pay"]),
 ];
 
-/// A line of any kind, as a rule has it.
-fn line() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(KINDS.iter().flat_map(|(_, lines, _)| lines.iter().copied()).collect::<Vec<_>>())
+/// A line of any kind: one of [`KINDS`], whose patterns and requests meet often, or any that can be written.
+fn line() -> impl Strategy<Value = String> {
+    let known = KINDS.iter().flat_map(|(_, lines, _)| lines.iter().copied()).collect::<Vec<_>>();
+    prop_oneof![prop::sample::select(known).prop_map(str::to_owned), grammar::line()]
 }
 
 /// Blocks of one line each, for ana or somebody else.
 fn blocks(most: usize) -> impl Strategy<Value = Vec<String>> {
-    let block = (line(), prop::sample::select(vec!["ana", "ana", "ana", "bob"]))
-        .prop_map(|(line, who)| format!("who = \"{who}\"\n{line}\n"));
+    let block = (line(), grammar::who()).prop_map(|(line, who)| format!("who = {who}\n{line}\n"));
     prop::collection::vec(block, 0..most)
 }
 
-fn policy_of(allow: &[String], deny: &[String]) -> Policy {
+/// The same, with what only an allow can say.
+fn allow_blocks(most: usize) -> impl Strategy<Value = Vec<String>> {
+    let block = (line(), grammar::who(), grammar::terms());
+    prop::collection::vec(block.prop_map(|(line, who, terms)| format!("who = {who}\n{line}\n{terms}")), 0..most)
+}
+
+fn text_of(allow: &[String], deny: &[String]) -> String {
     let part = |name: &str, blocks: &[String]| blocks.iter().map(|block| format!("[[{name}]]\n{block}")).collect();
     let [allow, deny]: [String; 2] = [part("allow", allow), part("deny", deny)];
-    policy(&format!("{allow}{deny}"))
+    format!("{}{allow}{deny}", grammar::GROUPS)
+}
+
+fn policy_of(allow: &[String], deny: &[String]) -> Policy {
+    policy(&text_of(allow, deny))
 }
 
 /// A kind and a target of it, with what the target resolves to.
-fn question() -> impl Strategy<Value = (Kind, &'static str, Vec<IpAddr>)> {
-    let all = KINDS.iter().flat_map(|(kind, _, targets)| targets.iter().map(|target| (*kind, *target)));
-    let all: Vec<_> = all.chain([(Kind::Profile, "")]).collect();
-    (prop::sample::select(all), prop::collection::vec(answer(), 1..3))
-        .prop_map(|((kind, target), it)| (kind, target, it))
+fn question() -> impl Strategy<Value = (Kind, String, Vec<IpAddr>)> {
+    let known = KINDS.iter().flat_map(|(kind, _, targets)| targets.iter().map(|target| (*kind, (*target).to_owned())));
+    let known: Vec<_> = known.chain([(Kind::Profile, String::new())]).collect();
+    let asked = prop_oneof![prop::sample::select(known), grammar::asked()];
+    (asked, prop::collection::vec(address(), 1..3)).prop_map(|((kind, target), it)| (kind, target, it))
 }
 
 /// What ana is granted; a host that is none is refused.
 fn decided(
     policy: &Policy,
-    (kind, target, answers): &(Kind, &str, Vec<IpAddr>),
+    (kind, target, answers): &(Kind, String, Vec<IpAddr>),
 ) -> Result<Granted<AnyRequest>, Refusal> {
     let asked = AnyRequest::parse(*kind, target).map_err(|error| error.refusal().unwrap())?;
     decide(policy, &user("ana"), asked.resolved(answers.clone()), &Facts::default())
@@ -159,10 +155,32 @@ fn keeps(before: &AnyRequest, after: &AnyRequest) -> bool {
     }
 }
 
+/// Properties of rules and requests that never meet would say nothing.
+#[test]
+fn the_rules_and_requests_of_these_tests_meet() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let (rules, asked) = (prop::collection::vec(grammar::line(), 1..12), grammar::asked());
+    let mut met = std::collections::BTreeMap::new();
+    for _ in 0..2500 {
+        let rules = rules.new_tree(&mut runner).unwrap().current();
+        let rules: Vec<_> = rules.iter().map(|line| format!("who = \"group:own\"\n{line}\n")).collect();
+        let (kind, target) = asked.new_tree(&mut runner).unwrap().current();
+        let outcome = decided(&policy_of(&rules, &[]), &(kind, target, addresses(&["10.0.0.1"]))).is_ok();
+        *met.entry((kind, outcome)).or_insert(0) += 1;
+    }
+    for kind in Kind::ALL {
+        for outcome in [true, false] {
+            let count = met.get(&(kind, outcome)).copied().unwrap_or(0);
+            assert!(count >= 5, "{kind} was decided {outcome} {count} times: {met:?}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn a_deny_beats_every_allow_of_the_same(
-        allow in blocks(6), deny in blocks(3), line in line(), question in question(), first in any::<bool>(),
+        allow in allow_blocks(6), deny in blocks(3), line in line(), question in question(), first in any::<bool>(),
     ) {
         let block = format!("who = \"ana\"\n{line}\n");
         let (mut both, mut denies) = (allow.clone(), deny.clone());
@@ -189,7 +207,7 @@ proptest! {
 
     #[test]
     fn one_allow_more_never_takes_anything_away_and_one_deny_more_never_gives(
-        allow in blocks(6), deny in blocks(3), more in blocks(3), question in question(), first in any::<bool>(),
+        allow in allow_blocks(6), deny in blocks(3), more in blocks(3), question in question(), first in any::<bool>(),
     ) {
         let mut wider = allow.clone();
         let at = if first { 0 } else { allow.len() };
@@ -220,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn check_and_gate_and_test_blocks_agree(allow in blocks(6), deny in blocks(3), question in question()) {
+    fn check_and_gate_and_test_blocks_agree(allow in allow_blocks(6), deny in blocks(3), question in question()) {
         let policy = policy_of(&allow, &deny);
         let (kind, target, answers) = &question;
         let checked = decided(&policy, &question);
@@ -240,9 +258,8 @@ proptest! {
             let asked = if kind.takes_target() { format!("{target:?}") } else { "true".to_owned() };
             let (yes, no) = if checked.is_ok() { ("allow", "deny") } else { ("deny", "allow") };
             let with_test = |expect: &str| {
-                let part = |name: &str, blocks: &[String]| -> String { blocks.iter().map(|block| format!("[[{name}]]\n{block}")).collect() };
                 let test = format!("[[test]]\nwho = \"ana\"\n{kind} = {asked}\n{resolves_to}expect = \"{expect}\"\n");
-                Policy::parse(&format!("{}{}{test}", part("allow", &allow), part("deny", &deny)), "policy.toml")
+                Policy::parse(&format!("{}{test}", text_of(&allow, &deny)), "policy.toml")
             };
             prop_assert!(with_test(yes).is_ok());
             prop_assert!(with_test(no).is_err());
@@ -250,10 +267,10 @@ proptest! {
     }
 
     #[test]
-    fn a_refusal_shows_no_rule_of_another_user(allow in blocks(6), deny in blocks(3), question in question()) {
-        let foreign = |block: &&String| block.starts_with("who = \"bob\"");
+    fn a_refusal_shows_no_rule_of_another_user(allow in allow_blocks(6), deny in blocks(3), question in question()) {
+        let foreign = |block: &String| ["\"bob\"\n", "[\"group:ops\""].iter().any(|who| block["who = ".len()..].starts_with(who));
         let hide = |blocks: &[String]| -> Vec<String> {
-            blocks.iter().map(|block| if foreign(&block) { "who = \"eve\"\n# nothing\n".to_owned() } else { block.clone() }).collect()
+            blocks.iter().map(|block| if foreign(block) { format!("who = \"eve\"\n{}", "# nothing\n".repeat(block.lines().count() - 1)) } else { block.clone() }).collect()
         };
         let seen = decided(&policy_of(&allow, &deny), &question).map_err(|refusal| refusal.explain());
         let hidden = decided(&policy_of(&hide(&allow), &hide(&deny)), &question).map_err(|refusal| refusal.explain());
