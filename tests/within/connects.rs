@@ -49,6 +49,19 @@ fn curl_fetches_a_page_that_only_the_lender_reaches() {
 }
 
 #[test]
+fn ping_runs_and_nobody_answers_in_the_lenders_name() {
+    let machine = Machine::start();
+    for within in machine.everybody() {
+        for address in ["10.77.0.1", "fd77::1", "127.0.0.1"] {
+            let output = within.run(&["ping", "-n", "-c", "1", "-W", "1", address]).output().unwrap();
+            let said = text(output.stdout);
+            assert!(said.contains("1 packets transmitted, 0 received"), "{} as {}: {said}", address, within.who());
+            assert_eq!(output.status.code(), Some(1), "no answer: {}", text(output.stderr));
+        }
+    }
+}
+
+#[test]
 fn connect_fails_as_the_lenders_does() {
     let machine = Machine::start();
     let cases = [

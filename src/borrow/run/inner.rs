@@ -78,6 +78,7 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     let control_failed = |error| (Step::Control, error);
     let is_root = sys::enter_borrowed_network().map_err(|error| (Step::Namespaces, error))?;
     network::set_loopback_up().map_err(|error| (Step::Loopback, error))?;
+    network::let_ping(is_root);
     let doors = Doors::build(plan.way)?;
     let way = doors.way();
     control::send(control, &FromInner::Ready(way), &doors.fds()).map_err(control_failed)?;
