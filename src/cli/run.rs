@@ -49,6 +49,11 @@ Loopback is the lender's, but for ports that the program itself listens on, whic
 behind is ended with it. A signal that is sent to it is passed on; one that a process sends to its whole group therefore
 comes to the program twice.
 
+--no-netns is for machines that forbid namespaces. It is weaker: the program has this machine's network, and a filter of its
+system calls lets it use none of it. Each call with an address is done in its place. Other processes of its user are not kept from it, nor its
+loopback ports from other users of this machine; hosts and resolv.conf are this machine's, whatever they name is asked of the
+lender. It listens on loopback alone (EACCES elsewhere), sends to no group, and debuggers do not work in it.
+
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]
 pub struct Arguments {
@@ -82,6 +87,9 @@ pub struct Arguments {
     /// Catch what the program sends in this way, and in no other: for tests
     #[arg(long, value_name = "WAY", value_parser = way, hide = true)]
     network: Option<Way>,
+    /// Use no namespaces, for machines that forbid them: weaker, see above
+    #[arg(long)]
+    no_netns: bool,
     /// Print an AppArmor profile that lets this command make namespaces, and do nothing else
     #[arg(long)]
     print_apparmor: bool,
@@ -102,6 +110,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         keep_fd,
         wait_all,
         network,
+        no_netns,
         print_apparmor,
         program,
     } = arguments;
@@ -129,7 +138,20 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let words = program.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     // Before any thread.
     let piped = stdio.is_some();
-    let plan = Plan { program, variables, lender_variables: env, local_unix, keep_fds, wait_all, way: network, piped };
+    let plan = Plan {
+        program,
+        variables,
+        lender_variables: env,
+        local_unix,
+        keep_fds,
+        wait_all,
+        way: network,
+        piped,
+        without_namespaces: no_netns,
+    };
+    if no_netns {
+        warn(&format!("capuchin: {}", run::WEAKER));
+    }
     let mut run = Run::start(&plan)?;
     drop(shell);
     let service = stdio.zip(run.take_pipes());

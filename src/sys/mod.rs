@@ -12,6 +12,8 @@ mod datagram_source;
 mod descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
+#[cfg(feature = "run")]
+mod landlock;
 #[cfg(feature = "lend")]
 mod listen_fd;
 #[cfg(feature = "cli")]
@@ -61,6 +63,8 @@ pub use datagram_source::{note_destinations, send_datagram_from};
 pub use descendants::signal_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use fork::{Forked, fork};
+#[cfg(feature = "run")]
+pub use landlock::keep_to_itself;
 #[cfg(feature = "lend")]
 pub use listen_fd::{ListenFdError, adopt_listener};
 #[cfg(feature = "cli")]
@@ -74,7 +78,7 @@ pub use notification::{
 #[cfg(any(feature = "borrow", feature = "lend"))]
 pub use original_destination::{Arrived, receive_datagram};
 #[cfg(feature = "run")]
-pub use other_process::{duplicate_of_thread, read_memory_of_thread};
+pub use other_process::{duplicate_of_thread, read_memory_of_thread, signal_thread, write_memory_of_thread};
 #[cfg(feature = "run")]
 pub use pass_fd::{close_at_exec, is_open, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]
@@ -82,7 +86,10 @@ pub use privilege::give_up_privileges;
 #[cfg(feature = "lend")]
 pub use program::{Become, Launch, Launched, Step, become_user, close_inherited, launch};
 #[cfg(feature = "run")]
-pub use program_socket::{bind_as_given, network_of};
+pub use program_socket::{
+    OutgoingMessage, ReceivedMessage, await_socket, bind_as_given, connect_as_given, connect_without_delay,
+    name_of_socket, network_of, own_folder_and_mask, receive_as_given, send_as_given,
+};
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use ready_fd::await_readable;
 #[cfg(feature = "run")]

@@ -27,6 +27,8 @@ pub struct Notification {
 pub enum Verdict {
     /// It is over, and gives 0.
     Done,
+    /// It is over, and gives this number, as of bytes.
+    Gives(i64),
     /// It fails with this error number.
     Failed(i32),
     /// The kernel does it, with what its arguments lead to by then: never for a call that was judged by those.
@@ -67,12 +69,13 @@ pub fn is_waiting(listener: impl AsFd, id: u64) -> bool {
 /// # Errors
 /// `ENOENT` where its caller is gone.
 pub fn answer_notification(listener: impl AsFd, id: u64, verdict: Verdict) -> io::Result<()> {
-    let (error, flags) = match verdict {
-        Verdict::Done => (0, 0),
-        Verdict::Failed(errno) => (-errno, 0),
-        Verdict::Continue => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+    let (val, error, flags) = match verdict {
+        Verdict::Done => (0, 0, 0),
+        Verdict::Gives(number) => (number, 0, 0),
+        Verdict::Failed(errno) => (0, -errno, 0),
+        Verdict::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
     };
-    let mut answer = libc::seccomp_notif_resp { id, val: 0, error, flags };
+    let mut answer = libc::seccomp_notif_resp { id, val, error, flags };
     control(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, (&raw mut answer).cast())
 }
 

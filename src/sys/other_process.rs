@@ -5,7 +5,7 @@ use std::{
     os::fd::{OwnedFd, RawFd},
 };
 
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 
 /// A descriptor for a thread and not for its process (`PIDFD_THREAD`, Linux 6.9): threads may have files of their own.
 const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
@@ -42,6 +42,37 @@ pub fn read_memory_of_thread(thread: i32, address: u64, buffer: &mut [u8]) -> io
     }
 }
 
+/// Writes `bytes` into memory of a thread's process, all of them.
+///
+/// # Errors
+/// As [`read_memory_of_thread`].
+pub fn write_memory_of_thread(thread: i32, address: u64, bytes: &[u8]) -> io::Result<()> {
+    let wanted = bytes.len();
+    let ours = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: wanted };
+    let theirs = libc::iovec { iov_base: std::ptr::without_provenance_mut(address as usize), iov_len: wanted };
+    // SAFETY: the first piece is `bytes`, which is only read; the second is an address of the other process, which the
+    // kernel checks and nobody here follows.
+    let written = unsafe { libc::process_vm_writev(thread, &raw const ours, 1, &raw const theirs, 1, 0) };
+    match usize::try_from(written) {
+        Ok(written) if written == wanted => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sends a signal to a thread of another process.
+///
+/// # Errors
+/// What tgkill(2) says.
+pub fn signal_thread(thread: i32, signal: Signal) -> io::Result<()> {
+    let process = process_of(thread)?.as_raw_nonzero().get();
+    // SAFETY: the call takes numbers only.
+    match unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal.as_raw()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The process of a thread, by proc_pid_status(5).
 fn process_of(thread: i32) -> io::Result<Pid> {
     let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
@@ -71,6 +102,9 @@ mod tests {
         let (said, mut heard) = (*b"in memory", [0; 9]);
         read_memory_of_thread(own_thread(), said.as_ptr() as u64, &mut heard).unwrap();
         assert_eq!(heard, said);
+        let mut written = [0; 9];
+        write_memory_of_thread(own_thread(), written.as_mut_ptr() as u64, b"in memory").unwrap();
+        assert_eq!(std::hint::black_box(written), said);
         let nowhere = read_memory_of_thread(own_thread(), 8, &mut heard).unwrap_err();
         assert_eq!(nowhere.raw_os_error(), Some(libc::EFAULT));
     }

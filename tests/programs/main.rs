@@ -11,3 +11,4 @@ mod mirrors;
 mod quic;
 mod serving;
 mod stage;
+mod without_namespaces;

@@ -105,7 +105,7 @@ fn no_way_around_is_open() {
 
 /// The i386 calls of a 64-bit program: socket(AF_VSOCK), and socketcall, bind, listen and io_uring_setup.
 #[cfg(target_arch = "x86_64")]
-const INT_80: &str = r#"
+pub const INT_80: &str = r#"
 #include <stdio.h>
 static long call(long number, long a, long b, long c) {
     long result;

@@ -19,7 +19,7 @@ print("pid", os.getpid(), flush=True)
 "#;
 
 /// Connects to each target, blocking and not, and prints what came of it.
-const PROBE: &str = r#"
+pub const PROBE: &str = r#"
 import errno, select, socket, sys
 for target in sys.argv[1:]:
     host, port = target.rsplit(":", 1)

@@ -14,3 +14,4 @@ mod process;
 mod stdio;
 mod terminal;
 mod tun;
+mod without_namespaces;

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     hold::{Far, Hold},
-    listening::{Visitor, Visitors},
+    listening::Visitor,
     local_copy::copy,
 };
 use crate::{
@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The connections of one borrowed network.
 pub struct Carrier {
-    listener: TcpListener,
-    hold: Arc<Hold>,
+    /// Where the program's own connections come; without a network of its own each comes as a visitor does.
+    door: Option<(TcpListener, Arc<Hold>)>,
     visitor_rx: mpsc::Receiver<Visitor>,
     connections: JoinSet<()>,
     meters: HashMap<Id, Arc<Meter>>,
@@ -39,8 +39,13 @@ pub struct Carrier {
 impl Carrier {
     /// Carries what `listener` accepts, whose far ends `hold` knows, and whoever comes by `visitor_rx`.
     pub fn new(listener: TcpListener, hold: Arc<Hold>, visitor_rx: mpsc::Receiver<Visitor>) -> Self {
+        Self { door: Some((listener, hold)), ..Self::of_visitors(visitor_rx) }
+    }
+
+    /// Carries whoever comes by `visitor_rx`.
+    pub fn of_visitors(visitor_rx: mpsc::Receiver<Visitor>) -> Self {
         let over_tx = watch::Sender::new(false);
-        Self { listener, hold, visitor_rx, connections: JoinSet::new(), meters: HashMap::new(), over_tx }
+        Self { door: None, visitor_rx, connections: JoinSet::new(), meters: HashMap::new(), over_tx }
     }
 
     /// Accepts and carries, for ever.
@@ -51,7 +56,7 @@ impl Carrier {
         let mut backoff = Backoff::new();
         loop {
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
+                accepted = accept(self.door.as_ref()) => match accepted {
                     Ok((socket, from)) => {
                         backoff.reset();
                         self.carry(socket, from);
@@ -64,22 +69,22 @@ impl Carrier {
         }
     }
 
-    /// Carries on until all has been delivered, or nothing moves any more. For a program that is over: its sockets are
+    /// Carries on until all has been delivered, or nothing moves any more; `are_coming`: some may be on their way to it. For a program that is over: its sockets are
     /// closed, and nobody reads what would still come. A connection to this machine therefore ends once all of the
     /// program's bytes are the kernel's, and one to the lender when the far end has closed too, or at once where the
     /// program has sent nothing: no frame says that the far end has taken the last byte. Who is cut off sees a reset.
     ///
     /// # Cancellation
     /// What is not delivered ends with a reset.
-    pub async fn drain(mut self, visitors: &Visitors) {
+    pub async fn drain(mut self, are_coming: impl Fn() -> bool) {
         // What the kernel has accepted for the program is ours, too; one look at what is ready, after the runtime's own.
         tokio::task::yield_now().await;
-        while let Some(Ok((socket, from))) = ready(&self.listener).await {
+        while let Some(Ok((socket, from))) = ready(self.door.as_ref()).await {
             self.carry(socket, from);
         }
         self.over_tx.send_replace(true);
         let (mut before, mut since) = (self.moved(), Instant::now());
-        while self.has_any(visitors.are_coming()) {
+        while self.has_any(are_coming()) {
             tokio::select! {
                 Some(visitor) = self.visitor_rx.recv() => self.receive(visitor),
                 Some(ended) = self.connections.join_next_with_id() => {
@@ -130,15 +135,15 @@ impl Carrier {
     }
 
     fn carry(&mut self, socket: TcpStream, from: SocketAddr) {
-        let Ok(to) = socket.local_addr() else { return };
+        let (Ok(to), Some((_, hold))) = (socket.local_addr(), &self.door) else { return };
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let (meter, over_rx) = (Arc::new(Meter::default()), self.over_tx.subscribe());
-        let Some((accepted, far)) = self.hold.accepted(plain(from), plain(to)) else {
+        let Some((accepted, far)) = hold.accepted(plain(from), plain(to)) else {
             tracing::debug!(%from, %to, "nobody waited for this connection");
             let _ = socket.set_zero_linger();
             return;
         };
-        let (hold, of_it) = (self.hold.clone(), meter.clone());
+        let (hold, of_it) = (hold.clone(), meter.clone());
         if !matches!(far, Far::Names) {
             socket_options(&socket);
         }
@@ -189,8 +194,16 @@ impl Drop for Carried {
     }
 }
 
+async fn accept(door: Option<&(TcpListener, Arc<Hold>)>) -> std::io::Result<(TcpStream, SocketAddr)> {
+    match door {
+        Some((listener, _)) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The next connection that is there already.
-async fn ready(listener: &TcpListener) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
+async fn ready(door: Option<&(TcpListener, Arc<Hold>)>) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
+    let (listener, _) = door?;
     std::future::poll_fn(|cx| match listener.poll_accept(cx) {
         Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
         Poll::Pending => Poll::Ready(None),

@@ -69,6 +69,9 @@ pub enum FromInner {
     /// Sockets of a family, as they were asked for; they come with it, as many as could be made.
     #[n(7)]
     Sockets(#[n(0)] bool),
+    /// The program is to have no network of its own, and nothing is to be served in one.
+    #[n(8)]
+    NoNetwork,
 }
 
 /// A step of the set-up.
@@ -108,6 +111,9 @@ pub enum Step {
     /// The socket pair itself.
     #[n(8)]
     Control,
+    /// Looking at the program, of which without namespaces everything depends.
+    #[n(11)]
+    Reach,
 }
 
 /// Sends one message.

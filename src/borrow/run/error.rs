@@ -95,6 +95,7 @@ impl RunError {
             Step::Fork => "cannot start a process",
             Step::Mask => "cannot put the lender's resolver files in the place of this machine's",
             Step::Confine => "cannot confine the program",
+            Step::Reach => "cannot do the program's system calls in its place",
             Step::Control => "the two halves of capuchin cannot speak to each other",
         };
         Self::SetUp { what, source, notes: mend(step, errno, &Machine::look()) }
@@ -127,7 +128,16 @@ impl Machine {
 /// What a person can do about it.
 fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
     let forbidden = [libc::EPERM, libc::EACCES].contains(&errno);
-    let lines: &[&str] = match step {
+    let mut lines = of_step(step, errno, machine).to_vec();
+    if step == Step::Namespaces || forbidden && machine.apparmor_restricts {
+        lines.push(WITHOUT);
+    }
+    lines.into_iter().map(str::to_owned).collect()
+}
+
+fn of_step(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str] {
+    let forbidden = [libc::EPERM, libc::EACCES].contains(&errno);
+    match step {
         Step::Rules | Step::Sockets if [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].contains(&errno) => &[
             "note: the kernel needs nf_tables with transparent proxying",
             "help: sudo modprobe -a nf_tables nft_tproxy",
@@ -167,11 +177,17 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
             "note: another process is asked about the system calls of this one (seccomp): this is inside `capuchin run`, or a supervisor like it",
             "help: leave it first; a network cannot be borrowed twice",
         ],
+        Step::Reach if forbidden => &[
+            "note: kernel.yama.ptrace_scope, or a security module, keeps one process of a user from another",
+            "help: sudo sysctl kernel.yama.ptrace_scope=1",
+        ],
         Step::Mask if errno == libc::ENOENT => &["help: --local-unix takes paths of sockets that exist"],
         _ => &[],
-    };
-    lines.iter().map(|line| (*line).to_owned()).collect()
+    }
 }
+
+/// For machines where nobody mends it.
+const WITHOUT: &str = "help: or add --no-netns, which needs no namespace and is weaker (capuchin run --help says how)";
 
 /// The profile for the command at `path`.
 pub fn apparmor_profile(path: &Path) -> String {
@@ -198,6 +214,9 @@ mod tests {
         assert!(mended(Step::Namespaces, libc::ENOSPC, machine()).contains("lsns"));
         let none = Machine { no_namespaces_allowed: true, ..machine() };
         assert!(mended(Step::Namespaces, libc::ENOSPC, none).contains("is 0"));
+        assert!(mended(Step::Namespaces, libc::EPERM, machine()).contains("--no-netns"));
+        assert!(!mended(Step::Mask, libc::ENOENT, machine()).contains("--no-netns"));
+        assert!(mended(Step::Reach, libc::EPERM, machine()).contains("ptrace_scope"));
         assert!(mended(Step::Rules, libc::ENOENT, machine()).contains("modprobe"));
         for (errno, mend) in [(libc::ENOENT, "modprobe tun"), (libc::EACCES, "chmod")] {
             let both = mended(Step::Tun, errno, machine());

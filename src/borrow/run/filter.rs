@@ -20,57 +20,57 @@ use rustix::{
 use crate::sys::Instruction;
 
 // Classic BPF on `struct seccomp_data` (linux/seccomp.h): a number, an architecture, six arguments of 8 bytes.
-const LOAD_WORD: u16 = 0x20;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_AT_LEAST: u16 = 0x35;
+pub(super) const LOAD_WORD: u16 = 0x20;
+pub(super) const JUMP_EQUAL: u16 = 0x15;
+pub(super) const JUMP_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
-const NUMBER_AT: u32 = 0;
-const ARCHITECTURE_AT: u32 = 4;
-const ALLOW: u32 = 0x7fff_0000;
-const NOTIFY: u32 = 0x7fc0_0000;
-const ERRNO: u32 = 0x0005_0000;
+pub(super) const NUMBER_AT: u32 = 0;
+pub(super) const ARCHITECTURE_AT: u32 = 4;
+pub(super) const ALLOW: u32 = 0x7fff_0000;
+pub(super) const NOTIFY: u32 = 0x7fc0_0000;
+pub(super) const ERRNO: u32 = 0x0005_0000;
 
 #[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
+pub(super) const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
+pub(super) const ARCHITECTURE: u32 = 0xc000_00b7;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!(
     "`run` knows the system calls of x86-64 and arm64: add those of this architecture to borrow/run/filter.rs"
 );
 
 /// ptrace, process_vm_readv, process_vm_writev.
-const MEMORY: [u32; 3] =
+pub(super) const MEMORY: [u32; 3] =
     [libc::SYS_ptrace as u32, libc::SYS_process_vm_readv as u32, libc::SYS_process_vm_writev as u32];
 /// The same of the other architecture below.
 #[cfg(target_arch = "x86_64")]
-const SECOND_MEMORY: [u32; 3] = [26, 347, 348];
+pub(super) const SECOND_MEMORY: [u32; 3] = [26, 347, 348];
 #[cfg(target_arch = "aarch64")]
-const SECOND_MEMORY: [u32; 3] = [26, 376, 377];
+pub(super) const SECOND_MEMORY: [u32; 3] = [26, 376, 377];
 /// The architecture that a 64-bit kernel serves besides its own, with the numbers of its socket, socketcall, bind and listen.
 #[cfg(target_arch = "x86_64")]
-const SECOND: (u32, u32, [u32; 3]) = (0x4000_0003, 359, [102, 361, 363]);
+pub(super) const SECOND: (u32, u32, [u32; 3]) = (0x4000_0003, 359, [102, 361, 363]);
 #[cfg(target_arch = "aarch64")]
-const SECOND: (u32, u32, [u32; 3]) = (0x4000_0028, 281, [102, 282, 284]);
+pub(super) const SECOND: (u32, u32, [u32; 3]) = (0x4000_0028, 281, [102, 282, 284]);
 /// x32 calls have this bit in their number.
-const X32: u32 = 0x4000_0000;
+pub(super) const X32: u32 = 0x4000_0000;
 /// Said to be missing, with the same number on every architecture: io_uring_setup, io_uring_enter, io_uring_register,
 /// pidfd_getfd.
-const MISSING: [u32; 4] = [425, 426, 427, 438];
+pub(super) const MISSING: [u32; 4] = [425, 426, 427, 438];
 
-const AF_UNIX: u32 = 1;
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
-const AF_NETLINK: u32 = 16;
+pub(super) const AF_UNIX: u32 = 1;
+pub(super) const AF_INET: u32 = 2;
+pub(super) const AF_INET6: u32 = 10;
+pub(super) const AF_NETLINK: u32 = 16;
 const NETLINK_ROUTE: u32 = 0;
 const NETLINK_SOCK_DIAG: u32 = 4;
-const IPPROTO_MPTCP: u32 = 262;
+pub(super) const IPPROTO_MPTCP: u32 = 262;
 
-const EPERM: u32 = 1;
-const ENOSYS: u32 = 38;
-const ENOPROTOOPT: u32 = 92;
-const EPROTONOSUPPORT: u32 = 93;
-const EAFNOSUPPORT: u32 = 97;
+pub(super) const EPERM: u32 = 1;
+pub(super) const ENOSYS: u32 = 38;
+pub(super) const ENOPROTOOPT: u32 = 92;
+pub(super) const EPROTONOSUPPORT: u32 = 93;
+pub(super) const EAFNOSUPPORT: u32 = 97;
 
 /// The filter. `is_root`: the program shares its user namespace with what is outside, which a debugger could therefore
 /// reach once it has changed its user; in a namespace of its own the kernel keeps it apart.
@@ -119,13 +119,7 @@ fn calls(socket: u32, hidden: &[u32], forbidden: &[u32], supervised: &[u32]) -> 
 
 /// `socket(family, kind, protocol)`; each argument is an int, so that its lower half is all of it.
 fn sockets() -> Vec<Instruction> {
-    let netlink = vec![
-        load(argument(2)),
-        jump(JUMP_EQUAL, NETLINK_ROUTE, 1, 0),
-        jump(JUMP_EQUAL, NETLINK_SOCK_DIAG, 0, 1),
-        answer(ALLOW),
-        answer(ERRNO | EPROTONOSUPPORT),
-    ];
+    let netlink = netlink();
     let mut program = vec![load(argument(0)), jump(JUMP_EQUAL, AF_UNIX, 0, 1), answer(ALLOW)];
     program.extend(unless(AF_NETLINK, &netlink));
     program.extend([
@@ -140,28 +134,39 @@ fn sockets() -> Vec<Instruction> {
     program
 }
 
+/// The protocols of netlink that look and change nothing, without a capability.
+pub(super) fn netlink() -> Vec<Instruction> {
+    vec![
+        load(argument(2)),
+        jump(JUMP_EQUAL, NETLINK_ROUTE, 1, 0),
+        jump(JUMP_EQUAL, NETLINK_SOCK_DIAG, 0, 1),
+        answer(ALLOW),
+        answer(ERRNO | EPROTONOSUPPORT),
+    ]
+}
+
 /// Passes over `program` unless what was loaded is `value`. `program` must end in an answer.
-fn unless(value: u32, program: &[Instruction]) -> Vec<Instruction> {
+pub(super) fn unless(value: u32, program: &[Instruction]) -> Vec<Instruction> {
     // Jumps reach 255 instructions; the longest piece has about 60.
     let mut whole = vec![jump(JUMP_EQUAL, value, 0, program.len() as u8)];
     whole.extend_from_slice(program);
     whole
 }
 
-const fn argument(number: u32) -> u32 {
+pub(super) const fn argument(number: u32) -> u32 {
     let lower_half = if cfg!(target_endian = "little") { 0 } else { 4 };
     16 + number * 8 + lower_half
 }
 
-fn load(offset: u32) -> Instruction {
+pub(super) fn load(offset: u32) -> Instruction {
     jump(LOAD_WORD, offset, 0, 0)
 }
 
-fn answer(value: u32) -> Instruction {
+pub(super) fn answer(value: u32) -> Instruction {
     jump(RETURN, value, 0, 0)
 }
 
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
+pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code, jt, jf, k }
 }
 

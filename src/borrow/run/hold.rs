@@ -23,23 +23,21 @@ use std::{
 };
 
 use rustix::net::{SendFlags, sendto};
-use tokio::{io::unix::AsyncFd, net::TcpStream, sync::mpsc, time::Instant};
+use tokio::{io::unix::AsyncFd, net::TcpStream, time::Instant};
 
 use super::{
+    dialer::Dialer,
     doors::PerFamily,
     listeners::Listeners,
     listening::Ports,
     local::Local,
-    names::Names,
     outcome::Outcome,
     own_address::OwnAddresses,
     packet::Syn,
     way_in::{Accepted, Ends, WayIn},
 };
 use crate::{
-    BorrowError, Borrower,
-    borrow::tcp,
-    proto::{Errno, ErrorKind, Target},
+    proto::Errno,
     session::{Stream, dial},
     sys,
 };
@@ -68,8 +66,7 @@ pub enum Far {
 
 /// The held SYNs of a borrowed network.
 pub struct Hold {
-    borrower: Borrower,
-    names: Arc<Names>,
+    dialer: Dialer,
     local: Vec<Local>,
     listeners: Arc<Listeners>,
     own_addresses: OwnAddresses,
@@ -80,7 +77,6 @@ pub struct Hold {
     table: Mutex<HashMap<Ends, Entry>>,
     /// When the next attempt may be given up, less what may be given up at once.
     give_up_due: Mutex<Instant>,
-    refused_tx: mpsc::Sender<BorrowError>,
 }
 
 struct Entry {
@@ -92,28 +88,15 @@ struct Entry {
 }
 
 impl Hold {
-    /// Holds SYNs for what `borrower` connects to. `refused_tx` gets what the lender refuses, as far as there is room.
+    /// Holds SYNs for what `dialer` connects to.
     pub fn new(
-        (borrower, names): (Borrower, Arc<Names>),
+        dialer: Dialer,
         local: Vec<Local>,
         (listeners, own_addresses): (Arc<Listeners>, OwnAddresses),
         (way_in, own): (WayIn, PerFamily),
-        refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
         let (table, ports, give_up_due) = (Mutex::default(), OnceLock::new(), Mutex::new(Instant::now()));
-        Arc::new(Self {
-            borrower,
-            names,
-            local,
-            listeners,
-            own_addresses,
-            ports,
-            way_in,
-            own,
-            table,
-            give_up_due,
-            refused_tx,
-        })
+        Arc::new(Self { dialer, local, listeners, own_addresses, ports, way_in, own, table, give_up_due })
     }
 
     /// Serves one tap, for ever.
@@ -145,9 +128,7 @@ impl Hold {
 
     /// Speaks with a program that has connected to the resolver inside.
     pub async fn answer_names(&self, connection: TcpStream) {
-        if let Err(error) = self.names.serve(|| Some(self.borrower.clone()), connection).await {
-            tracing::debug!(%error, "a connection with questions of names");
-        }
+        self.dialer.answer_names(connection).await;
     }
 
     /// Takes a SYN of the program.
@@ -253,7 +234,7 @@ impl Hold {
             ports.close_what_is_gone(target.port()).await;
         }
         // A name that is asked for over TCP must not leave by an address that was kept for something else.
-        if self.names.catches(target) && !self.local.iter().any(|local| local.names_port(target)) {
+        if self.dialer.catches(target) && !self.local.iter().any(|local| local.names_port(target)) {
             return Ok(Far::Names);
         }
         if self.is_local(target) {
@@ -261,27 +242,7 @@ impl Hold {
             let socket = dial(&[target]).await;
             return socket.map(Far::Here).map_err(|error| error.map_or(Outcome::Silence, |error| failed(error.source)));
         }
-        let mut dialed = self.dial(target).await;
-        if let Err(BorrowError::Refused { kind: ErrorKind::Policy, .. }) = &dialed
-            && self.names.ask_again(&self.borrower, target.ip()).await
-        {
-            dialed = self.dial(target).await;
-        }
-        dialed.map(Far::Lender).map_err(|error| {
-            tracing::debug!(%target, %error, "not connected");
-            let outcome = Outcome::of(&error);
-            if matches!(error, BorrowError::Refused { .. } | BorrowError::Busy { .. }) {
-                // Who reads them has enough of the same.
-                let _ = self.refused_tx.try_send(error);
-            }
-            outcome
-        })
-    }
-
-    async fn dial(&self, target: SocketAddr) -> Result<Stream, BorrowError> {
-        let target = Target { host: target.ip().to_string(), port: target.port() };
-        let (stream, _) = tcp::connect(&self.borrower, &target).await?;
-        Ok(stream)
+        self.dialer.dial(target).await.map(|(stream, _)| Far::Lender(stream)).map_err(|failed| failed.outcome)
     }
 
     /// Ready once the program does not wait any more, and its attempt may be given up.

@@ -17,7 +17,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, Signal, WaitOptions, getpid, kill_process, wait, waitpid},
+    process::{Pid, Signal, WaitOptions, geteuid, getpid, kill_process, wait, waitpid},
 };
 
 use super::{
@@ -30,6 +30,7 @@ use super::{
     network::{self, Network},
     rules::MARK_OWN,
     tun,
+    without_namespaces::{self, Handing},
 };
 use crate::{
     proto::Machine,
@@ -61,6 +62,8 @@ pub struct Plan {
     pub way: Option<Way>,
     /// Its stdin and stdout are pipes to the outer half, which serves them, and not ours.
     pub piped: bool,
+    /// It gets no namespaces, and is held by its seccomp filter alone: weaker, and for machines that forbid namespaces.
+    pub without_namespaces: bool,
 }
 
 type Failed = (Step, io::Error);
@@ -76,6 +79,11 @@ pub fn run(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) {
 
 fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(), Failed> {
     let control_failed = |error| (Step::Control, error);
+    if plan.without_namespaces {
+        control::send(control, &FromInner::NoNetwork, &[]).map_err(control_failed)?;
+        let Some(machine) = begin(control)? else { return Ok(()) };
+        return look_after(control, plan, stdio, &machine, Held::ByFilter);
+    }
     let is_root = sys::enter_borrowed_network().map_err(|error| (Step::Namespaces, error))?;
     network::set_loopback_up().map_err(|error| (Step::Loopback, error))?;
     network::let_ping(is_root);
@@ -85,23 +93,49 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     // Whoever closes a tap last waits until every core is done with it, some 20 ms: that is not to be the outer half, whose
     // end is waited for.
     let _catch = doors.catch;
-    let machine = loop {
-        match control::receive::<ToInner>(control, true).map_err(control_failed)? {
-            Some((ToInner::Begin(machine), _)) => break machine,
-            Some((ToInner::Signal(_) | ToInner::Sockets(_), _)) => {}
-            None => return Ok(()),
-        }
-    };
+    let Some(machine) = begin(control)? else { return Ok(()) };
     let network = Network::of(&machine, &own_resolvers());
     network.set_up().map_err(|error| (Step::Network, error))?;
     if way == Way::Tun {
         tun::divert(&network).map_err(|error| (Step::Network, error))?;
     }
     Mask::of(&machine, &plan.local_unix).put_on().map_err(|error| (Step::Mask, error.into_source()))?;
+    look_after(control, plan, stdio, &machine, Held::ByNamespaces { is_root })
+}
+
+/// What keeps the program from this machine's network.
+#[derive(Clone, Copy)]
+enum Held {
+    /// Namespaces of its own, but for root, who has no user namespace.
+    ByNamespaces { is_root: bool },
+    /// Nothing but its filter.
+    ByFilter,
+}
+
+/// Waits for the word to begin; `None` if there is nobody to say it.
+fn begin(control: &OwnedFd) -> Result<Option<Machine>, Failed> {
+    loop {
+        match control::receive::<ToInner>(control, true).map_err(|error| (Step::Control, error))? {
+            Some((ToInner::Begin(machine), _)) => return Ok(Some(machine)),
+            Some((ToInner::Signal(_) | ToInner::Sockets(_), _)) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Starts the program and looks after it, to the end of all that came of it.
+fn look_after(
+    control: &OwnedFd,
+    plan: &Plan,
+    stdio: Option<[OwnedFd; 2]>,
+    machine: &Machine,
+    held: Held,
+) -> Result<(), Failed> {
+    let control_failed = |error| (Step::Control, error);
     sys::block_signals(&[Signal::CHILD]).map_err(control_failed)?;
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;
     rustix::process::set_child_subreaper(Some(getpid())).map_err(|error| (Step::Fork, error.into()))?;
-    let program = start(control, plan, stdio, &machine, is_root)?;
+    let program = start(control, plan, stdio, machine, held)?;
     control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
     let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
     charge.look_after().map_err(control_failed)?;
@@ -116,20 +150,38 @@ fn start(
     plan: &Plan,
     stdio: Option<[OwnedFd; 2]>,
     machine: &Machine,
-    is_root: bool,
+    held: Held,
 ) -> Result<Pid, Failed> {
     let inner = getpid();
+    let handing = Handing::new().map_err(|error| (Step::Fork, error))?;
     let (failure_rx, failure_tx) = io::pipe().map_err(|error| (Step::Fork, error))?;
     match sys::fork().map_err(|error| (Step::Fork, error))? {
         Forked::Child => {
             drop(failure_rx);
-            let (step, error) = become_program(control, plan, stdio, machine, is_root, inner);
+            let hand = |calls: OwnedFd, can_wait| match held {
+                Held::ByNamespaces { .. } => control::send(control, &FromInner::Confined(can_wait), &[calls.as_fd()]),
+                // Under its filter it could not say it: that waits for who is to get the calls.
+                Held::ByFilter => handing.give(&calls, can_wait),
+            };
+            let (step, error) = become_program(plan, stdio, machine, held, hand, inner);
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = (&failure_tx).write_all(&[[step as u8; 4], errno.to_ne_bytes()].concat());
             std::process::exit(SIGNALLED - 1);
         }
         Forked::Parent(program) => {
             drop(failure_tx);
+            if let Held::ByFilter = held {
+                // Without it the child says why, below, or is ended by us.
+                match handing.take(program) {
+                    Ok(Some((calls, can_wait))) => {
+                        control::send(control, &FromInner::Confined(can_wait), &[calls.as_fd()])
+                            .map_err(|error| (Step::Control, error))?;
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Err((Step::Reach, error)),
+                }
+                handing.taken();
+            }
             let mut failure = Vec::new();
             // It closes at exec.
             let _ = (&failure_rx).take(8).read_to_end(&mut failure);
@@ -147,14 +199,18 @@ fn start(
 
 /// Gives up what the program must not have, and becomes it. Returns only what went wrong.
 fn become_program(
-    control: &OwnedFd,
     plan: &Plan,
     stdio: Option<[OwnedFd; 2]>,
     machine: &Machine,
-    is_root: bool,
+    held: Held,
+    hand: impl Fn(OwnedFd, bool) -> io::Result<()>,
     inner: Pid,
 ) -> Failed {
-    let confine = || {
+    let (keeps_roots, mut filter) = match held {
+        Held::ByNamespaces { is_root } => (is_root, filter::filter(is_root)),
+        Held::ByFilter => (geteuid().is_root(), without_namespaces::filter()),
+    };
+    let mut confine = || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() != Some(inner) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -162,9 +218,13 @@ fn become_program(
         // A mask outlives exec.
         sys::unblock_signals(&PASSED_ON)?;
         sys::unblock_signals(&[Signal::CHILD])?;
-        sys::give_up_privileges(is_root)?;
-        let (calls, can_wait) = sys::install_filter(&mut filter::filter(is_root))?;
-        control::send(control, &FromInner::Confined(can_wait), &[calls.as_fd()])?;
+        sys::give_up_privileges(keeps_roots)?;
+        if let Held::ByFilter = held {
+            // A second lock where the kernel has it.
+            sys::keep_to_itself()?;
+        }
+        let (calls, can_wait) = sys::install_filter(&mut filter)?;
+        hand(calls, can_wait)?;
         sys::close_at_exec(&plan.keep_fds)
     };
     if let Err(error) = confine() {

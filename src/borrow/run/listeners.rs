@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
     sync::{Mutex, PoisonError},
 };
@@ -23,6 +23,8 @@ const LISTENING: u32 = 1 << 10;
 const BOUND: u32 = 1 << 7 | 1 << 1;
 /// Every state but TIME_WAIT and that of a connection which nobody has accepted yet: those are no sockets.
 const ALIVE: u32 = !(1 << 6 | 1 << 12);
+/// Whichever number a socket has (INET_DIAG_NOCOOKIE).
+const ANY_NUMBER: [u8; 8] = [0xff; 8];
 /// Where an `inet_diag_msg` has the number of its socket.
 const COOKIE_AT: usize = 44;
 
@@ -68,6 +70,37 @@ impl Listeners {
         Ok(cookies)
     }
 
+    /// The kernel's number of the TCP socket that is connected, or being connected, from `local` to `peer`; both of one family.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn between(&self, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>> {
+        let mut asking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut messages = Messages::after(asking.sequence);
+        let asked = messages.push(BY_FAMILY, REQUEST, |body| {
+            body.raw(&[if local.is_ipv4() { AF_INET } else { AF_INET6 }, TCP, 0, 0]).raw(&ALIVE.to_ne_bytes());
+            body.raw(&local.port().to_be_bytes()).raw(&peer.port().to_be_bytes());
+            body.raw(&padded(local.ip())).raw(&padded(peer.ip())).raw(&[0; 4]).raw(&ANY_NUMBER);
+        });
+        asking.sequence = asked;
+        let mut found = None;
+        sys::netlink_exchange(&asking.socket, messages.bytes(), |datagram| {
+            for Heard { kind, body, sequence } in netlink::heard(datagram) {
+                match kind {
+                    _ if sequence != asked => {}
+                    ERROR if body.first_chunk() == Some(&(-libc::ENOENT).to_ne_bytes()) => return Ok(true),
+                    ERROR => return Err(Errno::EACCES.into()),
+                    _ => {
+                        found = cookie(body);
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
     fn any(&self, kind: (u8, u32), address: IpAddr, port: u16) -> io::Result<bool> {
         let mut found = false;
         self.each(kind, port, |message| {
@@ -100,6 +133,17 @@ impl Listeners {
             })?;
         }
         Ok(())
+    }
+}
+
+/// An address in the room of the longest.
+fn padded(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(address) => address.octets(),
     }
 }
 
@@ -136,7 +180,12 @@ mod tests {
         let own = rustix::net::sockopt::socket_cookie(&local).unwrap();
         assert!(listeners.cookies(false, port).unwrap().contains(&own));
         assert!(!listeners.has(Ipv4Addr::new(127, 0, 0, 9).into(), port).unwrap());
-        drop(local);
+        let connected = std::net::TcpStream::connect((localhost, port)).unwrap();
+        let ends = (connected.local_addr().unwrap(), connected.peer_addr().unwrap());
+        let number = rustix::net::sockopt::socket_cookie(&connected).unwrap();
+        assert_eq!(listeners.between(ends.0, ends.1).unwrap(), Some(number));
+        assert_eq!(listeners.between(ends.0, SocketAddr::new(localhost, 9)).unwrap(), None);
+        drop((local, connected));
         assert!(!listeners.has(localhost, port).unwrap());
         assert!(!listeners.cookies(false, port).unwrap().contains(&own));
         let every = TcpListener::bind("[::]:0").unwrap();

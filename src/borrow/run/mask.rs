@@ -67,6 +67,12 @@ impl MaskError {
     }
 }
 
+/// The places of this machine that a program must not connect to, by their true paths, as they are now: sockets, and folders
+/// with all that is in them; but for the sockets in `kept`.
+pub fn covered(kept: &[&Path]) -> Vec<PathBuf> {
+    places::covers(kept).into_keys().collect()
+}
+
 impl Mask {
     /// The mask for a lender's machine; the sockets of `local_unix` stay reachable.
     pub fn of(machine: &Machine, local_unix: &[PathBuf]) -> Self {

@@ -22,6 +22,7 @@
 //!
 //! Where the kernel has no nf_tables with transparent proxying, a TUN device brings us what the program sends ([`tun`]), and
 //! everything else is the same.
+//! Where namespaces are forbidden there is a weaker mode, for who asks for it ([`without_namespaces`]).
 //!
 //! Its stdin and stdout are ours, or the two directions of a service that another borrower offers ([`stdio`]).
 //!
@@ -39,6 +40,7 @@
 mod carry;
 mod control;
 mod datagram;
+mod dialer;
 mod doors;
 mod error;
 mod filter;
@@ -64,8 +66,9 @@ mod stdio;
 mod supervisor;
 mod tun;
 mod way_in;
+mod without_namespaces;
 
-use std::{ffi::OsString, os::fd::OwnedFd};
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
 
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -81,6 +84,7 @@ pub use mask::{Mask, MaskError};
 pub use outer::Serve;
 pub use probe::{Probed, Tried, probe};
 pub use stdio::{ProgramPipes, ServiceFeed};
+pub use without_namespaces::WEAKER;
 
 use crate::sys::{self, Forked};
 
@@ -96,6 +100,7 @@ pub struct Run {
     control: OwnedFd,
     program: String,
     lender_variables: Vec<String>,
+    local_unix: Vec<PathBuf>,
     pipes: Option<ProgramPipes>,
 }
 
@@ -133,7 +138,8 @@ impl Run {
                 set_child_subreaper(Some(getpid())).map_err(|error| failed(error.into()))?;
                 let program = plan.program.first().map(OsString::as_os_str).unwrap_or_default();
                 let program = program.to_string_lossy().into_owned();
-                Ok(Self { control, program, lender_variables: plan.lender_variables.clone(), pipes })
+                let (lender_variables, local_unix) = (plan.lender_variables.clone(), plan.local_unix.clone());
+                Ok(Self { control, program, lender_variables, local_unix, pipes })
             }
         }
     }

@@ -49,6 +49,16 @@ impl Outcome {
     }
 }
 
+/// What connect(2) says of it, where it can say any number.
+pub fn errno_of(error: &BorrowError) -> Errno {
+    match error {
+        BorrowError::Refused { kind: ErrorKind::Policy | ErrorKind::Revoked, .. } => Errno::EACCES,
+        BorrowError::Busy { .. } | BorrowError::Refused { kind: ErrorKind::Busy, .. } => Errno::ETIMEDOUT,
+        BorrowError::Ended { .. } | BorrowError::Protocol { .. } => Errno::ENETUNREACH,
+        other => other.errno().unwrap_or(Errno::EHOSTUNREACH),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

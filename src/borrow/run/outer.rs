@@ -19,6 +19,7 @@ use super::{
     PASSED_ON, Run, RunError,
     carry::Carrier,
     control::{self, FromInner, ToInner},
+    dialer::Dialer,
     doors::{Catch, Doors, PerFamily, Way},
     flows::Flows,
     hold::Hold,
@@ -32,6 +33,7 @@ use super::{
     supervisor,
     tun::{self, Tun},
     way_in::{Translator, WayIn},
+    without_namespaces::WithoutNamespaces,
 };
 use crate::{
     BorrowError, Borrower,
@@ -72,7 +74,7 @@ impl Run {
         log_in: impl Future<Output = Result<Borrower, E>>,
         serve: Serve<impl FnMut(BorrowError)>,
     ) -> Result<u8, E> {
-        let Self { control, program, lender_variables, pipes: _ } = self;
+        let Self { control, program, lender_variables, local_unix, pipes: _ } = self;
         let failed = |error: io::Error| RunError::local("cannot serve the program", error);
         let inner = Inner { control: sys::await_readable(control).map_err(failed)?, program };
         let signals = sys::signal_fd(&PASSED_ON).and_then(sys::await_readable).map_err(failed)?;
@@ -87,17 +89,23 @@ impl Run {
             both = async { tokio::try_join!(doors, meet) } => both?,
             number = interrupted(&signals) => return Err(RunError::Interrupted(number).into()),
         };
+        let Serve { local, publish, refused, told } = serve;
+        let Some(doors) = doors else {
+            let served = WithoutNamespaces::serve(borrower, &machine, local, &local_unix)?;
+            inner.say(&ToInner::Begin(machine))?;
+            return Ok(attend(&inner, &signals, served, refused).await?);
+        };
         let way = doors.way();
         let machine = match way {
             Way::Nftables => machine,
             Way::Tun => {
-                (serve.told)(way);
+                told(way);
                 tun::within_reach(machine)
             }
         };
-        let network = Network::serve(doors, borrower, &machine, serve.local, serve.publish)?;
+        let network = Network::serve(doors, borrower, &machine, local, publish)?;
         inner.say(&ToInner::Begin(machine))?;
-        Ok(attend(&inner, &signals, network, serve.refused).await?)
+        Ok(attend(&inner, &signals, network, refused).await?)
     }
 }
 
@@ -105,7 +113,7 @@ impl Run {
 async fn attend(
     inner: &Inner,
     signals: &AsyncFd<OwnedFd>,
-    mut network: Network,
+    mut network: impl Served,
     mut refused: impl FnMut(BorrowError),
 ) -> Result<u8, RunError> {
     let mut status = None;
@@ -122,10 +130,10 @@ async fn attend(
                 Some((FromInner::Alone, _)) => break,
                 Some((FromInner::Confined(can_wait), fds)) => {
                     let calls = fds.into_iter().next().ok_or(RunError::Lost)?;
-                    network.supervise(calls, can_wait)?;
+                    network.confined(calls, can_wait)?;
                 }
-                Some((FromInner::Sockets(is_ipv6), made)) => network.visitors.stock().put(is_ipv6, made),
-                Some((FromInner::Ready(_) | FromInner::Started, _)) => {}
+                Some((FromInner::Sockets(is_ipv6), made)) => network.put_sockets(is_ipv6, made),
+                Some((FromInner::Ready(_) | FromInner::NoNetwork | FromInner::Started, _)) => {}
                 None => {
                     // The program died with inner; what it started came to us.
                     sys::signal_descendants(getpid(), &[], Signal::KILL);
@@ -138,20 +146,50 @@ async fn attend(
                 Ok(ReceivedSignal { number, .. }) => inner.say(&ToInner::Signal(number))?,
                 Err(error) => return Err(RunError::local("cannot read signals", error)),
             },
-            Some(is_ipv6) = network.wanted_rx.recv() => inner.say(&ToInner::Sockets(is_ipv6))?,
-            Some(refusal) = network.refused_rx.recv() => refused(refusal),
-            () = network.carrier.serve() => {}
-            Some(_) = network.taps.join_next() => {
-                return Err(RunError::local("a tap of the program's network failed", io::Error::from(io::ErrorKind::BrokenPipe)));
-            }
+            asked = network.next() => match asked? {
+                Asked::Sockets(is_ipv6) => inner.say(&ToInner::Sockets(is_ipv6))?,
+                Asked::Tell(refusal) => refused(refusal),
+            },
         }
     }
     // What has come so far was meant for the program; from here on there is nobody to pass it to.
     while sys::read_signal(signals.get_ref()).is_ok() {}
     tokio::select! {
-        ((), ()) = async { tokio::join!(network.carrier.drain(&network.visitors), network.flows.drain()) } => status.ok_or(RunError::Lost),
+        () = network.drain() => status.ok_or(RunError::Lost),
         number = interrupted(signals) => Ok(number),
     }
+}
+
+/// What serves a program while it runs.
+pub trait Served {
+    /// The program is about to begin; its calls come on `calls`, and can wait for long, or not.
+    ///
+    /// # Errors
+    /// They cannot be served.
+    fn confined(&mut self, calls: OwnedFd, can_wait: bool) -> Result<(), RunError>;
+
+    /// Takes the sockets that were asked for.
+    fn put_sockets(&mut self, is_ipv6: bool, made: Vec<OwnedFd>);
+
+    /// What is to be done next by who attends; works meanwhile.
+    ///
+    /// # Errors
+    /// The program cannot be served any more.
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    async fn next(&mut self) -> Result<Asked, RunError>;
+
+    /// Delivers what a program that is over has sent.
+    async fn drain(self);
+}
+
+/// What is to be done for a network.
+pub enum Asked {
+    /// More sockets are needed; of IPv6, or of IPv4.
+    Sockets(bool),
+    /// Somebody is to hear of a refusal.
+    Tell(BorrowError),
 }
 
 /// What serves the network.
@@ -196,7 +234,8 @@ impl Network {
                 (WayIn::Translated(translator.clone()), Serving::Tun { device, translator })
             }
         };
-        let hold = Hold::new((borrower.clone(), names.clone()), local, inside, (way_in, own), refused_tx.clone());
+        let dialer = Dialer::new(borrower.clone(), names.clone(), refused_tx.clone());
+        let hold = Hold::new(dialer, local, inside, (way_in, own));
         let flows = Flows::new(borrower.clone(), hold.clone(), own_addresses, refused_tx.clone());
         let questions = Questions::new(names, borrower.clone(), hold.clone(), flows.clone());
         let mut taps = JoinSet::new();
@@ -209,15 +248,37 @@ impl Network {
         let listening = Some((borrower, publish, means, destroyed));
         Ok(Self { taps, carrier, flows, hold, visitors, wanted_rx, refused_rx, listening })
     }
+}
 
-    /// Does what the program asks for on `calls`.
-    fn supervise(&mut self, calls: OwnedFd, can_wait: bool) -> Result<(), RunError> {
+impl Served for Network {
+    fn confined(&mut self, calls: OwnedFd, can_wait: bool) -> Result<(), RunError> {
         let failed = |error: io::Error| RunError::local("cannot serve the program's calls", error);
         let Some((borrower, publish, means, destroyed)) = self.listening.take() else { return Ok(()) };
         let ports = Ports::new(borrower, publish, Means { can_wait, ..means });
         self.hold.know(&ports);
         self.taps.spawn(ports.clone().watch(destroyed));
         supervisor::supervise(calls, move |call| ports.take(call)).map_err(failed)
+    }
+
+    fn put_sockets(&mut self, is_ipv6: bool, made: Vec<OwnedFd>) {
+        self.visitors.stock().put(is_ipv6, made);
+    }
+
+    async fn next(&mut self) -> Result<Asked, RunError> {
+        tokio::select! {
+            Some(is_ipv6) = self.wanted_rx.recv() => Ok(Asked::Sockets(is_ipv6)),
+            Some(refusal) = self.refused_rx.recv() => Ok(Asked::Tell(refusal)),
+            () = self.carrier.serve() => std::future::pending().await,
+            Some(_) = self.taps.join_next() => {
+                let source = io::Error::from(io::ErrorKind::BrokenPipe);
+                Err(RunError::local("a tap of the program's network failed", source))
+            }
+        }
+    }
+
+    async fn drain(self) {
+        let Self { carrier, visitors, flows, .. } = self;
+        tokio::join!(carrier.drain(|| visitors.are_coming()), flows.drain());
     }
 }
 
@@ -249,10 +310,11 @@ struct Inner {
 }
 
 impl Inner {
-    /// Its sockets, once they are open.
-    async fn doors(&self) -> Result<Doors, RunError> {
+    /// Its sockets, once they are open; `None` of a program that has no network of its own.
+    async fn doors(&self) -> Result<Option<Doors>, RunError> {
         match self.hear().await? {
-            Some((FromInner::Ready(way), fds)) => Doors::from_fds(way, fds).ok_or(RunError::Lost),
+            Some((FromInner::NoNetwork, _)) => Ok(None),
+            Some((FromInner::Ready(way), fds)) => Doors::from_fds(way, fds).map(Some).ok_or(RunError::Lost),
             Some((FromInner::Failed(step, errno), _)) => Err(self.failed(step, errno)),
             _ => Err(RunError::Lost),
         }

@@ -71,6 +71,21 @@ impl Caller {
         });
     }
 
+    /// Answers with a number: of bytes, say. As for [`Self::hear`].
+    pub fn give(mut self, number: i64) {
+        self.answer(Verdict::Gives(number));
+    }
+
+    /// Lets the kernel do the call, with what its arguments lead to by then: never where that was judged.
+    pub fn pass(mut self) {
+        self.answer(Verdict::Continue);
+    }
+
+    /// Whether it waits still: what was read of it until now was its own.
+    pub fn is_waiting(&self) -> bool {
+        self.0.as_ref().is_some_and(|(listener, id)| sys::is_waiting(&**listener, *id))
+    }
+
     fn answer(&mut self, verdict: Verdict) {
         if let Some((listener, id)) = self.0.take() {
             // A caller that is gone needs none.
@@ -89,7 +104,26 @@ impl Drop for Caller {
 ///
 /// # Errors
 /// There can be no more threads.
-pub fn supervise(listener: OwnedFd, take: impl FnMut(Call) + Send + 'static) -> io::Result<()> {
+pub fn supervise(listener: OwnedFd, mut take: impl FnMut(Call) + Send + 'static) -> io::Result<()> {
+    hear(listener, move |notification, caller| {
+        let seen = look(notification).unwrap_or_else(Seen::Failed);
+        if !caller.is_waiting() {
+            // Who was looked at may have been somebody else.
+            return;
+        }
+        match seen {
+            Seen::Passed => caller.pass(),
+            Seen::Failed(errno) => caller.hear(Err(errno)),
+            Seen::Call(asked, socket) => take(Call { asked, socket, caller }),
+        }
+    })
+}
+
+/// As [`supervise`], for calls of any kind: whoever takes them finds out what each is about.
+///
+/// # Errors
+/// As [`supervise`].
+pub fn hear(listener: OwnedFd, take: impl FnMut(&Notification, Caller) + Send + 'static) -> io::Result<()> {
     sys::wake_callers_at_once(&listener);
     let supervisor = Supervisor { listener: Arc::new(listener), take };
     std::thread::Builder::new().name(THREAD.to_owned()).spawn(|| supervisor.serve()).map(drop)
@@ -109,20 +143,11 @@ enum Seen {
     Call(Asked, OwnedFd),
 }
 
-impl<T: FnMut(Call)> Supervisor<T> {
+impl<T: FnMut(&Notification, Caller)> Supervisor<T> {
     fn serve(mut self) {
         while let Some(notification) = self.next() {
-            let mut caller = Caller(Some((self.listener.clone(), notification.id)));
-            let seen = look(&notification).unwrap_or_else(Seen::Failed);
-            if !sys::is_waiting(&*self.listener, notification.id) {
-                // Who was looked at may have been somebody else.
-                continue;
-            }
-            match seen {
-                Seen::Passed => caller.answer(Verdict::Continue),
-                Seen::Failed(errno) => caller.hear(Err(errno)),
-                Seen::Call(asked, socket) => (self.take)(Call { asked, socket, caller }),
-            }
+            let caller = Caller(Some((self.listener.clone(), notification.id)));
+            (self.take)(&notification, caller);
         }
     }
 
@@ -151,40 +176,67 @@ impl<T: FnMut(Call)> Supervisor<T> {
 /// Finds out what is asked for, and gets the socket that it is asked for.
 fn look(Notification { thread, number, arguments, .. }: &Notification) -> Result<Seen, Errno> {
     let [fd, second, third, ..] = *arguments;
+    let (socket, family) = socket_of(*thread, fd)?;
+    if !matches!(family, AddressFamily::INET | AddressFamily::INET6) {
+        return Ok(Seen::Passed);
+    }
+    if *number == libc::SYS_listen {
+        return Ok(Seen::Call(Asked::Listen(second as i32), socket));
+    }
+    Ok(Seen::Call(Asked::Bind(address_of(*thread, second, third)?), socket))
+}
+
+/// A duplicate of the socket that a thread has as `fd`, and its family.
+///
+/// # Errors
+/// What the thread is told: it has none, or it is out of our reach.
+pub fn socket_of(thread: i32, fd: u64) -> Result<(OwnedFd, AddressFamily), Errno> {
     // Descriptors, backlogs and lengths are ints: the upper half of an argument says nothing.
     let fd = fd as i32;
     let link = fs::read_link(format!("/proc/{thread}/fd/{fd}"));
     if link.is_ok_and(|link| !link.as_os_str().as_encoded_bytes().starts_with(b"socket:")) {
         return Err(ENOTSOCK);
     }
-    let socket = sys::duplicate_of_thread(*thread, fd).map_err(|error| out_of_reach(&error))?;
+    let socket = sys::duplicate_of_thread(thread, fd).map_err(|error| out_of_reach(&error))?;
     match socket_domain(&socket) {
-        Ok(AddressFamily::INET | AddressFamily::INET6) => {}
-        Ok(_) => return Ok(Seen::Passed),
+        Ok(family) => Ok((socket, family)),
         Err(_) => {
             close_aside(socket);
-            return Err(ENOTSOCK);
+            Err(ENOTSOCK)
         }
     }
-    if *number == libc::SYS_listen {
-        return Ok(Seen::Call(Asked::Listen(second as i32), socket));
-    }
-    let length = u64::from(third as u32);
+}
+
+/// The socket address at `place` in a thread's memory.
+///
+/// # Errors
+/// As [`socket_of`], of memory.
+pub fn address_of(thread: i32, place: u64, length: u64) -> Result<Vec<u8>, Errno> {
+    let length = u64::from(length as u32);
     if length > ADDRESS_BYTES_MAX {
         return Err(Errno::EINVAL);
     }
-    let mut address = vec![0; length as usize];
-    if !address.is_empty() {
-        sys::read_memory_of_thread(*thread, second, &mut address).map_err(|error| out_of_reach(&error))?;
-    }
-    Ok(Seen::Call(Asked::Bind(address), socket))
+    memory_of(thread, place, length as usize)
 }
 
-fn out_of_reach(error: &io::Error) -> Errno {
+/// So many bytes at `place` in a thread's memory.
+///
+/// # Errors
+/// As [`address_of`].
+pub fn memory_of(thread: i32, place: u64, length: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; length];
+    if !bytes.is_empty() {
+        sys::read_memory_of_thread(thread, place, &mut bytes).map_err(|error| out_of_reach(&error))?;
+    }
+    Ok(bytes)
+}
+
+/// What a thread is told where it cannot be looked at.
+pub fn out_of_reach(error: &io::Error) -> Errno {
     match Errno::of(error) {
         Some(errno) if [libc::EBADF, libc::EFAULT, libc::ESRCH].contains(&errno.0.into()) => errno,
         _ => {
-            tracing::warn!(%error, "a program that calls bind or listen is out of reach");
+            tracing::warn!(%error, "a program whose call waits is out of reach");
             Errno::EACCES
         }
     }

@@ -17,7 +17,7 @@
 mod destroyed;
 mod holders;
 mod port;
-mod program_socket;
+pub(super) mod program_socket;
 mod publish;
 mod server;
 mod stock;

@@ -35,7 +35,8 @@ pub enum Transport {
 
 /// A duplicate of a socket of the program, of one of the internet's families.
 pub struct ProgramSocket {
-    fd: OwnedFd,
+    /// The duplicate.
+    pub fd: OwnedFd,
     /// As the kernel numbers it, for as long as it exists.
     pub cookie: u64,
     /// What it speaks.

@@ -1,0 +1,77 @@
+//! What a program connects to, as the lender connects to it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpStream, sync::mpsc};
+
+use super::{
+    names::Names,
+    outcome::{self, Outcome},
+};
+use crate::{
+    BorrowError, Borrower,
+    borrow::tcp,
+    proto::{Errno, ErrorKind, Target, TcpConnected},
+    session::Stream,
+};
+
+/// Dials through the lender, and has names asked of it.
+pub struct Dialer {
+    borrower: Borrower,
+    names: Arc<Names>,
+    refused_tx: mpsc::Sender<BorrowError>,
+}
+
+/// Why a program's connection is not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotDialed {
+    /// As packets say it.
+    pub outcome: Outcome,
+    /// As connect(2) says it.
+    pub errno: Errno,
+}
+
+impl Dialer {
+    /// Dials through `borrower`. `refused_tx` gets what the lender refuses, as far as there is room.
+    pub fn new(borrower: Borrower, names: Arc<Names>, refused_tx: mpsc::Sender<BorrowError>) -> Self {
+        Self { borrower, names, refused_tx }
+    }
+
+    /// Connects from the lender; an address that was asked for by name on a session that is over is asked for once more.
+    ///
+    /// # Errors
+    /// How that looks to the program; a refusal has been told to the person who started it.
+    ///
+    /// # Cancellation
+    /// The lender gives up.
+    pub async fn dial(&self, target: SocketAddr) -> Result<(Stream, TcpConnected), NotDialed> {
+        let wanted = Target { host: target.ip().to_string(), port: target.port() };
+        let mut dialed = tcp::connect(&self.borrower, &wanted).await;
+        if let Err(BorrowError::Refused { kind: ErrorKind::Policy, .. }) = &dialed
+            && self.names.ask_again(&self.borrower, target.ip()).await
+        {
+            dialed = tcp::connect(&self.borrower, &wanted).await;
+        }
+        dialed.map_err(|error| {
+            tracing::debug!(%target, %error, "not connected");
+            let failed = NotDialed { outcome: Outcome::of(&error), errno: outcome::errno_of(&error) };
+            if matches!(error, BorrowError::Refused { .. } | BorrowError::Busy { .. }) {
+                // Who reads them has enough of the same.
+                let _ = self.refused_tx.try_send(error);
+            }
+            failed
+        })
+    }
+
+    /// Whether what goes there is a question of names.
+    pub fn catches(&self, target: SocketAddr) -> bool {
+        self.names.catches(target)
+    }
+
+    /// Speaks with a program that has connected to the resolver inside.
+    pub async fn answer_names(&self, connection: TcpStream) {
+        if let Err(error) = self.names.serve(|| Some(self.borrower.clone()), connection).await {
+            tracing::debug!(%error, "a connection with questions of names");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Connections of a program that no namespace holds: dialed by the lender, then met on loopback.
+//!
+//! ```text
+//!   (none) ── connect ──▶ Dialing ──the lender is connected──▶ Connected ── carried to its end ──▶ (none)
+//!                            │                                     └── the program is gone ──▶ (none)
+//!                            └──it failed──▶ Failed ── the program has asked why ──▶ (none)
+//! ```
+//! A socket that waits is answered when the lender has answered. One that does not is connecting in the kernel's eyes for as
+//! long (see [`held`](super::held)): it becomes writable when it is connected, or has failed; why, SO_ERROR says.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    net::{connect, getpeername, sockopt},
+};
+use tokio::{runtime::Handle, sync::mpsc};
+
+use super::{address, held::Held, own_ports::OwnPorts};
+use crate::{
+    borrow::run::{
+        dialer::Dialer,
+        listeners::Listeners,
+        listening::{Visitor, program_socket::ProgramSocket},
+        local::Local,
+        supervisor::Caller,
+    },
+    proto::Errno,
+    session::{Stream, socket_options},
+    sys,
+};
+
+/// When it is looked for the first time whether a program still waits: nothing else tells. The time doubles, as that between two
+/// SYNs does, up to the other.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(16);
+/// Sockets that are known at once: as many as a session has streams by default. With so many that are being connected, one more hears
+/// EAGAIN.
+const KNOWN_MAX: usize = 4096;
+
+/// The connections of one program and of all that it starts.
+pub struct Connections {
+    dialer: Dialer,
+    local: Vec<Local>,
+    own_ports: Arc<OwnPorts>,
+    listeners: Listeners,
+    v4: Held,
+    /// A machine may have none.
+    v6: Option<Held>,
+    table: Mutex<HashMap<u64, Entry>>,
+    visitor_tx: mpsc::Sender<Visitor>,
+    runtime: Handle,
+}
+
+/// What is known of a socket, by the kernel's number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Dialing,
+    Failed(Errno),
+    Connected { peer: SocketAddr, own: SocketAddr },
+}
+
+/// What is at the far end.
+enum Far {
+    /// A socket of the lender, which has this address there.
+    Lender(Stream, IpAddr),
+    /// Whoever answers questions of names.
+    Names,
+}
+
+impl Connections {
+    /// None yet; those that are made go to `visitor_tx`. To be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(
+        dialer: Dialer,
+        local: Vec<Local>,
+        own_ports: Arc<OwnPorts>,
+        visitor_tx: mpsc::Sender<Visitor>,
+    ) -> io::Result<Arc<Self>> {
+        let (v4, v6) = (Held::new(false)?, Held::new(true).ok());
+        let listeners = Listeners::new(sys::netlink_socket(super::NETLINK_SOCK_DIAG)?);
+        let (table, runtime) = (Mutex::default(), Handle::current());
+        Ok(Arc::new(Self { dialer, local, own_ports, listeners, v4, v6, table, visitor_tx, runtime }))
+    }
+
+    /// Does a connect(2) of TCP, or has it done.
+    pub fn connect(self: &Arc<Self>, socket: ProgramSocket, given: &[u8], caller: Caller) {
+        if let Err(errno) = self.state_of(&socket) {
+            drop(socket);
+            return caller.hear(Err(errno));
+        }
+        let Some(target) = socket.reads(given) else {
+            // The kernel refuses it, or ends what the socket was connected to (AF_UNSPEC).
+            let ends = address::family_of(given) == Some(libc::AF_UNSPEC);
+            let done = if ends { plain(sys::connect_as_given(&socket.fd, given)) } else { Err(wrong(given)) };
+            drop(socket);
+            return caller.hear(done);
+        };
+        let target = SocketAddr::new(somewhere(target.ip()), target.port());
+        if target.is_ipv4() && socket.v6_only() {
+            return refuse(socket, caller, Errno::ENETUNREACH);
+        }
+        if self.stays_here(target) {
+            return self.connect_here(socket, target, caller);
+        }
+        if is_waiting(&socket) {
+            let connections = self.clone();
+            self.runtime.spawn(async move { connections.connect_and_wait(socket, target, caller).await });
+        } else {
+            self.begin_to_connect(socket, target, caller);
+        }
+    }
+
+    /// getpeername(2) and getsockname(2) of a socket; `None`: as the kernel has it.
+    pub fn name(&self, socket: &ProgramSocket, peer: bool) -> Option<Result<SocketAddr, Errno>> {
+        let entry = self.table().get(&socket.cookie).copied();
+        match entry? {
+            Entry::Connected { peer: there, .. } if peer => Some(Ok(there)),
+            Entry::Connected { own, .. } => Some(Ok(own)),
+            Entry::Dialing | Entry::Failed(_) if peer => Some(Err(ENOTCONN)),
+            Entry::Dialing | Entry::Failed(_) => None,
+        }
+    }
+
+    /// SO_ERROR of a socket; `None`: as the kernel has it. An error is told once.
+    pub fn take_error(&self, socket: &ProgramSocket) -> Option<Errno> {
+        let mut table = self.table();
+        let Some(Entry::Failed(errno)) = table.get(&socket.cookie).copied() else { return None };
+        table.remove(&socket.cookie);
+        drop(table);
+        renew(socket);
+        Some(errno)
+    }
+
+    /// What connect(2) says before it looks at the target.
+    fn state_of(&self, socket: &ProgramSocket) -> Result<(), Errno> {
+        let entry = self.table().get(&socket.cookie).copied();
+        match entry {
+            Some(Entry::Dialing) => Err(EALREADY),
+            Some(Entry::Failed(_)) => Err(self.take_error(socket).unwrap_or(EALREADY)),
+            Some(Entry::Connected { .. }) if getpeername(&socket.fd).is_ok() => Err(EISCONN),
+            Some(Entry::Connected { .. }) => {
+                // It was, and its socket is used again.
+                self.table().remove(&socket.cookie);
+                renew(socket);
+                Ok(())
+            }
+            None if getpeername(&socket.fd).is_ok() || sockopt::socket_acceptconn(&socket.fd).unwrap_or(false) => {
+                Err(EISCONN)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn stays_here(&self, target: SocketAddr) -> bool {
+        let is_local = self.local.iter().any(|local| local.holds(target));
+        let is_name = self.dialer.catches(target) && !self.local.iter().any(|local| local.names_port(target));
+        !is_name && (is_local || self.own_ports.has(target))
+    }
+
+    /// Connects to a socket of this machine, which is the kernel's matter alone.
+    fn connect_here(self: &Arc<Self>, socket: ProgramSocket, target: SocketAddr, caller: Caller) {
+        let waits = is_waiting(&socket);
+        let began = without_waiting(&socket, || Ok(connect(&socket.fd, &address::of_family(target, socket.is_ipv6))?));
+        match began {
+            Err(error) if waits && error.raw_os_error() == Some(libc::EINPROGRESS) => {
+                self.runtime.spawn(async move {
+                    let done = plain(connected(socket).await);
+                    caller.hear(done);
+                });
+            }
+            began => {
+                drop(socket);
+                caller.hear(plain(began));
+            }
+        }
+    }
+
+    /// For a socket that waits: first the lender, then the program.
+    async fn connect_and_wait(self: Arc<Self>, socket: ProgramSocket, target: SocketAddr, caller: Caller) {
+        let patience = sockopt::socket_timeout(&socket.fd, sockopt::Timeout::Send).ok().flatten();
+        let late = async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
+            }
+        };
+        let dialed = tokio::select! {
+            dialed = self.reach(target) => dialed,
+            () = gone(|| !caller.is_waiting()) => return,
+            // As for any socket with SO_SNDTIMEO.
+            () = late => Err(EINPROGRESS),
+        };
+        let far = match dialed {
+            Ok(far) => far,
+            Err(errno) => return refuse(socket, caller, errno),
+        };
+        let met = self.meet(&socket, target, &far).await;
+        drop(socket);
+        match met {
+            Ok((near, cookie)) => {
+                caller.hear(Ok(()));
+                self.carry(near, far, cookie).await;
+            }
+            Err(error) => caller.hear(plain(Err(error))),
+        }
+    }
+
+    async fn meet(
+        &self,
+        socket: &ProgramSocket,
+        target: SocketAddr,
+        far: &Far,
+    ) -> io::Result<(tokio::net::TcpStream, u64)> {
+        let (held, own) = self.start(socket, target)?;
+        let near = held.meet(own).await?;
+        // Its side has heard of it: a program that is answered now finds itself connected.
+        connected(duplicate(socket)?).await?;
+        self.note(socket.cookie, target, own, far);
+        Ok((near, socket.cookie))
+    }
+
+    /// For a socket that does not wait: it connects until the lender has answered.
+    fn begin_to_connect(self: &Arc<Self>, socket: ProgramSocket, target: SocketAddr, caller: Caller) {
+        let (cookie, is_ipv6) = (socket.cookie, socket.is_ipv6 && target.is_ipv6());
+        if !self.insert(cookie, Entry::Dialing) {
+            return refuse(socket, caller, Errno::EAGAIN);
+        }
+        let started = self.start(&socket, target).map(|(_, own)| own);
+        drop(socket);
+        let own = match started {
+            Ok(own) => own,
+            Err(error) => {
+                self.table().remove(&cookie);
+                return caller.hear(plain(Err(error)));
+            }
+        };
+        let connections = self.clone();
+        self.runtime.spawn(async move { connections.finish(cookie, own, target, is_ipv6).await });
+        caller.hear(Err(EINPROGRESS));
+    }
+
+    async fn finish(self: Arc<Self>, cookie: u64, own: SocketAddr, target: SocketAddr, is_ipv6: bool) {
+        let held = self.held(is_ipv6);
+        let is_there = || self.listeners.between(own, held.address()).is_ok_and(|there| there == Some(cookie));
+        let dialed = tokio::select! {
+            dialed = self.reach(target) => dialed,
+            () = gone(|| !is_there()) => {
+                self.table().remove(&cookie);
+                return;
+            }
+        };
+        // Before the program can see that anything has changed.
+        match &dialed {
+            Ok(far) => self.note(cookie, target, own, far),
+            Err(errno) => {
+                self.insert(cookie, Entry::Failed(*errno));
+            }
+        }
+        match (held.meet(own).await, dialed) {
+            // Somebody else may have taken the address of one who gave up.
+            (Ok(near), Ok(far)) if is_there() => self.carry(near, far, cookie).await,
+            (Ok(near), Err(_)) => drop(near.set_zero_linger()),
+            _ => drop(self.table().remove(&cookie)),
+        }
+    }
+
+    /// Has the lender connect.
+    async fn reach(&self, target: SocketAddr) -> Result<Far, Errno> {
+        if self.dialer.catches(target) {
+            return Ok(Far::Names);
+        }
+        let (stream, connected) = self.dialer.dial(target).await.map_err(|failed| failed.errno)?;
+        Ok(Far::Lender(stream, connected.local.0.ip()))
+    }
+
+    /// Lets the program's socket begin to connect to the held address, and gives its own.
+    fn start(&self, socket: &ProgramSocket, target: SocketAddr) -> io::Result<(&Held, SocketAddr)> {
+        let held = self.held(socket.is_ipv6 && target.is_ipv6());
+        // With it, connect(2) sends nothing yet.
+        sys::connect_without_delay(&socket.fd);
+        let began =
+            without_waiting(socket, || Ok(connect(&socket.fd, &address::of_family(held.address(), socket.is_ipv6))?));
+        match began {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+            // Nobody accepts there.
+            Ok(()) => return Err(Errno::EHOSTUNREACH.into()),
+        }
+        let own = socket.bound().ok_or(Errno::EINVAL)?;
+        Ok((held, own))
+    }
+
+    fn held(&self, is_ipv6: bool) -> &Held {
+        self.v6.as_ref().filter(|_| is_ipv6).unwrap_or(&self.v4)
+    }
+
+    fn note(&self, cookie: u64, target: SocketAddr, own: SocketAddr, far: &Far) {
+        let own = match far {
+            Far::Lender(_, address) => SocketAddr::new(address.to_canonical(), own.port()),
+            Far::Names => own,
+        };
+        self.insert(cookie, Entry::Connected { peer: target, own });
+    }
+
+    async fn carry(&self, near: tokio::net::TcpStream, far: Far, cookie: u64) {
+        socket_options(&near);
+        match far {
+            // Whoever carries them ends after us.
+            Far::Lender(stream, _) => drop(self.visitor_tx.send(Visitor { socket: near, stream }).await),
+            Far::Names => {
+                self.dialer.answer_names(near).await;
+                self.table().remove(&cookie);
+            }
+        }
+    }
+
+    /// `false` where there is no room.
+    fn insert(&self, cookie: u64, entry: Entry) -> bool {
+        let mut table = self.table();
+        if table.len() >= KNOWN_MAX && !table.contains_key(&cookie) {
+            // Numbers are given in order: of those that are connected, the oldest is most likely gone.
+            let oldest =
+                table.iter().filter(|(_, entry)| !matches!(entry, Entry::Dialing)).map(|(cookie, _)| *cookie).min();
+            let Some(oldest) = oldest else { return false };
+            table.remove(&oldest);
+        }
+        table.insert(cookie, entry);
+        true
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+        // Every change under the lock is complete by itself.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ready once `is_gone` says so.
+pub async fn gone(is_gone: impl Fn() -> bool) {
+    let mut look = LOOK;
+    loop {
+        tokio::time::sleep(look).await;
+        if is_gone() {
+            return;
+        }
+        look = (look * 2).min(LOOK_MAX);
+    }
+}
+
+/// Ready once a socket that is connecting is connected, or has failed.
+async fn connected(ProgramSocket { fd, .. }: ProgramSocket) -> io::Result<()> {
+    let socket = sys::await_socket(fd)?;
+    drop(socket.writable().await?);
+    match sockopt::socket_error(socket.get_ref())? {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn duplicate(socket: &ProgramSocket) -> io::Result<ProgramSocket> {
+    ProgramSocket::new(socket.fd.try_clone()?)
+}
+
+/// Whether calls on it wait.
+pub fn is_waiting(socket: &ProgramSocket) -> bool {
+    fcntl_getfl(&socket.fd).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
+}
+
+/// Does something on a socket that is not to wait; the flag belongs to the open socket, and nobody uses one that is not connected.
+fn without_waiting(socket: &ProgramSocket, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let flags = fcntl_getfl(&socket.fd)?;
+    if flags.contains(OFlags::NONBLOCK) {
+        return act();
+    }
+    fcntl_setfl(&socket.fd, flags | OFlags::NONBLOCK)?;
+    let done = act();
+    fcntl_setfl(&socket.fd, flags)?;
+    done
+}
+
+/// Makes a socket whose connection has failed, or is over, one that can connect again.
+fn renew(socket: &ProgramSocket) {
+    let _ = sys::connect_as_given(&socket.fd, &[0; 16]);
+    let _ = sockopt::socket_error(&socket.fd);
+}
+
+/// The wildcard means loopback to connect(2).
+pub fn somewhere(target: IpAddr) -> IpAddr {
+    match target {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+fn refuse(socket: ProgramSocket, caller: Caller, errno: Errno) {
+    // The program may rely on having the last.
+    drop(socket);
+    caller.hear(Err(errno));
+}
+
+/// What the kernel says of an address that it cannot read.
+pub fn wrong(given: &[u8]) -> Errno {
+    match address::family_of(given) {
+        Some(libc::AF_INET | libc::AF_INET6) | None => Errno::EINVAL,
+        Some(_) => Errno::EAFNOSUPPORT,
+    }
+}
+
+/// As a call's answer.
+pub fn plain(done: io::Result<()>) -> Result<(), Errno> {
+    done.map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))
+}
+
+const EISCONN: Errno = Errno(libc::EISCONN as u16);
+const EALREADY: Errno = Errno(libc::EALREADY as u16);
+const EINPROGRESS: Errno = Errno(libc::EINPROGRESS as u16);
+const ENOTCONN: Errno = Errno(libc::ENOTCONN as u16);

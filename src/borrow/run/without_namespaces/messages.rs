@@ -1,0 +1,161 @@
+//! sendto, sendmsg and sendmmsg of a program, done in its place: what it sends is read once and sent by what was read, since what
+//! stands in its memory can change as soon as it was looked at.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::process::{Signal, getpid};
+
+use super::thread::Thread;
+use crate::{
+    borrow::run::supervisor::{memory_of, out_of_reach},
+    proto::Errno,
+    sys,
+};
+
+/// Read and sent at once, in bytes: more than any datagram has.
+pub const PIECE_BYTES_MAX: usize = 256 * 1024;
+/// Pieces of one message (UIO_MAXIOV).
+const PARTS_MAX: usize = 1024;
+/// Control messages of one message, in bytes; the kernel has its own limit (net.core.optmem_max).
+const CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// Names are socket addresses.
+const NAME_BYTES_MAX: usize = 128;
+/// Messages of one sendmmsg (UIO_MAXIOV); the kernel takes no more either.
+pub const MESSAGES_MAX: usize = 1024;
+/// An `msghdr` of 64 bits, and where an `mmsghdr` has the length that was sent.
+const HEADER_BYTES: usize = 56;
+pub const MANY_BYTES: u64 = 64;
+/// An `iovec` of 64 bits.
+const PART_BYTES: usize = 16;
+/// A `cmsghdr` of 64 bits.
+const CONTROL_HEADER_BYTES: usize = 16;
+
+/// A message in a thread's memory.
+#[derive(Debug, Default)]
+pub struct Message {
+    /// To whom; empty: to whom the socket is connected.
+    pub name: Vec<u8>,
+    /// Control messages, as the kernel reads them; descriptors are ours.
+    pub control: Vec<u8>,
+    /// What the control messages pass on.
+    _passed: Vec<OwnedFd>,
+    parts: Vec<(u64, usize)>,
+}
+
+impl Message {
+    /// That of a sendto.
+    ///
+    /// # Errors
+    /// What the program hears.
+    pub fn plain(name: Vec<u8>, place: u64, length: usize) -> Self {
+        Self { name, parts: vec![(place, length)], ..Self::default() }
+    }
+
+    /// The `msghdr` at `place`.
+    ///
+    /// # Errors
+    /// What the program hears.
+    pub fn read(thread: &Thread, place: u64) -> Result<Self, Errno> {
+        let header = memory_of(thread.0, place, HEADER_BYTES)?;
+        let word = |at: usize| {
+            header.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_ne_bytes(*word))
+        };
+        let (name_at, name_bytes) = (word(0), word(8) as u32 as usize);
+        let (parts_at, parts) = (word(16), word(24) as usize);
+        let (control_at, control_bytes) = (word(32), word(40) as usize);
+        if parts > PARTS_MAX {
+            return Err(Errno::EMSGSIZE);
+        }
+        if control_bytes > CONTROL_BYTES_MAX {
+            return Err(ENOBUFS);
+        }
+        let name_bytes = if name_at == 0 { 0 } else { name_bytes };
+        if name_bytes as i32 as i64 != name_bytes as i64 {
+            return Err(Errno::EINVAL);
+        }
+        let name = memory_of(thread.0, name_at, name_bytes.min(NAME_BYTES_MAX))?;
+        let parts = memory_of(thread.0, parts_at, parts * PART_BYTES)?;
+        let (parts, _) = parts.as_chunks::<PART_BYTES>();
+        let parts = parts.iter().map(|part| {
+            let (at, length) = part.split_at(8);
+            let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+            (word(at), word(length) as usize)
+        });
+        let parts: Vec<_> = parts.collect();
+        let mut control = if control_at == 0 { Vec::new() } else { memory_of(thread.0, control_at, control_bytes)? };
+        let passed = make_own(thread, &mut control)?;
+        Ok(Self { name, control, _passed: passed, parts })
+    }
+
+    /// Its length, in bytes.
+    pub fn length(&self) -> usize {
+        self.parts.iter().fold(0, |sum, (_, length)| sum.saturating_add(*length))
+    }
+
+    /// What it holds from `from` on, `most` bytes at most.
+    ///
+    /// # Errors
+    /// What the program hears.
+    pub fn content(&self, thread: &Thread, from: usize, most: usize) -> Result<Vec<u8>, Errno> {
+        let (mut content, mut skip) = (Vec::new(), from);
+        for (place, length) in &self.parts {
+            let skipped = skip.min(*length);
+            skip -= skipped;
+            let wanted = (length - skipped).min(most - content.len());
+            content.extend(memory_of(thread.0, place.wrapping_add(skipped as u64), wanted)?);
+        }
+        Ok(content)
+    }
+}
+
+/// Puts descriptors of ours, for the same open files, in the place of the thread's, and our number in the place of its own.
+fn make_own(thread: &Thread, control: &mut [u8]) -> Result<Vec<OwnedFd>, Errno> {
+    let (mut passed, mut at) = (Vec::new(), 0);
+    while let Some(header) = control.get(at..).and_then(|rest| rest.first_chunk::<CONTROL_HEADER_BYTES>()).copied() {
+        let word = |at: usize| {
+            header.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
+        };
+        let length = header.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word)) as usize;
+        let Some(body) = length.checked_sub(CONTROL_HEADER_BYTES) else { return Err(Errno::EINVAL) };
+        let start = at + CONTROL_HEADER_BYTES;
+        let Some(body) = start.checked_add(body).and_then(|end| control.get_mut(start..end)) else {
+            return Err(Errno::EINVAL);
+        };
+        if word(8) == libc::SOL_SOCKET as u32 && word(12) == libc::SCM_RIGHTS as u32 {
+            let (numbers, _) = body.as_chunks_mut::<4>();
+            for number in numbers {
+                let theirs = i32::from_ne_bytes(*number);
+                let file = sys::duplicate_of_thread(thread.0, theirs).map_err(|error| out_of_reach(&error))?;
+                *number = file.as_raw_fd().to_ne_bytes();
+                passed.push(file);
+            }
+        } else if word(8) == libc::SOL_SOCKET as u32
+            && word(12) == libc::SCM_CREDENTIALS as u32
+            && let Some(process) = body.first_chunk_mut::<4>()
+        {
+            // Nobody may say that he is somebody else.
+            *process = getpid().as_raw_nonzero().get().to_ne_bytes();
+        }
+        at = start + length.saturating_sub(CONTROL_HEADER_BYTES).next_multiple_of(8);
+    }
+    Ok(passed)
+}
+
+/// Sends a piece; `Err(EAGAIN)` where there is no room.
+///
+/// # Errors
+/// What the program hears.
+pub fn send(socket: impl AsFd, name: &[u8], content: &[u8], control: &[u8], flags: i32) -> Result<usize, Errno> {
+    let message = sys::OutgoingMessage { name, content, control };
+    sys::send_as_given(socket, &message, flags).map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))
+}
+
+/// As the kernel does for who has not asked to be spared (MSG_NOSIGNAL).
+pub fn signal_broken_pipe(thread: &Thread, flags: i32, failed: Errno) {
+    if failed.0 == libc::EPIPE as u16 && flags & libc::MSG_NOSIGNAL == 0 {
+        let _ = sys::signal_thread(thread.0, Signal::PIPE);
+    }
+}
+
+/// There is no room.
+pub const ENOBUFS: Errno = Errno(libc::ENOBUFS as u16);

@@ -1,0 +1,178 @@
+//! Ports that a program itself has, on this machine's loopback: the only place where it may listen without a namespace.
+//!
+//! What it binds to any other address is bound to loopback as well, so that nobody outside reaches it; getsockname says what it asked for.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::net::bind;
+use tokio::sync::mpsc;
+
+use super::{
+    address,
+    connections::{plain, wrong},
+    thread::Thread,
+};
+use crate::{
+    BorrowError,
+    borrow::run::{
+        listeners::Listeners,
+        listening::program_socket::{ProgramSocket, Transport},
+    },
+    proto::Errno,
+    sys,
+};
+
+/// Sockets that are known at once; beyond it all that do not listen are forgotten, and seen as they are.
+const KNOWN_MAX: usize = 4096;
+/// Ports below it are root's.
+const UNPRIVILEGED_PORT: u16 = 1024;
+
+/// The ports of one program and of all that it starts.
+pub struct OwnPorts {
+    /// Asks which sockets are still there.
+    listeners: Listeners,
+    known: Mutex<Known>,
+    refused_tx: mpsc::Sender<BorrowError>,
+}
+
+/// Sockets, by the kernel's number for each.
+#[derive(Default)]
+struct Known {
+    listening: HashMap<u64, SocketAddr>,
+    /// Of datagrams.
+    bound: HashMap<u64, SocketAddr>,
+    /// What they were to be bound to, where that is not where they are.
+    asked: HashMap<u64, IpAddr>,
+}
+
+impl Known {
+    fn of_kind(&mut self, datagrams: bool) -> &mut HashMap<u64, SocketAddr> {
+        if datagrams { &mut self.bound } else { &mut self.listening }
+    }
+}
+
+impl OwnPorts {
+    /// None yet. `refused_tx` hears of what cannot be listened on, as far as there is room.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(refused_tx: mpsc::Sender<BorrowError>) -> io::Result<Self> {
+        let listeners = Listeners::new(sys::netlink_socket(super::NETLINK_SOCK_DIAG)?);
+        Ok(Self { listeners, known: Mutex::default(), refused_tx })
+    }
+
+    /// bind(2).
+    ///
+    /// # Errors
+    /// What the program hears.
+    pub fn bind(&self, socket: &ProgramSocket, given: &[u8], thread: &Thread) -> Result<(), Errno> {
+        let asked = socket.reads(given).ok_or_else(|| wrong(given))?;
+        if socket.bound().is_some() {
+            return Err(Errno::EINVAL);
+        }
+        if (1..UNPRIVILEGED_PORT).contains(&asked.port()) && !thread.is_our_user() {
+            return Err(Errno::EACCES);
+        }
+        let inside = if asked.ip().is_loopback() { asked.ip() } else { loopback(socket) };
+        bind_to(socket, SocketAddr::new(inside, asked.port()))?;
+        let mut known = self.known();
+        if socket.transport == Transport::Udp
+            && let Some(bound) = socket.bound()
+        {
+            if known.bound.len() >= KNOWN_MAX {
+                known.bound.clear();
+            }
+            known.bound.insert(socket.cookie, bound);
+        }
+        if inside != asked.ip() {
+            if known.asked.len() >= KNOWN_MAX {
+                let Known { listening, asked, .. } = &mut *known;
+                asked.retain(|cookie, _| listening.contains_key(cookie));
+            }
+            known.asked.insert(socket.cookie, asked.ip());
+        }
+        Ok(())
+    }
+
+    /// listen(2).
+    ///
+    /// # Errors
+    /// What the program hears: `EACCES` for everything but loopback.
+    pub fn listen(&self, socket: &ProgramSocket, backlog: i32) -> Result<(), Errno> {
+        if socket.transport != Transport::Tcp || socket.is_connected() {
+            return Err(Errno(libc::EOPNOTSUPP as u16));
+        }
+        let is_private = !self.known().asked.contains_key(&socket.cookie);
+        let bound = socket.bound().filter(|bound| is_private && bound.ip().is_loopback());
+        let Some(bound) = bound else {
+            let _ = self.refused_tx.try_send(loopback_alone());
+            return Err(Errno::EACCES);
+        };
+        plain(socket.listen(backlog))?;
+        self.known().listening.insert(socket.cookie, bound);
+        Ok(())
+    }
+
+    /// Whether the program itself listens there.
+    pub fn has(&self, target: SocketAddr) -> bool {
+        self.has_one(false, target)
+    }
+
+    /// Whether the program itself has bound a socket for datagrams there.
+    pub fn has_datagrams(&self, target: SocketAddr) -> bool {
+        self.has_one(true, target)
+    }
+
+    fn has_one(&self, datagrams: bool, target: SocketAddr) -> bool {
+        let own: Vec<u64> = {
+            let mut known = self.known();
+            let there = known.of_kind(datagrams).iter().filter(|(_, bound)| **bound == target);
+            there.map(|(cookie, _)| *cookie).collect()
+        };
+        if own.is_empty() {
+            return false;
+        }
+        // Nobody tells when a socket is gone.
+        let there = self.listeners.cookies(datagrams, target.port()).unwrap_or_default();
+        let (alive, gone): (Vec<u64>, Vec<u64>) = own.into_iter().partition(|cookie| there.contains(cookie));
+        let mut known = self.known();
+        for cookie in gone {
+            known.of_kind(datagrams).remove(&cookie);
+            known.asked.remove(&cookie);
+        }
+        !alive.is_empty()
+    }
+
+    /// The address that a socket was to be bound to, where that is not where it is.
+    pub fn asked(&self, cookie: u64) -> Option<IpAddr> {
+        self.known().asked.get(&cookie).copied()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every change under the lock is complete by itself.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Loopback, as a socket of this family writes it.
+pub fn loopback(socket: &ProgramSocket) -> IpAddr {
+    if socket.is_ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
+
+/// Binds a socket of the program.
+///
+/// # Errors
+/// What the kernel says.
+pub fn bind_to(socket: &ProgramSocket, to: SocketAddr) -> Result<(), Errno> {
+    plain(bind(&socket.fd, &address::of_family(to, socket.is_ipv6)).map_err(Into::into))
+}
+
+fn loopback_alone() -> BorrowError {
+    let source = io::Error::new(io::ErrorKind::Unsupported, "only with namespaces can the lender lend it a port");
+    BorrowError::local("under --no-netns a program listens on loopback alone", source)
+}

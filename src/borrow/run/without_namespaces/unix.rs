@@ -1,0 +1,139 @@
+//! Unix sockets of a program that no namespace holds: each path is resolved once, judged by where it leads, and used by what was
+//! resolved.
+//!
+//! What looks up names, starts programs or speaks for others is refused, by the same list by which it is covered in the other
+//! mode. An abstract name belongs to the network and not to a file: the program's own alone are let through.
+
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+
+use super::{connections::plain, thread::Thread};
+use crate::{borrow::run::mask::covered, proto::Errno, sys};
+
+/// Where the path begins in a `sockaddr_un`.
+const PATH_AT: usize = 2;
+/// Abstract names that are remembered as the program's own.
+const NAMES_MAX: usize = 4096;
+
+/// Which Unix sockets are within reach.
+pub struct UnixSockets {
+    /// Sockets of this machine that are, although they would be refused.
+    kept: Vec<PathBuf>,
+    own_names: Mutex<HashSet<Vec<u8>>>,
+}
+
+/// An address that was judged, and what it leads to for as long as this is held.
+pub struct Judged {
+    /// The address for the kernel.
+    pub address: Vec<u8>,
+    _file: Option<OwnedFd>,
+}
+
+impl UnixSockets {
+    /// All but those on the list; `kept` are let through.
+    pub fn new(kept: &[PathBuf]) -> Self {
+        let kept = kept.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+        Self { kept, own_names: Mutex::default() }
+    }
+
+    /// Judges where a program connects or sends to.
+    ///
+    /// # Errors
+    /// What the program hears: `ECONNREFUSED` for what is out of its reach, as if nobody listened there.
+    pub fn judge(&self, thread: &Thread, given: &[u8]) -> Result<Judged, Errno> {
+        match given.get(PATH_AT..).unwrap_or_default() {
+            [] => Ok(Judged { address: given.to_vec(), _file: None }),
+            [0, ..] => {
+                let own = self.own_names.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_own = own.contains(given);
+                is_own.then(|| Judged { address: given.to_vec(), _file: None }).ok_or(Errno::ECONNREFUSED)
+            }
+            path => self.judge_path(thread, path),
+        }
+    }
+
+    fn judge_path(&self, thread: &Thread, path: &[u8]) -> Result<Judged, Errno> {
+        if !thread.is_our_user() {
+            return Err(Errno::EACCES);
+        }
+        let path = Path::new(OsStr::from_bytes(path.split(|byte| *byte == 0).next().unwrap_or_default()));
+        let absolute = thread.absolute(path).ok_or(Errno::ENOENT)?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let file = openat2(thread.root()?, &absolute, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        let file = file.map_err(|error| Errno(error.raw_os_error() as u16))?;
+        let about = fstat(&file).map_err(|_| Errno::EACCES)?;
+        if FileType::from_raw_mode(about.st_mode) != FileType::Socket {
+            return Err(Errno::ECONNREFUSED);
+        }
+        let by_number = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let real = fs::read_link(&by_number).map_err(|_| Errno::EACCES)?;
+        let kept: Vec<_> = self.kept.iter().map(PathBuf::as_path).collect();
+        let is_kept = kept.contains(&real.as_path());
+        // By another name it might be one of those: what has two is none that anybody needs.
+        let is_refused = || about.st_nlink > 1 || covered(&kept).iter().any(|place| is_at(place, &real, &about));
+        if !is_kept && is_refused() {
+            tracing::debug!(path = %real.display(), "a unix socket of this machine is out of the program's reach");
+            return Err(Errno::ECONNREFUSED);
+        }
+        let address = [&(libc::AF_UNIX as u16).to_ne_bytes()[..], by_number.as_bytes(), &[0]].concat();
+        Ok(Judged { address, _file: Some(file) })
+    }
+
+    /// bind(2), by the name that the program gave, in its folder and with its umask. The calling thread has both for itself
+    /// ([`own_folder_and_mask`](sys::own_folder_and_mask)).
+    ///
+    /// # Errors
+    /// What the program hears.
+    pub fn bind(&self, thread: &Thread, socket: &OwnedFd, given: &[u8]) -> Result<(), Errno> {
+        let is_path = given.get(PATH_AT).is_some_and(|first| *first != 0);
+        if is_path {
+            if !thread.is_our_user() || !thread.has_our_root() {
+                return Err(Errno::EACCES);
+            }
+            let folder = thread.folder().ok_or(Errno::EACCES)?;
+            std::env::set_current_dir(folder).map_err(|_| Errno::EACCES)?;
+            rustix::process::umask(thread.umask().ok_or(Errno::EACCES)?);
+        }
+        plain(sys::bind_as_given(socket, given))?;
+        if !is_path && let Ok(name) = sys::name_of_socket(socket, false) {
+            let mut own = self.own_names.lock().unwrap_or_else(PoisonError::into_inner);
+            if own.len() < NAMES_MAX {
+                own.insert(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a socket is at a place, or in a folder: by its path, or because it is the very file.
+fn is_at(place: &Path, real: &Path, about: &rustix::fs::Stat) -> bool {
+    let is_same =
+        || rustix::fs::stat(place).is_ok_and(|there| (there.st_dev, there.st_ino) == (about.st_dev, about.st_ino));
+    real.starts_with(place) || is_same()
+}
+
+impl Judged {
+    /// An address that leads nowhere by itself.
+    pub fn of(given: &[u8]) -> Self {
+        Self { address: given.to_vec(), _file: None }
+    }
+
+    /// connect(2) to it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn connect(self, socket: &OwnedFd) -> std::io::Result<()> {
+        sys::connect_as_given(socket, &self.address)
+    }
+}
