@@ -145,6 +145,8 @@ fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
     let home = Home::new();
     run(home.capuchin().args(["join", &line, "--password-file"]).arg(home.password_file(PASSWORD)));
     run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:22"]));
+    let id = run(home.capuchin().args(["exec", "lab", "--", "id", "-u"]));
+    assert_eq!(text(id.stdout).trim(), support::own_uid().to_string(), "his own programs, root's too");
     up.signal(rustix::process::Signal::TERM);
     assert_eq!(up.wait().code(), Some(0));
     // A device has joined: no more lines.

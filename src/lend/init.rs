@@ -58,7 +58,7 @@ pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
     identity::issue(dir, &authority, &config.name)?;
     if !dir.policy_toml().exists() {
         let text = match &setup.owner {
-            Some(owner) => policy::for_owner(owner),
+            Some(owner) => policy::for_owner(owner, rustix::process::geteuid().is_root()),
             None => policy::starter().to_owned(),
         };
         keyfile::write(&dir.policy_toml(), text.as_bytes(), keyfile::PUBLIC_MODE)?;

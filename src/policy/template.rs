@@ -8,15 +8,17 @@ pub fn starter() -> &'static str {
     include_str!("template/starter.toml")
 }
 
-/// A policy that lets `user` do all that the same user of the operating system can, and nobody else anything.
+/// A policy that lets `user` do all that the same user of the operating system can, and nobody else anything. `is_root`: that
+/// user is root, and what is lent to him is root's.
 ///
 /// ```
 /// use capuchin::policy::{Policy, for_owner};
-/// assert!(Policy::parse(&for_owner(&"ana".parse()?), "policy.toml").is_ok());
+/// assert!(Policy::parse(&for_owner(&"ana".parse()?, false), "policy.toml").is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn for_owner(user: &UserName) -> String {
-    include_str!("template/owner.toml").replace("OWNER", user.as_str())
+pub fn for_owner(user: &UserName, is_root: bool) -> String {
+    let root = if is_root { include_str!("template/root.toml") } else { "" };
+    include_str!("template/owner.toml").replace("OWNER", user.as_str()).replace("ROOT\n", root)
 }
 
 #[cfg(test)]
@@ -80,7 +82,10 @@ mod tests {
 
     #[test]
     fn the_owner_may_what_the_user_of_the_machine_may_and_nobody_else_does() {
-        let policy = Policy::parse(&for_owner(&"ana".parse().unwrap()), "policy.toml").unwrap();
+        let policy = |is_root| Policy::parse(&for_owner(&"ana".parse().unwrap(), is_root), "policy.toml").unwrap();
+        let terms = |is_root| policy(is_root).terms(&"ana".parse().unwrap());
+        assert!(terms(true).allow_root && !terms(false).allow_root);
+        let policy = policy(false);
         let special = ["127.0.0.1", "[::1]", "0.0.0.0", "169.254.169.254", "[fd00:ec2::254]", "[fe80::1]"];
         let special = special.map(|address| format!("{address}:22"));
         let reached =
