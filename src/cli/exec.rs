@@ -5,7 +5,7 @@ mod local_terminal;
 mod relay;
 pub(super) mod streams;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
 
 use self::local_terminal::LocalTerminal;
 use super::{
@@ -49,21 +49,24 @@ pub struct Arguments {
     argv: Vec<OsString>,
 }
 
-/// The login shell of the user whom programs run as, on a terminal
+/// The login shell of the user whom programs run as, on a terminal where stdin is one
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
   capuchin shell lab
   capuchin shell -l ana lab
-  echo uptime | capuchin shell -T lab
+  echo uptime | capuchin shell lab
 
 Keys behind a newline: ~. ends, ~^Z suspends, ~? lists them all.
 Exit status: that of the shell; 255 after any failure of our own.")]
 pub struct ShellArguments {
     #[command(flatten)]
     session: Session,
+    /// Give it a terminal, of 80x24 where there is none here
+    #[arg(short = 't', long = "tty")]
+    terminal: bool,
     /// Without a terminal
-    #[arg(short = 'T', long = "no-tty")]
+    #[arg(short = 'T', long = "no-tty", overrides_with = "terminal")]
     no_terminal: bool,
 }
 
@@ -124,13 +127,14 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// `capuchin shell`.
 pub async fn shell(arguments: ShellArguments) -> Result<(), Failure> {
-    let ShellArguments { session, no_terminal } = arguments;
+    let ShellArguments { session, terminal, no_terminal } = arguments;
     let borrower = session.host.connect_or_share().await?;
     let mut command = borrower.shell();
     session.apply(&mut command);
     command.stdin(Stdio::Piped);
     let _presence = Presence::announce(&borrower, "shell", vec!["a login shell".to_owned()]);
-    relay::run(&borrower, command, !no_terminal, session.escape.0).await
+    let terminal = terminal || (!no_terminal && std::io::stdin().is_terminal());
+    relay::run(&borrower, command, terminal, session.escape.0).await
 }
 
 impl Session {

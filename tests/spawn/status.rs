@@ -109,7 +109,13 @@ fn the_command_ends_as_a_shell_says_it() {
 fn a_login_shell_reads_what_stdin_says() {
     let (_lab, home) = lab();
     let mut command = home.capuchin();
-    let output = crate::support::run_with(command.args(["shell", "-T", "lab"]), "echo $0; exit 5\n");
+    let output = crate::support::run_with(command.args(["shell", "lab"]), "echo $0; tty; exit 5\n");
     assert_eq!(output.status.code(), Some(5), "{output:?}");
-    assert!(crate::support::text(output.stdout).trim_end().starts_with('-'), "a login shell");
+    let said = crate::support::text(output.stdout);
+    assert!(said.starts_with('-'), "a login shell: {said}");
+    assert!(said.ends_with("not a tty\n"), "stdin is none: {said}");
+    let mut command = home.capuchin();
+    let output = crate::support::run_with(command.args(["shell", "-t", "lab"]), "tty; exit 5\n");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert!(crate::support::text(output.stdout).contains("/dev/pts/"), "one that was asked for");
 }
