@@ -99,6 +99,21 @@ fn connect_fails_as_the_lenders_does() {
 }
 
 #[test]
+fn a_machine_of_as_many_addresses_and_routes_as_a_profile_holds_is_borrowed() {
+    let machine = Machine::with_network(
+        "for i in $(seq 1 200); do\n\
+             ip route add 10.99.$i.0/24 dev near; ip -6 route add fd99:$i::/32 dev near\n\
+             ip address add 10.98.0.$i/32 dev lo\n\
+         done",
+    );
+    for within in machine.anybody_in_each_network() {
+        let fetch = ["curl", "-sS", "--fail", "--noproxy", "*", "--max-time", "20", "http://10.77.0.1/"];
+        let page = run(&mut within.run(&fetch));
+        assert_eq!(text(page.stdout), "::ffff:10.77.0.1", "as {}", within.who());
+    }
+}
+
+#[test]
 fn curl_is_refused_at_once_and_times_out_by_silence() {
     let machine = Machine::start();
     for within in machine.everybody() {

@@ -33,12 +33,14 @@ pub const DUMP: u16 = 0x300;
 pub struct Messages {
     bytes: Vec<u8>,
     sequence: u32,
+    /// Where each of them ends.
+    ends: Vec<usize>,
 }
 
 impl Messages {
     /// None yet; the first will have the number behind `sequence`.
     pub fn after(sequence: u32) -> Self {
-        Self { bytes: Vec::new(), sequence }
+        Self { sequence, ..Self::default() }
     }
 
     /// Adds a message, whose body `fill` writes, and gives its number.
@@ -53,7 +55,19 @@ impl Messages {
         fill(&mut Body(&mut self.bytes));
         let length = (self.bytes.len() - start) as u32;
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+        self.ends.push(self.bytes.len());
         self.sequence
+    }
+
+    /// All of them in pieces of so many at the most, each with the number of its last one.
+    pub fn pieces(&self, count: usize) -> impl Iterator<Item = (&[u8], u32)> {
+        let (mut start, before) = (0, self.sequence.wrapping_sub(self.ends.len() as u32));
+        self.ends.chunks(count).scan(before, move |number, ends| {
+            let piece = self.bytes.get(start..*ends.last()?)?;
+            start += piece.len();
+            *number = number.wrapping_add(ends.len() as u32);
+            Some((piece, *number))
+        })
     }
 
     /// All of them.
@@ -169,6 +183,24 @@ mod tests {
             native("28000000 1000 0500 01000000 00000000 07070707 0600 0100 62000000 0c00 0280 0800 0300 00000009")
         );
         assert_eq!((last, heard(bytes).count()), (1, 1));
+    }
+
+    #[test]
+    fn pieces_are_whole_messages_and_all_of_them() {
+        let mut messages = Messages::after(6);
+        for length in 1..=7 {
+            messages.push(16, REQUEST, |body| {
+                body.raw(&vec![length; usize::from(length) * 4]);
+            });
+        }
+        let pieces: Vec<_> = messages.pieces(3).collect();
+        assert_eq!(
+            pieces.iter().map(|(piece, last)| (heard(piece).count(), *last)).collect::<Vec<_>>(),
+            [(3, 9), (3, 12), (1, 13)]
+        );
+        assert!(pieces.iter().all(|(piece, last)| heard(piece).last().unwrap().sequence == *last));
+        assert_eq!(pieces.iter().flat_map(|(piece, _)| *piece).copied().collect::<Vec<_>>(), messages.bytes());
+        assert_eq!(Messages::default().pieces(3).count(), 0);
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub(super) const STATIC: u8 = 4;
 const LOCAL: u8 = 2;
 pub(super) const THROW: u8 = 9;
 
+/// Messages that are sent together: the answers of as many have room until they are read, beside any other.
+const TOGETHER_MAX: usize = 64;
+
 /// The end of a private range that nobody uses: of a machine that has no address of its own.
 const NO_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
 
@@ -171,9 +174,10 @@ pub(super) fn parts(address: IpAddr) -> (u8, Vec<u8>) {
 
 /// Each message is answered by itself, so that it is clear which one failed.
 pub(super) fn send(messages: &Messages) -> io::Result<()> {
-    let last = netlink::heard(messages.bytes()).count() as u32;
     let socket = sys::netlink_socket(NETLINK_ROUTE)?;
-    sys::netlink_exchange(&socket, messages.bytes(), |datagram| netlink::acknowledged(datagram, last))
+    messages.pieces(TOGETHER_MAX).try_for_each(|(piece, last)| {
+        sys::netlink_exchange(&socket, piece, |datagram| netlink::acknowledged(datagram, last))
+    })
 }
 
 #[cfg(test)]
