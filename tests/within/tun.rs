@@ -90,6 +90,15 @@ fn without_either_nothing_runs_and_both_mends_are_told() {
 }
 
 #[test]
+fn an_address_that_no_packet_can_be_sent_to_is_not_kept_here() {
+    let machine = Machine::start();
+    let within = machine.anybody().over_tun();
+    let said = fails(&mut within.run_with(&["--local", "[::1]:5432"], &["echo", "ran"]), 255);
+    assert!(said.contains("error[usage]: --local cannot keep ::1 where packets cross a TUN device"), "{said}");
+    assert!(said.contains("modprobe -a nf_tables nft_tproxy"), "{said}");
+}
+
+#[test]
 fn sixty_four_mebibytes_go_and_come_whole() {
     let machine = Machine::start();
     let program = r#"

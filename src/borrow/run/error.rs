@@ -1,6 +1,6 @@
 //! Why `run` does not start a program, and how to mend it.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, net::IpAddr, path::Path};
 
 use super::control::Step;
 use crate::{BorrowError, proto::ErrorKind};
@@ -45,6 +45,9 @@ pub enum RunError {
     /// The program was to have a descriptor that there is not.
     #[error("descriptor {0}, which the program is to keep, is not open")]
     NotOpen(i32),
+    /// The program's packets cross a TUN device, which takes none to this address.
+    #[error("--local cannot keep {0} where packets cross a TUN device")]
+    OutOfReach(IpAddr),
     /// The inner half was killed.
     #[error("the half of capuchin that looked after the program is gone, and the program with it")]
     Lost,
@@ -61,7 +64,7 @@ impl RunError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Borrow(error) => error.kind(),
-            Self::Nested(_) | Self::NotOpen(_) => ErrorKind::Usage,
+            Self::Nested(_) | Self::NotOpen(_) | Self::OutOfReach(_) => ErrorKind::Usage,
             Self::SetUp { .. } | Self::Exec { .. } | Self::Lost | Self::Interrupted(_) => ErrorKind::Local,
         }
     }
@@ -73,6 +76,11 @@ impl RunError {
             Self::SetUp { notes, .. } => notes.clone(),
             Self::Nested(_) => vec!["help: leave it first, or name the target as the outer lender knows it".to_owned()],
             Self::NotOpen(_) => vec!["help: --keep-fd takes numbers of open descriptors, as in 3<file".to_owned()],
+            Self::OutOfReach(_) => vec![
+                "note: the kernel has no nf_tables with transparent proxying, and gives ::1 to the program alone"
+                    .to_owned(),
+                "help: sudo modprobe -a nf_tables nft_tproxy, or name 127.0.0.1".to_owned(),
+            ],
             _ => Vec::new(),
         }
     }
@@ -152,6 +160,9 @@ fn of_step(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str]
             "help: sudo modprobe -a nf_tables nft_tproxy, which is faster",
             "help: or sudo modprobe tun; in a container, start it with --device /dev/net/tun (docker, podman)",
         ],
+        Step::Network if [libc::EOPNOTSUPP, libc::EAFNOSUPPORT].contains(&errno) => &[
+            "note: the kernel needs IPv6, and, without nf_tables, more than one table of routes (CONFIG_IP_MULTIPLE_TABLES)",
+        ],
         Step::Namespaces if errno == libc::ENOSPC && machine.no_namespaces_allowed => &[
             "note: user.max_user_namespaces or user.max_net_namespaces is 0",
             "help: sudo sysctl user.max_user_namespaces=10000 user.max_net_namespaces=10000",
@@ -218,6 +229,7 @@ mod tests {
         assert!(!mended(Step::Mask, libc::ENOENT, machine()).contains("--no-netns"));
         assert!(mended(Step::Reach, libc::EPERM, machine()).contains("ptrace_scope"));
         assert!(mended(Step::Rules, libc::ENOENT, machine()).contains("modprobe"));
+        assert!(mended(Step::Network, libc::EOPNOTSUPP, machine()).contains("table of routes"));
         for (errno, mend) in [(libc::ENOENT, "modprobe tun"), (libc::EACCES, "chmod")] {
             let both = mended(Step::Tun, errno, machine());
             assert!(both.contains("nft_tproxy") && both.contains(mend), "{both}");

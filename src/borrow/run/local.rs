@@ -18,6 +18,11 @@ impl Local {
         self.port.is_some() && self.holds(target)
     }
 
+    /// The address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Whether a connection to `target` stays on this machine.
     pub fn holds(&self, target: SocketAddr) -> bool {
         self.address == target.ip() && self.port.is_none_or(|port| port == target.port())

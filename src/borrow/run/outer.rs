@@ -99,6 +99,9 @@ impl Run {
         let machine = match way {
             Way::Nftables => machine,
             Way::Tun => {
+                if let Some(local) = local.iter().find(|local| tun::is_out_of_reach(local.address())) {
+                    return Err(RunError::OutOfReach(local.address()).into());
+                }
                 told(way);
                 tun::within_reach(machine)
             }

@@ -15,7 +15,7 @@
 //! # What is other than with nf_tables
 //! Each packet crosses this process, which costs speed; nothing else gets weaker, since no way out is there either. `::1` is
 //! the program's alone: the kernel takes no packet to it from any other device, so that what listens there at the lender is
-//! not met. The longest datagram over IPv6 has 65,487 bytes: longer ones leave in pieces, and are lost.
+//! not met, `--local` cannot keep it, and who sends a datagram from there to a server of the program hears no answer. The longest datagram over IPv6 has 65,487 bytes: longer ones leave in pieces, and are lost.
 
 mod outbound;
 mod routes;
@@ -92,11 +92,16 @@ impl Tun {
 /// The machine as it can be made here: its resolver at `::1`, where no question is seen, is asked at another address.
 pub fn within_reach(mut machine: Machine) -> Machine {
     for resolver in &mut machine.resolvers {
-        if *resolver == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+        if is_out_of_reach(*resolver) {
             *resolver = Ipv4Addr::LOCALHOST.into();
         }
     }
     machine
+}
+
+/// Whether nothing that is sent to `address` comes to us.
+pub fn is_out_of_reach(address: IpAddr) -> bool {
+    address == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
 async fn receive(device: &AsyncFd<OwnedFd>, packet: &mut [u8]) -> io::Result<usize> {
@@ -105,5 +110,20 @@ async fn receive(device: &AsyncFd<OwnedFd>, packet: &mut [u8]) -> io::Result<usi
         if let Ok(length) = ready.try_io(|device| Ok(rustix::io::read(device, &mut *packet)?)) {
             return length;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_that_no_question_reaches_is_asked_where_one_does() {
+        let resolvers = ["::1", "10.0.0.2", "fd00::53"].map(|text| text.parse().unwrap()).to_vec();
+        let machine = within_reach(Machine { resolvers, ..Machine::default() });
+        assert_eq!(
+            machine.resolvers,
+            ["127.0.0.1", "10.0.0.2", "fd00::53"].map(|text| text.parse::<IpAddr>().unwrap())
+        );
     }
 }
