@@ -206,6 +206,35 @@ s.sendall(b"x" * 8000000)
 }
 
 #[test]
+fn sockets_by_the_thousand_that_nobody_answers_stay_bounded() {
+    let machine = Machine::start();
+    let program = r#"
+import collections, errno, resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+sockets, said = [], collections.Counter()
+for number in range(5000):
+    s = socket.socket()
+    s.setblocking(False)
+    said[errno.errorcode[s.connect_ex(("10.78.0.9", 1 + number))]] += 1
+    sockets.append(s)
+print(said["EINPROGRESS"] + said["EAGAIN"])
+for s in sockets:
+    s.close()
+while True:
+    try:
+        s = socket.create_connection(("10.77.0.1", 7000))
+        break
+    except OSError as error:
+        # All streams of the session are the others', until it is noticed that nobody waits for them.
+        assert error.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET), error
+s.sendall(b"still")
+print(s.recv(9).decode())
+"#;
+    assert_eq!(says(&mut machine.anybody().bare_python(program)), "5000\nstill\n");
+}
+
+#[test]
 fn datagrams_come_from_whom_they_were_sent_to() {
     let machine = Machine::start();
     let program = r#"
@@ -348,6 +377,8 @@ socket.send_fds(a, [b"x"], [given.fileno()])
 _, fds, _, _ = socket.recv_fds(b, 9, 1)
 passed = socket.socket(fileno=fds[0])
 tried("passed", lambda: passed.connect(("127.0.0.1", port)))
+tried("source route", lambda: socket.socket().setsockopt(0, 4, bytes([131, 7, 4, 203, 0, 113, 9, 0])))
+tried("source route of IPv6", lambda: socket.socket(10).setsockopt(41, 57, bytes([0, 2, 4, 0, 0, 0, 0, 0]) + bytes(16)))
 tried("group", lambda: socket.socket(2, 2).setsockopt(0, 35, struct.pack("4s4s", socket.inet_aton("224.0.0.251"), bytes(4))))
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 tried("broadcast", lambda: (udp.setsockopt(1, 6, 1), udp.sendto(b"x", ("255.255.255.255", port))))
@@ -362,6 +393,8 @@ headers = ctypes.create_string_buffer(headers, 3 * 64)
 print("sendmmsg", libc.sendmmsg(udp.fileno(), headers, 3, 0), [struct.unpack_from("=I", headers, 64 * n + 56)[0] for n in range(3)])
 udp.connect(("127.0.0.1", port))
 udp.send(b"x")
+# A way that a datagram would take: IP_RETOPTS.
+udp.sendmsg([b"x"], [(socket.IPPROTO_IP, 7, bytes([131, 7, 4, 203, 0, 113, 9, 0]))])
 print("done")
 "#;
 
@@ -397,6 +430,8 @@ fn no_way_around_is_open() {
             "device ECONNREFUSED",
             "bound ECONNREFUSED",
             "passed ECONNREFUSED",
+            "source route EPERM",
+            "source route of IPv6 EPERM",
             "group ENODEV",
             "broadcast ENETUNREACH",
             "sendmmsg 3 [1, 1, 1]",

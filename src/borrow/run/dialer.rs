@@ -1,8 +1,12 @@
 //! What a program connects to, as the lender connects to it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{net::TcpStream, sync::mpsc, time::Instant};
 
 use super::{
     names::Names,
@@ -15,11 +19,18 @@ use crate::{
     session::Stream,
 };
 
+/// Attempts that are given up at once, and the time between any more: a lender takes a storm of resets for an attack
+/// (`proto/mux/flood`), and a program that closes thousands of sockets is none.
+const GIVEN_UP_BURST: u32 = 500;
+const GIVEN_UP_STEP: Duration = Duration::from_millis(20);
+
 /// Dials through the lender, and has names asked of it.
 pub struct Dialer {
     borrower: Borrower,
     names: Arc<Names>,
     refused_tx: mpsc::Sender<BorrowError>,
+    /// When the next attempt may be given up, less what may be given up at once.
+    give_up_due: Mutex<Instant>,
 }
 
 /// Why a program's connection is not made.
@@ -34,7 +45,7 @@ pub struct NotDialed {
 impl Dialer {
     /// Dials through `borrower`. `refused_tx` gets what the lender refuses, as far as there is room.
     pub fn new(borrower: Borrower, names: Arc<Names>, refused_tx: mpsc::Sender<BorrowError>) -> Self {
-        Self { borrower, names, refused_tx }
+        Self { borrower, names, refused_tx, give_up_due: Mutex::new(Instant::now()) }
     }
 
     /// Connects from the lender; an address that was asked for by name on a session that is over is asked for once more.
@@ -61,6 +72,20 @@ impl Dialer {
             }
             failed
         })
+    }
+
+    /// Ready once one more attempt may be given up.
+    ///
+    /// # Cancellation
+    /// It counts as given up.
+    pub async fn may_give_up(&self) {
+        let due = {
+            let mut due = self.give_up_due.lock().unwrap_or_else(PoisonError::into_inner);
+            let earliest = Instant::now().checked_sub(GIVEN_UP_STEP * GIVEN_UP_BURST);
+            *due = earliest.map_or(*due, |earliest| earliest.max(*due)) + GIVEN_UP_STEP;
+            *due
+        };
+        tokio::time::sleep_until(due).await;
     }
 
     /// Whether what goes there is a question of names.

@@ -49,11 +49,6 @@ const OVERDUE: Duration = Duration::from_secs(3);
 /// A connection whose SYN was sent again is accepted within microseconds, or when the kernel has sent it once more.
 const ACCEPTED_MAX: Duration = Duration::from_secs(10);
 
-/// Attempts that are given up at once, and the time between any more: a lender takes a storm of resets for an attack
-/// (`proto/mux/flood`), and a program that closes thousands of sockets is none.
-const GIVEN_UP_BURST: u32 = 500;
-const GIVEN_UP_STEP: Duration = Duration::from_millis(20);
-
 /// What is at the other end of a program's connection.
 pub enum Far {
     /// A socket of the lender.
@@ -75,8 +70,6 @@ pub struct Hold {
     way_in: WayIn,
     own: PerFamily,
     table: Mutex<HashMap<Ends, Entry>>,
-    /// When the next attempt may be given up, less what may be given up at once.
-    give_up_due: Mutex<Instant>,
 }
 
 struct Entry {
@@ -95,8 +88,8 @@ impl Hold {
         (listeners, own_addresses): (Arc<Listeners>, OwnAddresses),
         (way_in, own): (WayIn, PerFamily),
     ) -> Arc<Self> {
-        let (table, ports, give_up_due) = (Mutex::default(), OnceLock::new(), Mutex::new(Instant::now()));
-        Arc::new(Self { dialer, local, listeners, own_addresses, ports, way_in, own, table, give_up_due })
+        let (table, ports) = (Mutex::default(), OnceLock::new());
+        Arc::new(Self { dialer, local, listeners, own_addresses, ports, way_in, own, table })
     }
 
     /// Serves one tap, for ever.
@@ -254,13 +247,7 @@ impl Hold {
             }
             tokio::time::sleep_until(next).await;
         }
-        let due = {
-            let mut due = self.give_up_due.lock().unwrap_or_else(PoisonError::into_inner);
-            let earliest = Instant::now().checked_sub(GIVEN_UP_STEP * GIVEN_UP_BURST);
-            *due = earliest.map_or(*due, |earliest| earliest.max(*due)) + GIVEN_UP_STEP;
-            *due
-        };
-        tokio::time::sleep_until(due).await;
+        self.dialer.may_give_up().await;
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Ends, Entry>> {

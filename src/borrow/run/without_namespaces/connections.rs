@@ -195,7 +195,7 @@ impl Connections {
         };
         let dialed = tokio::select! {
             dialed = self.reach(target) => dialed,
-            () = gone(|| !caller.is_waiting()) => return,
+            () = self.given_up(|| !caller.is_waiting()) => return,
             // As for any socket with SO_SNDTIMEO.
             () = late => Err(EINPROGRESS),
         };
@@ -253,11 +253,16 @@ impl Connections {
         let is_there = || self.listeners.between(own, held.address()).is_ok_and(|there| there == Some(cookie));
         let dialed = tokio::select! {
             dialed = self.reach(target) => dialed,
-            () = gone(|| !is_there()) => {
+            () = self.given_up(|| !is_there()) => {
                 self.table().remove(&cookie);
                 return;
             }
         };
+        if !is_there() {
+            // Another socket may have its port by now, which is not to be met by us.
+            self.table().remove(&cookie);
+            return;
+        }
         // Before the program can see that anything has changed.
         match &dialed {
             Ok(far) => self.note(cookie, target, own, far),
@@ -266,11 +271,17 @@ impl Connections {
             }
         }
         match (held.meet(own).await, dialed) {
-            // Somebody else may have taken the address of one who gave up.
+            // It may have given up at the last moment.
             (Ok(near), Ok(far)) if is_there() => self.carry(near, far, cookie).await,
             (Ok(near), Err(_)) => drop(near.set_zero_linger()),
             _ => drop(self.table().remove(&cookie)),
         }
+    }
+
+    /// Ready once `is_gone` says so, and the attempt may be given up.
+    async fn given_up(&self, is_gone: impl Fn() -> bool) {
+        gone(is_gone).await;
+        self.dialer.may_give_up().await;
     }
 
     /// Has the lender connect.

@@ -5,6 +5,7 @@
 //! - what tells of the far end (getpeername, getsockname, SO_ERROR, recvfrom with an address, recvmsg, recvmmsg): answered by it, so that
 //!   a program sees whom it speaks to and not how;
 //! - sockets: TCP and UDP of the internet's families, unix, and two kinds of netlink;
+//! - source routes: a packet would leave for the first stop on its way, wherever it is sent to;
 //! - groups of receivers: they would be those of this machine's network;
 //! - as in the other mode, io_uring and pidfd_getfd are missing; debugging is forbidden, since what is outside is not kept apart;
 //! - request_key, by which the kernel looks up names on this machine;
@@ -50,6 +51,9 @@ const ENODEV: u32 = 19;
 /// MCAST_JOIN_SOURCE_GROUP; IPV6_JOIN_GROUP, IPV6_JOIN_ANYCAST, and the latter two.
 const JOINS: [(u32, [u32; 4]); 2] =
     [(libc::SOL_IP as u32, [35, 39, 42, 46]), (libc::SOL_IPV6 as u32, [20, 27, 42, 46])];
+/// Options of both by which a packet takes a way of its own, past where it is sent to: IP_OPTIONS; IPV6_2292RTHDR,
+/// IPV6_2292PKTOPTIONS, IPV6_NEXTHOP, IPV6_FLOWLABEL_MGR, IPV6_RTHDR.
+const WAYS: [(u32, &[u32]); 2] = [(libc::SOL_IP as u32, &[4]), (libc::SOL_IPV6 as u32, &[5, 6, 9, 32, 57])];
 /// Datagrams that the kernel would cut after they were judged.
 const UDP_SEGMENT: u32 = 103;
 
@@ -120,8 +124,11 @@ fn asked_options() -> Vec<Instruction> {
 
 fn set_options() -> Vec<Instruction> {
     let mut program = vec![load(argument(1))];
-    for (level, joins) in JOINS {
+    for ((level, joins), (_, ways)) in JOINS.into_iter().zip(WAYS) {
         let mut of_level = vec![load(argument(2))];
+        for option in ways {
+            of_level.extend(unless(*option, &[answer(ERRNO | EPERM)]));
+        }
         for option in joins {
             of_level.extend(unless(option, &[answer(ERRNO | ENODEV)]));
         }
@@ -261,6 +268,11 @@ mod tests {
                 assert_eq!(own(libc::SYS_setsockopt, &[3, level.into(), option.into()]), ERRNO | ENODEV);
             }
             assert_eq!(own(libc::SYS_setsockopt, &[3, level.into(), 1]), ALLOW);
+        }
+        for (level, options) in WAYS {
+            for option in options {
+                assert_eq!(own(libc::SYS_setsockopt, &[3, level.into(), (*option).into()]), ERRNO | EPERM);
+            }
         }
         assert_eq!(own(libc::SYS_setsockopt, &[3, 17, 103]), ERRNO | ENOPROTOOPT);
         assert_eq!(own(libc::SYS_setsockopt, &[3, 6, 1]), ALLOW);

@@ -99,6 +99,10 @@ async fn wait(calls: Calls, socket: ProgramSocket, wanted: Wanted, thread: Threa
             () = &mut late => break Err(Errno::EAGAIN),
             () = super::connections::gone(|| !caller.is_waiting()) => return,
         }
+        if !caller.is_waiting() {
+            // Its number may be somebody else's by now.
+            return;
+        }
         match wanted.receive(&calls, &socket, &thread) {
             Err(Errno::EAGAIN) => {}
             received => break received,

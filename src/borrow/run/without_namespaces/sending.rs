@@ -94,6 +94,10 @@ impl Sending {
                 () = late => break Some(Errno::EAGAIN),
                 () = super::connections::gone(|| !self.caller.is_waiting()) => return,
             }
+            if !self.caller.is_waiting() {
+                // Its number may be somebody else's by now.
+                return;
+            }
             match progress.go_on(&mut self, &calls) {
                 Sent::Waits => {}
                 Sent::All => break None,
@@ -166,6 +170,7 @@ impl Progress {
     fn send_one(&mut self, sending: &Sending, message: &Message, calls: &Calls) -> Sent {
         let Sending { socket, family, thread, flags, .. } = sending;
         let is_stream = sockopt::socket_type(socket).is_ok_and(|kind| kind == SocketType::STREAM);
+        let is_inet_datagram = !is_stream && matches!(*family, AddressFamily::INET | AddressFamily::INET6);
         let length = message.length();
         let way = match way(sending, message, is_stream, calls) {
             Ok(way) => way,
@@ -184,8 +189,8 @@ impl Progress {
                 Err(errno) => return Sent::Failed(errno),
             };
             let piece = content.len();
-            // What is passed on goes with the first byte.
-            let control = if self.bytes == 0 { message.control.as_slice() } else { &[] };
+            // What is passed on goes with the first byte. What would choose a way for a datagram, past where it is sent to, goes nowhere.
+            let control = if self.bytes == 0 && !is_inet_datagram { message.control.as_slice() } else { &[] };
             let sent = match &way {
                 Way::Kernel(judged) => {
                     let name = judged.as_ref().map_or(&[][..], |judged| &judged.address);
@@ -201,7 +206,6 @@ impl Progress {
             if !is_stream || self.bytes >= length || piece == 0 {
                 return Sent::All;
             }
-            let _ = family;
         }
     }
 }

@@ -105,7 +105,12 @@ impl UnixSockets {
             std::env::set_current_dir(folder).map_err(|_| Errno::EACCES)?;
             rustix::process::umask(thread.umask().ok_or(Errno::EACCES)?);
         }
-        plain(sys::bind_as_given(socket, given))?;
+        let bound = plain(sys::bind_as_given(socket, given));
+        if is_path {
+            // So that nothing of the program's is in use by us.
+            let _ = std::env::set_current_dir("/");
+        }
+        bound?;
         if !is_path && let Ok(name) = sys::name_of_socket(socket, false) {
             let mut own = self.own_names.lock().unwrap_or_else(PoisonError::into_inner);
             if own.len() < NAMES_MAX {
