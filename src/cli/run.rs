@@ -88,7 +88,7 @@ pub struct Arguments {
     #[arg(long, value_name = "WAY", value_parser = way, hide = true)]
     network: Option<Way>,
     /// Use no namespaces, for machines that forbid them: weaker, see above
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["publish", "publish_loopback", "network"])]
     no_netns: bool,
     /// Print an AppArmor profile that lets this command make namespaces, and do nothing else
     #[arg(long)]

@@ -29,11 +29,12 @@
 //!
 //! # What does not work
 //! - Listening for anybody but the program itself: what is bound is bound to loopback, and listen(2) of anything else is EACCES, with one
-//!   line on stderr. `--publish` has no effect.
+//!   line on stderr. `--publish` is refused.
 //! - A datagram that is refused is silence, since no packet comes that says so; groups and broadcast are out of reach (ENETUNREACH,
 //!   ENODEV), and datagrams are not cut by the kernel (UDP_SEGMENT).
 //! - A signal handler does not interrupt a call that waits here (a signal that ends the program does), and where a connection has failed,
 //!   a program that reads instead of asking for SO_ERROR or connecting again reads ECONNRESET.
+//! - Before Linux 5.19 any signal begins a call anew that waits here, and the lender's dialing with it.
 //! - Data with the first packet (MSG_FASTOPEN) is said to be switched off; TCP_FASTOPEN_CONNECT has no effect. MSG_ZEROCOPY has no room (ENOBUFS).
 //! - A peer by a Unix socket sees capuchin's process id (SO_PEERCRED, SCM_CREDENTIALS). Programs of 32 bits have no sockets at all, and
 //!   debuggers do not work.
