@@ -157,6 +157,10 @@ async fn attend(
     }
     // What has come so far was meant for the program; from here on there is nobody to pass it to.
     while sys::read_signal(signals.get_ref()).is_ok() {}
+    // It may have been refused something and ended at once.
+    while let Some(refusal) = network.untold() {
+        refused(refusal);
+    }
     tokio::select! {
         () = network.drain() => status.ok_or(RunError::Lost),
         number = interrupted(signals) => Ok(number),
@@ -182,6 +186,9 @@ pub trait Served {
     /// # Cancellation
     /// Nothing is lost.
     async fn next(&mut self) -> Result<Asked, RunError>;
+
+    /// A refusal that nobody was told of yet.
+    fn untold(&mut self) -> Option<BorrowError>;
 
     /// Delivers what a program that is over has sent.
     async fn drain(self);
@@ -277,6 +284,10 @@ impl Served for Network {
                 Err(RunError::local("a tap of the program's network failed", source))
             }
         }
+    }
+
+    fn untold(&mut self) -> Option<BorrowError> {
+        self.refused_rx.try_recv().ok()
     }
 
     async fn drain(self) {

@@ -89,6 +89,10 @@ impl Served for WithoutNamespaces {
         }
     }
 
+    fn untold(&mut self) -> Option<BorrowError> {
+        self.refused_rx.try_recv().ok()
+    }
+
     async fn drain(self) {
         tokio::join!(self.carrier.drain(|| false), self.datagrams.drain());
     }
