@@ -20,6 +20,8 @@ pub struct Meter {
     to_stream: AtomicU64,
     from_stream: AtomicU64,
     is_finished: AtomicBool,
+    /// One more than what had gone into the stream when the peer ended its own half; 0 before.
+    sent_by_end: AtomicU64,
     pace: Option<Arc<Pace>>,
 }
 
@@ -47,6 +49,18 @@ impl Meter {
     /// Notes that nothing more goes into the stream.
     pub fn finish(&self) {
         self.is_finished.store(true, Ordering::Release);
+    }
+
+    /// Whether something went into the stream after the peer had ended its own half: nothing that comes back on this
+    /// stream tells that it has arrived.
+    pub fn has_sent_behind_end(&self) -> bool {
+        let by_end = self.sent_by_end.load(Ordering::Acquire);
+        by_end > 0 && self.to_stream() >= by_end
+    }
+
+    /// Notes that nothing more comes out of the stream.
+    pub fn end_of_stream(&self) {
+        self.sent_by_end.store(self.to_stream() + 1, Ordering::Release);
     }
 
     /// Counts bytes that went into the stream.
@@ -117,6 +131,17 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sent_behind_the_peers_end_is_told_from_what_was_sent_before() {
+        let meter = Meter::default();
+        meter.went_to_stream(10);
+        assert!(!meter.has_sent_behind_end());
+        meter.end_of_stream();
+        assert!(!meter.has_sent_behind_end());
+        meter.went_to_stream(1);
+        assert!(meter.has_sent_behind_end());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn two_who_share_a_pace_have_it_together() {

@@ -225,6 +225,7 @@ async fn from_stream(stream: &Stream, socket: &impl Socket, meter: &Meter) -> io
                 meter.went_from_stream(length);
             }
             Ok(false) => {
+                meter.end_of_stream();
                 socket.finish();
                 return Ok(());
             }

@@ -34,6 +34,8 @@ pub struct Carrier {
     meters: HashMap<Id, Arc<Meter>>,
     /// Whether the program is over, and nobody reads what still comes for it.
     over_tx: watch::Sender<bool>,
+    /// Something was sent to a far end that had ended its half before: no end of it tells that it has arrived.
+    unconfirmed: bool,
 }
 
 impl Carrier {
@@ -45,7 +47,8 @@ impl Carrier {
     /// Carries whoever comes by `visitor_rx`.
     pub fn of_visitors(visitor_rx: mpsc::Receiver<Visitor>) -> Self {
         let over_tx = watch::Sender::new(false);
-        Self { door: None, visitor_rx, connections: JoinSet::new(), meters: HashMap::new(), over_tx }
+        let (connections, meters) = (JoinSet::new(), HashMap::new());
+        Self { door: None, visitor_rx, connections, meters, over_tx, unconfirmed: false }
     }
 
     /// Accepts and carries, for ever.
@@ -73,10 +76,12 @@ impl Carrier {
     /// closed, and nobody reads what would still come. A connection to this machine therefore ends once all of the
     /// program's bytes are the kernel's, and one to the lender when the far end has closed too, or at once where the
     /// program has sent nothing: no frame says that the far end has taken the last byte. Who is cut off sees a reset.
+    /// `true`: to a far end that had closed before, bytes are perhaps on their way still, and only the end of the session
+    /// can tell.
     ///
     /// # Cancellation
     /// What is not delivered ends with a reset.
-    pub async fn drain(mut self, are_coming: impl Fn() -> bool) {
+    pub async fn drain(mut self, are_coming: impl Fn() -> bool) -> bool {
         // What the kernel has accepted for the program is ours, too; one look at what is ready, after the runtime's own.
         tokio::task::yield_now().await;
         while let Some(Ok((socket, from))) = ready(self.door.as_ref()).await {
@@ -102,9 +107,11 @@ impl Carrier {
                     "ended with connections that the other end keeps"
                 );
                 // Before this process ends, so that each is reset.
-                return self.connections.shutdown().await;
+                self.connections.shutdown().await;
+                break;
             }
         }
+        self.unconfirmed
     }
 
     /// Whether there is anything to carry; `are_coming` was asked before what has come is looked at.
@@ -125,7 +132,7 @@ impl Carrier {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
-        self.meters.remove(&id);
+        self.unconfirmed |= self.meters.remove(&id).is_some_and(|meter| meter.has_sent_behind_end());
     }
 
     fn receive(&mut self, Visitor { socket, stream }: Visitor) {

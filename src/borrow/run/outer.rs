@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -46,6 +47,8 @@ const FAMILIES: usize = 2;
 /// Visitors who are in and not carried yet; more wait where they are.
 const VISITORS_MAX: usize = 64;
 
+/// How long the lender may take to confirm that it has everything that the program sent last.
+const CONFIRMED_MAX: Duration = Duration::from_secs(5);
 /// Refusals that wait to be told; more at once are not new.
 const REFUSED_MAX: usize = 64;
 /// What a shell adds to a signal's number for the exit status of a program that it ended.
@@ -91,9 +94,9 @@ impl Run {
         };
         let Serve { local, publish, refused, told } = serve;
         let Some(doors) = doors else {
-            let served = WithoutNamespaces::serve(borrower, &machine, local, &local_unix)?;
+            let served = WithoutNamespaces::serve(borrower.clone(), &machine, local, &local_unix)?;
             inner.say(&ToInner::Begin(machine))?;
-            return Ok(attend(&inner, &signals, served, refused).await?);
+            return Ok(attend(&inner, &signals, (served, borrower), refused).await?);
         };
         let way = doors.way();
         let machine = match way {
@@ -106,9 +109,9 @@ impl Run {
                 tun::within_reach(machine)
             }
         };
-        let network = Network::serve(doors, borrower, &machine, local, publish)?;
+        let network = Network::serve(doors, borrower.clone(), &machine, local, publish)?;
         inner.say(&ToInner::Begin(machine))?;
-        Ok(attend(&inner, &signals, network, refused).await?)
+        Ok(attend(&inner, &signals, (network, borrower), refused).await?)
     }
 }
 
@@ -116,7 +119,7 @@ impl Run {
 async fn attend(
     inner: &Inner,
     signals: &AsyncFd<OwnedFd>,
-    mut network: impl Served,
+    (mut network, borrower): (impl Served, Borrower),
     mut refused: impl FnMut(BorrowError),
 ) -> Result<u8, RunError> {
     let mut status = None;
@@ -161,8 +164,14 @@ async fn attend(
     while let Some(refusal) = network.untold() {
         refused(refusal);
     }
+    let drain = async {
+        if network.drain().await {
+            // With the session the lender delivers what had come. One that cannot say so has told its end already.
+            let _ = tokio::time::timeout(CONFIRMED_MAX, borrower.close()).await;
+        }
+    };
     tokio::select! {
-        () = network.drain() => status.ok_or(RunError::Lost),
+        () = drain => status.ok_or(RunError::Lost),
         number = interrupted(signals) => Ok(number),
     }
 }
@@ -190,8 +199,9 @@ pub trait Served {
     /// A refusal that nobody was told of yet.
     fn untold(&mut self) -> Option<BorrowError>;
 
-    /// Delivers what a program that is over has sent.
-    async fn drain(self);
+    /// Delivers what a program that is over has sent. `true`: some of it may be on its way still, and only the end of the
+    /// session can tell.
+    async fn drain(self) -> bool;
 }
 
 /// What is to be done for a network.
@@ -290,9 +300,9 @@ impl Served for Network {
         self.refused_rx.try_recv().ok()
     }
 
-    async fn drain(self) {
+    async fn drain(self) -> bool {
         let Self { carrier, visitors, flows, .. } = self;
-        tokio::join!(carrier.drain(|| visitors.are_coming()), flows.drain());
+        tokio::join!(carrier.drain(|| visitors.are_coming()), flows.drain()).0
     }
 }
 

@@ -93,7 +93,7 @@ impl Served for WithoutNamespaces {
         self.refused_rx.try_recv().ok()
     }
 
-    async fn drain(self) {
-        tokio::join!(self.carrier.drain(|| false), self.datagrams.drain());
+    async fn drain(self) -> bool {
+        tokio::join!(self.carrier.drain(|| false), self.datagrams.drain()).0
     }
 }
