@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -20,21 +19,8 @@ const ATTEMPTS_MAX: usize = 4;
 /// A lender for which void.test has six addresses, each of them silent: what is sent there reaches nobody.
 fn beside_a_void() -> NamedLab {
     let void: Vec<_> = (1..=6).map(|host| format!("void.test 60 A 10.79.0.{host}")).collect();
-    let named =
-        NamedLab::start(EVERY_NAME, &json!({ "void.test A": [void], "www.test A": [["www.test 60 A 10.77.0.1"]] }));
-    there(
-        &named.lab,
-        "ip link add void type veth peer name nowhere && ip link set nowhere up && ip link set void arp off up && \
-         ip address add 10.79.0.100/24 dev void",
-    );
-    named
-}
-
-/// A line of the shell on the lender's machine.
-fn there(lab: &Lab, script: &str) {
-    let mut command = Command::new("nsenter");
-    command.args(["--preserve-credentials", "-U", "-n", "-t", &lab.daemon.child.id().to_string()]);
-    run(command.args(["sh", "-c", script]));
+    let zone = json!({ "void.test A": [void], "www.test A": [["www.test 60 A 10.77.0.1"]] });
+    NamedLab::start(EVERY_NAME, &zone).with_a_void()
 }
 
 /// Connections of the lender that wait for an answer.
@@ -47,6 +33,8 @@ fn dialled(lab: &Lab) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_with_many_silent_addresses_is_dialled_four_at_once_and_not_for_a_borrower_who_is_gone() {
     let named = beside_a_void();
+    // As long as usual: none may end by itself.
+    named.there("echo 6 > /proc/sys/net/ipv4/tcp_syn_retries");
     let home = named.lab.join("alice");
     let session = borrower(&home).await;
     let dialling = tokio::spawn({
@@ -86,8 +74,6 @@ async fn a_name_with_many_silent_addresses_is_dialled_four_at_once_and_not_for_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_is_silent_to_the_end_fails_with_what_the_kernel_says() {
     let named = beside_a_void();
-    // Three seconds for each instead of two minutes.
-    there(&named.lab, "echo 1 > /proc/sys/net/ipv4/tcp_syn_retries");
     let session = borrower(&named.lab.join("alice")).await;
     let error = session.tcp_connect("void.test:80").await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Target, Some(110)), "{error}");

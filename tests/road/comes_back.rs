@@ -194,7 +194,9 @@ fn a_cut_wire_and_a_new_address_of_the_lender_are_survived() {
     home.password_file(crate::support::PASSWORD);
     let said = text(run(&mut machines).stdout);
     let lines: Vec<_> = said.lines().collect();
-    assert_eq!((lines[0], lines[lines.len() - 1]), ("before: page", "after: page"), "{said}");
+    let all = "-L page -L unix page -D page -R page -R unix page";
+    let fetched = ["before", "after"].map(|when| format!("{when}: {all}"));
+    assert_eq!([lines[0], lines[lines.len() - 1]], [&fetched[0], &fetched[1]], "{said}");
     assert!(lines[1].contains("reconnecting… (") && lines[2].contains("back after"), "{said}");
     println!("{}", lines[2]);
 }

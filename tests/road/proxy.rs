@@ -11,7 +11,7 @@ use crate::{
     dial, echo, origin,
     remote::forward,
     round_trip,
-    support::{Daemon, LOOPBACK, Lab, text},
+    support::{Daemon, LOOPBACK, Lab, named::NamedLab, text},
 };
 
 fn web(socket: TcpStream) {
@@ -78,6 +78,26 @@ fn what_the_lender_refuses_or_cannot_reach_is_told_in_the_clients_protocol() {
         assert!(code == Some(56) && said.contains(status), "{target}: {code:?} {said}");
         let write = ["--write-out", "%{http_code}", &format!("http://{target}/")];
         assert_eq!(curl(&format!("http://{proxy}"), &write), (Some(0), status.to_owned()), "{target}");
+    }
+}
+
+#[test]
+fn what_the_lenders_network_says_has_a_reply_of_its_own() {
+    let policy = "[[allow]]\nwho = \"alice\"\nconnect = [\"198.51.100.5:80\", \"203.0.113.5:80\", \"10.79.0.5:80\"]\n";
+    let named = NamedLab::start(policy, &serde_json::json!({})).with_a_void();
+    named.there("ip route add unreachable 203.0.113.0/24");
+    let (_home, _daemon, proxy) = proxy(&named.lab);
+    // RFC 1928 §6: network unreachable, host unreachable, TTL expired.
+    for (target, socks, http) in
+        [("198.51.100.5:80", 3, "502"), ("203.0.113.5:80", 4, "502"), ("10.79.0.5:80", 6, "504")]
+    {
+        let url = format!("http://{target}/");
+        let (code, said) = curl(&format!("socks5h://{proxy}"), &[&url]);
+        assert!(code == Some(97) && said.contains(&format!("({socks})")), "{target}: {code:?} {said}");
+        let (code, said) = curl(&format!("http://{proxy}"), &["--proxytunnel", &url]);
+        assert!(code == Some(56) && said.contains(http), "{target}: {code:?} {said}");
+        let write = ["--output", "/dev/null", "--write-out", "%{http_code}", &url];
+        assert_eq!(curl(&format!("http://{proxy}"), &write), (Some(0), http.to_owned()), "{target}");
     }
 }
 

@@ -71,6 +71,22 @@ impl NamedLab {
         Self { lab: Lab { folder, daemon, address } }
     }
 
+    /// Runs a line of the shell on the lender's machine.
+    pub fn there(&self, script: &str) {
+        let mut command = Command::new("nsenter");
+        command.args(["--preserve-credentials", "-U", "-n", "-t", &self.lab.daemon.child.id().to_string()]);
+        run(command.args(["sh", "-c", script]));
+    }
+
+    /// Sees to it that what the lender sends to 10.79.0.0/24 reaches nobody, and that it gives up after three seconds.
+    pub fn with_a_void(self) -> Self {
+        self.there(
+            "ip link add void type veth peer name nowhere && ip link set nowhere up && ip link set void arp off up && \
+             ip address add 10.79.0.100/24 dev void && echo 1 > /proc/sys/net/ipv4/tcp_syn_retries",
+        );
+        self
+    }
+
     /// What the DNS server was asked so far, as `udp www.test A`.
     pub fn asked(&self) -> Vec<String> {
         std::fs::read_to_string(self.file("asked")).unwrap().lines().map(str::to_owned).collect()
