@@ -3,7 +3,7 @@
 Arguments: a file with the zone, a file for what was asked, a fifo to say that it is ready. The zone is a JSON object from
 "name TYPE" to the answers to the first, second, … such question; the last one stays. An answer is a list of records, each
 "owner ttl TYPE value", or a word: "servfail", "long" (over UDP cut short), "lies" (what answers something else first). A
-name that begins with "silent" gets no answer.
+name that begins with "silent" gets no answer. With one argument more there is no web server.
 """
 
 import json
@@ -106,7 +106,7 @@ def serve_web(listener):
 
 
 def main():
-    zone_path, log, ready = sys.argv[1:]
+    zone_path, log, ready, *no_web = sys.argv[1:]
     zone = Zone(zone_path, log)
     loopback, other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
     loopback.bind(("127.0.0.1", 53))
@@ -115,7 +115,7 @@ def main():
         (serve_udp, (zone, loopback)),
         (serve_udp, (zone, other)),
         (serve_tcp, (zone, socket.create_server(("", 53)))),
-        (serve_web, (socket.create_server(("", 80)),)),
+        *([] if no_web else [(serve_web, (socket.create_server(("", 80)),))]),
     ]:
         threading.Thread(target=serve, args=args, daemon=True).start()
     with open(ready, "w") as fifo:

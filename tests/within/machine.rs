@@ -1,12 +1,14 @@
 //! The lender's machine, and borrowers of each kind of user.
 
 use std::{
-    ffi::OsStr,
-    net::TcpListener,
+    ffi::{OsStr, OsString},
+    net::{SocketAddr, TcpListener},
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+
+use serde_json::Value;
 
 use crate::support::{Daemon, Home, Lab, as_user, capuchind, own_uid, run};
 
@@ -50,6 +52,20 @@ read ready < "$1/ready"
 exec setpriv --bounding-set -net_bind_service "$3" serve
 "#;
 
+/// Gives the machine a resolver; to be run in [`NETWORK`].
+const NAMES: &str = r#"
+echo "127.0.0.1 localhost" > "$1/hosts"
+echo "nameserver 127.0.0.1" > "$1/resolv.conf"
+echo "hosts: files dns" > "$1/nsswitch.conf"
+for file in hosts resolv.conf nsswitch.conf; do
+    if [ -e "/etc/$file" ]; then mount --bind "$1/$file" "/etc/$file"; fi
+done
+printf '%s' "$ZONE" > "$1/zone"
+mkfifo "$1/answers"
+setpriv --pdeathsig KILL python3 "$(dirname "$2")/../support/names.py" "$1/zone" "$1/asked" "$1/answers" no-web 3<&- &
+read answers < "$1/answers"
+"#;
+
 /// A lender in a network of its own.
 pub struct Machine {
     pub lab: Lab,
@@ -62,28 +78,40 @@ impl Machine {
 
     /// With more in its network: a line of the shell.
     pub fn with_network(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        Self::at(address, Command::new("unshare"), OwnedFd::from(listener).into(), POLICY, more)
+    }
+
+    /// With this policy, and a resolver that answers as `zone` says, in the form that names.py takes; it is asked on 127.0.0.1.
+    pub fn with_names(policy: &str, zone: &Value, more: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut unshare = Command::new("unshare");
+        unshare.env("ZONE", zone.to_string());
+        Self::at(address, unshare, OwnedFd::from(listener).into(), policy, &format!("{NAMES}\n{more}"))
+    }
+
+    /// Started by `unshare`, a command for unshare(1), whose standard input is the socket that listens at `address`.
+    pub fn at(address: SocketAddr, mut unshare: Command, listener: Stdio, policy: &str, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
         let advertise = address.to_string();
         run(capuchind(dir).args(["init", "--name", "lab", "--listen", "fd:3", "--advertise", &advertise]));
-        std::fs::write(dir.join("policy.toml"), POLICY).unwrap();
+        std::fs::write(dir.join("policy.toml"), policy).unwrap();
         run(capuchind(dir).args(["user", "add", "alice"]));
-        let mut machine = Command::new("unshare");
-        machine.args(["--map-root-user", "--net", "sh", "-c", NETWORK, "sh"]).arg(dir);
-        machine.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/within/machine.py"));
-        machine.arg(capuchind(dir).get_program()).arg(more);
-        machine.env("CAPUCHIND_DIR", dir).stdin(Stdio::from(OwnedFd::from(listener)));
-        let daemon = Daemon::spawn(&mut machine);
+        unshare.args(["--map-root-user", "--net", "--mount", "sh", "-c", NETWORK, "sh"]).arg(dir);
+        unshare.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/within/machine.py"));
+        unshare.arg(capuchind(dir).get_program()).arg(more);
+        unshare.env("CAPUCHIND_DIR", dir).stdin(listener);
+        let daemon = Daemon::spawn(&mut unshare);
         daemon.wait_for_line("listens on");
         Self { lab: Lab { folder, daemon, address } }
     }
 
     /// Each kind of user that these tests can be.
     pub fn borrowers(&self) -> Vec<Within> {
-        let users = if own_uid() == 0 { vec![0, UNPRIVILEGED] } else { vec![own_uid()] };
-        users.into_iter().map(|uid| self.borrower(uid)).collect()
+        users().into_iter().map(|uid| self.borrower(uid)).collect()
     }
 
     /// Each kind of user in each kind of network: [`Within::by_tun`] tells which.
@@ -116,17 +144,13 @@ impl Machine {
     }
 
     fn borrower(&self, uid: u32) -> Within {
-        let home = self.lab.join("alice");
-        let command = home.folder.path().join("capuchin");
-        // The target folder may be out of that user's reach.
-        // By another process: a program that this one has open for writing when a thread forks is busy.
-        run(Command::new("cp").arg(env!("CARGO_BIN_EXE_capuchin")).arg(&command));
-        std::fs::set_permissions(&command, PermissionsExt::from_mode(0o755)).unwrap();
-        if uid != own_uid() {
-            run(Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(home.folder.path()));
-        }
-        Within { home, command, uid, by_tun: false }
+        Within::at_home(self.lab.join("alice"), uid, Vec::new())
     }
+}
+
+/// Each kind of user that these tests can be.
+pub fn users() -> Vec<u32> {
+    if own_uid() == 0 { vec![0, UNPRIVILEGED] } else { vec![own_uid()] }
 }
 
 /// Runs programs within the lender's network, as one user.
@@ -136,9 +160,24 @@ pub struct Within {
     pub uid: u32,
     /// Its packets cross a TUN device, although this kernel has nf_tables.
     pub by_tun: bool,
+    /// What starts each command where it is to run, as that user, if that is elsewhere.
+    elsewhere: Vec<OsString>,
 }
 
 impl Within {
+    /// In a home that has joined.
+    pub fn at_home(home: Home, uid: u32, elsewhere: Vec<OsString>) -> Self {
+        let command = home.folder.path().join("capuchin");
+        // The target folder may be out of that user's reach.
+        // By another process: a program that this one has open for writing when a thread forks is busy.
+        run(Command::new("cp").arg(env!("CARGO_BIN_EXE_capuchin")).arg(&command));
+        std::fs::set_permissions(&command, PermissionsExt::from_mode(0o755)).unwrap();
+        if uid != own_uid() {
+            run(Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(home.folder.path()));
+        }
+        Self { home, command, uid, by_tun: false, elsewhere }
+    }
+
     /// `capuchin run lab -- PROGRAM`.
     pub fn run(&self, program: &[&str]) -> Command {
         self.run_with(&[], program)
@@ -150,6 +189,11 @@ impl Within {
         command.arg("run").args(if self.by_tun { ["--network", "tun"].as_slice() } else { &[] });
         command.args(options).args(["lab", "--"]).args(program);
         command
+    }
+
+    /// The command itself, for what starts it in a way of its own.
+    pub fn capuchin_path(&self) -> &Path {
+        &self.command
     }
 
     /// The same borrower, whose packets cross a TUN device.
@@ -178,11 +222,15 @@ impl Within {
 
     /// A program of this machine, as the same user in the same home.
     pub fn beside(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut words = self.elsewhere.iter().map(OsString::as_os_str).chain([program.as_ref()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
         let of_home = self.home.capuchin();
         command.envs(of_home.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
         command.current_dir(self.home.folder.path());
-        as_user(&mut command, self.uid);
+        if self.elsewhere.is_empty() {
+            as_user(&mut command, self.uid);
+        }
         command
     }
 }

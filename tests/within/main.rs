@@ -4,14 +4,20 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacks;
 mod bounds;
 mod confined;
 mod connects;
 mod datagrams;
+mod jump;
+mod leaks;
 mod listens;
 mod machine;
+mod odd_packets;
+mod outside;
 mod process;
 mod stdio;
+mod streams;
 mod terminal;
 mod tun;
 mod without_namespaces;

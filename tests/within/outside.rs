@@ -1,0 +1,128 @@
+//! A network of the test's own in the place of this machine's: with a way out in both families, and everything seen that takes it.
+
+use std::{
+    ffi::OsString,
+    io::Write,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    machine::{Machine, Within, users},
+    support::{Daemon, Home, PASSWORD, own_uid, run},
+};
+
+/// Makes the network and becomes what watches it.
+const NETWORK: &str = r#"
+set -e
+ip link set lo up
+ip link add out type veth peer name wire
+ip link set wire up
+ip link set out arp off up
+ip address add 192.0.2.1/24 dev out
+ip address add 2001:db8:77::1/64 dev out nodad
+ip route add default dev out
+ip -6 route add default dev out
+exec python3 "$1"
+"#;
+
+/// Makes the socket where it is started and gives it on as standard input.
+const LISTEN: &str = r#"
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+os.dup2(listener.fileno(), 0)
+os.execvp(sys.argv[2], sys.argv[2:])
+"#;
+
+/// Where the lender listens, which has the whole network for itself.
+pub const LENDER_PORT: u16 = 4000;
+
+pub struct Outside {
+    watch: Daemon,
+}
+
+/// What was seen since it was asked the last time.
+#[derive(Debug)]
+pub struct Seen {
+    /// Connections that were begun to the lender.
+    pub to_lender: usize,
+    /// Everything else, a line each.
+    pub others: Vec<String>,
+}
+
+impl Outside {
+    pub fn start() -> Self {
+        let mut unshare = Command::new("unshare");
+        if own_uid() != 0 {
+            unshare.args(["--user", "--map-current-user", "--keep-caps"]);
+        }
+        let watch = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/within/watch.py");
+        unshare.args(["--net", "sh", "-c", NETWORK, "sh"]).arg(watch).stdin(Stdio::piped());
+        let watch = Daemon::spawn(&mut unshare);
+        watch.wait_for_line("watches");
+        Self { watch }
+    }
+
+    /// What starts a command here, and what makes it this user's.
+    fn ways(&self, uid: u32) -> [Vec<OsString>; 2] {
+        let (pid, user) = (self.watch.child.id().to_string(), uid.to_string());
+        let (enter, become_user): (&[&str], &[&str]) = match own_uid() {
+            0 => (&["nsenter", "-n", "-t", &pid], &["setpriv", "--clear-groups", "--reuid", &user, "--regid", &user]),
+            _ => (&["nsenter", "--preserve-credentials", "-U", "-n", "-t", &pid], &[]),
+        };
+        [enter, become_user].map(|words| words.iter().map(OsString::from).collect())
+    }
+
+    fn way(&self, uid: u32) -> Vec<OsString> {
+        self.ways(uid).concat()
+    }
+
+    /// `capuchin` of this borrower, with the calls of each of its threads in a file of its own: `trace.PID`.
+    pub fn traced(&self, within: &Within, trace: &Path) -> Command {
+        let [enter, become_user] = self.ways(within.uid);
+        let mut command = Command::new(&enter[0]);
+        command.args(&enter[1..]).args(["strace", "-ff", "-qq", "-s", "200", "-e", "signal=none"]);
+        command.args(["-e", "trace=network,execve,clone,?clone3,?fork,?vfork", "-o"]).arg(trace);
+        command.args(become_user).arg(within.capuchin_path());
+        let own = within.capuchin();
+        command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        command
+    }
+
+    /// A lender that listens here, and has a network of its own behind it.
+    pub fn lender(&self, policy: &str) -> Machine {
+        let address = SocketAddr::from(([127, 0, 0, 1], LENDER_PORT));
+        let way = self.way(own_uid());
+        let mut unshare = Command::new(&way[0]);
+        unshare.args(&way[1..]).args(["python3", "-c", LISTEN, &LENDER_PORT.to_string(), "unshare"]);
+        Machine::at(address, unshare, Stdio::null(), policy, "")
+    }
+
+    /// Each kind of user, in a home that has joined.
+    pub fn borrowers(&self, machine: &Machine) -> Vec<Within> {
+        let joined = |uid| {
+            let (home, way) = (Home::new(), self.way(own_uid()));
+            let mut join = Command::new(&way[0]);
+            join.args(&way[1..]).arg(home.capuchin().get_program());
+            join.envs(home.capuchin().get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let line = machine.lab.invite("alice");
+            run(join.args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
+            Within::at_home(home, uid, self.way(uid))
+        };
+        users().into_iter().map(joined).collect()
+    }
+
+    /// Everything that was on any device here, and that no driver lost.
+    pub fn seen(&mut self) -> Seen {
+        self.watch.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let mut others = Vec::new();
+        loop {
+            let line = self.watch.wait_for_line("");
+            match line.strip_prefix("to the lender ") {
+                Some(count) => return Seen { to_lender: count.parse().unwrap(), others },
+                None => others.push(line),
+            }
+        }
+    }
+}
