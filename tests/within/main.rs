@@ -5,6 +5,7 @@
 mod support;
 
 mod attacks;
+mod binds;
 mod bounds;
 mod confined;
 mod connects;
@@ -15,6 +16,7 @@ mod listens;
 mod machine;
 mod odd_packets;
 mod outside;
+mod ports;
 mod process;
 mod stdio;
 mod streams;
