@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{
     stage::{for_each_guest, stage},
-    support::{Daemon, run},
+    support::{Daemon, run, text},
 };
 
 #[test]
@@ -22,7 +22,10 @@ fn http3_moves_megabytes_each_way_over_both_families() {
         server
     });
     for_each_guest(|guest| {
-        let said = guest.says(&[program.to_str().unwrap(), addresses[0], addresses[1]]);
+        let words = [program.to_str().unwrap(), addresses[0], addresses[1]];
+        let without_namespaces = text(run(&mut guest.run(&["--no-netns"], &words)).stdout);
+        let said = guest.says(&words);
+        assert_eq!(without_namespaces, said, "as {}", guest.uid);
         assert_eq!(said, "HTTP/3.0 true\nHTTP/3.0 true\n");
     });
 }

@@ -105,7 +105,7 @@ impl Connections {
             return caller.hear(done);
         };
         let target = SocketAddr::new(somewhere(target.ip()), target.port());
-        if target.is_ipv4() && socket.v6_only() {
+        if target.is_ipv4() && self.own_ports.is_v6_only(&socket) {
             return refuse(socket, caller, Errno::ENETUNREACH);
         }
         if self.stays_here(target) {
@@ -230,7 +230,7 @@ impl Connections {
 
     /// For a socket that does not wait: it connects until the lender has answered.
     fn begin_to_connect(self: &Arc<Self>, socket: ProgramSocket, target: SocketAddr, caller: Caller) {
-        let (cookie, is_ipv6) = (socket.cookie, socket.is_ipv6 && target.is_ipv6());
+        let (cookie, is_ipv6) = (socket.cookie, is_met_by_ipv6(&socket, target));
         if !self.insert(cookie, Entry::Dialing) {
             return refuse(socket, caller, Errno::EAGAIN);
         }
@@ -295,7 +295,7 @@ impl Connections {
 
     /// Lets the program's socket begin to connect to the held address, and gives its own.
     fn start(&self, socket: &ProgramSocket, target: SocketAddr) -> io::Result<(&Held, SocketAddr)> {
-        let held = self.held(socket.is_ipv6 && target.is_ipv6());
+        let held = self.held(is_met_by_ipv6(socket, target));
         // With it, connect(2) sends nothing yet.
         sys::connect_without_delay(&socket.fd);
         let began =
@@ -395,6 +395,11 @@ fn without_waiting(socket: &ProgramSocket, act: impl FnOnce() -> io::Result<()>)
     let done = act();
     fcntl_setfl(&socket.fd, flags)?;
     done
+}
+
+/// By which family a socket is met: by that of its own address, where it has one.
+fn is_met_by_ipv6(socket: &ProgramSocket, target: SocketAddr) -> bool {
+    socket.is_ipv6 && socket.bound().map_or(target.is_ipv6(), |bound| bound.is_ipv6())
 }
 
 /// Makes a socket whose connection has failed, or is over, one that can connect again.

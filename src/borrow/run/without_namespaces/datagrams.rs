@@ -32,7 +32,7 @@ use tokio::{
 use super::{
     address,
     connections::{plain, wrong},
-    own_ports::{OwnPorts, bind_to, loopback},
+    own_ports::OwnPorts,
 };
 use crate::{
     BorrowError, Borrower,
@@ -215,7 +215,7 @@ impl Datagrams {
         let target = SocketAddr::new(super::connections::somewhere(target.ip()), target.port());
         let is_group = target.ip().is_multicast() || matches!(target.ip(), IpAddr::V4(ip) if ip.is_broadcast());
         // As in the other mode: there is no way to groups.
-        if is_group || (target.is_ipv4() && socket.v6_only()) {
+        if is_group || (target.is_ipv4() && self.own_ports.is_v6_only(socket)) {
             return Err(Errno::ENETUNREACH);
         }
         Ok(target)
@@ -236,7 +236,7 @@ impl Datagrams {
     /// Binds a socket that has no port yet, so that it is on loopback.
     fn bind(&self, socket: &ProgramSocket) -> Result<(), Errno> {
         if socket.bound().is_none() {
-            bind_to(socket, SocketAddr::new(loopback(socket), 0))?;
+            self.own_ports.bind_any(socket)?;
         }
         Ok(())
     }

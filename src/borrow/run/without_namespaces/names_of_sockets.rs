@@ -29,7 +29,7 @@ pub fn name(calls: &Calls, socket: OwnedFd, peer: bool) -> Named {
     if let Some(named) = calls.connections.name(&socket, peer) {
         return Some(named.map(written));
     }
-    if peer {
+    if peer || calls.datagrams.peer(socket.cookie).is_some() {
         return None;
     }
     let (asked, bound) = (calls.own_ports.asked(socket.cookie)?, socket.bound()?);

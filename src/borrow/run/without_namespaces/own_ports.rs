@@ -47,10 +47,26 @@ struct Known {
     /// Of datagrams.
     bound: HashMap<u64, SocketAddr>,
     /// What they were to be bound to, where that is not where they are.
-    asked: HashMap<u64, IpAddr>,
+    asked: HashMap<u64, Wanted>,
+}
+
+/// How a socket was to be bound that is bound to loopback.
+#[derive(Clone, Copy)]
+struct Wanted {
+    address: IpAddr,
+    /// By a bind to an address of IPv6 the kernel sets it.
+    v6_only: bool,
 }
 
 impl Known {
+    fn want(&mut self, cookie: u64, wanted: Wanted) {
+        if self.asked.len() >= KNOWN_MAX {
+            let Self { listening, asked, .. } = self;
+            asked.retain(|cookie, _| listening.contains_key(cookie));
+        }
+        self.asked.insert(cookie, wanted);
+    }
+
     fn of_kind(&mut self, datagrams: bool) -> &mut HashMap<u64, SocketAddr> {
         if datagrams { &mut self.bound } else { &mut self.listening }
     }
@@ -78,6 +94,7 @@ impl OwnPorts {
         if (1..UNPRIVILEGED_PORT).contains(&asked.port()) && !thread.is_our_user() {
             return Err(Errno::EACCES);
         }
+        let v6_only = socket.v6_only();
         let inside = if asked.ip().is_loopback() { asked.ip() } else { loopback(socket) };
         bind_to(socket, SocketAddr::new(inside, asked.port()))?;
         let mut known = self.known();
@@ -90,13 +107,27 @@ impl OwnPorts {
             known.bound.insert(socket.cookie, bound);
         }
         if inside != asked.ip() {
-            if known.asked.len() >= KNOWN_MAX {
-                let Known { listening, asked, .. } = &mut *known;
-                asked.retain(|cookie, _| listening.contains_key(cookie));
-            }
-            known.asked.insert(socket.cookie, asked.ip());
+            known.want(socket.cookie, Wanted { address: asked.ip(), v6_only });
         }
         Ok(())
+    }
+
+    /// Binds a socket that has no port yet, as the kernel would when it is used: to the wildcard, for the program.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_any(&self, socket: &ProgramSocket) -> Result<(), Errno> {
+        let v6_only = socket.v6_only();
+        bind_to(socket, SocketAddr::new(loopback(socket), 0))?;
+        let every: IpAddr = if socket.is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        self.known().want(socket.cookie, Wanted { address: every, v6_only });
+        Ok(())
+    }
+
+    /// Whether a socket leaves IPv4 alone, as the program has it.
+    pub fn is_v6_only(&self, socket: &ProgramSocket) -> bool {
+        let wanted = self.known().asked.get(&socket.cookie).copied();
+        wanted.map_or_else(|| socket.v6_only(), |wanted| wanted.v6_only)
     }
 
     /// listen(2).
@@ -150,7 +181,7 @@ impl OwnPorts {
 
     /// The address that a socket was to be bound to, where that is not where it is.
     pub fn asked(&self, cookie: u64) -> Option<IpAddr> {
-        self.known().asked.get(&cookie).copied()
+        self.known().asked.get(&cookie).map(|wanted| wanted.address)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
