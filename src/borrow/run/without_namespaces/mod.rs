@@ -7,7 +7,7 @@
 //!      └── 0, a number of bytes, or an error; where a socket leads ◀───────┼─▶ own_ports: bind and listen, on loopback
 //!                                                                          └─▶ unix: paths, each resolved once
 //! ```
-//! No privilege and no namespace is needed. The program has this machine's network, and a filter ([`filter`]) that lets no call with
+//! No privilege and no namespace is needed. The program has this machine's network, and a filter ([`filter`](mod@filter)) that lets no call with
 //! an address through to it: each is done in its place, on a duplicate of its own socket, by what was read of its memory once.
 //! What it connects to is dialed by the lender and then met on loopback ([`held`]), so that the kernel does all of TCP here as well; what
 //! it sends to port 53 of its resolvers is asked of the lender. Where its sockets lead, it hears as it is with the lender.
