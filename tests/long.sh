@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Proofs that take too long for every change: 1 GiB each way through a forward, long fuzzing, the benches.
+# Proofs that take too long for every change: 1 GiB each way through a forward, long fuzzing, CPython's suites, another kernel, the
+# benches.
 # Prints a dated report; the last one stands in docs/MEASURED.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +13,11 @@ echo "== fuzzing, $fuzz_seconds s each"
 for target in $(cargo fuzz list); do
     cargo fuzz run --sanitizer none --dev "$target" -- -max_total_time="$fuzz_seconds" -verbosity=0
 done
+echo "== CPython's network suites, as they are and under run"
+tests/cpython.sh
+echo "== another kernel"
+tests/kernels.sh
 echo "== benches"
-cargo bench --locked --bench mux
-cargo bench --locked --bench forward
-cargo bench --locked --bench revoke
+for bench in mux forward run session udp revoke; do
+    cargo bench --locked --bench "$bench"
+done
