@@ -9,10 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Ranges that reach the lender itself, its neighbours or its cloud's metadata, with the words for a refusal.
-const SPECIAL_V4: [(Ipv4Net, &str); 5] = [
+const SPECIAL_V4: [(Ipv4Net, &str); 8] = [
     (Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8), "loopback"),
     (Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8), "unspecified"),
     (Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16), "link-local and cloud metadata"),
+    // Alibaba's, Oracle's, and Azure's (which hands out certificates and settings at WireServer).
+    (Ipv4Net::new_assert(Ipv4Addr::new(100, 100, 100, 200), 32), "cloud metadata"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 0, 192), 32), "cloud metadata"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32), "cloud metadata"),
     (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast"),
     (Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32), "broadcast"),
 ];
@@ -145,6 +149,9 @@ mod tests {
             "0.0.0.0",
             "0.1.2.3",
             "169.254.0.1",
+            "100.100.100.200",
+            "192.0.0.192",
+            "168.63.129.16",
             "224.0.0.1",
             "239.255.255.255",
             "255.255.255.255",

@@ -86,7 +86,8 @@ mod tests {
         let terms = |is_root| policy(is_root).terms(&"ana".parse().unwrap());
         assert!(terms(true).allow_root && !terms(false).allow_root);
         let policy = policy(false);
-        let special = ["127.0.0.1", "[::1]", "0.0.0.0", "169.254.169.254", "[fd00:ec2::254]", "[fe80::1]"];
+        let special =
+            ["127.0.0.1", "[::1]", "0.0.0.0", "169.254.169.254", "100.100.100.200", "[fd00:ec2::254]", "[fe80::1]"];
         let special = special.map(|address| format!("{address}:22"));
         let reached =
             special.iter().flat_map(|target| [(Kind::Connect, target.as_str()), (Kind::Udp, target.as_str())]);
