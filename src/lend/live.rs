@@ -50,15 +50,27 @@ impl Live {
     /// Nothing happens to a session of somebody else, or of another device.
     pub(super) fn replace(&self, session: SessionId, by: &Identity) {
         let replaced = self.lock().get(&session).cloned();
-        let same = |old: &Identity| (&old.user, old.device) == (&by.user, by.device);
-        if let Some(old) = replaced.filter(|old| same(&old.identity)) {
+        if let Some(old) = replaced.filter(|old| is_of(&old.identity, by)) {
             old.cut(ErrorKind::Lost, "its borrower came back by another connection");
+        }
+    }
+
+    /// A device's certificate was renewed: every session of it goes on until the new one ends. The device holds one
+    /// certificate for all of them, so that those that did not ask find nothing due and will not ask.
+    pub(super) fn renewed(&self, new: &Identity) {
+        for borrower in self.all().into_iter().filter(|borrower| is_of(&borrower.identity, new)) {
+            borrower.renewed(new.not_after);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Borrower>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether it is the same user's same device, by whichever of its certificates.
+fn is_of(one: &Identity, other: &Identity) -> bool {
+    (&one.user, one.device) == (&other.user, other.device)
 }
 
 /// A session in the list; dropping it takes it off.

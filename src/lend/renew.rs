@@ -51,7 +51,7 @@ async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, St
         return Err(no("the certificate has more than half of its time left".to_owned()));
     }
     let (certificate, identity) = issue(&borrower.lender, &borrower.principal.user, key, now).await?;
-    borrower.renewed(identity.not_after);
+    borrower.lender.shared.live.renewed(&identity);
     Ok((certificate.to_vec(), identity.serial))
 }
 

@@ -1,9 +1,13 @@
 //! Certificates that renew themselves over a live session, and what such a renewal refuses.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
 use capuchin::{
-    proto::{Answer, ErrorKind, Frame, IssuedTicket, Kind, RenewedCertificate, Request, message},
+    proto::{Answer, ErrorKind, Frame, IssuedTicket, Kind, RenewedCertificate, Request, Target, TcpConnected, message},
     trust::{
         UnixTime,
         authority::{Authority, LEAF_LIFETIME},
@@ -17,7 +21,9 @@ use rustls::pki_types::CertificateDer;
 use crate::{
     still_serves,
     support::{
-        Home, LOOPBACK, Lab, fails,
+        Home, LOOPBACK, Lab, PATIENCE,
+        clock::Clock,
+        fails,
         peer::{Credentials, Peer, frame, saved_ticket},
         run, run_with,
     },
@@ -82,6 +88,53 @@ async fn a_certificate_past_two_thirds_renews_itself() {
     });
     run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
     still_serves(&lab, &home).await;
+}
+
+/// A session of this home, by the certificate that it has now, and a connection lent in it.
+async fn lent(lab: &Lab, home: &Home) -> (Peer, TcpStream) {
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = target.local_addr().unwrap().port();
+    let mut peer = Peer::logged_in(lab.address, home, "alice").await;
+    let request = Request::TcpConnect(Target { host: "127.0.0.1".into(), port });
+    let answer = answer_to::<TcpConnected>(&mut peer, 1, &request).await;
+    assert!(matches!(answer, Answer::Granted(_)), "{answer:?}");
+    let far = target.accept().unwrap().0;
+    far.set_read_timeout(Some(PATIENCE)).unwrap();
+    (peer, far)
+}
+
+async fn crosses(peer: &mut Peer, far: &mut TcpStream) {
+    peer.send(&frame(1, Kind::Data, false, false, b"?")).await;
+    far.read_exact(&mut [0]).expect("the connection is still lent");
+    far.write_all(b"!").unwrap();
+    while !matches!(peer.hear().await.expect("the session goes on"), Frame::Data { payload, .. } if &payload[..] == b"!")
+    {
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_by_one_session_holds_for_the_others_of_its_device_and_of_no_other() {
+    const LEFT: Duration = Duration::from_secs(300);
+    let clock = Clock::new();
+    let lab = clock.serve(Lab::start(LOOPBACK));
+    let (home, other) = (lab.join("alice"), lab.join("alice"));
+    for home in [&home, &other] {
+        keep_certificate(home, &made_before(&lab, home, LEAF_LIFETIME - LEFT));
+    }
+    let (mut long, mut long_far) = lent(&lab, &home).await;
+    let (mut others, _others_far) = lent(&lab, &other).await;
+    let old = certificate_of(&home);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    assert_ne!(certificate_of(&home), old, "another session renewed it");
+
+    let busy = async || {
+        others.send(&frame(1, Kind::Data, false, false, b"?")).await;
+        crosses(&mut long, &mut long_far).await;
+    };
+    clock.pass(LEFT + Duration::from_secs(120), busy).await;
+    let goaway = others.hear_goaway().await;
+    assert_eq!((goaway.kind, goaway.text.as_str()), (ErrorKind::Identity, "the certificate of this device has ended"));
+    crosses(&mut long, &mut long_far).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
