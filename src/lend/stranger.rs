@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufRead, AsyncWrite};
 use super::{
     Lender,
     admission::{Offence, Place},
-    audit::Event,
+    audit::{Event, Source},
 };
 use crate::{
     proto::{ErrorKind, FromBorrower, FromLender, ProtocolError, Refusal},
@@ -148,5 +148,5 @@ pub(super) async fn blame(lender: &Lender, place: &Place, offence: Option<Offenc
     let why = format!("no connection of it is heard for {} s ({offence:?})", bites_for.as_secs());
     tracing::warn!(source, why, "source penalised");
     let event = Event { event: "source-penalised", peer: Some(source), why: Some(why), ..Event::default() };
-    lender.shared.audit.log(event).await;
+    lender.shared.audit.bounded(Source::Penalties, event).await;
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::PathBuf,
     process::Command,
     time::Duration,
@@ -23,9 +23,12 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::Value;
 
 use crate::{
+    flood::connect_from,
     still_serves,
     support::{
-        Daemon, Home, LOOPBACK, Lab, PASSWORD, PATIENCE, fails, json,
+        Daemon, Home, LOOPBACK, Lab, PASSWORD, PATIENCE,
+        clock::Clock,
+        fails, json,
         peer::{Credentials, Peer, frame, password_login, saved_ticket},
         run, run_with, text,
     },
@@ -242,6 +245,40 @@ async fn a_flood_of_refused_handshakes_is_counted_and_fills_no_disk() {
     assert_eq!(counted, FLOOD as u64);
     assert!(lines.len() < 20, "{} lines", lines.len());
     assert!(lines.iter().all(|line| line["peer"].as_str().unwrap().starts_with("127.0.0.1:")));
+}
+
+/// While the lender's clock stands still no penalty runs off, so that each source gets exactly one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_sources_that_are_penalised_is_counted_and_fills_no_disk() {
+    const SOURCES: u16 = 2_000;
+    let clock = Clock::new();
+    let mut lab = clock.serve(Lab::start(LOOPBACK));
+    let home = lab.join("alice");
+    clock.stop();
+    for number in 0..SOURCES {
+        let [high, low] = number.to_be_bytes();
+        for _ in 0..2 {
+            let mut socket = connect_from(Ipv4Addr::new(127, 68, high, low), lab.address);
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            if let Err(error) = socket.read_to_end(&mut Vec::new()) {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it waits for its log");
+            }
+        }
+    }
+    clock.go_on();
+    still_serves(&lab, &home).await;
+    lab.daemon.signal(rustix::process::Signal::TERM);
+    lab.daemon.wait();
+
+    let lines = lab.audit();
+    for (event, each) in [("source-penalised", 1), ("handshake-refused", 2)] {
+        let of: Vec<_> = lines.iter().filter(|line| line["event"] == event).collect();
+        let counted: u64 = of.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
+        assert_eq!(counted, each * u64::from(SOURCES), "each {event} is a line or counted");
+        assert!(of.len() < 200, "{} lines of {event}", of.len());
+        assert!(of.iter().all(|line| line["peer"].is_string() || line["count"].is_u64()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

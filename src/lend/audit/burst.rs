@@ -6,6 +6,7 @@
 //! ```
 //! Pure: time comes in. A source is where a stranger comes from, or who a user is: neither can fill the disk, or replace
 //! the oldest files of the log, by asking for what is refused. Sources of strangers beyond [`STRANGERS_MAX`] share one count.
+//! So do all penalties, apart from what they are for: who has a network to come from is penalised once for each address.
 
 use std::{
     collections::HashMap,
@@ -34,6 +35,8 @@ pub(in crate::lend) enum Source {
     User(UserName),
     /// The same, who asks and is told, so that nothing comes of it.
     Asking(UserName),
+    /// The penalties of all strangers together.
+    Penalties,
     /// All strangers for whom there is no room.
     Others,
 }
@@ -92,7 +95,7 @@ impl Bursts {
             if let Some((count, event)) = burst.counted.take() {
                 burst.window = (burst.window * 2).min(WINDOW_LONGEST);
                 burst.until = now + burst.window;
-                let peer = if *source == Source::Others { None } else { event.peer };
+                let peer = if source.is_many() { None } else { event.peer };
                 due.push(Event { count: Some(count), peer, ..event });
             }
         }
@@ -111,11 +114,10 @@ impl Bursts {
             burst.refill(source.allowance(), now);
             burst.counted.is_some() || burst.lines < source.allowance().lines
         });
-        // Users are as many as the admin has made.
-        if from.is_user() || self.sources.contains_key(&from) {
+        if !from.is_stranger() || self.sources.contains_key(&from) {
             return from;
         }
-        let strangers = self.sources.keys().filter(|source| !source.is_user()).count();
+        let strangers = self.sources.keys().filter(|source| source.is_stranger()).count();
         if strangers < STRANGERS_MAX { from } else { Source::Others }
     }
 }
@@ -128,8 +130,14 @@ struct Allowance {
 }
 
 impl Source {
-    fn is_user(&self) -> bool {
-        matches!(self, Self::User(_) | Self::Asking(_))
+    /// One of those that there may be any number of; users are as many as the admin has made.
+    fn is_stranger(&self) -> bool {
+        matches!(self, Self::Network(_) | Self::Local(_))
+    }
+
+    /// Its counts are of no one peer.
+    fn is_many(&self) -> bool {
+        matches!(self, Self::Penalties | Self::Others)
     }
 
     fn allowance(&self) -> Allowance {
@@ -138,6 +146,8 @@ impl Source {
             Self::Network(_) | Self::Local(_) => Allowance { lines: 8, each: WINDOW_LONGEST },
             // Whoever finds out what he may do. His lines may be 8 KiB each, so that a day of them is 80 MiB.
             Self::User(_) | Self::Asking(_) => Allowance { lines: 256, each: Duration::from_secs(10) },
+            // As many as strangers are told apart; a day of more is 2 MiB.
+            Self::Penalties => Allowance { lines: STRANGERS_MAX as u32, each: WINDOW_LONGEST },
             Self::Others => Allowance { lines: 0, each: WINDOW_LONGEST },
         }
     }
@@ -227,6 +237,17 @@ mod tests {
         assert!(sent - counted <= 256 + DAY / 10);
         // At two fields of 4 KiB and the rest of a line; docs/AUDIT.md says so.
         assert!(lines * 9 * 1024 < 100 << 20);
+    }
+
+    #[test]
+    fn penalties_from_everywhere_are_few_lines_that_count_them() {
+        let (sent, lines, counted) = day_of(&Source::Penalties, |_| 100);
+        assert!(lines < 64 + 2 * DAY / 64 + 10, "{lines} lines");
+        assert!(sent - counted <= 64 + DAY / 64, "{sent} sent, {counted} counted");
+        let (mut bursts, now) = (Bursts::default(), Instant::now());
+        let penalised = (0..65).filter_map(|_| bursts.note(Source::Penalties, refused("192.0.2.1/32"), now));
+        assert_eq!(penalised.count(), 64);
+        assert_eq!(bursts.drain().pop().unwrap().peer, None, "they are of many peers");
     }
 
     #[test]
