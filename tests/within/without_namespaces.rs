@@ -1,5 +1,7 @@
 //! `--no-netns`: the same programs, held by nothing but their filter.
 
+mod room;
+
 use std::{
     net::{TcpListener, UdpSocket},
     os::unix::net::UnixListener,

@@ -13,19 +13,18 @@
 //! knows of no packet that it could be an answer to.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use rustix::net::{SendFlags, connect, getsockname, send};
+use rustix::net::connect;
 use tokio::{
-    net::UdpSocket,
     runtime::Handle,
     sync::{Semaphore, mpsc},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -33,6 +32,7 @@ use super::{
     address,
     connections::{plain, wrong},
     own_ports::OwnPorts,
+    relays::{Endpoints, SOCKETS_MAX, Way},
 };
 use crate::{
     BorrowError, Borrower,
@@ -45,10 +45,6 @@ use crate::{
     sys,
 };
 
-/// Sockets of the program at once, and far ends that answer one of them; of more, the program hears that there is no room, and
-/// an answer is lost.
-const SOCKETS_MAX: usize = 1024;
-const RELAYS_MAX: usize = 256;
 /// Questions that are being answered at once; more are lost, as on any network.
 const ANSWERING_MAX: usize = 1024;
 /// How often it is looked which sockets are gone.
@@ -66,33 +62,12 @@ pub struct Datagrams {
     local: Vec<Local>,
     own_ports: Arc<OwnPorts>,
     listeners: Listeners,
-    sockets: Mutex<HashMap<u64, Endpoint>>,
+    endpoints: Mutex<Endpoints>,
     lanes: Mutex<Lanes<Source, Outgoing>>,
     tasks: Mutex<JoinSet<()>>,
     answering: Arc<Semaphore>,
     refused_tx: mpsc::Sender<BorrowError>,
     runtime: Handle,
-}
-
-/// A socket of the program.
-struct Endpoint {
-    /// Where it is, on loopback.
-    own: SocketAddr,
-    connected: Option<SocketAddr>,
-    relays: HashMap<SocketAddr, Relay>,
-}
-
-/// One far end, as the program's socket meets it.
-struct Relay {
-    socket: Arc<UdpSocket>,
-    address: SocketAddr,
-    reading: AbortHandle,
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.reading.abort();
-    }
 }
 
 /// A datagram for the lender.
@@ -119,7 +94,7 @@ impl Datagrams {
             local,
             own_ports,
             listeners,
-            sockets: Mutex::default(),
+            endpoints: Mutex::new(Endpoints::new()),
             lanes: Mutex::new(Lanes::new(SOCKETS_MAX)),
             tasks: Mutex::default(),
             answering: Arc::new(Semaphore::new(ANSWERING_MAX)),
@@ -146,22 +121,38 @@ impl Datagrams {
             if address::family_of(given) != Some(libc::AF_UNSPEC) {
                 return Err(wrong(given));
             }
-            if let Some(endpoint) = self.sockets().get_mut(&socket.cookie) {
-                endpoint.connected = None;
-            }
-            return plain(sys::connect_as_given(&socket.fd, given));
+            plain(sys::connect_as_given(&socket.fd, given))?;
+            let left = self.endpoints().connect(socket.cookie, None);
+            self.left(socket, left);
+            return Ok(());
         };
         let target = self.check(socket, target)?;
         self.bind(socket)?;
-        let to = if self.stays_here(target) {
-            self.endpoint(socket, |endpoint| endpoint.connected = None)?;
-            target
-        } else {
-            let relay = self.relay(socket.cookie, target, || self.own_of(socket))?;
-            self.endpoint(socket, |endpoint| endpoint.connected = Some(target))?;
-            relay
-        };
-        plain(connect(&socket.fd, &address::of_family(to, socket.is_ipv6)).map_err(Into::into))
+        let stays_here = self.stays_here(target);
+        if !stays_here {
+            self.note(socket)?;
+        }
+        // Until the kernel has connected it, no relay may go.
+        let mut endpoints = self.endpoints();
+        let to = if stays_here { target } else { self.meet(&mut endpoints, socket.cookie, target)?.0 };
+        plain(connect(&socket.fd, &address::of_family(to, socket.is_ipv6)).map_err(Into::into))?;
+        let left = endpoints.connect(socket.cookie, (!stays_here).then_some(target));
+        drop(endpoints);
+        self.left(socket, left);
+        Ok(())
+    }
+
+    /// After a socket was connected to something else than before: what it has sent to that goes there still.
+    fn left(self: &Arc<Self>, socket: &ProgramSocket, left: Option<(SocketAddr, Arc<Way>)>) {
+        if let Some((peer, way)) = left {
+            way.take_all(|content| self.pass_on(socket.cookie, peer, content));
+            self.endpoints().close_unused(socket.cookie, peer);
+        }
+        let mut endpoints = self.endpoints();
+        // Without a port, or on another one, it is not what its relays know.
+        if endpoints.find(socket.cookie).is_some_and(|endpoint| socket.bound() != Some(endpoint.own)) {
+            endpoints.forget(socket.cookie);
+        }
     }
 
     /// Sends a datagram to an address; gives how many bytes were taken.
@@ -182,26 +173,24 @@ impl Datagrams {
         if length > DATAGRAM_BYTES_MAX {
             return Err(Errno::EMSGSIZE);
         }
-        self.endpoint(socket, |_| ())?;
+        self.note(socket)?;
         self.pass_on(socket.cookie, target, content);
         Ok(length)
     }
 
     /// Whom the program's socket is connected to, if that is not what the kernel says.
     pub fn peer(&self, cookie: u64) -> Option<SocketAddr> {
-        self.sockets().get(&cookie)?.connected
+        self.endpoints().find(cookie)?.connected
     }
 
     /// Whether anything of the lender's can come to a socket.
     pub fn knows(&self, cookie: u64) -> bool {
-        self.sockets().contains_key(&cookie)
+        self.endpoints().find(cookie).is_some()
     }
 
     /// Who is behind an address that a socket has received from.
     pub fn behind(&self, cookie: u64, from: SocketAddr) -> Option<SocketAddr> {
-        let sockets = self.sockets();
-        let relays = &sockets.get(&cookie)?.relays;
-        relays.iter().find(|(_, relay)| relay.address == from).map(|(peer, _)| *peer)
+        self.endpoints().find(cookie)?.behind(from)
     }
 
     /// Ends every flow once what the program has sent is with the lender. For a program that is over.
@@ -245,44 +234,28 @@ impl Datagrams {
         socket.bound().filter(|bound| bound.ip().is_loopback()).ok_or(Errno::EACCES)
     }
 
-    fn endpoint(&self, socket: &ProgramSocket, change: impl FnOnce(&mut Endpoint)) -> Result<(), Errno> {
+    /// Notes a socket that may be answered.
+    fn note(&self, socket: &ProgramSocket) -> Result<(), Errno> {
         let own = self.own_of(socket)?;
-        let mut sockets = self.sockets();
-        if sockets.len() >= SOCKETS_MAX && !sockets.contains_key(&socket.cookie) {
-            drop(sockets);
+        let is_full = self.endpoints().is_full_for(socket.cookie);
+        if is_full {
             self.forget_those_gone();
-            sockets = self.sockets();
-            if sockets.len() >= SOCKETS_MAX {
-                return Err(super::messages::ENOBUFS);
-            }
         }
-        let new = || Endpoint { own, connected: None, relays: HashMap::new() };
-        change(sockets.entry(socket.cookie).or_insert_with(new));
-        Ok(())
+        self.endpoints().note(socket.cookie, own)
     }
 
     /// Where the program's socket meets a far end.
-    fn relay(
+    fn meet(
         self: &Arc<Self>,
+        endpoints: &mut Endpoints,
         cookie: u64,
         peer: SocketAddr,
-        own: impl FnOnce() -> Result<SocketAddr, Errno>,
-    ) -> Result<SocketAddr, Errno> {
-        let known = self.sockets().get(&cookie).map(|endpoint| endpoint.own);
-        let own = known.map_or_else(own, Ok)?;
-        let mut sockets = self.sockets();
-        let endpoint =
-            sockets.entry(cookie).or_insert_with(|| Endpoint { own, connected: None, relays: HashMap::new() });
-        if let Some(relay) = endpoint.relays.get(&peer) {
-            return Ok(relay.address);
-        }
-        if endpoint.relays.len() >= RELAYS_MAX {
-            return Err(super::messages::ENOBUFS);
-        }
-        let relay = Relay::open(self, cookie, peer, own).map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))?;
-        let address = relay.address;
-        endpoint.relays.insert(peer, relay);
-        Ok(address)
+    ) -> Result<(SocketAddr, Arc<Way>), Errno> {
+        let weak = Arc::downgrade(self);
+        let pass_on = move |content| {
+            weak.upgrade().map(|datagrams: Arc<Self>| datagrams.pass_on(cookie, peer, content)).is_some()
+        };
+        endpoints.meet(cookie, peer, |own| Way::open(&self.runtime, own, pass_on))
     }
 
     /// Hands a datagram of the program to whoever it is for.
@@ -325,66 +298,33 @@ impl Datagrams {
 
     /// Gives a datagram of a far end to the program's socket, or loses it.
     fn hand_in(self: &Arc<Self>, cookie: u64, peer: SocketAddr, content: &[u8]) {
-        let is_known = || Err(Errno::ENETUNREACH);
-        if let Err(errno) = self.relay(cookie, peer, is_known) {
-            tracing::debug!(%peer, %errno, "an answer is lost");
-            return;
-        }
-        let relay = self
-            .sockets()
-            .get(&cookie)
-            .and_then(|endpoint| endpoint.relays.get(&peer))
-            .map(|relay| relay.socket.clone());
-        if let Some(relay) = relay {
-            // Who is gone, or has no room, has lost it.
-            let _ = send(&*relay, content, SendFlags::DONTWAIT);
+        let met = self.meet(&mut self.endpoints(), cookie, peer);
+        match met {
+            Ok((_, way)) => way.give(content),
+            Err(errno) => tracing::debug!(%peer, %errno, "an answer is lost"),
         }
     }
 
     fn forget_those_gone(&self) {
-        let known: Vec<_> = self.sockets().iter().map(|(cookie, endpoint)| (*cookie, endpoint.own.port())).collect();
-        for (cookie, port) in known {
+        let known = self.endpoints().ports();
+        // Of every port.
+        let Ok(there) = self.listeners.cookies(true, 0) else { return };
+        let there: HashSet<u64> = there.into_iter().collect();
+        for (cookie, port) in known.into_iter().filter(|(cookie, _)| !there.contains(cookie)) {
+            // A long list may lack some that were there all the time.
             if self.listeners.cookies(true, port).is_ok_and(|there| !there.contains(&cookie)) {
-                self.sockets().remove(&cookie);
+                self.endpoints().forget(cookie);
             }
         }
     }
 
-    fn sockets(&self) -> MutexGuard<'_, HashMap<u64, Endpoint>> {
+    fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
         // Every change under the lock is complete by itself.
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes<Source, Outgoing>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Relay {
-    fn open(datagrams: &Arc<Datagrams>, cookie: u64, peer: SocketAddr, own: SocketAddr) -> io::Result<Self> {
-        let _in_runtime = datagrams.runtime.enter();
-        let socket = std::net::UdpSocket::bind((own.ip(), 0))?;
-        socket.set_nonblocking(true)?;
-        // It hears the program's socket and nobody else.
-        socket.connect(own)?;
-        let address = SocketAddr::try_from(getsockname(&socket)?)?;
-        let socket = Arc::new(UdpSocket::from_std(socket)?);
-        let (reader, weak) = (socket.clone(), Arc::downgrade(datagrams));
-        let reading = datagrams.runtime.spawn(async move {
-            let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-            loop {
-                match reader.recv(&mut buffer).await {
-                    Ok(length) => {
-                        let Some(datagrams) = weak.upgrade() else { return };
-                        datagrams.pass_on(cookie, peer, buffer.get(..length).unwrap_or_default().to_vec());
-                    }
-                    // The program's socket was not there for a moment, or is gone.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                    Err(_) => return,
-                }
-            }
-        });
-        Ok(Self { socket, address, reading: reading.abort_handle() })
     }
 }
 

@@ -38,6 +38,9 @@
 //! - Data with the first packet (MSG_FASTOPEN) is said to be switched off; TCP_FASTOPEN_CONNECT has no effect. MSG_ZEROCOPY has no room (ENOBUFS).
 //! - A peer by a Unix socket sees capuchin's process id (SO_PEERCRED, SCM_CREDENTIALS). Programs of 32 bits have no sockets at all, and
 //!   debuggers do not work.
+//! - Sockets for datagrams that are answered or connected are 1,024 at once (ENOBUFS), and far ends 256 for each and 4,096 for all, a
+//!   quarter of the descriptors that capuchin may have at most: what then comes late from one that was quiet for longest is from
+//!   an address of this machine, if it was not read before.
 //! - A process that may not be looked at (set-user-ID, PR_SET_DUMPABLE 0) can connect to nothing (EACCES).
 //!
 //! # Security
@@ -56,6 +59,7 @@ mod names_of_sockets;
 mod network;
 mod own_ports;
 mod receiving;
+mod relays;
 mod sending;
 mod thread;
 mod unix;

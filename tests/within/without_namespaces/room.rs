@@ -1,0 +1,37 @@
+//! What a program can make capuchin hold.
+
+use super::*;
+
+#[test]
+fn connected_sockets_for_datagrams_by_the_thousand_stay_bounded() {
+    let machine = Machine::start();
+    let program = r#"
+import collections, errno, resource, signal, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(3000):
+    one.connect(("10.77.0.1", 10000 + number))
+one.connect(("10.77.0.1", 7000))
+one.send(b"one")
+print(one.recv(9), flush=True)
+sockets, said = [], collections.Counter()
+for number in range(1500):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    said[errno.errorcode.get(s.connect_ex(("10.77.0.1", 10000 + number)), "OK")] += 1
+    sockets.append(s)
+print("said", said["OK"] + said["ENOBUFS"], said["OK"] >= 256, flush=True)
+s = socket.create_connection(("10.77.0.1", 7000))
+s.sendall(b"still")
+print("held", s.recv(9).decode(), flush=True)
+signal.pause()
+"#;
+    for within in machine.borrowers() {
+        let running = Daemon::spawn(&mut within.bare_python(program));
+        running.wait_for_line("b'one'");
+        assert_eq!(running.wait_for_line("said "), "said 1500 True", "as {}", within.uid);
+        assert_eq!(running.wait_for_line("held "), "held still", "as {}", within.uid);
+        let held = std::fs::read_dir(format!("/proc/{}/fd", running.child.id())).unwrap().count();
+        assert!(held < 1400, "{held} descriptors as {}", within.uid);
+    }
+}
