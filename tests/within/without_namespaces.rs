@@ -1,5 +1,6 @@
 //! `--no-netns`: the same programs, held by nothing but their filter.
 
+mod credentials;
 mod room;
 
 use std::{

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::process::{Signal, getpid};
+use rustix::process::{Signal, getegid, geteuid, getpid};
 
 use super::thread::Thread;
 use crate::{
@@ -131,9 +131,13 @@ fn make_own(thread: &Thread, control: &mut [u8]) -> Result<Vec<OwnedFd>, Errno> 
             }
         } else if word(8) == libc::SOL_SOCKET as u32
             && word(12) == libc::SCM_CREDENTIALS as u32
-            && let Some(process) = body.first_chunk_mut::<4>()
+            && let Some([process, user, group]) = body.as_chunks_mut::<4>().0.first_chunk_mut::<3>()
         {
-            // Nobody may say that he is somebody else.
+            // Nobody may say that he is somebody else; the kernel would ask whether we may.
+            let said = (u32::from_ne_bytes(*user), u32::from_ne_bytes(*group));
+            if said != (geteuid().as_raw(), getegid().as_raw()) {
+                return Err(Errno(libc::EPERM as u16));
+            }
             *process = getpid().as_raw_nonzero().get().to_ne_bytes();
         }
         at = start + length.saturating_sub(CONTROL_HEADER_BYTES).next_multiple_of(8);

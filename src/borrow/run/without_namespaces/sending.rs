@@ -238,6 +238,8 @@ fn way(sending: &Sending, message: &Message, is_stream: bool, calls: &Calls) -> 
                 _ => Err(Errno::EACCES),
             }
         }
+        // By the kernel's word it would be from our user, whatever the receiver lets depend on it.
+        AddressFamily::UNIX if !thread.is_our_user() => Err(Errno::EACCES),
         AddressFamily::UNIX if name.is_empty() || is_stream => Ok(Way::Kernel(None)),
         AddressFamily::UNIX => Ok(Way::Kernel(Some(calls.unix.judge(thread, name)?))),
         AddressFamily::NETLINK => Ok(Way::Kernel((!name.is_empty()).then(|| Judged::of(name)))),
