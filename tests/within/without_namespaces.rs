@@ -1,6 +1,7 @@
 //! `--no-netns`: the same programs, held by nothing but their filter.
 
 mod credentials;
+mod last_words;
 mod room;
 
 use std::{

@@ -22,7 +22,12 @@ use rustix::{
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{address, held::Held, own_ports::OwnPorts};
+use super::{
+    address,
+    coming::{Coming, OnItsWay},
+    held::Held,
+    own_ports::OwnPorts,
+};
 use crate::{
     borrow::run::{
         dialer::Dialer,
@@ -55,6 +60,7 @@ pub struct Connections {
     v6: Option<Held>,
     table: Mutex<HashMap<u64, Entry>>,
     visitor_tx: mpsc::Sender<Visitor>,
+    coming: Coming,
     runtime: Handle,
 }
 
@@ -87,8 +93,8 @@ impl Connections {
     ) -> io::Result<Arc<Self>> {
         let (v4, v6) = (Held::new(false)?, Held::new(true).ok());
         let listeners = Listeners::new(sys::netlink_socket(super::NETLINK_SOCK_DIAG)?);
-        let (table, runtime) = (Mutex::default(), Handle::current());
-        Ok(Arc::new(Self { dialer, local, own_ports, listeners, v4, v6, table, visitor_tx, runtime }))
+        let (table, coming, runtime) = (Mutex::default(), Coming::default(), Handle::current());
+        Ok(Arc::new(Self { dialer, local, own_ports, listeners, v4, v6, table, visitor_tx, coming, runtime }))
     }
 
     /// Does a connect(2) of TCP, or has it done.
@@ -117,6 +123,11 @@ impl Connections {
         } else {
             self.begin_to_connect(socket, target, caller);
         }
+    }
+
+    /// Whether any connection of the program's stands that is not handed on yet.
+    pub fn are_coming(&self) -> bool {
+        self.coming.any()
     }
 
     /// getpeername(2) and getsockname(2) of a socket; `None`: as the kernel has it.
@@ -203,12 +214,13 @@ impl Connections {
             Ok(far) => far,
             Err(errno) => return refuse(socket, caller, errno),
         };
+        let on_its_way = self.coming.one();
         let met = self.meet(&socket, target, &far).await;
         drop(socket);
         match met {
             Ok((near, cookie)) => {
                 caller.hear(Ok(()));
-                self.carry(near, far, cookie).await;
+                self.carry(near, far, cookie, on_its_way).await;
             }
             Err(error) => caller.hear(plain(Err(error))),
         }
@@ -270,9 +282,11 @@ impl Connections {
                 self.insert(cookie, Entry::Failed(*errno));
             }
         }
+        // From then on the program can write, and be over.
+        let on_its_way = self.coming.one();
         match (held.meet(own).await, dialed) {
             // It may have given up at the last moment.
-            (Ok(near), Ok(far)) if is_there() => self.carry(near, far, cookie).await,
+            (Ok(near), Ok(far)) if is_there() => self.carry(near, far, cookie, on_its_way).await,
             (Ok(near), Err(_)) => drop(near.set_zero_linger()),
             _ => drop(self.table().remove(&cookie)),
         }
@@ -322,12 +336,13 @@ impl Connections {
         self.insert(cookie, Entry::Connected { peer: target, own });
     }
 
-    async fn carry(&self, near: tokio::net::TcpStream, far: Far, cookie: u64) {
+    async fn carry(&self, near: tokio::net::TcpStream, far: Far, cookie: u64, on_its_way: OnItsWay) {
         socket_options(&near);
         match far {
             // Whoever carries them ends after us.
             Far::Lender(stream, _) => drop(self.visitor_tx.send(Visitor { socket: near, stream }).await),
             Far::Names => {
+                drop(on_its_way);
                 self.dialer.answer_names(near).await;
                 self.table().remove(&cookie);
             }

@@ -51,6 +51,7 @@
 //! the program would make by its own call. When nobody answers any more, the kernel lets no supervised call through (ENOSYS), and the program dies.
 mod address;
 mod calls;
+mod coming;
 mod connections;
 mod datagrams;
 mod filter;

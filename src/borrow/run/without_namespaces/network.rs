@@ -28,6 +28,7 @@ const REFUSED_MAX: usize = 64;
 /// What serves it.
 pub struct WithoutNamespaces {
     carrier: Carrier,
+    connections: Arc<Connections>,
     datagrams: Arc<Datagrams>,
     refused_rx: mpsc::Receiver<BorrowError>,
     looking: JoinSet<()>,
@@ -58,8 +59,9 @@ impl WithoutNamespaces {
         let looked_after = datagrams.clone();
         looking.spawn(async move { looked_after.look_after().await });
         let unix = Arc::new(UnixSockets::new(local_unix));
-        let calls = Calls { connections, datagrams: datagrams.clone(), own_ports, unix, runtime: Handle::current() };
-        Ok(Self { carrier: Carrier::of_visitors(made_rx), datagrams, refused_rx, looking, calls: Some(calls) })
+        let (carrier, runtime) = (Carrier::of_visitors(made_rx), Handle::current());
+        let calls = Calls { connections: connections.clone(), datagrams: datagrams.clone(), own_ports, unix, runtime };
+        Ok(Self { carrier, connections, datagrams, refused_rx, looking, calls: Some(calls) })
     }
 }
 
@@ -94,6 +96,6 @@ impl Served for WithoutNamespaces {
     }
 
     async fn drain(self) -> bool {
-        tokio::join!(self.carrier.drain(|| false), self.datagrams.drain()).0
+        tokio::join!(self.carrier.drain(|| self.connections.are_coming()), self.datagrams.drain()).0
     }
 }

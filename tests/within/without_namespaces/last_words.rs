@@ -1,0 +1,50 @@
+//! What a program has written before it ends.
+
+use super::*;
+
+/// Tells of each fifty connections how many bytes came by them.
+const COUNTS: &str = r#"
+import socket
+listener = socket.create_server(("10.77.0.1", 0), backlog=200)
+print("port", listener.getsockname()[1], flush=True)
+while True:
+    total = 0
+    for _ in range(50):
+        connection, _ = listener.accept()
+        with connection:
+            try:
+                while data := connection.recv(99):
+                    total += len(data)
+            except OSError:
+                pass
+    print("total", total, flush=True)
+"#;
+
+#[test]
+fn what_is_written_as_soon_as_it_is_connected_arrives_after_the_end() {
+    let machine = Machine::start();
+    let counts = Daemon::spawn(&mut machine.there(&["python3", "-c", COUNTS]));
+    let port = counts.wait_for_line("port ").replace("port ", "");
+    let program = format!(
+        r#"
+import os, selectors, socket
+waiting = selectors.DefaultSelector()
+for _ in range(50):
+    s = socket.socket()
+    s.setblocking(False)
+    s.connect_ex(("10.77.0.1", {port}))
+    waiting.register(s, selectors.EVENT_WRITE)
+while waiting.get_map():
+    for key, _ in waiting.select():
+        waiting.unregister(key.fileobj)
+        key.fileobj.send(b"x")
+os._exit(0)
+"#
+    );
+    for within in machine.borrowers() {
+        for _ in 0..15 {
+            run(&mut within.bare_python(&program));
+            assert_eq!(counts.wait_for_line("total "), "total 50", "as {}", within.uid);
+        }
+    }
+}
