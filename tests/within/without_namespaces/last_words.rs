@@ -48,3 +48,36 @@ os._exit(0)
         }
     }
 }
+
+#[test]
+fn datagrams_that_a_connected_socket_has_sent_arrive_after_the_end() {
+    let machine = Machine::start();
+    let counts = r#"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("10.77.0.1", 0))
+print("port", s.getsockname()[1], flush=True)
+while True:
+    print("datagram", s.recv(99).decode(), flush=True)
+"#;
+    let counts = Daemon::spawn(&mut machine.there(&["python3", "-c", counts]));
+    let port = counts.wait_for_line("port ").replace("port ", "");
+    let program = format!(
+        r#"
+import os, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("10.77.0.1", {port}))
+for number in range(100):
+    s.send(b"%d" % number)
+os._exit(0)
+"#
+    );
+    for within in machine.borrowers() {
+        for _ in 0..5 {
+            run(&mut within.bare_python(&program));
+            for number in 0..100 {
+                assert_eq!(counts.wait_for_line("datagram "), format!("datagram {number}"), "as {}", within.uid);
+            }
+        }
+    }
+}

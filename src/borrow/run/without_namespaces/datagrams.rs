@@ -194,7 +194,12 @@ impl Datagrams {
     }
 
     /// Ends every flow once what the program has sent is with the lender. For a program that is over.
-    pub async fn drain(&self) {
+    pub async fn drain(self: &Arc<Self>) {
+        // What connected sockets have sent is with their relays, as far as nobody has read it yet.
+        let ways = self.endpoints().ways();
+        for (cookie, peer, way) in ways {
+            way.take_all(|content| self.pass_on(cookie, peer, content));
+        }
         self.lanes().end_all();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         let _ = timeout(LAST_WORDS_MAX, async { while tasks.join_next().await.is_some() {} }).await;
