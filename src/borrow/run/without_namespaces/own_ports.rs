@@ -3,7 +3,7 @@
 //! What it binds to any other address is bound to loopback as well, so that nobody outside reaches it; getsockname says what it asked for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::{
     address,
     connections::{plain, wrong},
+    messages::ENOBUFS,
     thread::Thread,
 };
 use crate::{
@@ -27,7 +28,8 @@ use crate::{
     sys,
 };
 
-/// Sockets that are known at once; beyond it all that do not listen are forgotten, and seen as they are.
+/// Sockets of each kind that are known at once; of more, the program hears that there is no room. Which were bound to another address than
+/// they asked for is forgotten beyond it, and seen as it is.
 const KNOWN_MAX: usize = 4096;
 /// Ports below it are root's.
 const UNPRIVILEGED_PORT: u16 = 1024;
@@ -94,16 +96,15 @@ impl OwnPorts {
         if (1..UNPRIVILEGED_PORT).contains(&asked.port()) && !thread.is_our_user() {
             return Err(Errno::EACCES);
         }
+        let is_datagram = socket.transport == Transport::Udp;
+        if is_datagram {
+            self.make_room(true)?;
+        }
         let v6_only = socket.v6_only();
         let inside = if asked.ip().is_loopback() { asked.ip() } else { loopback(socket) };
         bind_to(socket, SocketAddr::new(inside, asked.port()))?;
         let mut known = self.known();
-        if socket.transport == Transport::Udp
-            && let Some(bound) = socket.bound()
-        {
-            if known.bound.len() >= KNOWN_MAX {
-                known.bound.clear();
-            }
+        if is_datagram && let Some(bound) = socket.bound() {
             known.bound.insert(socket.cookie, bound);
         }
         if inside != asked.ip() {
@@ -144,6 +145,9 @@ impl OwnPorts {
             let _ = self.refused_tx.try_send(loopback_alone());
             return Err(Errno::EACCES);
         };
+        if !self.known().listening.contains_key(&socket.cookie) {
+            self.make_room(false)?;
+        }
         plain(socket.listen(backlog))?;
         self.known().listening.insert(socket.cookie, bound);
         Ok(())
@@ -169,7 +173,10 @@ impl OwnPorts {
             return false;
         }
         // Nobody tells when a socket is gone.
-        let there = self.listeners.cookies(datagrams, target.port()).unwrap_or_default();
+        let Ok(there) = self.listeners.cookies(datagrams, target.port()) else {
+            // Of what is the program's own nothing may go to the lender.
+            return true;
+        };
         let (alive, gone): (Vec<u64>, Vec<u64>) = own.into_iter().partition(|cookie| there.contains(cookie));
         let mut known = self.known();
         for cookie in gone {
@@ -182,6 +189,26 @@ impl OwnPorts {
     /// The address that a socket was to be bound to, where that is not where it is.
     pub fn asked(&self, cookie: u64) -> Option<IpAddr> {
         self.known().asked.get(&cookie).map(|wanted| wanted.address)
+    }
+
+    /// Makes room for one more where there is none, by those that are gone.
+    fn make_room(&self, datagrams: bool) -> Result<(), Errno> {
+        let known: Vec<u64> = self.known().of_kind(datagrams).keys().copied().collect();
+        if known.len() < KNOWN_MAX {
+            return Ok(());
+        }
+        let mut there = HashSet::new();
+        // Of every port; a long list may lack one that was there all the time, and hardly twice.
+        for _ in 0..2 {
+            there.extend(self.listeners.cookies(datagrams, 0).map_err(|_| ENOBUFS)?);
+        }
+        let gone: Vec<u64> = known.into_iter().filter(|cookie| !there.contains(cookie)).collect();
+        let mut known = self.known();
+        for cookie in &gone {
+            known.of_kind(datagrams).remove(cookie);
+            known.asked.remove(cookie);
+        }
+        if gone.is_empty() { Err(ENOBUFS) } else { Ok(()) }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -206,4 +233,43 @@ pub fn bind_to(socket: &ProgramSocket, to: SocketAddr) -> Result<(), Errno> {
 fn loopback_alone() -> BorrowError {
     let source = io::Error::new(io::ErrorKind::Unsupported, "only with namespaces can the lender lend it a port");
     BorrowError::local("under --no-netns a program listens on loopback alone", source)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, os::fd::OwnedFd};
+
+    use super::*;
+
+    #[test]
+    fn those_that_are_gone_make_room_and_those_that_are_there_stay() {
+        let (refused_tx, _refused_rx) = mpsc::channel(1);
+        let ports = OwnPorts::new(refused_tx).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = ProgramSocket::new(OwnedFd::from(listener)).unwrap();
+        ports.listen(&socket, 1).unwrap();
+        // No socket has so high a number.
+        for number in 1..KNOWN_MAX as u64 {
+            ports.known().listening.insert(u64::MAX - number, ([127, 0, 0, 1], 9).into());
+        }
+        assert_eq!(ports.known().listening.len(), KNOWN_MAX);
+        let other = ProgramSocket::new(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
+        ports.listen(&other, 1).unwrap();
+        assert_eq!(ports.known().listening.len(), 2);
+        assert!(ports.has(address));
+    }
+
+    #[test]
+    fn what_cannot_be_asked_about_stays_the_programs_own() {
+        let (refused_tx, _refused_rx) = mpsc::channel(1);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // A socket by which the kernel answers nothing.
+        let listeners = Listeners::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
+        let ports = OwnPorts { listeners, known: Mutex::default(), refused_tx };
+        let socket = ProgramSocket::new(OwnedFd::from(listener)).unwrap();
+        ports.listen(&socket, 1).unwrap();
+        assert!(ports.has(address) && ports.has(address));
+    }
 }
