@@ -14,7 +14,7 @@ use super::{
     address,
     connections::Connections,
     datagrams::Datagrams,
-    messages::{MANY_BYTES, MESSAGES_MAX, Message},
+    messages::Message,
     names_of_sockets,
     own_ports::OwnPorts,
     receiving, sending,
@@ -183,9 +183,7 @@ fn look(thread: &Thread, Notification { number, arguments, .. }: &Notification) 
         }
         libc::SYS_sendmsg => Seen::Send(socket, family, vec![Message::read(thread, second)?], third as i32, None),
         libc::SYS_sendmmsg => {
-            let count = (third as u32 as usize).min(MESSAGES_MAX);
-            let read = |number: usize| Message::read(thread, second.wrapping_add(number as u64 * MANY_BYTES));
-            let messages = (0..count).map(read).collect::<Result<_, _>>()?;
+            let messages = Message::read_many(thread, second, third as u32 as usize)?;
             Seen::Send(socket, family, messages, fourth as i32, Some(second))
         }
         _ if !is_inet => Seen::Passed,

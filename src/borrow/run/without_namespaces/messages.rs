@@ -22,6 +22,9 @@ const CONTROL_BYTES_MAX: usize = 64 * 1024;
 const NAME_BYTES_MAX: usize = 128;
 /// Messages of one sendmmsg (UIO_MAXIOV); the kernel takes no more either.
 pub const MESSAGES_MAX: usize = 1024;
+/// Descriptors of one message (SCM_MAX_FD), and of one call.
+const PASSED_MAX: usize = 253;
+const PASSED_AT_ONCE_MAX: usize = 1024;
 /// An `msghdr` of 64 bits, and where an `mmsghdr` has the length that was sent.
 const HEADER_BYTES: usize = 56;
 pub const MANY_BYTES: u64 = 64;
@@ -38,7 +41,7 @@ pub struct Message {
     /// Control messages, as the kernel reads them; descriptors are ours.
     pub control: Vec<u8>,
     /// What the control messages pass on.
-    _passed: Vec<OwnedFd>,
+    passed: Vec<OwnedFd>,
     parts: Vec<(u64, usize)>,
 }
 
@@ -84,7 +87,25 @@ impl Message {
         let parts: Vec<_> = parts.collect();
         let mut control = if control_at == 0 { Vec::new() } else { memory_of(thread.0, control_at, control_bytes)? };
         let passed = make_own(thread, &mut control)?;
-        Ok(Self { name, control, _passed: passed, parts })
+        Ok(Self { name, control, passed, parts })
+    }
+
+    /// The messages of a sendmmsg, or as many of the first ones as pass on what there is room for: the program asks for the rest
+    /// again.
+    ///
+    /// # Errors
+    /// What the program hears.
+    pub fn read_many(thread: &Thread, place: u64, count: usize) -> Result<Vec<Self>, Errno> {
+        let (mut messages, mut passed) = (Vec::new(), 0);
+        for number in 0..count.min(MESSAGES_MAX) {
+            let message = Self::read(thread, place.wrapping_add(number as u64 * MANY_BYTES))?;
+            passed += message.passed.len();
+            if passed > PASSED_AT_ONCE_MAX {
+                break;
+            }
+            messages.push(message);
+        }
+        Ok(messages)
     }
 
     /// Its length, in bytes.
@@ -123,6 +144,9 @@ fn make_own(thread: &Thread, control: &mut [u8]) -> Result<Vec<OwnedFd>, Errno> 
         };
         if word(8) == libc::SOL_SOCKET as u32 && word(12) == libc::SCM_RIGHTS as u32 {
             let (numbers, _) = body.as_chunks_mut::<4>();
+            if passed.len() + numbers.len() > PASSED_MAX {
+                return Err(Errno::EINVAL);
+            }
             for number in numbers {
                 let theirs = i32::from_ne_bytes(*number);
                 let file = sys::duplicate_of_thread(thread.0, theirs).map_err(|error| out_of_reach(&error))?;
@@ -163,3 +187,37 @@ pub fn signal_broken_pipe(thread: &Thread, flags: i32, failed: Errno) {
 
 /// There is no room.
 pub const ENOBUFS: Errno = Errno(libc::ENOBUFS as u16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message that passes on one file so many times.
+    fn control(count: usize) -> Vec<u8> {
+        let file = std::io::stdin().as_raw_fd();
+        let mut control = ((CONTROL_HEADER_BYTES + 4 * count) as u64).to_ne_bytes().to_vec();
+        control.extend([libc::SOL_SOCKET, libc::SCM_RIGHTS].iter().flat_map(|word| word.to_ne_bytes()));
+        control.extend((0..count).flat_map(|_| file.to_ne_bytes()));
+        control
+    }
+
+    #[test]
+    fn a_message_passes_on_as_many_files_as_the_kernel_takes() {
+        let own = Thread(getpid().as_raw_nonzero().get());
+        assert_eq!(make_own(&own, &mut control(PASSED_MAX)).unwrap().len(), PASSED_MAX);
+        assert_eq!(make_own(&own, &mut control(PASSED_MAX + 1)).map(drop), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn a_call_passes_on_no_more_than_there_is_room_for() {
+        let own = Thread(getpid().as_raw_nonzero().get());
+        let control = control(PASSED_MAX);
+        let mut headers = Vec::new();
+        for _ in 0..9 {
+            let words = [0, 0, 0, 0, control.as_ptr() as u64, control.len() as u64, 0, 0];
+            headers.extend(words.iter().flat_map(|word: &u64| word.to_ne_bytes()));
+        }
+        let messages = Message::read_many(&own, headers.as_ptr() as u64, 9).unwrap();
+        assert_eq!(messages.len(), PASSED_AT_ONCE_MAX / PASSED_MAX);
+    }
+}
