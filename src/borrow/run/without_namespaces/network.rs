@@ -17,7 +17,6 @@ use crate::{
         supervisor,
     },
     proto::Machine,
-    sys,
 };
 
 /// Connections that are made and not carried yet.
@@ -70,15 +69,7 @@ impl Served for WithoutNamespaces {
         let failed = |error: io::Error| RunError::local("cannot do the program's calls", error);
         // It begins once.
         let Some(served) = self.calls.take() else { return Ok(()) };
-        let mut has_own_folder = false;
-        supervisor::hear(calls, move |notification, caller| {
-            if !has_own_folder {
-                // On the thread that does the calls. Without it no socket file is made.
-                has_own_folder = sys::own_folder_and_mask().is_ok();
-            }
-            served.take(notification, caller);
-        })
-        .map_err(failed)
+        supervisor::hear(calls, move |notification, caller| served.take(notification, caller)).map_err(failed)
     }
 
     fn put_sockets(&mut self, _is_ipv6: bool, _made: Vec<OwnedFd>) {}

@@ -90,8 +90,8 @@ impl UnixSockets {
         Ok(Judged { address, _file: Some(file) })
     }
 
-    /// bind(2), by the name that the program gave, in its folder and with its umask. The calling thread has both for itself
-    /// ([`own_folder_and_mask`](sys::own_folder_and_mask)).
+    /// bind(2), by the name that the program gave, in its folder and with its umask. The calling thread gets both for itself
+    /// ([`own_folder_and_mask`](sys::own_folder_and_mask)), or no socket file is made.
     ///
     /// # Errors
     /// What the program hears.
@@ -101,6 +101,8 @@ impl UnixSockets {
             if !thread.is_our_user() || !thread.has_our_root() {
                 return Err(Errno::EACCES);
             }
+            // The first time on the thread that does the calls; afterwards it has them.
+            sys::own_folder_and_mask().map_err(|_| Errno::EACCES)?;
             let folder = thread.folder().ok_or(Errno::EACCES)?;
             std::env::set_current_dir(folder).map_err(|_| Errno::EACCES)?;
             rustix::process::umask(thread.umask().ok_or(Errno::EACCES)?);
