@@ -125,13 +125,26 @@ impl Calls {
             // The kernel says what is wrong with it, or ends what the socket was connected to.
             _ => Ok(Judged::of(given)),
         };
-        match judged {
-            // Whoever listens may let it wait.
-            Ok(judged) => drop(self.runtime.spawn_blocking(move || {
-                let done = super::connections::plain(judged.connect(&socket));
+        let done = judged.and_then(|judged| match super::connections::plain(judged.connect(&socket)) {
+            // Whoever listens lets it wait.
+            Err(Errno::EAGAIN) if super::connections::is_waiting(&socket) => Ok(Some(judged)),
+            done => done.map(|()| None),
+        });
+        match done {
+            Ok(Some(judged)) => {
+                let Ok(place) = self.unix.waiting.clone().try_acquire_owned() else {
+                    drop(socket);
+                    return caller.hear(Err(Errno::EAGAIN));
+                };
+                self.runtime.spawn(async move {
+                    judged.wait(socket, caller).await;
+                    drop(place);
+                });
+            }
+            Ok(None) => {
                 drop(socket);
-                caller.hear(done);
-            })),
+                caller.hear(Ok(()));
+            }
             Err(errno) => {
                 drop(socket);
                 caller.hear(Err(errno));

@@ -12,6 +12,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -117,7 +118,7 @@ impl Connections {
         if self.stays_here(target) {
             return self.connect_here(socket, target, caller);
         }
-        if is_waiting(&socket) {
+        if is_waiting(&socket.fd) {
             let connections = self.clone();
             self.runtime.spawn(async move { connections.connect_and_wait(socket, target, caller).await });
         } else {
@@ -179,8 +180,9 @@ impl Connections {
 
     /// Connects to a socket of this machine, which is the kernel's matter alone.
     fn connect_here(self: &Arc<Self>, socket: ProgramSocket, target: SocketAddr, caller: Caller) {
-        let waits = is_waiting(&socket);
-        let began = without_waiting(&socket, || Ok(connect(&socket.fd, &address::of_family(target, socket.is_ipv6))?));
+        let waits = is_waiting(&socket.fd);
+        let began =
+            without_waiting(&socket.fd, || Ok(connect(&socket.fd, &address::of_family(target, socket.is_ipv6))?));
         match began {
             Err(error) if waits && error.raw_os_error() == Some(libc::EINPROGRESS) => {
                 self.runtime.spawn(async move {
@@ -312,8 +314,9 @@ impl Connections {
         let held = self.held(is_met_by_ipv6(socket, target));
         // With it, connect(2) sends nothing yet.
         sys::connect_without_delay(&socket.fd);
-        let began =
-            without_waiting(socket, || Ok(connect(&socket.fd, &address::of_family(held.address(), socket.is_ipv6))?));
+        let began = without_waiting(&socket.fd, || {
+            Ok(connect(&socket.fd, &address::of_family(held.address(), socket.is_ipv6))?)
+        });
         match began {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(error) => return Err(error),
@@ -396,19 +399,19 @@ fn duplicate(socket: &ProgramSocket) -> io::Result<ProgramSocket> {
 }
 
 /// Whether calls on it wait.
-pub fn is_waiting(socket: &ProgramSocket) -> bool {
-    fcntl_getfl(&socket.fd).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
+pub fn is_waiting(socket: &OwnedFd) -> bool {
+    fcntl_getfl(socket).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
 }
 
 /// Does something on a socket that is not to wait; the flag belongs to the open socket, and nobody uses one that is not connected.
-fn without_waiting(socket: &ProgramSocket, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let flags = fcntl_getfl(&socket.fd)?;
+pub fn without_waiting(socket: &OwnedFd, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let flags = fcntl_getfl(socket)?;
     if flags.contains(OFlags::NONBLOCK) {
         return act();
     }
-    fcntl_setfl(&socket.fd, flags | OFlags::NONBLOCK)?;
+    fcntl_setfl(socket, flags | OFlags::NONBLOCK)?;
     let done = act();
-    fcntl_setfl(&socket.fd, flags)?;
+    fcntl_setfl(socket, flags)?;
     done
 }
 

@@ -7,30 +7,49 @@
 use std::{
     collections::HashSet,
     ffi::OsStr,
-    fs,
+    fs, io,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::{
+    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    net::sockopt,
+};
+use tokio::sync::Semaphore;
 
-use super::{connections::plain, thread::Thread};
-use crate::{borrow::run::mask::covered, proto::Errno, sys};
+use super::{
+    connections::{plain, without_waiting},
+    thread::Thread,
+};
+use crate::{
+    borrow::run::{mask::covered, supervisor::Caller},
+    proto::Errno,
+    sys,
+};
 
 /// Where the path begins in a `sockaddr_un`.
 const PATH_AT: usize = 2;
 /// Abstract names that are remembered as the program's own.
 const NAMES_MAX: usize = 4096;
+/// Connects that wait for room at a listener; one more hears that there is none.
+const WAITING_MAX: usize = 1024;
+/// How soon a listener is asked again; the time doubles up to the other.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// Which Unix sockets are within reach.
 pub struct UnixSockets {
     /// Sockets of this machine that are, although they would be refused.
     kept: Vec<PathBuf>,
     own_names: Mutex<HashSet<Vec<u8>>>,
+    /// Room for connects that wait.
+    pub waiting: Arc<Semaphore>,
 }
 
 /// An address that was judged, and what it leads to for as long as this is held.
@@ -44,7 +63,7 @@ impl UnixSockets {
     /// All but those on the list; `kept` are let through.
     pub fn new(kept: &[PathBuf]) -> Self {
         let kept = kept.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
-        Self { kept, own_names: Mutex::default() }
+        Self { kept, own_names: Mutex::default(), waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
     }
 
     /// Judges where a program connects or sends to.
@@ -136,11 +155,32 @@ impl Judged {
         Self { address: given.to_vec(), _file: None }
     }
 
-    /// connect(2) to it.
+    /// connect(2) to it, without waiting.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn connect(self, socket: &OwnedFd) -> std::io::Result<()> {
-        sys::connect_as_given(socket, &self.address)
+    /// What the kernel says; `WouldBlock` where the listener has no room, which ends no connect that waits.
+    pub fn connect(&self, socket: &OwnedFd) -> io::Result<()> {
+        without_waiting(socket, || sys::connect_as_given(socket, &self.address))
+    }
+
+    /// connect(2) to who has no room yet, until he has, for as long as the caller waits.
+    pub async fn wait(self, socket: OwnedFd, caller: Caller) {
+        let patience = sockopt::socket_timeout(&socket, sockopt::Timeout::Send).ok().flatten();
+        let end = patience.map(|patience| tokio::time::Instant::now() + patience);
+        let mut look = LOOK;
+        let done = loop {
+            // Nothing tells of room there.
+            tokio::time::sleep(look).await;
+            if !caller.is_waiting() {
+                return;
+            }
+            match plain(self.connect(&socket)) {
+                Err(Errno::EAGAIN) if end.is_none_or(|end| tokio::time::Instant::now() < end) => {}
+                done => break done,
+            }
+            look = (look * 2).min(LOOK_MAX);
+        };
+        drop((socket, self));
+        caller.hear(done);
     }
 }
