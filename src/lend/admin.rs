@@ -8,7 +8,7 @@ use std::{io, time::Duration};
 use tokio::net::UnixStream;
 
 pub use self::message::{AdminReply, AdminRequest, Refused, SecretText, UserEntry};
-pub(super) use self::socket::Listener;
+pub(super) use self::socket::{Listener, PLACES};
 use super::{LendError, Lender, LenderDir, audit::Event};
 use crate::{
     proto::{Ask, UserName},

@@ -31,7 +31,7 @@ pub(super) const PLACES: usize = 128;
 /// Of those, for one source, unless lender.toml says otherwise (`per_source`): a few programs that start together.
 pub(super) const PER_SOURCE: usize = 8;
 /// Connections that wait for a place: an office behind one address comes to work.
-const WAITING_MAX: usize = 64;
+pub(super) const WAITING_MAX: usize = 64;
 /// From so many on, some that wait are closed: a queue that is always full would serve only whoever fills it.
 const WAITING_EARLY: usize = WAITING_MAX / 2;
 /// How long each waits: as long as a handshake may take, after which its source has a place again.

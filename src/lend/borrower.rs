@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use super::{Lender, audit::Event, login::Welcomed, names::SessionNames, peer::Peer, seats::Seat, spawn::Programs};
 use crate::{
@@ -38,6 +38,8 @@ pub(super) struct Borrower {
     /// When its last ticket was issued, in seconds since 1970; 0 for never.
     ticket_at: AtomicU64,
     seat: Seat,
+    /// Of its connection, until the last words are said.
+    _descriptor: OwnedSemaphorePermit,
     pub(super) names: SessionNames,
     pub(super) programs: Programs,
     /// When its certificate ends; a renewal moves it.
@@ -47,12 +49,13 @@ pub(super) struct Borrower {
 
 impl Borrower {
     pub(super) fn new(lender: Lender, welcome: Welcomed, peer: Peer, session: Session) -> Self {
-        let Welcomed { identity, session_id, login, seat, .. } = welcome;
+        let Welcomed { identity, session_id, login, seat, descriptor, .. } = welcome;
         Self {
             lender,
             login,
             ticket_at: AtomicU64::new(0),
             seat,
+            _descriptor: descriptor,
             principal: Principal { user: identity.user.clone(), device: identity.device },
             not_after: watch::Sender::new(identity.not_after),
             identity,

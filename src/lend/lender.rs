@@ -16,6 +16,7 @@ use super::{
     LendError, LenderConfig, LenderDir, Listen, accept, admin,
     audit::Audit,
     blocking::blocking,
+    descriptors,
     door::Door,
     file_version::FileVersion,
     identity::{self, Configs, ServerIdentity},
@@ -43,12 +44,6 @@ use crate::{
         store::{Store, StoreError},
     },
 };
-
-/// Descriptors that borrowers do not get: for the store, the log, strangers at the door, and an admin who takes back what
-/// the others hold.
-const DESCRIPTORS_RESERVED: u64 = 256;
-/// Sockets that are lent even by a process that may open next to nothing.
-const SOCKETS_LEAST: usize = 16;
 
 /// A lender. Clones share everything.
 ///
@@ -89,7 +84,7 @@ pub(super) struct Shared {
     pub(super) reloading: tokio::sync::Mutex<()>,
     pub(super) live: Live,
     pub(super) seats: Seats,
-    /// A place for each socket that is lent, of all sessions.
+    /// A place for each descriptor of a borrower: of a session, of a socket that is lent, of a program's stream.
     pub(super) sockets: Arc<Semaphore>,
     pub(super) services: Arc<Services>,
     /// Of programs, by user.
@@ -161,7 +156,7 @@ impl Lender {
             reloading: tokio::sync::Mutex::default(),
             live: Live::default(),
             seats: Seats::default(),
-            sockets: Arc::new(Semaphore::new(sockets_max())),
+            sockets: Arc::new(descriptors::places()),
             services: Arc::default(),
             programs: spawn::places(),
             look_ups: LookUps::new(),
@@ -358,11 +353,4 @@ fn inherited() -> Option<Listen> {
     let for_us = std::env::var("LISTEN_PID").ok()?.parse::<u32>().ok()? == std::process::id();
     let count: u32 = std::env::var("LISTEN_FDS").ok()?.parse().ok()?;
     (for_us && count >= 1).then_some(Listen::Fd(FIRST))
-}
-
-/// What the process may open, less the reserve.
-fn sockets_max() -> usize {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    let most = usize::try_from(most.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
-    most.clamp(SOCKETS_LEAST, Semaphore::MAX_PERMITS)
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncBufRead, AsyncWrite},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
 };
 use zeroize::Zeroizing;
 
@@ -15,7 +15,7 @@ use super::{
     admission::Place,
     audit::{Event, Source},
     borrower::Borrower,
-    dispatch, guess,
+    descriptors, dispatch, guess,
     os_user::OsUser,
     peer::Peer,
     seats::Seat,
@@ -114,6 +114,8 @@ pub(super) struct Welcomed {
     pub(super) session_id: SessionId,
     pub(super) login: store::Login,
     pub(super) seat: Seat,
+    /// Its connection's, which is no stranger's any more.
+    pub(super) descriptor: OwnedSemaphorePermit,
 }
 
 async fn log_in<C>(
@@ -162,6 +164,8 @@ where
         .seats
         .take(&identity.user, || lender.policy().limits(&identity.user))
         .map_err(|full| No::refused(ErrorKind::Busy, full))?;
+    let descriptor = shared.sockets.clone().try_acquire_owned();
+    let descriptor = descriptor.map_err(|_| No::refused(ErrorKind::Busy, descriptors::NONE_LEFT))?;
     let session_id = SessionId(crate::trust::random());
     let local = shown.names(lender);
     // What cannot be told now stands in the borrower's profile as it was.
@@ -170,7 +174,7 @@ where
     let device = identity.device;
     // Best effort: when it was last seen is for the admin's eyes only.
     let _ = lender.store(move |store| store.touch(device, UnixTime::now())).await;
-    Ok(Welcomed { identity, config: agreed, session_id, login, seat })
+    Ok(Welcomed { identity, config: agreed, session_id, login, seat, descriptor })
 }
 
 /// Who the peer's certificate says it is, and the value that its proofs are bound to.

@@ -27,6 +27,7 @@ mod borrower;
 mod check;
 mod config;
 mod control;
+mod descriptors;
 mod dispatch;
 mod door;
 mod error;

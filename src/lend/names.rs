@@ -28,11 +28,11 @@ pub(super) use machine::Machine;
 pub(super) use upstream::places;
 
 use self::answers::Answers;
-use super::{borrower::Borrower, dispatch::refuse, gate, lender::Shared, resolve::unknown};
+use super::{borrower::Borrower, descriptors, dispatch::refuse, gate, lender::Shared, resolve::unknown};
 use crate::{
     policy::{ADDRESSES_MAX, Answered, Granted, Host, HostName, Resolve},
     proto::{
-        Answer, Errno, Refusal, Reset, Resolving, UserName,
+        Answer, Errno, ErrorKind, Refusal, Reset, Resolving, UserName,
         dns::{self, HEADER_BYTES, QUERY_BYTES_MAX, Query, Question, Rcode, Reply},
     },
     session::{Meter, Stream},
@@ -213,6 +213,11 @@ pub(super) async fn follow(shared: &Shared, user: &UserName, name: &HostName) ->
     if let Some(addresses) = machine.hosts().await.of(name.as_str()) {
         return Ok(Through { addresses, aliases: Vec::new() });
     }
+    // As in [`look_up`]; it asks two questions at once.
+    let Ok(_sockets) = shared.sockets.try_acquire_many(2) else {
+        let text = format!("the lender cannot resolve {name}: {}", descriptors::NONE_LEFT);
+        return Err(Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE)));
+    };
     let (resolvers, file) = (machine.resolvers().await, machine.resolver_file().await);
     let search = if name.as_str().contains('.') { &[][..] } else { &file.search[..] };
     let longer: Vec<_> = search.iter().map(|domain| format!("{}.{domain}", name.as_str())).collect();

@@ -20,7 +20,7 @@ use crate::{
 /// The resolver's own time-outs add up to 30 s and more; nobody waits so long for a name.
 const RESOLVE_MAX: Duration = Duration::from_secs(10);
 /// Look-ups at once: each holds a thread while it waits.
-const PLACES: usize = 64;
+pub(super) const PLACES: usize = 64;
 /// Of those, for one user: a program that opens many connections at once, and three quarters are left for the others.
 const PLACES_OF_USER: usize = 16;
 

@@ -10,6 +10,9 @@ use std::{
 
 use crate::{policy::Limits, proto::UserName, session::Pace};
 
+/// Sessions of a user whom no rule gives another number: each command may be one, and a script starts some hundred of them;
+/// all of them together leave most of a lender's descriptors to the others.
+const SESSIONS_OF_USER: u32 = 256;
 /// Bytes a second in one megabit a second.
 const MEGABIT_BYTES: u64 = 1_000_000 / 8;
 
@@ -39,12 +42,16 @@ impl Bounds {
     }
 }
 
-/// The user has as many sessions as the policy allows.
+/// The user has as many sessions as there may be.
 #[derive(Debug, thiserror::Error)]
-#[error("{user} has {sessions} sessions already, which is all that the policy allows: end one of them")]
-pub(super) struct Full {
-    user: UserName,
-    sessions: u32,
+pub(super) enum Full {
+    #[error("{user} has {sessions} sessions already, which is all that the policy allows: end one of them")]
+    Policy { user: UserName, sessions: u32 },
+    #[error(
+        "{user} has {SESSIONS_OF_USER} sessions already, as many as one has without `limits.sessions` in the policy: \
+         end one of them"
+    )]
+    Default { user: UserName },
 }
 
 impl Seats {
@@ -56,8 +63,11 @@ impl Seats {
         users.retain(|_, taken| taken.sessions > 0 || taken.bounds.pace.is_behind());
         let taken = users.entry(user.clone()).or_default();
         let limits = limits();
-        if let Some(sessions) = limits.sessions.filter(|most| taken.sessions >= *most) {
-            return Err(Full { user: user.clone(), sessions });
+        if taken.sessions >= limits.sessions.unwrap_or(SESSIONS_OF_USER) {
+            let user = user.clone();
+            return Err(limits
+                .sessions
+                .map_or(Full::Default { user: user.clone() }, |sessions| Full::Policy { user, sessions }));
         }
         taken.sessions += 1;
         taken.bounds.set(&limits);
@@ -128,6 +138,23 @@ mod tests {
         assert!(seats.take(&"bob".parse().unwrap(), limits(2, 8)).is_ok(), "one user's sessions are not another's");
         drop(first);
         assert!(seats.take(&alice, limits(2, 8)).is_ok());
+    }
+
+    #[test]
+    fn without_a_limit_in_the_policy_there_is_one_all_the_same() {
+        let (seats, alice) = (Seats::default(), "alice".parse().unwrap());
+        let mut held: Vec<_> = (0..SESSIONS_OF_USER).map(|_| seats.take(&alice, Limits::default).unwrap()).collect();
+        let full = seats.take(&alice, Limits::default).err().unwrap();
+        assert_eq!(
+            full.to_string(),
+            "alice has 256 sessions already, as many as one has without `limits.sessions` in the policy: end one of them"
+        );
+        assert!(seats.take(&"bob".parse().unwrap(), Limits::default).is_ok());
+        // The policy may give more, or less.
+        held.push(seats.take(&alice, limits(SESSIONS_OF_USER + 1, 8)).unwrap());
+        assert!(seats.take(&alice, limits(SESSIONS_OF_USER + 1, 8)).is_err());
+        drop(held);
+        assert!(seats.take(&alice, Limits::default).is_ok());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{audit::Event, borrower::Borrower, dispatch::refuse, gate};
+use super::{audit::Event, borrower::Borrower, descriptors, dispatch::refuse, gate};
 use crate::{
     policy::{Connect, Granted},
     proto::{Answer, Errno, ErrorKind, Refusal, Target, TcpConnected, WireAddr},
@@ -33,7 +33,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
     let attempts = grant.request().addresses.len().clamp(1, ATTEMPTS_MAX);
     let places = borrower.lender.shared.sockets.try_acquire_many(u32::try_from(attempts).unwrap_or(u32::MAX));
     let Ok(mut places) = places else {
-        let text = "the lender has lent as many sockets as it can open";
+        let text = descriptors::NONE_LEFT;
         let event = Event { target: Some(target), why: Some(text.to_owned()), ..borrower.event("tcp-busy") };
         borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
         return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;

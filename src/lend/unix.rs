@@ -17,6 +17,7 @@ use super::{
     audit::Event,
     blocking::blocking,
     borrower::Borrower,
+    descriptors,
     dispatch::refuse,
     gate,
     os_user::Account,
@@ -52,7 +53,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, actor
         borrower.lender.shared.audit.log(event).await;
     };
     let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
-        let text = "the lender has lent as many sockets as it can open";
+        let text = descriptors::NONE_LEFT;
         log("unix-failed", Some(text.to_owned())).await;
         return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
     };

@@ -18,7 +18,7 @@ use crate::proto::UserName;
 pub struct Limits {
     /// Streams open at once in a session.
     pub streams: Option<u32>,
-    /// Sessions at once, of all devices.
+    /// Sessions at once, of all devices; 256 by default.
     pub sessions: Option<u32>,
     /// Megabit per second, of all sessions.
     pub mbit: Option<u32>,

@@ -3,18 +3,23 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
 };
 
-use capuchin::{proto::ErrorKind, trust::tls};
+use capuchin::{
+    lend::owner_name,
+    proto::{ErrorKind, FromLender},
+    trust::tls,
+};
 
 use crate::{
     still_serves,
     support::{
         Daemon, LOOPBACK, Lab, PATIENCE,
         clock::Clock,
-        peer::{ATTACKER, Credentials, Peer, password_login},
+        peer::{ATTACKER, Credentials, HONEST, Peer, password_login, peer_login, saved_ticket, ticket_login},
         run,
     },
 };
@@ -126,6 +131,9 @@ async fn attack_26_ten_thousand_half_open_connections() {
     still_serves(&lab, &home).await;
 }
 
+/// Of a daemon with so many descriptors twenty are lent: it keeps the others for itself, and for strangers and admins.
+const LENDS_TWENTY: u32 = 548;
+
 /// A lender whose daemon may open so many descriptors.
 fn with_descriptors(folder: tempfile::TempDir, most: u32) -> Lab {
     let mut limited = Command::new("sh");
@@ -139,7 +147,7 @@ fn with_descriptors(folder: tempfile::TempDir, most: u32) -> Lab {
 async fn a_borrower_with_every_socket_there_is_keeps_no_admin_out() {
     let mut lab = Lab::start(LOOPBACK);
     lab.daemon.kill();
-    let lab = with_descriptors(lab.folder, 296);
+    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
     let greedy = lab.join("alice");
     let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (forward, local) = greedy.forward(&[&format!("0:{}", target.local_addr().unwrap())]);
@@ -150,6 +158,75 @@ async fn a_borrower_with_every_socket_there_is_keeps_no_admin_out() {
     run(lab.admin().args(["revoke", "--user", "alice"]));
     forward.wait_for_line("error[revoked]");
     drop(held);
+    let honest = lab.join("bob");
+    run(honest.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
+/// Begins sessions until the lender has no room for one more; `enter` gives what it answered.
+async fn sessions_until_busy<P>(mut enter: impl AsyncFnMut() -> (P, FromLender)) -> Vec<P> {
+    let mut held = Vec::new();
+    loop {
+        match enter().await {
+            (peer, FromLender::Welcome(_)) => held.push(peer),
+            (_, FromLender::Refusal(refusal)) => {
+                assert_eq!(refusal.kind(), ErrorKind::Busy, "{}", refusal.text());
+                assert!(refusal.text().contains("as many sockets as it can open"), "{}", refusal.text());
+                return held;
+            }
+            (_, other) => panic!("a welcome or a refusal was expected, not a {}", other.name()),
+        }
+        assert!(held.len() < LENDS_TWENTY as usize, "{} sessions", held.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_borrower_with_every_session_there_is_keeps_no_admin_out() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
+    let greedy = lab.join("alice");
+    let held = sessions_until_busy(async || {
+        let config = Credentials::of(&greedy, "alice").config();
+        let mut peer = Peer::dial_from(HONEST, lab.address, config, "lab").await.unwrap();
+        let login = ticket_login(&saved_ticket(&greedy, "alice"), peer.exporter(tls::Purpose::Login));
+        let answer = peer.log_in_with(login).await;
+        (peer, answer)
+    })
+    .await;
+    assert!((15..=20).contains(&held.len()), "{} sessions", held.len());
+    let line = lab.wait_for_verdict("login", "refused");
+    assert!(line["why"].as_str().unwrap().contains("as many sockets"), "{line}");
+    // Beside all that is held, as many strangers as are heard or may wait, on both ways in.
+    let strangers: Vec<_> =
+        (1..=200).map(|number| connect_from(Ipv4Addr::new(127, 0, 29, number), lab.address)).collect();
+    let visitors: Vec<_> = (0..100).filter_map(|_| UnixStream::connect(lab.door()).ok()).collect();
+    run(lab.admin().args(["user", "list"]));
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    for mut peer in held {
+        assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Revoked);
+    }
+    drop((strangers, visitors));
+    let honest = lab.join("bob");
+    run(honest.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
+/// Whom no rule names has sessions all the same, with nothing in them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_of_this_machine_with_every_session_there_is_keeps_no_admin_out() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
+    let held = sessions_until_busy(async || {
+        let mut peer = Peer::knock(&lab.door()).await;
+        let answer = peer.log_in_with(peer_login(None)).await;
+        (peer, answer)
+    })
+    .await;
+    assert!((15..=20).contains(&held.len()), "{} sessions", held.len());
+    run(lab.admin().args(["revoke", "--user", owner_name().0.as_str()]));
+    for mut peer in held {
+        assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Revoked);
+    }
     let honest = lab.join("bob");
     run(honest.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
 }

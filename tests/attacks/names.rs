@@ -1,6 +1,6 @@
 //! Names that the lender answers: what they open, what they do not, and what comes of hostile answers.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use capuchin::{
     BorrowError, Borrower, Profiles,
@@ -12,7 +12,7 @@ use capuchin::{
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Home, Lab, named::NamedLab};
+use crate::support::{Home, Lab, named::NamedLab, run};
 
 /// Alice may reach every name on port 80, and no address as such.
 pub const EVERY_NAME: &str = "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"*.test:80\"]\n";
@@ -238,6 +238,36 @@ async fn resolvers_that_are_gone_fail_the_question_and_new_ones_are_asked_at_onc
     assert!(reply(answer, 1, "www.test", dns::A).is(Rcode::ServFail));
     std::fs::write(named.file("resolv.conf"), "# mended\nnameserver 127.0.0.1\n").unwrap();
     assert_eq!(borrower.lookup("www.test").await.unwrap(), addresses(&["10.77.0.1"]));
+}
+
+/// A connection by a name where a deny names hosts: the lender asks the resolvers itself, with two sockets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn look_ups_of_connections_take_no_more_sockets_than_there_are() {
+    let policy = format!("{EVERY_NAME}[[deny]]\nwho = \"alice\"\nconnect = [\"*.secret.test:*\"]\n");
+    let zone = json!({ "www.test A": [["www.test 60 A 10.77.0.1"]] });
+    // Of which sixteen are lent.
+    let named = NamedLab::start_with(&policy, &zone, &[("DESCRIPTORS", PathBuf::from("64"))]);
+    std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+    let alice = borrower(&named.lab.join("alice")).await;
+    let mut hanging = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let alice = alice.clone();
+        hanging.spawn(async move { alice.tcp_connect(format!("silent-{number}.test:80")).await.map(drop) });
+    }
+    named.lab.daemon.wait_for_line("asked udp silent-");
+    run(named.lab.admin().args(["user", "list"]));
+    let mut busy = 0;
+    while let Some(ended) = hanging.join_next().await {
+        let error = ended.unwrap().unwrap_err();
+        if error.kind() == ErrorKind::Busy {
+            busy += 1;
+            assert_eq!(error.errno().map(|errno| errno.0), Some(24), "{error}");
+            assert!(error.to_string().contains("as many sockets as it can open"), "{error}");
+        }
+    }
+    assert!(busy > 0, "each of 60 look-ups had its sockets");
+    // Each place came back.
+    assert_eq!(reach(&alice, "www.test:80").await.unwrap(), "10.77.0.1");
 }
 
 /// More look-ups that hang than there are places, all of one user.

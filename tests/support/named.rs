@@ -30,6 +30,7 @@ done
 mkfifo "$1/ready"
 setpriv --pdeathsig KILL python3 "$2" "$1/zone" "$1/asked" "$1/ready" 3<&- &
 read ready < "$1/ready"
+if [ -n "$DESCRIPTORS" ]; then ulimit -n "$DESCRIPTORS"; fi
 exec "$3" serve
 "#;
 
@@ -39,7 +40,7 @@ impl NamedLab {
         Self::start_with(policy, zone, &[])
     }
 
-    /// With this in its environment.
+    /// With this in its environment; `DESCRIPTORS` says how many the lender may open.
     pub fn start_with(policy: &str, zone: &Value, environment: &[(&str, PathBuf)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();

@@ -23,7 +23,7 @@ const LINE_BYTES_MAX: u64 = 1024 * 1024;
 /// Longest answer, in bytes: every stream of as many sessions as a machine carries.
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Requests at once.
-const PLACES: usize = 16;
+pub(in crate::lend) const PLACES: usize = 16;
 /// A request is one line, written at once.
 const REQUEST_MAX: Duration = Duration::from_secs(5);
 

@@ -30,6 +30,7 @@ use self::peers::{Peers, Standing};
 use super::{
     audit::Event,
     borrower::Borrower,
+    descriptors,
     dispatch::{break_off, refuse},
     gate,
 };
@@ -65,7 +66,7 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
         Err(refusal) => return refuse(&stream, refusal).await,
     };
     let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
-        let text = "the lender has lent as many sockets as it can open";
+        let text = descriptors::NONE_LEFT;
         log(borrower, "udp-failed", wanted.address.to_string(), Some(text.to_owned())).await;
         return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
     };
