@@ -287,10 +287,12 @@ pub(super) async fn decide(
         // What listens would stand in the way of any of the ports that are asked for.
         let own: Vec<_> = lender.address().into_iter().collect();
         let facts = Facts { own: &own, own_folders: lender.own_folders(), ..Facts::default() };
-        let asked = where_it_leads(asked).await;
+        let asked = where_it_leads(lender, who, asked).await?;
         let grant = policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))?;
-        if matches!(kind, Kind::Unix | Kind::UnixListen) {
-            own_user::actor(lender, &who.user, &ask.to_string()).await?;
+        match kind {
+            Kind::Unix | Kind::UnixListen => drop(own_user::actor(lender, &who.user, &ask.to_string()).await?),
+            Kind::Exec | Kind::Shell => drop(spawn::runs_as(lender, &who.user).await?),
+            _ => {}
         }
         return Ok(grant);
     };
@@ -303,9 +305,10 @@ pub(super) async fn decide(
 }
 
 /// The same request about the place that the links of its path lead to, as when it is done.
-async fn where_it_leads(asked: AnyRequest) -> AnyRequest {
+async fn where_it_leads(lender: &Lender, who: &Principal, asked: AnyRequest) -> Result<AnyRequest, Refusal> {
     let real = async |path, last| blocking(move || real_path(&path, last)).await.0;
-    match asked {
+    Ok(match asked {
+        AnyRequest::Exec(exec) => AnyRequest::Exec(spawn::followed(lender, who, exec).await?),
         AnyRequest::UnixConnect(UnixConnect { path }) => {
             AnyRequest::UnixConnect(UnixConnect { path: real(path, Last::Followed).await })
         }
@@ -313,7 +316,7 @@ async fn where_it_leads(asked: AnyRequest) -> AnyRequest {
             AnyRequest::UnixListen(UnixListen { path: real(path, Last::Kept).await })
         }
         other => other,
-    }
+    })
 }
 
 async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {

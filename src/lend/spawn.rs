@@ -28,8 +28,9 @@ use crate::{
 };
 
 pub(super) use account::account;
+pub(super) use choose::followed;
 pub(super) use places::places;
-pub(super) use request::{SpawnGrant, judge};
+pub(super) use request::{SpawnGrant, judge, runs_as};
 pub(super) use stdio::Programs;
 
 /// From the request to its last word, and to its last stream.

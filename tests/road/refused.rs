@@ -1,12 +1,21 @@
 //! What the policy refuses is never dialled, never resolved, and explained.
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        net::UnixListener,
+    },
+};
 
 use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Request, Target, TcpConnected, message};
 
-use crate::support::{
-    Lab, fails, json,
-    peer::{Peer, frame},
+use crate::{
+    listen::session,
+    support::{
+        Lab, fails, json, own_uid,
+        peer::{Peer, frame},
+    },
 };
 
 /// Alice may reach one name and one port.
@@ -86,7 +95,7 @@ fn check_says_the_same_on_both_sides() {
 fn check_answers_for_every_kind_on_both_sides_alike() {
     let lab = Lab::start(
         "[[allow]]\nwho = \"alice\"\nread = \"/srv/data\"\nshell = true\nenv.send = \"LC_*\"\nconnect = [\"*:*\", \"a.internal:1\"]\n\
-         exec = [{ path = \"/usr/bin/git\" }]\n[[deny]]\nwho = \"bob\"\nread = \"/srv/secret\"\n",
+         exec = [{ path = \"/usr/bin/git\" }]\nallow_root = true\n[[deny]]\nwho = \"bob\"\nread = \"/srv/secret\"\n",
     );
     let home = lab.join("alice");
     for (kind, target, code) in [
@@ -130,6 +139,73 @@ fn check_answers_for_every_kind_on_both_sides_alike() {
     for moot in ["shell = true makes finer rules for alice moot", "connect = \"*:*\" makes finer rules for alice moot"]
     {
         assert!(text.contains(moot), "{moot:?} is missing: {text}");
+    }
+}
+
+/// What is lent as a user of the lender's machine, by every kind of terms and through links: `check` says what the gate does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_says_what_the_request_meets_as_any_user_and_through_links() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    for name in ["lent", "kept"] {
+        std::fs::create_dir(at(name)).unwrap();
+        std::fs::write(at(&format!("{name}/program")), "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(at(&format!("{name}/program")), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let _servers = ["lent/server", "kept/server"].map(|name| UnixListener::bind(at(name)).unwrap());
+    for (target, link) in [("program", "kept/alias"), ("../kept/program", "lent/out"), ("../kept/server", "lent/leads")]
+    {
+        let target = if link == "kept/alias" { at("lent/program") } else { target.to_owned() };
+        symlink(target, at(link)).unwrap();
+    }
+    let lent = ["lent/program", "lent/out", "lent/none"].map(|name| format!("{{ path = {:?} }}", at(name))).join(", ");
+    let things = [
+        ("exec", at("lent/program")),
+        ("exec", at("lent/none")),
+        ("exec", at("kept/alias")),
+        ("exec", at("lent/out")),
+        ("exec", at("kept/program")),
+        ("shell", String::new()),
+        ("unix", at("lent/server")),
+        ("unix", at("lent/leads")),
+        ("unix_listen", at("lent/new")),
+        ("unix_listen", at("kept/new")),
+    ];
+    for terms in ["", "allow_root = true", "run_as = \"daemon\"", "run_as = \"root\"", "run_as = \"nobody-has-this\""] {
+        let (lab, _home, borrower) = session(&format!(
+            "[[allow]]\nwho = \"alice\"\nshell = true\nexec = [{lent}]\nunix = {0:?}\nunix_listen = {0:?}\n{terms}\n\
+             [[deny]]\nwho = \"alice\"\nexec = [{{ path = {1:?} }}]\n",
+            at("lent"),
+            at("kept/program"),
+        ))
+        .await;
+        let mut allowed = 0;
+        for (kind, target) in &things {
+            let done = match *kind {
+                "exec" => borrower.command(target).spawn().await.map(drop),
+                "shell" => borrower.shell().spawn().await.map(drop),
+                "unix" => borrower.unix_connect(target).await.map(drop),
+                _ => borrower.unix_listen(target).await.map(drop),
+            };
+            let asked = borrower.check(kind, target).await.map(drop);
+            let told =
+                lab.admin().args(["check", "alice", kind]).args(Some(target).filter(|_| *kind != "shell")).output();
+            let by_policy = |result: &Result<(), capuchin::BorrowError>| {
+                result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Policy)
+            };
+            let refused = by_policy(&done);
+            assert_eq!(by_policy(&asked), refused, "{terms} {kind} {target}: {asked:?}, {done:?}");
+            assert_eq!(told.unwrap().status.code(), Some(i32::from(refused)), "{terms} {kind} {target}: {done:?}");
+            allowed += usize::from(!refused);
+        }
+        // Who has nobody to act as has nothing, and otherwise the links to what is kept are refused.
+        let acts = match terms {
+            "" => own_uid() != 0,
+            "run_as = \"daemon\"" => own_uid() == 0,
+            _ => terms == "allow_root = true",
+        };
+        assert_eq!(allowed, if acts { 6 } else { 0 }, "{terms}");
     }
 }
 

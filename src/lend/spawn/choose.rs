@@ -12,8 +12,8 @@ use super::{
     find::{Candidates, Seen, look},
 };
 use crate::{
-    lend::{borrower::Borrower, gate},
-    policy::{self, Exec, Facts, Granted, LenderPath, Policy, Reason, may_run},
+    lend::{Lender, borrower::Borrower, gate},
+    policy::{self, Exec, Facts, Granted, LenderPath, Policy, Principal, Reason, may_run},
     proto::{Errno, ErrorKind, Refusal},
 };
 
@@ -42,6 +42,22 @@ pub(super) async fn choose(
     let shown = String::from_utf8_lossy(name);
     let seen = seen.await.map_err(|why| why.refusal(&format!("{shown}: the lender cannot look for it")))?;
     choice.of_seen(name, candidates, by_name, seen)
+}
+
+/// A program with where its file really is, for who asks about it and runs nothing.
+///
+/// # Errors
+/// The policy refuses it wherever it leads, or the lender cannot look.
+pub(in crate::lend) async fn followed(lender: &Lender, who: &Principal, exec: Exec) -> Result<Exec, Refusal> {
+    let policy = lender.policy();
+    let facts = Facts { own_folders: lender.own_folders(), ..Facts::default() };
+    if let Err(no) = policy::decide(&policy, who, exec.clone(), &facts) {
+        may_run(&policy, who, &exec, &facts).map_err(|_| gate::refusal(&no))?;
+    }
+    let path = exec.path.clone();
+    let seen = lender.shared.look_ups.run(&who.user, move || look(&path)).await;
+    let seen = seen.map_err(|why| why.refusal(&format!("{}: the lender cannot look for it", exec.path)))?;
+    Ok(Exec { real: seen.real, ..exec })
 }
 
 struct Choice<'a> {

@@ -8,7 +8,7 @@ use super::{
     environment,
 };
 use crate::{
-    lend::{borrower::Borrower, gate, os_user::Account, worker::Job},
+    lend::{Lender, borrower::Borrower, gate, os_user::Account, worker::Job},
     policy::{self, Exec, Facts, Granted, SendVariable, Shell, Terms},
     proto::{Errno, ErrorKind, Program, Refusal, Spawn, UserName},
 };
@@ -51,7 +51,7 @@ pub(in crate::lend) async fn judge(
         let request = SendVariable::parse(name).map_err(|error| usage(error.to_string()))?;
         granted.push((policy::decide(&policy, who, request, &facts).map_err(refused)?, variable));
     }
-    let account = find_account(borrower, &terms).await?;
+    let account = find_account(lender, &who.user, &terms).await?;
     let program = match wanted.what {
         Program::Shell => GrantedProgram::Shell(policy::decide(&policy, who, Shell, &facts).map_err(refused)?),
         Program::Exec => {
@@ -163,11 +163,18 @@ impl SpawnGrant {
     }
 }
 
+/// Whom programs of `user` run as, for who asks about one and runs nothing.
+///
+/// # Errors
+/// As [`account`], or the lender cannot look.
+pub(in crate::lend) async fn runs_as(lender: &Lender, user: &UserName) -> Result<Account, Refusal> {
+    find_account(lender, user, &lender.policy().terms(user)).await?
+}
+
 /// Whom the program would run as, by the system's list of users, which is a file.
-async fn find_account(borrower: &Borrower, terms: &Terms) -> Result<Result<Account, Refusal>, Refusal> {
-    let (user, terms) = (borrower.principal.user.clone(), terms.clone());
-    let look_up = move || account(&user, &terms);
-    let found = borrower.lender.shared.look_ups.run(&borrower.principal.user, look_up).await;
+async fn find_account(lender: &Lender, user: &UserName, terms: &Terms) -> Result<Result<Account, Refusal>, Refusal> {
+    let asked = (user.clone(), terms.clone());
+    let found = lender.shared.look_ups.run(user, move || account(&asked.0, &asked.1)).await;
     found.map_err(|why| why.refusal("the lender cannot look up the user that programs run as"))
 }
 
