@@ -41,8 +41,8 @@
 //! - Sockets for datagrams that are answered or connected are 1,024 at once (ENOBUFS), and far ends 256 for each and 4,096 for all, a
 //!   quarter of the descriptors that capuchin may have at most: what then comes late from one that was quiet for longest is from
 //!   an address of this machine, if it was not read before.
-//! - A program that acts as another user than capuchin sends no message with a destination or control messages by a Unix socket (EACCES), and nobody
-//!   gives other credentials (SCM_CREDENTIALS) than capuchin's user and group (EPERM).
+//! - A program that acts as another user than capuchin sends by a Unix socket with write(2) and send(2) alone: sendmsg(2), and a
+//!   destination, are EACCES. Nobody gives other credentials (SCM_CREDENTIALS) than capuchin's user and group (EPERM).
 //! - A process that may not be looked at (set-user-ID, PR_SET_DUMPABLE 0) can connect to nothing (EACCES).
 //!
 //! # Security
