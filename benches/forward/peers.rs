@@ -31,7 +31,7 @@ fn stunnel(folder: &Path, origin: SocketAddr) -> Option<Tunnel> {
         let text = format!(
             "foreground = yes\npid =\ndebug = 3\n[t]\n{own}cert = {pem}\nCAfile = {pem}\nverifyPeer = yes\n\
              sslVersion = TLSv1.3\nciphersuites = TLS_AES_128_GCM_SHA256\nsocket = l:TCP_NODELAY=1\n\
-             socket = r:TCP_NODELAY=1\nTIMEOUTclose = 0\n"
+             socket = r:TCP_NODELAY=1\n"
         );
         spawn(quiet(Command::new("stunnel").arg(file(folder, &format!("stunnel-{name}"), &text))))
     });
