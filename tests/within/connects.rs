@@ -36,6 +36,14 @@ for target in sys.argv[1:]:
         print(target, "blocking" if blocking else "polled", errno.errorcode.get(result, "OK"), peer)
 "#;
 
+/// The targets for [`PROBE`], and what it prints if each ends as its case says.
+pub fn probed<'a>(cases: &[(&'a str, &str, &str)]) -> (Vec<&'a str>, String) {
+    let line = |(target, errno, peer): &(&str, &str, &str)| {
+        ["blocking", "polled"].map(|how| format!("{target} {how} {errno} {peer}\n"))
+    };
+    (cases.iter().map(|(target, ..)| *target).collect(), cases.iter().flat_map(line).collect())
+}
+
 #[test]
 fn curl_fetches_a_page_that_only_the_lender_reaches() {
     let machine = Machine::start();
@@ -78,11 +86,7 @@ fn connect_fails_as_the_lenders_does() {
         ("::ffff:10.77.0.1:7000", "OK", "::ffff:10.77.0.1"),
         ("::ffff:10.77.0.1:9", "ECONNREFUSED", ""),
     ];
-    let targets: Vec<&str> = cases.iter().map(|(target, _, _)| *target).collect();
-    let expected: String = cases
-        .iter()
-        .flat_map(|(target, errno, peer)| ["blocking", "polled"].map(|how| format!("{target} {how} {errno} {peer}\n")))
-        .collect();
+    let (targets, expected) = probed(&cases);
     for within in machine.everybody() {
         let probed = run(&mut within.run(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
         let expected = match within.by_tun {

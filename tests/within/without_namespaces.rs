@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::{
-    connects::PROBE,
+    connects::{PROBE, probed},
     machine::{Machine, Within},
     support::{Daemon, PATIENCE, fails, run, text},
 };
@@ -93,11 +93,7 @@ fn connect_fails_as_the_lenders_does() {
         ("::ffff:10.77.0.1:7000", "OK", "::ffff:10.77.0.1"),
         ("::ffff:10.77.0.1:9", "ECONNREFUSED", ""),
     ];
-    let targets: Vec<&str> = cases.iter().map(|(target, _, _)| *target).collect();
-    let expected: String = cases
-        .iter()
-        .flat_map(|(target, errno, peer)| ["blocking", "polled"].map(|how| format!("{target} {how} {errno} {peer}\n")))
-        .collect();
+    let (targets, expected) = probed(&cases);
     for within in machine.borrowers() {
         let probed = run(&mut within.bare(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
         assert_eq!(text(probed.stdout), expected, "as {}", within.uid);

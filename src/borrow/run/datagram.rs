@@ -2,16 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::packet::{Unreachable, checksum, octets};
+use super::packet::{
+    ICMP, ICMPV6, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP, UDP_HEADER_BYTES, Unreachable, checksum, octets,
+};
 
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-const UDP_HEADER_BYTES: usize = 8;
-const IPV4_HEADER_BYTES: usize = 20;
 /// How many machines it may pass; it passes none.
 const HOPS: u8 = 64;
-const IPV6_HEADER_BYTES: usize = 40;
 /// Longest content of IPv4, in bytes: what the length of its packet can say.
 const IPV4_CONTENT_BYTES_MAX: usize = u16::MAX as usize - IPV4_HEADER_BYTES - UDP_HEADER_BYTES;
 /// Longest content of IPv6, in bytes: what the loopback device takes in one piece (65,536), as its raw sockets cut nothing.

@@ -58,13 +58,13 @@ pub(super) const X32: u32 = 0x4000_0000;
 /// pidfd_getfd.
 pub(super) const MISSING: [u32; 4] = [425, 426, 427, 438];
 
-pub(super) const AF_UNIX: u32 = 1;
-pub(super) const AF_INET: u32 = 2;
-pub(super) const AF_INET6: u32 = 10;
-pub(super) const AF_NETLINK: u32 = 16;
+const AF_UNIX: u32 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const AF_NETLINK: u32 = 16;
 const NETLINK_ROUTE: u32 = 0;
 const NETLINK_SOCK_DIAG: u32 = 4;
-pub(super) const IPPROTO_MPTCP: u32 = 262;
+const IPPROTO_MPTCP: u32 = 262;
 
 pub(super) const EPERM: u32 = 1;
 pub(super) const ENOSYS: u32 = 38;
@@ -117,11 +117,18 @@ fn calls(socket: u32, hidden: &[u32], forbidden: &[u32], supervised: &[u32]) -> 
     program
 }
 
-/// `socket(family, kind, protocol)`; each argument is an int, so that its lower half is all of it.
+/// `socket(family, kind, protocol)`: nothing that would leave a network namespace.
 fn sockets() -> Vec<Instruction> {
-    let netlink = netlink();
+    let mut program = families();
+    program.push(answer(ALLOW));
+    program
+}
+
+/// The families of sockets, each decided but for the internet's: what follows is about those. Each argument of socket(2) is an
+/// int, so that its lower half is all of it.
+pub(super) fn families() -> Vec<Instruction> {
     let mut program = vec![load(argument(0)), jump(JUMP_EQUAL, AF_UNIX, 0, 1), answer(ALLOW)];
-    program.extend(unless(AF_NETLINK, &netlink));
+    program.extend(unless(AF_NETLINK, &netlink()));
     program.extend([
         jump(JUMP_EQUAL, AF_INET, 2, 0),
         jump(JUMP_EQUAL, AF_INET6, 1, 0),
@@ -129,13 +136,12 @@ fn sockets() -> Vec<Instruction> {
         load(argument(2)),
         jump(JUMP_EQUAL, IPPROTO_MPTCP, 0, 1),
         answer(ERRNO | ENOPROTOOPT),
-        answer(ALLOW),
     ]);
     program
 }
 
 /// The protocols of netlink that look and change nothing, without a capability.
-pub(super) fn netlink() -> Vec<Instruction> {
+fn netlink() -> Vec<Instruction> {
     vec![
         load(argument(2)),
         jump(JUMP_EQUAL, NETLINK_ROUTE, 1, 0),

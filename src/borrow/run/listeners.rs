@@ -8,7 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::netlink::{self, DONE, DUMP, Heard, Messages, REQUEST};
+use super::{
+    netlink::{self, DONE, DUMP, Heard, Messages, REQUEST},
+    packet::{TCP, UDP},
+};
 use crate::{proto::Errno, sys};
 
 // linux/sock_diag.h, inet_diag.h, net/tcp_states.h.
@@ -16,8 +19,6 @@ const BY_FAMILY: u16 = 20;
 const ERROR: u16 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const LISTENING: u32 = 1 << 10;
 /// A UDP socket is in the state of a closed connection, or, when connected, of an established one.
 const BOUND: u32 = 1 << 7 | 1 << 1;

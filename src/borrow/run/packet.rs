@@ -5,12 +5,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-const TCP: u8 = 6;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-const IPV4_HEADER_BYTES: usize = 20;
-const IPV6_HEADER_BYTES: usize = 40;
-const TCP_HEADER_BYTES: usize = 20;
+// netinet/in.h, RFC 792, RFC 4443.
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMP: u8 = 1;
+pub const ICMPV6: u8 = 58;
+pub const ECHO_REQUEST: u8 = 8;
+pub const ECHO_REQUEST_V6: u8 = 128;
+// Without options.
+pub const IPV4_HEADER_BYTES: usize = 20;
+pub const IPV6_HEADER_BYTES: usize = 40;
+pub const TCP_HEADER_BYTES: usize = 20;
+pub const UDP_HEADER_BYTES: usize = 8;
 /// Every answer says how many machines it may still pass; it passes none.
 const HOPS: u8 = 64;
 /// TCP flags, with a header of five words.

@@ -17,7 +17,10 @@
 //! ```
 //! A rule that hands a packet over ends there. Marks are out of a program's reach: to set one takes CAP_NET_ADMIN.
 
-use super::netlink::{ACK, APPEND, Body, CREATE, Messages, REQUEST};
+use super::{
+    netlink::{ACK, APPEND, Body, CREATE, Messages, REQUEST},
+    packet::{ECHO_REQUEST, ECHO_REQUEST_V6, ICMP, ICMPV6, TCP, UDP},
+};
 
 /// On a packet that goes to the program's own socket, or that is our answer to one.
 pub const MARK_OWN: u32 = 0xca9_0001;
@@ -50,13 +53,6 @@ const META_PROTOCOL: u32 = 16;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
-// netinet/in.h, RFC 792, RFC 4443.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REQUEST_V6: u8 = 128;
 const SYN: u8 = 0x02;
 const SYN_AND_ACK: u8 = 0x12;
 

@@ -4,18 +4,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::borrow::run::packet::{Syn, half, ipv4, ipv6};
+use crate::borrow::run::packet::{
+    ECHO_REQUEST, ECHO_REQUEST_V6, ICMP, ICMPV6, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Syn, TCP, TCP_HEADER_BYTES, UDP,
+    UDP_HEADER_BYTES, half, ipv4, ipv6,
+};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REQUEST_V6: u8 = 128;
-const IPV4_HEADER_BYTES: usize = 20;
-const IPV6_HEADER_BYTES: usize = 40;
-const TCP_HEADER_BYTES: usize = 20;
-const UDP_HEADER_BYTES: usize = 8;
 /// Where a TCP header has its sum, behind the ports.
 const TCP_SUM_AT: usize = 16;
 /// A header of IPv4 says so much of fragments: that more follow, and where in the whole this one begins.

@@ -13,9 +13,9 @@
 
 use crate::{
     borrow::run::filter::{
-        AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, ALLOW, ARCHITECTURE, ARCHITECTURE_AT, EAFNOSUPPORT, ENOPROTOOPT,
-        ENOSYS, EPERM, EPROTONOSUPPORT, ERRNO, IPPROTO_MPTCP, JUMP_AT_LEAST, JUMP_EQUAL, MEMORY, MISSING, NOTIFY,
-        NUMBER_AT, SECOND, SECOND_MEMORY, X32, answer, argument, jump, load, netlink, unless,
+        ALLOW, ARCHITECTURE, ARCHITECTURE_AT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT, ERRNO, JUMP_AT_LEAST,
+        JUMP_EQUAL, MEMORY, MISSING, NOTIFY, NUMBER_AT, SECOND, SECOND_MEMORY, X32, answer, argument, families, jump,
+        load, unless,
     },
     sys::Instruction,
 };
@@ -141,20 +141,10 @@ fn set_options() -> Vec<Instruction> {
     program
 }
 
-/// `socket(family, kind, protocol)`; each argument is an int, so that its lower half is all of it.
+/// `socket(family, kind, protocol)`: of the internet's families TCP and UDP alone.
 fn sockets() -> Vec<Instruction> {
-    let mut program = vec![load(argument(0)), jump(JUMP_EQUAL, AF_UNIX, 0, 1), answer(ALLOW)];
-    program.extend(unless(AF_NETLINK, &netlink()));
-    program.extend([
-        jump(JUMP_EQUAL, AF_INET, 2, 0),
-        jump(JUMP_EQUAL, AF_INET6, 1, 0),
-        answer(ERRNO | EAFNOSUPPORT),
-        load(argument(2)),
-        jump(JUMP_EQUAL, IPPROTO_MPTCP, 0, 1),
-        answer(ERRNO | ENOPROTOOPT),
-        load(argument(1)),
-        Instruction { code: ALU_AND, jt: 0, jf: 0, k: TYPE_MASK },
-    ]);
+    let mut program = families();
+    program.extend([load(argument(1)), Instruction { code: ALU_AND, jt: 0, jf: 0, k: TYPE_MASK }]);
     for (kind, protocol) in [(SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP)] {
         let of_kind = [
             load(argument(2)),
@@ -172,7 +162,7 @@ fn sockets() -> Vec<Instruction> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::borrow::run::filter::LOAD_WORD;
+    use crate::borrow::run::filter::{EAFNOSUPPORT, LOAD_WORD};
 
     /// What the kernel does with the filter; each argument is 64 bits.
     fn judge(architecture: u32, number: u32, arguments: &[u64]) -> u32 {
