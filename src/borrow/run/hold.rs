@@ -280,14 +280,6 @@ pub fn send(sockets: &PerFamily, to: IpAddr, packet: &[u8]) {
 }
 
 async fn receive(tap: &AsyncFd<OwnedFd>, packet: &mut [u8]) -> io::Result<usize> {
-    loop {
-        let mut ready = tap.readable().await?;
-        let received = ready.try_io(|tap| {
-            let (length, _) = rustix::net::recv(tap, &mut *packet, rustix::net::RecvFlags::DONTWAIT)?;
-            Ok(length)
-        });
-        if let Ok(length) = received {
-            return length;
-        }
-    }
+    let receive = |tap: &OwnedFd| Ok(rustix::net::recv(tap, &mut *packet, rustix::net::RecvFlags::DONTWAIT)?.0);
+    sys::read_when_ready(tap, receive).await
 }

@@ -105,12 +105,7 @@ pub fn is_out_of_reach(address: IpAddr) -> bool {
 }
 
 async fn receive(device: &AsyncFd<OwnedFd>, packet: &mut [u8]) -> io::Result<usize> {
-    loop {
-        let mut ready = device.readable().await?;
-        if let Ok(length) = ready.try_io(|device| Ok(rustix::io::read(device, &mut *packet)?)) {
-            return length;
-        }
-    }
+    sys::read_when_ready(device, |device| Ok(rustix::io::read(device, &mut *packet)?)).await
 }
 
 #[cfg(test)]
