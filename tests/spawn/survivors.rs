@@ -122,3 +122,86 @@ fn what_is_detached_lives_on_where_the_policy_says_so() {
     assert!(stderr.contains("detach = true"), "{stderr}");
     lab.wait_for_verdict("spawn", "refused");
 }
+
+/// Notes the hang-up that it hears in the file that is its argument, and goes; started by nohup(1) as well.
+const HEARS: &str = r#"
+$| = 1;
+$SIG{HUP} = sub { open(my $note, ">", $ARGV[0]); print $note "heard"; close($note); exit };
+print "$$\n";
+sleep 1 while 1;
+"#;
+
+/// A child in the background, one in a session of its own, one that nohup started, and a daemon that forked twice: each of
+/// them hears a hang-up where it may.
+fn hearing_family(lab: &Lab) -> (String, Vec<std::path::PathBuf>) {
+    let script = lab.dir().join("hears.pl");
+    fs::write(&script, HEARS).unwrap();
+    let perl = format!("perl {}", script.display());
+    let notes: Vec<_> = ["child", "session", "nohup", "daemon"].iter().map(|name| lab.dir().join(name)).collect();
+    let [child, session, nohup, daemon] = [0, 1, 2, 3].map(|number| notes[number].display().to_string());
+    let family = format!(
+        "{perl} {child} & setsid {perl} {session} & nohup {perl} {nohup} 2>/dev/null & \
+         (setsid sh -c '({perl} {daemon}) & exit') &"
+    );
+    (family, notes)
+}
+
+fn heard(note: &std::path::Path) -> bool {
+    fs::read_to_string(note).is_ok_and(|text| text == "heard")
+}
+
+#[test]
+fn everything_below_a_program_hears_a_hang_up_before_it_is_killed() {
+    let (lab, home) = lab();
+    let (script, notes) = hearing_family(&lab);
+    for its_own_end in [true, false] {
+        notes.iter().for_each(|note| drop(fs::remove_file(note)));
+        // It ends by itself when all of them run, or is given up.
+        let script = if its_own_end { format!("{script} read end") } else { format!("{script} exec sleep 300") };
+        let mut command = exec(&home, &["sh", "-c", &script]);
+        let (mut child, pids) = family(command.stdin(Stdio::piped()));
+        match its_own_end {
+            true => drop(child.stdin.take()),
+            false => child.kill().unwrap(),
+        }
+        ended(pids);
+        child.wait().unwrap();
+        assert!(notes.iter().all(|note| heard(note)), "ended by itself: {its_own_end}");
+    }
+}
+
+#[test]
+fn who_does_not_heed_a_hang_up_is_killed_five_seconds_later_and_not_before() {
+    let (_lab, home) = lab();
+    const DEAF: &str = "trap '' HUP TERM INT; echo $$; while :; do sleep 300; done";
+    let script = format!(
+        "sh -c \"{0}\" & setsid sh -c \"{0}\" & nohup sh -c \"{0}\" 2>/dev/null & (setsid sh -c '(sh -c \"{0}\") & exit') & exec sleep 300",
+        DEAF.replace('$', "\\$")
+    );
+    let (mut child, pids) = family(&mut exec(&home, &["sh", "-c", &script]));
+    let began = Instant::now();
+    child.kill().unwrap();
+    for pid in pids {
+        wait_for_end(pid);
+        assert!(began.elapsed() >= Duration::from_secs(5), "{pid:?} had {:?}", began.elapsed());
+    }
+    child.wait().unwrap();
+}
+
+/// There is a second for all of it, so that a hang-up comes only a moment before.
+#[test]
+fn what_is_taken_back_hears_a_hang_up_too() {
+    let (lab, home) = lab();
+    let (script, notes) = hearing_family(&lab);
+    // That they have the time to write it down is the machine's matter: of some who are told, one does.
+    let someone_heard = (0..10).any(|_| {
+        let (mut child, pids) = family(&mut exec(&home, &["sh", "-c", &format!("{script} exec sleep 300")]));
+        let sessions = crate::support::json(&run(lab.admin().args(["sessions", "--json"])).stdout);
+        let session = sessions["sessions"][0]["session"].as_str().unwrap_or_else(|| panic!("{sessions}")).to_owned();
+        run(lab.admin().args(["cut", &session]));
+        ended(pids);
+        assert_eq!(child.wait().unwrap().code(), Some(255));
+        notes.iter().any(|note| heard(note))
+    });
+    assert!(someone_heard, "nobody was told");
+}

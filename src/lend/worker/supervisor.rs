@@ -3,7 +3,7 @@
 //! ```text
 //!   Job ──▶ starts ──▶ Started ──▶ runs ──▶ it ended ──▶ nothing left: exit
 //!              │                     ├── socket closed ──▶ HUP, CONT … 5 s … KILL, until nothing is left
-//!              │                     ├── Kill ───────────▶ KILL, until nothing is left
+//!              │                     ├── Kill ───────────▶ HUP, CONT … 0.2 s … KILL, until nothing is left
 //!              │                     └── Detach ─────────▶ the socket may close, and it goes on
 //!              └── socket closed ──▶ KILL, until nothing is left: nobody knows of it
 //! ```
@@ -38,6 +38,8 @@ use crate::{
 
 /// From HUP to KILL.
 const HANGUP_MAX: Duration = Duration::from_secs(5);
+/// The same for what was taken back: all of it is to be gone within a second of the order's cause.
+const TAKEN_BACK_MAX: Duration = Duration::from_millis(200);
 /// Between two rounds of KILL: who forked in one is met in the next.
 const ROUND: Duration = Duration::from_millis(20);
 /// Asked of the kernel for each pipe, in bytes: fewer switches between program and daemon than with the usual 64 KiB.
@@ -202,7 +204,8 @@ impl Supervisor {
                 Order::Listen(_) => return Err(io::ErrorKind::InvalidData.into()),
                 Order::Kill => {
                     self.detached = false;
-                    self.end(Duration::ZERO);
+                    // Of one that has not begun nobody knows, and it cannot hear a hang-up yet.
+                    self.end(if self.starting.is_some() { Duration::ZERO } else { TAKEN_BACK_MAX });
                 }
             }
         }
