@@ -18,6 +18,8 @@ mod odd_packets;
 mod outside;
 mod ports;
 mod process;
+mod refusals;
+mod round_trip;
 mod stdio;
 mod streams;
 mod terminal;

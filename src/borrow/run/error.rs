@@ -114,7 +114,8 @@ impl RunError {
 struct Machine {
     apparmor_restricts: bool,
     debian_forbids: bool,
-    no_namespaces_allowed: bool,
+    /// Kinds of namespaces of which none may be made.
+    forbidden_kinds: Vec<&'static str>,
     has_seccomp: bool,
 }
 
@@ -125,9 +126,10 @@ impl Machine {
         Self {
             apparmor_restricts: is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
             debian_forbids: is("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-            no_namespaces_allowed: ["user", "net", "mnt"]
-                .iter()
-                .any(|kind| is(&format!("/proc/sys/user/max_{kind}_namespaces"), "0")),
+            forbidden_kinds: ["user", "net", "mnt"]
+                .into_iter()
+                .filter(|kind| is(&format!("/proc/sys/user/max_{kind}_namespaces"), "0"))
+                .collect(),
             has_seccomp: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
         }
     }
@@ -136,11 +138,19 @@ impl Machine {
 /// What a person can do about it.
 fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
     let forbidden = [libc::EPERM, libc::EACCES].contains(&errno);
-    let mut lines = of_step(step, errno, machine).to_vec();
+    let mut lines: Vec<_> = if step == Step::Namespaces && errno == libc::ENOSPC && !machine.forbidden_kinds.is_empty()
+    {
+        let all = |each: fn(&str) -> String| machine.forbidden_kinds.iter().map(|kind| each(kind)).collect::<Vec<_>>();
+        let zero = all(|kind| format!("user.max_{kind}_namespaces is 0"));
+        let mended = all(|kind| format!("user.max_{kind}_namespaces=10000"));
+        vec![format!("note: {}", zero.join(", and ")), format!("help: sudo sysctl {}", mended.join(" "))]
+    } else {
+        of_step(step, errno, machine).iter().map(|line| (*line).to_owned()).collect()
+    };
     if step == Step::Namespaces || forbidden && machine.apparmor_restricts {
-        lines.push(WITHOUT);
+        lines.push(WITHOUT.to_owned());
     }
-    lines.into_iter().map(str::to_owned).collect()
+    lines
 }
 
 fn of_step(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str] {
@@ -163,13 +173,9 @@ fn of_step(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str]
         Step::Network if [libc::EOPNOTSUPP, libc::EAFNOSUPPORT].contains(&errno) => &[
             "note: the kernel needs IPv6, and, without nf_tables, more than one table of routes (CONFIG_IP_MULTIPLE_TABLES)",
         ],
-        Step::Namespaces if errno == libc::ENOSPC && machine.no_namespaces_allowed => &[
-            "note: user.max_user_namespaces or user.max_net_namespaces is 0",
-            "help: sudo sysctl user.max_user_namespaces=10000 user.max_net_namespaces=10000",
-        ],
         Step::Namespaces if errno == libc::ENOSPC => &[
             "note: as many namespaces as this machine allows are in use (lsns lists them)",
-            "help: sudo sysctl user.max_user_namespaces=100000 user.max_net_namespaces=100000",
+            "help: sudo sysctl user.max_user_namespaces=100000 user.max_net_namespaces=100000 user.max_mnt_namespaces=100000",
         ],
         _ if forbidden && machine.apparmor_restricts => &[
             "note: AppArmor lets no unprivileged program make user namespaces here",
@@ -210,7 +216,7 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        Machine { apparmor_restricts: false, debian_forbids: false, no_namespaces_allowed: false, has_seccomp: false }
+        Machine { apparmor_restricts: false, debian_forbids: false, forbidden_kinds: Vec::new(), has_seccomp: false }
     }
 
     #[test]
@@ -223,8 +229,10 @@ mod tests {
         let container = Machine { has_seccomp: true, ..machine() };
         assert!(mended(Step::Namespaces, libc::EPERM, container).contains("seccomp=unconfined"));
         assert!(mended(Step::Namespaces, libc::ENOSPC, machine()).contains("lsns"));
-        let none = Machine { no_namespaces_allowed: true, ..machine() };
-        assert!(mended(Step::Namespaces, libc::ENOSPC, none).contains("is 0"));
+        let none = Machine { forbidden_kinds: vec!["user", "mnt"], ..machine() };
+        let said = mended(Step::Namespaces, libc::ENOSPC, none);
+        assert!(said.contains("user.max_user_namespaces is 0, and user.max_mnt_namespaces is 0"), "{said}");
+        assert!(said.contains("sysctl user.max_user_namespaces=10000 user.max_mnt_namespaces=10000"), "{said}");
         assert!(mended(Step::Namespaces, libc::EPERM, machine()).contains("--no-netns"));
         assert!(!mended(Step::Mask, libc::ENOENT, machine()).contains("--no-netns"));
         assert!(mended(Step::Reach, libc::EPERM, machine()).contains("ptrace_scope"));
