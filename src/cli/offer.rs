@@ -1,6 +1,9 @@
 //! `capuchin offer`: our stdin and stdout as a service at the lender, for one borrower after the other.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Weak},
+};
 
 use rustix::stdio::stdout;
 
@@ -13,7 +16,7 @@ use super::{
 };
 use crate::{
     ServiceListener,
-    proto::{ErrorKind, mux::Batch},
+    proto::{ErrorKind, Reset, mux::Batch},
     session::Stream,
     sys,
 };
@@ -57,6 +60,7 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
     let mut stdin = None;
     loop {
         let stream = Arc::new(offer.accept().await?.into_stream());
+        let mut standing = Standing(Arc::downgrade(&stream));
         // Not before: what nobody has asked for stays where it is.
         let stdin = stdin.get_or_insert_with(Input::open);
         let down = async {
@@ -71,6 +75,7 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
         let up = async { Ok(up(stdin, &stream).await) };
         let failed = |error: io::Error| of_stdout(&error);
         let (has_ended, whole) = tokio::try_join!(up, down).map_err(failed)?;
+        standing.has_ended();
         if once || has_ended {
             // What was written is there; with the session gone it may not be.
             let closed = match Arc::into_inner(stream) {
@@ -84,6 +89,23 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
                 let text = format!("who was connected has gone before the end: {error}");
                 Failure::new(ErrorKind::Target, text)
             });
+        }
+    }
+}
+
+/// A connection that stands: dropped before its end, as by a signal, it breaks off, and whoever reads sees no end of the data.
+struct Standing(Weak<Stream>);
+
+impl Standing {
+    fn has_ended(&mut self) {
+        self.0 = Weak::new();
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.upgrade() {
+            stream.reset(Reset::Cancelled);
         }
     }
 }

@@ -299,3 +299,25 @@ fn a_name_that_is_in_use_and_one_that_is_none_are_said_in_a_line() {
     let said = fails(two.alice.capuchin().args(["offer", "lab", "payroll", "tcp:localhost:80"]), 255);
     assert!(said.starts_with("error[usage]") && said.contains("stdio"), "{said}");
 }
+
+/// Else half of what was offered would look like all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_that_a_signal_ends_breaks_off_and_has_no_end() {
+    let two = Two::meet(POLICY);
+    let bob = connect(&two.bob, "lab").await;
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT, rustix::process::Signal::KILL] {
+        let (mut child, _stderr) = offer(&two.alice, &["payroll", "stdio"]);
+        let mut stream = bob.stdio("payroll").await.unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"half of it").unwrap();
+        let mut heard = [0; 10];
+        stream.read_exact(&mut heard).await.unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.expect("its end");
+        assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{signal:?}");
+        child.wait().unwrap();
+        drop(stream);
+        while errno(&bob.stdio("payroll").await.err().unwrap()) != Some(111) {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -69,5 +69,17 @@ fn without_an_offer_no_program_starts_and_with_its_end_the_program_sees_one() {
     program.wait_for_line("ended");
     program.wait_for_line("capuchin: the service broke off before its end");
     program.wait();
+    // Nor does a program that is over as soon as it sees the end hide it.
+    for _ in 0..10 {
+        let mut child = offer(&within, &["upper", "stdio"]);
+        let mut program = Daemon::spawn(
+            &mut within.run_with(&["--stdio", "service:upper"], &["sh", "-c", "echo ready >&2; exec cat"]),
+        );
+        program.wait_for_line("ready");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        program.wait_for_line("capuchin: the service broke off before its end");
+        program.wait();
+    }
     run(&mut within.run(&["true"]));
 }

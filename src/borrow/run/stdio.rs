@@ -7,7 +7,12 @@
 //! Each direction ends by itself. A program that reads no more leaves the rest where it is; what it writes still goes out. A
 //! pipe cannot say that a service broke off, so whoever has started us says it.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{
@@ -46,27 +51,30 @@ impl ProgramPipes {
         let (mut stdin, stdout) = (Sender::from_owned_fd(self.stdin)?, Receiver::from_owned_fd(self.stdout)?);
         let (stream, meter) = (Arc::new(service.into_stream()), Arc::new(Meter::default()));
         let (mut input, mut output) = (JoinSet::new(), JoinSet::new());
-        let (from, counts) = (stream.clone(), meter.clone());
+        let broke_off = Arc::<Mutex<Option<io::Error>>>::default();
+        let (from, counts, note) = (stream.clone(), meter.clone(), broke_off.clone());
         input.spawn(async move {
-            match stream_to_pipe(&from, &mut stdin, &counts).await {
-                // The program reads no more, which is its own affair.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                ended => ended,
-            }
+            let ended = stream_to_pipe(&from, &mut stdin, &counts).await;
+            // If the program reads no more, that is its own affair.
+            let why = ended.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+            // Noted before the program sees the end: it may be over before this task is.
+            *note.lock().unwrap_or_else(PoisonError::into_inner) = why;
+            drop(stdin);
         });
         let (to, counts) = (stream.clone(), meter.clone());
         output.spawn(async move {
             // A service that hears no more is a closed pipe to the program.
             let _ = pipe_to_stream(&stdout, &to, &counts, &Stalled::default()).await;
         });
-        Ok(ServiceFeed { input, output, stream, meter })
+        Ok(ServiceFeed { input, output, broke_off, stream, meter })
     }
 }
 
 /// Moves the bytes, until it is dropped.
 pub struct ServiceFeed {
-    input: JoinSet<io::Result<()>>,
+    input: JoinSet<()>,
     output: JoinSet<()>,
+    broke_off: Arc<Mutex<Option<io::Error>>>,
     stream: Arc<Stream>,
     meter: Arc<Meter>,
 }
@@ -77,7 +85,7 @@ impl ServiceFeed {
     /// # Errors
     /// The service broke off while the program read, so that not everything came.
     pub async fn drain(self) -> io::Result<()> {
-        let Self { mut input, mut output, stream, meter } = self;
+        let Self { mut input, mut output, broke_off, stream, meter } = self;
         loop {
             let before = meter.to_stream();
             match timeout(STALLED, output.join_next()).await {
@@ -90,10 +98,7 @@ impl ServiceFeed {
             }
         }
         output.shutdown().await;
-        let whole = match input.try_join_next() {
-            Some(Ok(ended)) => ended,
-            _ => Ok(()),
-        };
+        let whole = broke_off.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err);
         input.shutdown().await;
         if let Some(stream) = Arc::into_inner(stream) {
             // What is not confirmed by then is on its way; dropping delivers it, too.
