@@ -65,8 +65,11 @@ impl Share {
     /// # Errors
     /// Another one serves them already, or the socket cannot be made.
     pub fn open(borrower: &Borrower) -> Result<Self, BorrowError> {
-        let failed = |source| BorrowError::local(format!("cannot share the session with {}", borrower.host()), source);
-        let path = path(&borrower.shared().access().key()?).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let path = path(&borrower.shared().access().key()?);
+        let place = path.as_ref().map_or_else(String::new, |path| format!(" at {}", path.display()));
+        let failed =
+            |source| BorrowError::local(format!("cannot share the session with {}{place}", borrower.host()), source);
+        let path = path.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let (folder, name) = (path.parent().unwrap_or(&path), path.file_name().unwrap_or_default());
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder).map_err(failed)?;

@@ -87,7 +87,12 @@ pub fn start(host: &str) -> Result<(), Failure> {
         let _ = stderr.take(4096).read_to_string(&mut said);
     }
     let _ = child.wait();
-    Err(Failure::new(ErrorKind::Local, format!("the session did not begin: {}", said.trim_end())))
+    // Its line has our form already; its notes follow.
+    let mut lines = said.lines().map(|line| line.trim_start_matches("  = ").to_owned());
+    let why = lines.next().unwrap_or_default();
+    let why = why.strip_prefix("error[").and_then(|rest| rest.split_once("]: ")).map_or(why.as_str(), |(_, why)| why);
+    let failure = Failure::new(ErrorKind::Local, format!("the session did not begin: {why}"));
+    Err(Failure { notes: lines.collect(), ..failure })
 }
 
 async fn end(host: &str) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     lab,
-    support::{Home, as_user, fails, own_uid, run, run_with, text},
+    support::{Home, as_user, fails, own_uid, run, run_with, text, wait_until},
 };
 
 /// `capuchin …` of a home that has a runtime folder of its own.
@@ -134,4 +134,59 @@ fn the_socket_is_for_its_user_alone() {
         assert_eq!(text(run(&mut stranger).stdout), "0\n");
     }
     run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+}
+
+/// The command in the list of those that borrow now which keeps the session.
+fn sharing(home: &Home) -> Vec<i64> {
+    let status = crate::support::json(&run(&mut capuchin(home, &["status", "--json"])).stdout);
+    let listed = status["borrowing"].as_array().unwrap().iter();
+    listed.filter(|one| one["command"] == "connect").map(|one| one["pid"].as_i64().unwrap()).collect()
+}
+
+#[test]
+fn a_background_session_that_is_killed_leaves_a_socket_that_is_in_nobodys_way() {
+    let (lab, home) = lab();
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    let (socket, pids) = (socket(&home), sharing(&home));
+    let mut sleeper = capuchin(&home, &["exec", "lab", "sh", "-c", "echo up; exec sleep 300"]);
+    let mut sleeper = sleeper.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut up = String::new();
+    BufReader::new(sleeper.stdout.take().unwrap()).read_line(&mut up).unwrap();
+    let [pid] = pids.as_slice() else { panic!("{pids:?}") };
+    let pid = rustix::process::Pid::from_raw(*pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    // Who used it has lost it, and its program has ended.
+    let output = sleeper.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(255), "{output:?}");
+    assert!(text(output.stderr).starts_with("error[lost]"));
+    lab.wait_for_audit("its end", |line| line["event"] == "spawn-ended");
+    assert!(socket.exists(), "it was killed");
+    let output = run(&mut capuchin(&home, &["exec", "lab", "echo", "x"]));
+    assert_eq!((text(output.stdout), text(output.stderr)), ("x\n".to_owned(), String::new()));
+    assert!(fails(&mut capuchin(&home, &["connect", "--stop", "lab"]), 255).contains("is not connected"));
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    assert_eq!(sharing(&home).len(), 1);
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+}
+
+#[test]
+fn commands_that_begin_together_share_one_session_and_none_of_them_fails() {
+    let (_lab, home) = lab();
+    let config = home.folder.path().join("config/capuchin/config.toml");
+    std::fs::write(config, "[host.lab]\nshare = true\n").unwrap();
+    for round in 0..3 {
+        let start = |number: usize| {
+            let mut command = capuchin(&home, &["exec", "lab", "echo", &number.to_string()]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..6).map(start).collect();
+        for (number, child) in children.into_iter().enumerate() {
+            let output = child.wait_with_output().unwrap();
+            let said = (output.status.code(), text(output.stdout), text(output.stderr));
+            assert_eq!(said, (Some(0), format!("{number}\n"), String::new()), "round {round}");
+        }
+        assert_eq!(sharing(&home).len(), 1, "round {round}");
+        run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+        wait_until("it has ended", || sharing(&home).is_empty());
+    }
 }
