@@ -1,6 +1,12 @@
 //! What goes in comes out: arguments, stdin, stdout, stderr, the environment.
 
-use std::{ffi::OsStr, io::Write, os::unix::ffi::OsStrExt, process::Stdio, thread};
+use std::{
+    ffi::OsStr,
+    io::Write,
+    os::unix::ffi::OsStrExt,
+    process::{Command, Stdio},
+    thread,
+};
 
 use crate::{
     exec, lab,
@@ -112,4 +118,30 @@ fn the_working_directory_is_home_or_what_is_asked_for() {
     let mut command = home.capuchin();
     let stderr = fails(command.args(["exec", "--cwd", "/no/such/folder", "lab", "true"]), 127);
     assert!(stderr.contains("working directory"), "{stderr}");
+}
+
+/// As ssh has it: what the shell that started us has closed is as if it were /dev/null.
+#[test]
+fn a_stdin_that_is_closed_here_is_an_end_and_a_closed_stdout_takes_everything() {
+    let (_lab, home) = lab();
+    let said = |redirections: &str, options: &str| {
+        let capuchin = home.capuchin();
+        let mut shell = Command::new("sh");
+        let line = format!(
+            "\"$0\" exec {options} lab -- sh -c 'cat; echo out; echo err >&2; exit 4' {redirections}; echo status $?"
+        );
+        shell.args(["-c", &line]).arg(capuchin.get_program());
+        shell.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = run_with(&mut shell, "heard\n");
+        (text(output.stdout), text(output.stderr))
+    };
+    let expect = |out: &str, err: &str| (out.to_owned(), err.to_owned());
+    assert_eq!(said("", ""), expect("heard\nout\nstatus 4\n", "err\n"));
+    assert_eq!(said("<&-", ""), expect("out\nstatus 4\n", "err\n"));
+    assert_eq!(said(">&-", ""), expect("status 4\n", "err\n"));
+    assert_eq!(said("2>&-", ""), expect("heard\nout\nstatus 4\n", ""));
+    assert_eq!(said("<&- >&- 2>&-", ""), expect("status 4\n", ""));
+    assert_eq!(said("<&-", "-t"), expect("out\r\nerr\r\nstatus 4\n", ""));
+    // A folder is nothing that could be read.
+    assert_eq!(said("</", ""), expect("out\nstatus 4\n", "err\n"));
 }

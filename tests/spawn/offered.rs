@@ -3,6 +3,7 @@
 use crate::{
     lab,
     support::{run, text},
+    terminal::Screen,
 };
 
 #[test]
@@ -34,4 +35,48 @@ fn manual_pages_are_written() {
     let page = std::fs::read_to_string(home.folder.path().join("capuchin-exec.1")).unwrap();
     assert!(page.contains(".TH") && page.contains("no shell reads its arguments"), "{page}");
     assert!(home.folder.path().join("capuchind.1").exists());
+}
+
+/// What a person sees who presses Tab: the shells themselves, each with its own words to ask by.
+#[test]
+fn bash_and_zsh_complete_commands_hosts_and_flags_at_the_tab_key() {
+    let (_lab, home) = lab();
+    for (shell, learns) in [
+        (&["bash", "--norc"][..], "source <(COMPLETE=bash capuchin)"),
+        (&["zsh", "-f"], "autoload -U compinit && compinit -D -u && source <(COMPLETE=zsh capuchin)"),
+    ] {
+        let screen = Screen::with(&home, shell);
+        screen.keys(&[&format!("{learns} && echo learned $((6*7))"), "Enter"]);
+        screen.wait_for("learned 42");
+        screen.keys(&["C-l"]);
+        for (typed, completed) in [("capuchin exe", "capuchin exec"), ("l", "capuchin exec lab")] {
+            screen.keys(&["-l", typed]);
+            screen.keys(&["Tab"]);
+            screen.wait_until(completed, |shown| shown.trim_end().ends_with(completed));
+        }
+        screen.keys(&["C-u"]);
+        screen.keys(&["-l", "capuchin exec --det"]);
+        screen.keys(&["Tab"]);
+        screen.wait_until("a flag", |shown| shown.trim_end().ends_with("capuchin exec --detach"));
+    }
+}
+
+#[test]
+fn fish_completes_commands_hosts_and_flags() {
+    let (_lab, home) = lab();
+    let capuchin = home.capuchin();
+    let bin = std::path::Path::new(capuchin.get_program()).parent().unwrap();
+    let completed = |line: &str| {
+        let mut fish = std::process::Command::new("fish");
+        fish.args(["--no-config", "-c", "COMPLETE=fish capuchin | source; complete -C $argv[1]", line]);
+        fish.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        fish.env("PATH", std::env::join_paths([bin, "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap());
+        let said = text(run(&mut fish).stdout);
+        said.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(completed("capuchin exe"), ["exec"]);
+    for command in ["exec", "shell", "run", "forward", "connect", "offer", "check"] {
+        assert!(completed(&format!("capuchin {command} ")).contains(&"lab".to_owned()), "{command}");
+    }
+    assert_eq!(completed("capuchin exec --det"), ["--detach"]);
 }

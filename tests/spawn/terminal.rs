@@ -12,28 +12,21 @@ use crate::{
 };
 
 /// A tmux of its own with one shell, ended when dropped.
-struct Screen {
+pub struct Screen {
     folder: tempfile::TempDir,
 }
 
 impl Screen {
     fn start(home: &Home) -> Self {
+        Self::with(home, &["bash", "--norc"])
+    }
+
+    /// With another shell of this machine's.
+    pub fn with(home: &Home, shell: &[&str]) -> Self {
         let screen = Self { folder: tempfile::tempdir().unwrap() };
         let mut tmux = screen.tmux();
-        tmux.args([
-            "-f",
-            "/dev/null",
-            "new-session",
-            "-d",
-            "-x",
-            "100",
-            "-y",
-            "30",
-            "env",
-            "PS1=here> ",
-            "bash",
-            "--norc",
-        ]);
+        tmux.args(["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", "env", "PS1=here> "]);
+        tmux.args(shell);
         let environment = home.capuchin();
         for (name, value) in environment.get_envs() {
             tmux.env(name, value.unwrap_or_default());
@@ -51,7 +44,7 @@ impl Screen {
         tmux
     }
 
-    fn keys(&self, keys: &[&str]) {
+    pub fn keys(&self, keys: &[&str]) {
         run(self.tmux().arg("send-keys").args(keys));
     }
 
@@ -60,11 +53,11 @@ impl Screen {
     }
 
     /// Waits until the screen shows it.
-    fn wait_for(&self, what: &str) -> String {
+    pub fn wait_for(&self, what: &str) -> String {
         self.wait_until(what, |shown| shown.contains(what))
     }
 
-    fn wait_until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+    pub fn wait_until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
             let shown = self.shown();
@@ -194,16 +187,15 @@ fn keys_that_interrupt_and_stop_reach_the_program_there() {
 }
 
 #[test]
-fn a_flood_of_output_is_interrupted_at_once() {
+fn a_flood_of_output_in_a_shell_ends_at_its_interrupt_and_the_prompt_is_back() {
     let (_lab, home) = lab();
     let screen = Screen::start(&home);
     screen.shell();
     screen.keys(&["yes", "Enter"]);
     screen.wait_until("a screen of it", |shown| shown.matches("y\n").count() > 20);
-    let began = Instant::now();
+    // How little comes behind it is counted in `local_terminal`.
     screen.keys(&["C-c"]);
     screen.wait_until("the prompt", |shown| shown.trim_end().ends_with("there>"));
-    assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! This side's terminal: as before however a command on it ends, and never flooded for long behind an interrupt.
+
+use std::{fs, process::Command};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    lab,
+    pty::Pty,
+    support::{Home, Lab, PATIENCE, wait_until},
+};
+
+/// What may still come behind an interrupt, in bytes: as much as OpenSSH lets be under way on a channel.
+const BEHIND_BYTES_MAX: usize = 2 << 20;
+/// Of a flood that nothing would end before.
+const FLOOD_BYTES: u64 = 100_000_000;
+
+fn on_terminal(home: &Home, argv: &[&str]) -> Command {
+    let mut command = home.capuchin();
+    command.env("TERM", "xterm").args(["exec", "-t", "lab", "--"]).args(argv);
+    command
+}
+
+#[test]
+fn the_terminal_is_as_before_after_every_signal_that_ends_the_command() {
+    let (lab, home) = lab();
+    for (signal, code) in [(Signal::HUP, 129), (Signal::INT, 130), (Signal::QUIT, 131), (Signal::TERM, 143)] {
+        let mut pty = Pty::open();
+        let before = pty.modes();
+        let mut child = pty.start(&mut on_terminal(&home, &["sh", "-c", "echo ready $((6*7)); exec sleep 300"]));
+        pty.wait_for("ready 42");
+        assert_ne!(pty.modes(), before, "every key is passed on");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert_eq!(pty.modes(), before, "{signal:?}");
+    }
+    let ended = |lab: &Lab| lab.audit().iter().filter(|line| line["event"] == "spawn-ended").count();
+    wait_until("the programs have ended", || ended(&lab) == 4);
+}
+
+#[test]
+fn the_terminal_is_as_before_after_an_end_in_good_order_and_after_the_keys_for_one() {
+    let (_lab, home) = lab();
+    for (keys, said, code) in [("\n", "", 5), ("~.", "Connection to lab closed.", 255)] {
+        let mut pty = Pty::open();
+        let before = pty.modes();
+        let mut child = pty.start(&mut on_terminal(&home, &["sh", "-c", "echo ready $((6*7)); read key; exit 5"]));
+        pty.wait_for("ready 42");
+        assert_ne!(pty.modes(), before);
+        pty.types(keys.as_bytes());
+        pty.wait_for(said);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert_eq!(pty.modes(), before, "{keys:?}");
+    }
+}
+
+#[test]
+fn the_terminal_is_as_before_when_the_lender_is_lost_and_when_the_user_is_revoked() {
+    for dies in [true, false] {
+        let (mut lab, home) = lab();
+        let mut pty = Pty::open();
+        let before = pty.modes();
+        let mut child = pty.start(&mut on_terminal(&home, &["sh", "-c", "echo ready $((6*7)); exec sleep 300"]));
+        pty.wait_for("ready 42");
+        assert_ne!(pty.modes(), before);
+        match dies {
+            true => lab.daemon.kill(),
+            false => drop(crate::support::run(lab.admin().args(["revoke", "--user", "alice"]))),
+        }
+        pty.wait_for(if dies { "error[lost]" } else { "error[revoked]" });
+        assert_eq!(child.wait().unwrap().code(), Some(255));
+        assert_eq!(pty.modes(), before);
+    }
+}
+
+/// The number of the program that has this file open.
+fn reader_of(file: &fs::File) -> Option<(u32, String)> {
+    use std::os::unix::fs::MetadataExt;
+    let wanted = file.metadata().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find_map(|pid| {
+        if pid == std::process::id() {
+            return None;
+        }
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        let mut it = open.filter(|fd| {
+            fd.path().metadata().is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+        });
+        Some((pid, it.next()?.file_name().to_str()?.to_owned()))
+    })
+}
+
+/// How far a program has read a file.
+fn position((pid, number): &(u32, String)) -> u64 {
+    let about = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+    about.lines().find_map(|line| line.strip_prefix("pos:")).and_then(|at| at.trim().parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn an_interrupt_ends_a_file_of_a_hundred_megabytes_even_where_nobody_reads_the_terminal() {
+    let (lab, home) = lab();
+    let path = lab.dir().join("flood");
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(FLOOD_BYTES).unwrap();
+    let mut pty = Pty::open();
+    let mut child = pty.start(&mut on_terminal(&home, &["cat", path.to_str().unwrap()]));
+    pty.read_exactly(1 << 20);
+    // Everything on the way has filled up by then: no more comes at an interrupt than now.
+    let reader = reader_of(&file).expect("it reads");
+    let mut last = (position(&reader), std::time::Instant::now());
+    let end = last.1 + PATIENCE;
+    while last.1.elapsed().as_millis() < 500 {
+        let now = position(&reader);
+        if now != last.0 {
+            last = (now, std::time::Instant::now());
+        }
+        assert!(std::time::Instant::now() < end, "it reads on, to {now}");
+        std::thread::yield_now();
+    }
+    assert!(last.0 < FLOOD_BYTES / 2, "it was held back at {}", last.0);
+    pty.types(b"\x07");
+    let behind = pty.read_to_hang_up();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(behind <= BEHIND_BYTES_MAX, "{behind} bytes came behind the interrupt");
+}
+
+#[test]
+fn an_interrupt_ends_a_flood_without_end_and_little_comes_behind_it() {
+    let (_lab, home) = lab();
+    let mut pty = Pty::open();
+    let mut child = pty.start(&mut on_terminal(&home, &["yes"]));
+    pty.read_exactly(8 << 20);
+    pty.types(b"\x07");
+    let behind = pty.read_to_hang_up();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(behind <= BEHIND_BYTES_MAX, "{behind} bytes came behind the interrupt");
+}

@@ -1,0 +1,84 @@
+//! A terminal of a test's own, whose other end the test holds: what is typed, and every byte that comes.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::OwnedFd,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, open},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
+
+use crate::support::{run, text};
+
+/// Both ends of a terminal that controls nobody: no signal comes of it, but those that a test sends.
+pub struct Pty {
+    keys: File,
+    line: OwnedFd,
+}
+
+impl Pty {
+    /// With a mode that is not the usual one, so that "as before" and "as usual" are two things.
+    pub fn open() -> Self {
+        let keys = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&keys).unwrap();
+        unlockpt(&keys).unwrap();
+        let name = ptsname(&keys, Vec::new()).unwrap();
+        let line = open(&*name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let pty = Self { keys: keys.into(), line };
+        pty.stty(&["intr", "^G", "-ixon", "cols", "90"]);
+        pty
+    }
+
+    fn stty(&self, words: &[&str]) -> String {
+        text(run(Command::new("stty").args(words).stdin(self.line.try_clone().unwrap())).stdout)
+    }
+
+    /// All modes of it, as stty(1) saves them.
+    pub fn modes(&self) -> String {
+        self.stty(&["-g"])
+    }
+
+    /// Starts a command on it.
+    pub fn start(&self, command: &mut Command) -> Child {
+        let end = || Stdio::from(self.line.try_clone().unwrap());
+        command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+    }
+
+    pub fn types(&mut self, keys: &[u8]) {
+        self.keys.write_all(keys).unwrap();
+    }
+
+    /// Reads until this has come.
+    pub fn wait_for(&mut self, what: &str) -> String {
+        let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
+        loop {
+            let length = self.keys.read(&mut piece).unwrap();
+            heard.extend_from_slice(&piece[..length]);
+            let said = String::from_utf8_lossy(&heard);
+            if said.contains(what) {
+                return said.into_owned();
+            }
+        }
+    }
+
+    /// Reads that much, whatever it is.
+    pub fn read_exactly(&mut self, length: usize) {
+        self.keys.read_exact(&mut vec![0; length]).unwrap();
+    }
+
+    /// Reads on until nobody has the other end any more, and says how much came.
+    pub fn read_to_hang_up(self) -> usize {
+        let Self { mut keys, line } = self;
+        drop(line);
+        let (mut count, mut piece) = (0, vec![0; 1 << 16]);
+        // EIO is how a terminal says so (pty(7)).
+        while let Ok(length) = keys.read(&mut piece) {
+            count += length;
+        }
+        count
+    }
+}
