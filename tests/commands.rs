@@ -203,12 +203,34 @@ fn one_file_is_both_commands() {
     one_line(&fails(capuchind(folder.path()).arg("init"), 255), "config", "holds a lender already");
 }
 
+/// Runs a command for a test, and ends with its status once nothing that the command started is left: what nobody has waited
+/// for comes to this program, and what stays ends it badly.
+const REAPER: &str = r#"
+import ctypes, os, signal, subprocess, sys
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+command = subprocess.Popen(sys.argv[1:])
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: command.send_signal(number))
+status = command.wait()
+signal.alarm(30)
+try:
+    while True:
+        os.waitpid(-1, 0)
+except ChildProcessError:
+    sys.exit(status)
+"#;
+
+fn demo(folder: &std::path::Path) -> Command {
+    let mut demo = Command::new("python3");
+    demo.args(["-c", REAPER, env!("CARGO_BIN_EXE_capuchin"), "demo"]).env("TMPDIR", folder);
+    demo
+}
+
 #[test]
-fn a_demo_that_is_interrupted_leaves_no_keys_behind() {
+fn a_demo_that_is_interrupted_leaves_no_keys_and_no_process_behind() {
     for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));
-        let mut demo = support::Daemon::spawn(command.arg("demo").env("TMPDIR", folder.path()));
+        let mut demo = support::Daemon::spawn(&mut demo(folder.path()));
         demo.wait_for_line("Without capuchin");
         demo.signal(signal);
         assert_eq!(demo.wait().code(), Some(code));
@@ -219,8 +241,7 @@ fn a_demo_that_is_interrupted_leaves_no_keys_behind() {
 #[test]
 fn the_demo_shows_the_main_job_and_cleans_up() {
     let folder = tempfile::tempdir().unwrap();
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_capuchin"));
-    let output = run(demo.arg("demo").env("TMPDIR", folder.path()));
+    let output = run(&mut demo(folder.path()));
     let (shown, aside) = (text(output.stdout), text(output.stderr));
     assert!(!aside.contains("listens on"), "the lender speaks amid what curl says: {aside}");
     for part in [
@@ -243,6 +264,15 @@ fn a_program_without_its_separator_or_its_name_is_told_so() {
     let said = fails(home.capuchin().args(["run", "lab", "curl", "-s", "http://a/"]), 255);
     one_line(&said, "usage", "put -- before the program");
     one_line(&fails(home.capuchin().args(["run", "lab", "--", ""]), 127), "usage", "the program's name is empty");
+    let said = fails(home.capuchin().args(["exec", "lab"]), 255);
+    one_line(&said, "usage", "help: capuchin shell HOST opens a login shell there");
     let said = fails(home.capuchin().args(["forward", "lab", "-R", "1080"]), 255);
     one_line(&said, "usage", "a proxy at the lender");
+}
+
+#[test]
+fn the_apparmor_profile_is_of_this_very_command() {
+    let said = text(run(Home::new().capuchin().args(["run", "--print-apparmor"])).stdout);
+    let line = format!("profile capuchin {} flags=(unconfined) {{\n  userns,\n", env!("CARGO_BIN_EXE_capuchin"));
+    assert!(said.contains(&line), "{said}");
 }

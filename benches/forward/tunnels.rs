@@ -11,6 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A port of loopback where nobody listens, and to which the policy leads all the same.
+pub const NOBODYS_PORT: u16 = 1;
+
 /// Where a user connects, and the processes of both ends.
 pub struct Tunnel {
     pub local: SocketAddr,
@@ -91,7 +94,7 @@ impl Tunnel {
         let reached = path(listens).to_string();
         run(&mut lender(&["init", "--name", "lab", "--listen", &listens.to_string(), "--advertise", &reached]));
         let policy = format!(
-            "[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\"]\nudp = [\"{origin}\"]\nlisten = [\"0.0.0.0:*\"]\n"
+            "[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\", \"127.0.0.1:{NOBODYS_PORT}\"]\nudp = [\"{origin}\"]\nlisten = [\"0.0.0.0:*\"]\n"
         );
         std::fs::write(lab.join("policy.toml"), policy).expect("a file");
         run(&mut lender(&["user", "add", "bench"]));

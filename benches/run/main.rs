@@ -6,7 +6,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::Command,
     thread,
@@ -26,6 +26,9 @@ const BULK_BYTES: usize = 1 << 30;
 const CONNECTIONS: usize = 1000;
 const ROUNDS: usize = 5;
 const STARTS: usize = 20;
+const REFUSALS: usize = 100;
+/// Where nobody listens, and the bench may connect.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), tunnels::NOBODYS_PORT);
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -65,6 +68,10 @@ fn main() {
     let mut extra: Vec<f64> =
         (0..STARTS).map(|_| start(borrowed(folder.path())) - start(Command::new("env"))).collect();
     row("run: start of true, more ms", "true", median(&mut extra), 15.0, false);
+    // The way to the lender is loopback's here, where a round trip is nothing beside what a machine adds to it.
+    let mut refused: Vec<f64> = (0..ROUNDS).map(|_| rate(borrowed(folder.path()), "refused", NOBODY)).collect();
+    row("run: refused port, ms", "a round trip", median(&mut refused), 50.0, false);
+    row("demo, s", "", demo(), 30.0, false);
     served::measure(folder.path());
 }
 
@@ -90,8 +97,30 @@ fn start(mut command: Command) -> f64 {
     began.elapsed().as_secs_f64() * 1000.0
 }
 
+/// How long the demo takes, in s.
+fn demo() -> f64 {
+    let began = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_capuchin")).arg("demo").output().expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+    began.elapsed().as_secs_f64()
+}
+
+/// The median time until a connect has failed, in ms.
+fn refused(target: SocketAddr) {
+    let attempt = |_| {
+        let began = Instant::now();
+        let error = TcpStream::connect(target).expect_err("nobody is there");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        began.elapsed().as_secs_f64() * 1000.0
+    };
+    println!("{}", median(&mut (0..REFUSALS).map(attempt).collect::<Vec<_>>()));
+}
+
 /// The program that runs under both: MiB/s of a download, or connections a second that echo a byte.
 fn program(job: &str, origin: SocketAddr) {
+    if job == "refused" {
+        return refused(origin);
+    }
     let began = Instant::now();
     let amount = if job == "bulk" {
         let mut socket = TcpStream::connect(origin).expect("connected");

@@ -189,7 +189,7 @@ fn parse<A: Parser>() -> Result<A, Failure> {
             let _ = error.print();
             Failure::new(ErrorKind::Usage, "a command is missing")
         }
-        kind => with_separator(kind, usage(&error.to_string())),
+        kind => with_shell(kind, with_separator(kind, usage(&error.to_string()))),
     })
 }
 
@@ -198,6 +198,15 @@ fn with_separator(kind: ClapKind, mut failure: Failure) -> Failure {
     let is_run = std::env::args_os().nth(1).is_some_and(|command| command == "run");
     if is_run && kind == ClapKind::UnknownArgument && !failure.text.starts_with("unexpected argument '-") {
         failure.notes.insert(0, "help: put -- before the program: capuchin run HOST -- PROGRAM".to_owned());
+    }
+    failure
+}
+
+/// ssh without a program opens a shell; who expects that of `exec` is told what does.
+fn with_shell(kind: ClapKind, mut failure: Failure) -> Failure {
+    let is_exec = std::env::args_os().nth(1).is_some_and(|command| command == "exec");
+    if is_exec && kind == ClapKind::MissingRequiredArgument {
+        failure.notes.insert(0, "help: capuchin shell HOST opens a login shell there".to_owned());
     }
     failure
 }
