@@ -4,65 +4,24 @@ use std::{
     fs,
     net::{TcpListener, TcpStream},
     os::fd::AsRawFd,
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use crate::{
+    around::none_is_open,
     machine::Machine,
-    support::{Daemon, as_user, fails, run, text},
+    support::{Daemon, fails, run, text},
 };
 
-/// Prints what each way ends in.
+/// Ways out of a network namespace.
 const WAYS: &str = r#"
-import ctypes, errno, os, socket
-def name(code):
-    return errno.errorcode.get(code, code)
-def ask(way, family, kind, protocol=0):
-    try:
-        socket.socket(family, kind, protocol)
-        print(way, "OPEN")
-    except OSError as error:
-        print(way, name(error.errno))
-ask("vsock", 40, socket.SOCK_STREAM)
-ask("packet", 17, socket.SOCK_RAW)
-ask("bluetooth", 31, socket.SOCK_RAW)
-ask("xdp", 44, socket.SOCK_RAW)
-ask("raw", socket.AF_INET, socket.SOCK_RAW, 6)
-ask("netfilter", 16, socket.SOCK_RAW, 12)
-ask("multipath", socket.AF_INET, socket.SOCK_STREAM, 262)
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall(425, 8, ctypes.create_string_buffer(200))
-print("io_uring", name(ctypes.get_errno()))
+tried("inherited", lambda: os.fstat(int(os.environ["INHERITED"])))
+tried("mark", lambda: socket.socket().setsockopt(socket.SOL_SOCKET, 36, 0xca90002))
 try:
-    os.fstat(int(os.environ["INHERITED"]))
-    print("inherited OPEN")
+    network = os.open("/proc/%s/ns/net" % os.environ["OUTSIDE"], os.O_RDONLY)
+    called("setns", libc.setns(network, 0x40000000))
 except OSError as error:
-    print("inherited", name(error.errno))
-s = socket.socket()
-try:
-    s.setsockopt(socket.SOL_SOCKET, 36, 0xca90002)
-    print("mark OPEN")
-except OSError as error:
-    print("mark", name(error.errno))
-libc.unshare.argtypes = [ctypes.c_int]
-try:
-    fd = os.open("/proc/%s/ns/net" % os.environ["OUTSIDE"], os.O_RDONLY)
-    print("setns", "OPEN" if libc.setns(fd, 0x40000000) == 0 else name(ctypes.get_errno()))
-except OSError as error:
-    print("setns", name(error.errno))
-if os.getuid() == 0:
-    # Real root can become whoever runs the process outside.
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-outsider = int(os.environ["OUTSIDER"])
-taken = libc.syscall(438, os.pidfd_open(outsider), 0, 0)
-print("pidfd_getfd", "OPEN" if taken >= 0 else name(ctypes.get_errno()))
-libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
-print("ptrace", "OPEN" if libc.ptrace(16, outsider, None, None) == 0 else name(ctypes.get_errno()))
-page = (ctypes.c_size_t * 2)(4096, 1)
-for way in (libc.process_vm_readv, libc.process_vm_writev):
-    print(way.__name__, "OPEN" if way(outsider, page, 1, page, 1, 0) >= 0 else name(ctypes.get_errno()))
+    print("setns", errno.errorcode[error.errno])
 "#;
 
 #[test]
@@ -71,35 +30,9 @@ fn no_way_around_is_open() {
     let (listener, outside) = (TcpListener::bind("127.0.0.1:0").unwrap(), std::process::id().to_string());
     let inherited = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+    let variables = [("INHERITED", inherited.as_raw_fd().to_string()), ("OUTSIDE", outside)];
     for within in machine.everybody() {
-        let mut outsider = Command::new("sleep");
-        as_user(outsider.arg("1000").stdin(Stdio::null()), machine.anybody().uid);
-        let outsider = Daemon::spawn(&mut outsider);
-        let mut command = within.python(WAYS);
-        command.env("INHERITED", inherited.as_raw_fd().to_string()).env("OUTSIDE", &outside);
-        command.env("OUTSIDER", outsider.child.id().to_string());
-        let output = command.output().unwrap();
-        let said = text(output.stdout) + &text(output.stderr);
-        for way in [
-            "vsock EAFNOSUPPORT",
-            "packet EAFNOSUPPORT",
-            "bluetooth EAFNOSUPPORT",
-            "xdp EAFNOSUPPORT",
-            "raw EPERM",
-            "netfilter EPROTONOSUPPORT",
-            "multipath ENOPROTOOPT",
-            "io_uring ENOSYS",
-            "inherited EBADF",
-            "mark EPERM",
-            "setns E",
-            "pidfd_getfd ENOSYS",
-            "ptrace EPERM",
-            "process_vm_readv EPERM",
-            "process_vm_writev EPERM",
-        ] {
-            assert!(said.contains(way), "{way} as {}: {said}", within.who());
-        }
-        assert!(!said.contains("OPEN"), "as {}: {said}", within.uid);
+        none_is_open(&within, &[], WAYS, &["inherited EBADF", "mark EPERM", "setns E"], &variables);
     }
 }
 

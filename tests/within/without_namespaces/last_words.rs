@@ -81,3 +81,17 @@ os._exit(0)
         }
     }
 }
+
+#[test]
+fn what_a_program_wrote_last_arrives_after_its_end() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let program = r#"
+import socket
+s = socket.create_connection(("10.77.0.1", 7001))
+s.sendall(b"x" * 8000000)
+"#;
+    run(&mut within.bare_python(program));
+    let told = "import socket; print(socket.create_connection(('10.77.0.1', 7002)).recv(99).decode())";
+    assert_eq!(says(&mut within.bare_python(told)), "8000000\n");
+}

@@ -35,3 +35,32 @@ signal.pause()
         assert!(held < 1400, "{held} descriptors as {}", within.uid);
     }
 }
+
+#[test]
+fn sockets_by_the_thousand_that_nobody_answers_stay_bounded() {
+    let machine = Machine::start();
+    let program = r#"
+import collections, errno, resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+sockets, said = [], collections.Counter()
+for number in range(5000):
+    s = socket.socket()
+    s.setblocking(False)
+    said[errno.errorcode[s.connect_ex(("10.78.0.9", 1 + number))]] += 1
+    sockets.append(s)
+print(said["EINPROGRESS"] + said["EAGAIN"])
+for s in sockets:
+    s.close()
+while True:
+    try:
+        s = socket.create_connection(("10.77.0.1", 7000))
+        break
+    except OSError as error:
+        # All streams of the session are the others', until it is noticed that nobody waits for them.
+        assert error.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET), error
+s.sendall(b"still")
+print(s.recv(9).decode())
+"#;
+    assert_eq!(says(&mut machine.anybody().bare_python(program)), "5000\nstill\n");
+}

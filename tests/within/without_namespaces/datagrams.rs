@@ -1,0 +1,45 @@
+//! Datagrams, and whom they come from.
+
+use super::*;
+
+#[test]
+fn datagrams_come_from_whom_they_were_sent_to() {
+    let machine = Machine::start();
+    let program = r#"
+import socket
+for family, host in ((socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1"), (socket.AF_INET, "127.0.0.1")):
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.settimeout(20)
+    s.sendto(b"to", (host, 7000))
+    data, peer = s.recvfrom(99)
+    print(data, peer[:2] == (host, 7000))
+    s.sendmsg([b"by ", b"parts"], [], 0, (host, 7000))
+    data, _, _, peer = s.recvmsg(99)
+    print(data, peer[:2] == (host, 7000))
+    s.connect((host, 7000))
+    s.send(b"connected")
+    print(s.recv(99), s.getpeername()[:2] == (host, 7000))
+    s.setblocking(True)
+    s.send(b"waits")
+    data, peer = s.recvfrom(99)
+    print(data, peer[:2] == (host, 7000))
+for bound in (True, False):
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    t = socket.socket(socket.AF_INET6)
+    if bound:
+        s.bind(("::", 0))
+        t.bind(("::", 0))
+    for host in ("::ffff:10.77.0.1", "fd77::1", "::ffff:10.77.0.1"):
+        s.sendto(b"both", (host, 7000))
+        data, peer = s.recvfrom(99)
+        print(data, peer[:2] == (host, 7000), s.getsockname()[0])
+    t.connect(("::ffff:10.77.0.1", 7000))
+    t.send(b"both")
+    print(t.recv(99))
+"#;
+    let both = "b'both' True ::\n".repeat(3) + "b'both'\n";
+    let expected = "b'to' True\nb'by parts' True\nb'connected' True\nb'waits' True\n".repeat(3) + &both.repeat(2);
+    for within in machine.borrowers() {
+        assert_eq!(says(&mut within.bare_python(program)), expected, "as {}", within.uid);
+    }
+}

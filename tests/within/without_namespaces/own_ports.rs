@@ -1,0 +1,74 @@
+//! What a program itself listens on, and where it may not.
+
+use super::*;
+
+#[test]
+fn a_port_of_its_own_stays_inside_and_others_are_the_lenders() {
+    let machine = Machine::start();
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let kept = here.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for connection in here.incoming() {
+            std::io::Write::write_all(&mut connection.unwrap(), b"kept here").unwrap();
+        }
+    });
+    let program = format!(
+        r#"
+import errno, socket
+def first(target):
+    return socket.create_connection(target).recv(99)
+kept = "{kept}".split(":")
+print(first((kept[0], int(kept[1]))))
+l = socket.create_server(("127.0.0.1", 0))
+s = socket.create_connection(l.getsockname())
+c, peer = l.accept()
+c.sendall(b"own")
+print(s.recv(9), peer == s.getsockname(), s.getpeername() == l.getsockname())
+port = l.getsockname()[1]
+c.close()
+l.close()
+print(errno.errorcode[socket.socket().connect_ex(("127.0.0.1", port))])
+d = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+d.bind(("", 0))
+print(d.getsockname()[0])
+e = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+e.sendto(b"own", ("127.0.0.1", d.getsockname()[1]))
+print(d.recvfrom(9)[0])
+"#
+    );
+    for within in machine.borrowers() {
+        let mut command = within.run_with(&["--no-netns", "--local", &kept], &["python3", "-c", &program]);
+        let said = says(&mut command);
+        assert_eq!(said, "b'kept here'\nb'own' True True\nECONNREFUSED\n0.0.0.0\nb'own'\n", "as {}", within.uid);
+    }
+}
+
+#[test]
+fn beyond_loopback_nobody_listens_and_the_person_hears_why() {
+    let machine = Machine::start();
+    let program = r#"
+import errno, socket
+for address in ("0.0.0.0", "10.77.0.1"):
+    s = socket.socket()
+    s.bind((address, 8000))
+    try:
+        s.listen()
+    except OSError as error:
+        print(address, s.getsockname(), errno.errorcode[error.errno])
+    s.close()
+"#;
+    for within in machine.borrowers() {
+        let output = run(&mut within.bare_python(program));
+        assert_eq!(
+            text(output.stdout),
+            "0.0.0.0 ('0.0.0.0', 8000) EACCES\n10.77.0.1 ('10.77.0.1', 8000) EACCES\n",
+            "as {}",
+            within.uid
+        );
+        let said = text(output.stderr);
+        assert_eq!(said.matches("under --no-netns a program listens on loopback alone").count(), 1, "{said}");
+    }
+    let within = machine.anybody();
+    let mut published = within.run_with(&["--no-netns", "--publish", "8080:80"], &["true"]);
+    assert!(fails(&mut published, 255).contains("cannot be used with"));
+}
