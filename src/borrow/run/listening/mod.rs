@@ -16,6 +16,7 @@
 
 mod destroyed;
 mod holders;
+mod not_bound;
 mod port;
 pub(super) mod program_socket;
 mod publish;
@@ -37,6 +38,7 @@ use tokio::{
 
 use self::{
     holders::{Held, Holders, Open},
+    not_bound::{NO_IPV6, NotBound, too_old},
     port::{NotListening, Place, Port, Surroundings},
     program_socket::{ProgramSocket, Transport},
     visitors::Inside,
@@ -95,9 +97,6 @@ pub struct Means {
     /// Gets what the lender refuses, as far as there is room.
     pub refused_tx: mpsc::Sender<BorrowError>,
 }
-
-/// Why something is not bound: the program's error number, and what the person is told who started it.
-struct NotBound(Errno, Option<BorrowError>);
 
 impl Ports {
     /// None yet. To be called in a tokio runtime.
@@ -374,9 +373,6 @@ impl Ports {
     }
 }
 
-/// What a system without IPv6 says: EAFNOSUPPORT, EADDRNOTAVAIL.
-const NO_IPV6: [Errno; 2] = [Errno::EAFNOSUPPORT, Errno(99)];
-
 fn done(result: std::io::Result<()>) -> Result<(), Errno> {
     result.map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))
 }
@@ -385,28 +381,4 @@ fn done(result: std::io::Result<()>) -> Result<(), Errno> {
 fn lists_bound(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 8)
-}
-
-fn too_old() -> BorrowError {
-    let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "this machine's kernel is older than Linux 5.19");
-    BorrowError::local("programs can listen on loopback alone", source)
-}
-
-impl NotBound {
-    /// As the lender refused it.
-    fn of(error: BorrowError) -> Self {
-        let errno = match &error {
-            BorrowError::Listen { .. } => error.errno().unwrap_or(Errno::EACCES),
-            BorrowError::Busy { .. } => error.errno().unwrap_or(Errno::EMFILE),
-            BorrowError::Ended { .. } | BorrowError::Protocol { .. } => Errno(libc::ENETDOWN as u16),
-            _ => error.errno().unwrap_or(Errno::EACCES),
-        };
-        Self(errno, Some(error))
-    }
-}
-
-impl From<Errno> for NotBound {
-    fn from(errno: Errno) -> Self {
-        Self(errno, None)
-    }
 }

@@ -1,12 +1,21 @@
 //! Socket addresses as a program's memory has them.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// `address` as a socket of this family writes it: one of IPv6 writes IPv4 as a part of IPv6.
 pub fn of_family(address: SocketAddr, is_ipv6: bool) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if is_ipv6 => SocketAddrV6::new(ip.to_ipv6_mapped(), address.port(), 0, 0).into(),
         _ => address,
+    }
+}
+
+/// The wildcard means loopback to connect(2).
+pub fn somewhere(target: IpAddr) -> IpAddr {
+    match target {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
     }
 }
 
@@ -33,7 +42,11 @@ fn family(number: i32) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use rustix::net::{AddressFamily, SocketType};
+
     use super::*;
+    use crate::borrow::run::listening::program_socket::ProgramSocket;
 
     #[test]
     fn an_address_is_written_as_the_kernel_writes_it() {
@@ -47,5 +60,29 @@ mod tests {
             (28, &[0, 80][..], &[0xff, 0xff, 10, 0, 0, 1][..], Some(libc::AF_INET6))
         );
         assert_eq!(family_of(&[2]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_read_as_it_was_written(ip: std::net::IpAddr, port: u16, is_ipv6: bool) {
+            let family = if is_ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+            let socket = ProgramSocket::new(rustix::net::socket(family, SocketType::STREAM, None).unwrap()).unwrap();
+            let address = SocketAddr::new(ip.to_canonical(), port);
+            let written = bytes(of_family(address, is_ipv6));
+            let read = socket.reads(&written);
+            prop_assert_eq!(read, (is_ipv6 || address.is_ipv4()).then_some(address));
+        }
+
+        #[test]
+        fn whatever_an_address_is_it_is_read_without_a_panic(given in proptest::collection::vec(any::<u8>(), 0..130), family in 0..12_u16) {
+            for family_of_socket in [AddressFamily::INET, AddressFamily::INET6] {
+                let socket = rustix::net::socket(family_of_socket, SocketType::DGRAM, None).unwrap();
+                let socket = ProgramSocket::new(socket).unwrap();
+                let named = [&family.to_ne_bytes()[..], &given].concat();
+                for bytes in [&given, &named] {
+                    let _ = (socket.reads(bytes), family_of(bytes));
+                }
+            }
+        }
     }
 }

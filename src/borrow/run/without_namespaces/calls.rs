@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 
 use super::{
     address,
+    answers::plain,
     connections::Connections,
     datagrams::Datagrams,
     messages::Message,
@@ -20,6 +21,7 @@ use super::{
     receiving, sending,
     thread::Thread,
     unix::{Judged, UnixSockets},
+    waiting::is_waiting,
 };
 use crate::{
     borrow::run::{
@@ -110,7 +112,7 @@ impl Calls {
             },
             AddressFamily::UNIX => self.connect_unix(thread, socket, address, caller),
             AddressFamily::NETLINK => {
-                let done = super::connections::plain(sys::connect_as_given(&socket, address));
+                let done = plain(sys::connect_as_given(&socket, address));
                 drop(socket);
                 caller.hear(done);
             }
@@ -125,9 +127,9 @@ impl Calls {
             // The kernel says what is wrong with it, or ends what the socket was connected to.
             _ => Ok(Judged::of(given)),
         };
-        let done = judged.and_then(|judged| match super::connections::plain(judged.connect(&socket)) {
+        let done = judged.and_then(|judged| match plain(judged.connect(&socket)) {
             // Whoever listens lets it wait.
-            Err(Errno::EAGAIN) if super::connections::is_waiting(&socket) => Ok(Some(judged)),
+            Err(Errno::EAGAIN) if is_waiting(&socket) => Ok(Some(judged)),
             done => done.map(|()| None),
         });
         match done {
@@ -158,7 +160,7 @@ impl Calls {
                 self.own_ports.bind(&program_socket(socket)?, address, thread)
             }
             AddressFamily::UNIX => self.unix.bind(thread, &socket, address),
-            AddressFamily::NETLINK => super::connections::plain(sys::bind_as_given(&socket, address)),
+            AddressFamily::NETLINK => plain(sys::bind_as_given(&socket, address)),
             _ => Err(Errno::EACCES),
         }
     }
@@ -166,7 +168,7 @@ impl Calls {
     fn listen(&self, socket: OwnedFd, family: AddressFamily, backlog: i32) -> Result<(), Errno> {
         match family {
             AddressFamily::INET | AddressFamily::INET6 => self.own_ports.listen(&program_socket(socket)?, backlog),
-            AddressFamily::UNIX => super::connections::plain(rustix::net::listen(&socket, backlog).map_err(Into::into)),
+            AddressFamily::UNIX => plain(rustix::net::listen(&socket, backlog).map_err(Into::into)),
             _ => Err(Errno::EACCES),
         }
     }

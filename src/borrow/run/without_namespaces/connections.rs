@@ -11,23 +11,20 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
-    net::{connect, getpeername, sockopt},
-};
+use rustix::net::{connect, getpeername, sockopt};
 use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
     address,
+    answers::{EALREADY, EINPROGRESS, EISCONN, ENOTCONN, plain, wrong},
     coming::{Coming, OnItsWay},
     held::Held,
     own_ports::OwnPorts,
+    waiting::{connected, gone, is_waiting, without_waiting},
 };
 use crate::{
     borrow::run::{
@@ -42,10 +39,6 @@ use crate::{
     sys,
 };
 
-/// When it is looked for the first time whether a program still waits: nothing else tells. The time doubles, as that between two
-/// SYNs does, up to the other.
-const LOOK: Duration = Duration::from_secs(1);
-const LOOK_MAX: Duration = Duration::from_secs(16);
 /// Sockets that are known at once: as many as a session has streams by default. With so many that are being connected, one more hears
 /// EAGAIN.
 const KNOWN_MAX: usize = 4096;
@@ -111,7 +104,7 @@ impl Connections {
             drop(socket);
             return caller.hear(done);
         };
-        let target = SocketAddr::new(somewhere(target.ip()), target.port());
+        let target = SocketAddr::new(address::somewhere(target.ip()), target.port());
         if target.is_ipv4() && self.own_ports.is_v6_only(&socket) {
             return refuse(socket, caller, Errno::ENETUNREACH);
         }
@@ -372,47 +365,8 @@ impl Connections {
     }
 }
 
-/// Ready once `is_gone` says so.
-pub async fn gone(is_gone: impl Fn() -> bool) {
-    let mut look = LOOK;
-    loop {
-        tokio::time::sleep(look).await;
-        if is_gone() {
-            return;
-        }
-        look = (look * 2).min(LOOK_MAX);
-    }
-}
-
-/// Ready once a socket that is connecting is connected, or has failed.
-async fn connected(ProgramSocket { fd, .. }: ProgramSocket) -> io::Result<()> {
-    let socket = sys::await_socket(fd)?;
-    drop(socket.writable().await?);
-    match sockopt::socket_error(socket.get_ref())? {
-        Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 fn duplicate(socket: &ProgramSocket) -> io::Result<ProgramSocket> {
     ProgramSocket::new(socket.fd.try_clone()?)
-}
-
-/// Whether calls on it wait.
-pub fn is_waiting(socket: &OwnedFd) -> bool {
-    fcntl_getfl(socket).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
-}
-
-/// Does something on a socket that is not to wait; the flag belongs to the open socket, and nobody uses one that is not connected.
-pub fn without_waiting(socket: &OwnedFd, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let flags = fcntl_getfl(socket)?;
-    if flags.contains(OFlags::NONBLOCK) {
-        return act();
-    }
-    fcntl_setfl(socket, flags | OFlags::NONBLOCK)?;
-    let done = act();
-    fcntl_setfl(socket, flags)?;
-    done
 }
 
 /// By which family a socket is met: by that of its own address, where it has one.
@@ -426,35 +380,8 @@ fn renew(socket: &ProgramSocket) {
     let _ = sockopt::socket_error(&socket.fd);
 }
 
-/// The wildcard means loopback to connect(2).
-pub fn somewhere(target: IpAddr) -> IpAddr {
-    match target {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    }
-}
-
 fn refuse(socket: ProgramSocket, caller: Caller, errno: Errno) {
     // The program may rely on having the last.
     drop(socket);
     caller.hear(Err(errno));
 }
-
-/// What the kernel says of an address that it cannot read.
-pub fn wrong(given: &[u8]) -> Errno {
-    match address::family_of(given) {
-        Some(libc::AF_INET | libc::AF_INET6) | None => Errno::EINVAL,
-        Some(_) => Errno::EAFNOSUPPORT,
-    }
-}
-
-/// As a call's answer.
-pub fn plain(done: io::Result<()>) -> Result<(), Errno> {
-    done.map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))
-}
-
-const EISCONN: Errno = Errno(libc::EISCONN as u16);
-const EALREADY: Errno = Errno(libc::EALREADY as u16);
-const EINPROGRESS: Errno = Errno(libc::EINPROGRESS as u16);
-const ENOTCONN: Errno = Errno(libc::ENOTCONN as u16);

@@ -30,7 +30,7 @@ use tokio::{
 
 use super::{
     address,
-    connections::{plain, wrong},
+    answers::{plain, wrong},
     own_ports::OwnPorts,
     relays::{Endpoints, SOCKETS_MAX, Way},
 };
@@ -206,7 +206,7 @@ impl Datagrams {
     }
 
     fn check(&self, socket: &ProgramSocket, target: SocketAddr) -> Result<SocketAddr, Errno> {
-        let target = SocketAddr::new(super::connections::somewhere(target.ip()), target.port());
+        let target = SocketAddr::new(address::somewhere(target.ip()), target.port());
         let is_group = target.ip().is_multicast() || matches!(target.ip(), IpAddr::V4(ip) if ip.is_broadcast());
         // As in the other mode: there is no way to groups.
         if is_group || (target.is_ipv4() && self.own_ports.is_v6_only(socket)) {

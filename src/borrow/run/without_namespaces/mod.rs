@@ -50,6 +50,7 @@
 //! the socket under a number, not a path. Where there is Landlock, the kernel itself refuses every bind and connect of TCP that
 //! the program would make by its own call. When nobody answers any more, the kernel lets no supervised call through (ENOSYS), and the program dies.
 mod address;
+mod answers;
 mod calls;
 mod coming;
 mod connections;
@@ -66,6 +67,7 @@ mod relays;
 mod sending;
 mod thread;
 mod unix;
+mod waiting;
 
 pub use filter::filter;
 pub use handing::Handing;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     address,
-    connections::{plain, wrong},
+    answers::{plain, wrong},
     messages::ENOBUFS,
     thread::Thread,
 };

@@ -97,7 +97,7 @@ async fn wait(calls: Calls, socket: ProgramSocket, wanted: Wanted, thread: Threa
         tokio::select! {
             () = come => {}
             () = &mut late => break Err(Errno::EAGAIN),
-            () = super::connections::gone(|| !caller.is_waiting()) => return,
+            () = super::waiting::gone(|| !caller.is_waiting()) => return,
         }
         if !caller.is_waiting() {
             // Its number may be somebody else's by now.

@@ -92,7 +92,7 @@ impl Sending {
             tokio::select! {
                 () = room => {}
                 () = late => break Some(Errno::EAGAIN),
-                () = super::connections::gone(|| !self.caller.is_waiting()) => return,
+                () = super::waiting::gone(|| !self.caller.is_waiting()) => return,
             }
             if !self.caller.is_waiting() {
                 // Its number may be somebody else's by now.

@@ -23,10 +23,7 @@ use rustix::{
 };
 use tokio::sync::Semaphore;
 
-use super::{
-    connections::{plain, without_waiting},
-    thread::Thread,
-};
+use super::{answers::plain, thread::Thread, waiting::without_waiting};
 use crate::{
     borrow::run::{mask::covered, supervisor::Caller},
     proto::Errno,
