@@ -95,3 +95,55 @@ s.sendall(b"x" * 8000000)
     let told = "import socket; print(socket.create_connection(('10.77.0.1', 7002)).recv(99).decode())";
     assert_eq!(says(&mut within.bare_python(told)), "8000000\n");
 }
+
+/// Lets each connect of capuchin's own take half a second more to return than it takes to connect, and leaves the program alone.
+const SLOW: [&str; 11] = [
+    "strace",
+    "-f",
+    "-b",
+    "execve",
+    "-qq",
+    "-o",
+    "/dev/null",
+    "-e",
+    "trace=connect",
+    "-e",
+    "inject=connect:delay_exit=500000",
+];
+
+#[test]
+fn a_program_that_is_over_before_its_connection_is_handed_on_has_written_all_the_same() {
+    let machine = Machine::start();
+    let hears = r#"
+import socket
+listener = socket.create_server(("10.77.0.1", 0))
+print("port", listener.getsockname()[1], flush=True)
+while True:
+    connection, heard = listener.accept()[0], b""
+    try:
+        while data := connection.recv(99):
+            heard += data
+    except OSError:
+        pass
+    print("heard", heard, flush=True)
+"#;
+    let hears = Daemon::spawn(&mut machine.there(&["python3", "-c", hears]));
+    let port = hears.wait_for_line("port ").replace("port ", "");
+    let program = format!(
+        r#"
+import os, select, socket
+s = socket.socket()
+s.setblocking(False)
+s.connect_ex(("10.77.0.1", {port}))
+select.select([], [s], [])
+s.send(b"last words")
+os._exit(0)
+"#
+    );
+    for within in machine.borrowers() {
+        let inner = within.bare_python(&program);
+        let mut command = within.beside(SLOW[0]);
+        run(command.args(&SLOW[1..]).arg(inner.get_program()).args(inner.get_args()));
+        assert_eq!(hears.wait_for_line("heard "), "heard b'last words'", "as {}", within.uid);
+    }
+}

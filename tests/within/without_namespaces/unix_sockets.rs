@@ -58,3 +58,96 @@ fn unix_sockets_that_act_outside_are_out_of_reach() {
         drop((listeners, abstracted));
     }
 }
+
+#[test]
+fn connects_that_wait_for_room_take_no_thread_each_and_all_get_in() {
+    let machine = Machine::start();
+    let program = r#"
+import os, socket, sys, threading
+own = "full-%d.sock" % os.getpid()
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(own)
+listener.listen(1)
+asked = threading.Semaphore(0)
+def visit():
+    s = socket.socket(socket.AF_UNIX)
+    asked.release()
+    s.connect(own)
+    s.sendall(b"x")
+visitors = [threading.Thread(target=visit) for _ in range(600)]
+for visitor in visitors:
+    visitor.start()
+for _ in visitors:
+    asked.acquire()
+# Behind those that wait, whoever asks for something else is served.
+s = socket.create_connection(("10.77.0.1", 7000))
+s.sendall(b"still")
+print("served", s.recv(9).decode(), flush=True)
+sys.stdin.readline()
+for _ in visitors:
+    assert listener.accept()[0].recv(9) == b"x"
+for visitor in visitors:
+    visitor.join()
+os.unlink(own)
+print("all", flush=True)
+"#;
+    for within in machine.borrowers() {
+        let mut running = Daemon::spawn(within.bare_python(program).stdin(Stdio::piped()));
+        assert_eq!(running.wait_for_line("served "), "served still", "as {}", within.uid);
+        let threads = std::fs::read_dir(format!("/proc/{}/task", running.child.id())).unwrap().count();
+        assert!(threads < 50, "{threads} threads as {}", within.uid);
+        std::io::Write::write_all(running.stdin.as_mut().unwrap(), b"\n").unwrap();
+        running.wait_for_line("all");
+        assert!(running.wait().success());
+    }
+}
+
+/// Becomes the command in its arguments, which cannot have a folder and a umask for one thread: unshare(2) is EPERM.
+const ONE_FOLDER: &str = r#"
+import ctypes, os, platform, struct, sys
+unshare = {"x86_64": 272, "aarch64": 97}[platform.machine()]
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, unshare), (0x06, 0, 0, 0x50000 | 1), (0x06, 0, 0, 0x7fff0000)]
+code = b"".join(struct.pack("HBBI", *step) for step in steps)
+buffer = ctypes.create_string_buffer(code)
+program = struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn no_socket_file_is_made_where_capuchins_own_folder_would_change() {
+    let machine = Machine::start();
+    let program = r#"
+import errno, os, socket, sys
+os.umask(0o027)
+os.mkdir("elsewhere")
+os.chdir("elsewhere")
+for name in "own", "\0own-%d" % os.getpid():
+    try:
+        socket.socket(socket.AF_UNIX).bind(name)
+        print("OK")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+print("tried", os.listdir(), flush=True)
+sys.stdin.readline()
+"#;
+    for within in machine.borrowers() {
+        let inner = within.bare_python(program);
+        let mut command = within.beside("python3");
+        command.args(["-c", ONE_FOLDER]).arg(inner.get_program()).args(inner.get_args());
+        let running = Daemon::spawn(command.stdin(Stdio::piped()));
+        running.wait_for_line("EACCES");
+        running.wait_for_line("OK");
+        assert_eq!(running.wait_for_line("tried "), "tried []", "as {}", within.uid);
+        let own = format!("/proc/{}", running.child.id());
+        let folder = std::fs::read_link(format!("{own}/cwd")).unwrap();
+        assert_eq!(folder, within.home.folder.path().canonicalize().unwrap(), "as {}", within.uid);
+        let umask = |process: &str| {
+            let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
+            status.lines().find(|line| line.starts_with("Umask:")).unwrap().to_owned()
+        };
+        assert_eq!(umask(&own), umask("/proc/self"), "as {}", within.uid);
+    }
+}
