@@ -4,10 +4,12 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     ROUNDS, borrowed,
@@ -18,6 +20,10 @@ use super::{
 const CLIENTS: usize = 16;
 const EACH: usize = 100;
 const BINDS: usize = 200;
+/// Servers that are killed.
+const KILLS: usize = 20;
+/// Between two looks whether a port is closed.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The rows.
 pub fn measure(folder: &Path) {
@@ -32,15 +38,53 @@ pub fn measure(folder: &Path) {
     row("run: accepted connections/s", "the same server as it is", median(&mut ratios), 0.5, true);
     let [native, ours] = costs.map(|mut costs| median(&mut costs));
     println!("run: bind + listen + close {ours:.3} ms; as it is {native:.3} ms");
+    for (what, whom) in [("capuchin run", Killed::Capuchin), ("the program", Killed::Program)] {
+        let worst = (0..KILLS).map(|_| closed(borrowed(folder), whom)).fold(0.0, f64::max);
+        row(&format!("run: {what} is killed, port closed"), "s, the worst of 20", worst, 1.0, false);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Killed {
+    Capuchin,
+    Program,
+}
+
+/// A server that listens, where, and the number of its process.
+fn start(mut command: Command) -> (Child, u16, i32) {
+    command.arg(std::env::current_exe().expect("this program")).arg("server").stdin(Stdio::piped());
+    let mut server = command.stdout(Stdio::piped()).spawn().expect("the server");
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let (port, process) = line.trim().split_once(' ').expect("a port and a process");
+    (server, port.parse().expect("a port"), process.parse().expect("a number"))
+}
+
+/// Seconds from a kill until nobody is met at the port any more.
+fn closed(command: Command, whom: Killed) -> f64 {
+    let (mut server, port, process) = start(command);
+    let is_open = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+    assert!(is_open(), "it listens");
+    let began = Instant::now();
+    match whom {
+        Killed::Capuchin => server.kill().expect("it runs"),
+        Killed::Program => {
+            let process = Pid::from_raw(process).expect("a process");
+            kill_process(process, Signal::KILL).expect("it runs");
+        }
+    }
+    while is_open() {
+        thread::sleep(LOOK);
+    }
+    let took = began.elapsed().as_secs_f64();
+    drop(server.stdin.take());
+    server.wait().expect("it ends");
+    took
 }
 
 /// Connections a second that the server answers under `command`, each of one byte there and back.
-fn accepted(mut command: Command) -> f64 {
-    command.arg(std::env::current_exe().expect("this program")).arg("server").stdin(Stdio::piped());
-    let mut server = command.stdout(Stdio::piped()).spawn().expect("the server");
-    let mut port = String::new();
-    BufReader::new(server.stdout.take().expect("piped")).read_line(&mut port).expect("a port");
-    let port: u16 = port.trim().parse().expect("a port");
+fn accepted(command: Command) -> f64 {
+    let (mut server, port, _) = start(command);
     let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -70,7 +114,7 @@ fn cost(mut command: Command) -> f64 {
 /// The server: answers a byte of each connection, one after the other, until its input ends.
 pub fn server() {
     let listener = listen();
-    println!("{}", listener.local_addr().expect("its address").port());
+    println!("{} {}", listener.local_addr().expect("its address").port(), std::process::id());
     thread::spawn(move || {
         for mut socket in listener.incoming().map_while(Result::ok) {
             let mut byte = [0];

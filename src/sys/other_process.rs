@@ -16,6 +16,10 @@ const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
 /// `EBADF` if it has none of that number, `EPERM` if it is out of our reach, `ESRCH` if it is gone.
 pub fn duplicate_of_thread(thread: i32, fd: RawFd) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(thread).ok_or(io::ErrorKind::InvalidInput)?;
+    if fd < 0 {
+        // Numbers below 0 have meanings of their own to who calls.
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     let watch = match pidfd_open(pid, THREAD) {
         // An older kernel: the files of its process, which are the thread's own but for the oddest of programs.
         Err(rustix::io::Errno::INVAL) => pidfd_open(process_of(thread)?, PidfdFlags::empty()),

@@ -2,10 +2,8 @@
 
 use std::{
     io::Read,
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     process::Command,
-    sync::{Arc, Mutex},
-    thread,
 };
 
 use rustix::process::Signal;
@@ -14,61 +12,8 @@ use crate::{
     dial, echo,
     listen::closes,
     origin, remote, round_trip,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, named::NamedLab, run, text},
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, named::NamedLab, run, text, wire::Wire},
 };
-
-/// Stands between borrowers and the lender, and can be cut: what went through it ends without a word, and nothing new gets
-/// through until it is mended.
-pub struct Wire {
-    pub address: SocketAddr,
-    state: Arc<Mutex<WireState>>,
-}
-
-struct WireState {
-    lender: Option<SocketAddr>,
-    /// Each with the borrower's side first.
-    open: Vec<(TcpStream, TcpStream)>,
-}
-
-impl Wire {
-    pub fn to(lender: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(WireState { lender: Some(lender), open: Vec::new() }));
-        let shared = state.clone();
-        thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                let mut state = shared.lock().unwrap();
-                let Some(far) = state.lender.and_then(|lender| TcpStream::connect(lender).ok()) else { continue };
-                for (from, to) in [(&near, &far), (&far, &near)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    thread::spawn(move || std::io::copy(&mut from, &mut to));
-                }
-                state.open.push((near, far));
-            }
-        });
-        Self { address, state }
-    }
-
-    pub fn cut(&self) {
-        let mut state = self.state.lock().unwrap();
-        state.lender = None;
-        for socket in state.open.drain(..).flat_map(|(near, far)| [near, far]) {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Breaks what is open for the borrowers; the lender hears nothing of it.
-    fn lose_borrowers(&self) {
-        for (near, _) in &self.state.lock().unwrap().open {
-            let _ = near.shutdown(Shutdown::Both);
-        }
-    }
-
-    pub fn mend(&self, lender: SocketAddr) {
-        self.state.lock().unwrap().lender = Some(lender);
-    }
-}
 
 #[test]
 fn a_forward_comes_back_by_itself_to_a_lender_that_was_restarted() {

@@ -11,7 +11,7 @@ use crate::{
     dial, echo, origin,
     remote::forward,
     round_trip,
-    support::{Daemon, LOOPBACK, Lab, named::NamedLab, text},
+    support::{Daemon, LOOPBACK, Lab, named::NamedLab, text, wire::Wire},
 };
 
 fn web(socket: TcpStream) {
@@ -140,7 +140,7 @@ fn who_speaks_nonsense_or_nothing_is_bounded_and_holds_up_nobody() {
 #[test]
 fn a_killed_lender_resets_the_clients_and_a_restarted_one_serves_the_next() {
     let lab = Lab::start(LOOPBACK);
-    let wire = crate::comes_back::Wire::to(lab.address);
+    let wire = Wire::to(lab.address);
     let home = lab.join("alice");
     crate::support::run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
     let (daemon, opened) = forward(&home, &["-D", "0"], 1);

@@ -12,11 +12,10 @@ use std::{
 };
 
 use crate::{
-    comes_back::Wire,
     dial, echo,
     listen::closes,
     origin, round_trip,
-    support::{Daemon, Home, Lab, PATIENCE, fails, run, text},
+    support::{Daemon, Home, Lab, PATIENCE, fails, run, text, wire::Wire},
 };
 
 /// Alice may connect and listen on loopback.

@@ -11,11 +11,10 @@ use std::{
 use capuchin::{RemoteUdpForward, UdpForward};
 
 use crate::{
-    comes_back::Wire,
     listen::session,
     pattern,
     remote::forward,
-    support::{Daemon, Lab, PATIENCE, fails, named::NamedLab, run, text},
+    support::{Daemon, Lab, PATIENCE, fails, named::NamedLab, run, text, wire::Wire},
 };
 
 /// Alice may send to loopback and be reached there.

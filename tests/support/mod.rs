@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod named;
 pub mod peer;
+pub mod wire;
 
 use std::{
     ffi::OsStr,
@@ -111,12 +112,22 @@ impl Lab {
 
     /// As [`Self::wait_for_audit`], for what takes its time by itself.
     pub fn wait_for_audit_within(&self, patience: Duration, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        self.watch_audit(patience, what, |lines| lines.into_iter().find(&fits))
+    }
+
+    /// Waits until so many audit lines fit.
+    pub fn wait_for_audits(&self, what: &str, number: usize, fits: impl Fn(&Value) -> bool) {
+        let fitting = |lines: Vec<Value>| lines.into_iter().filter(&fits).nth(number.checked_sub(1)?);
+        self.watch_audit(PATIENCE, what, fitting);
+    }
+
+    fn watch_audit(&self, patience: Duration, what: &str, find: impl Fn(Vec<Value>) -> Option<Value>) -> Value {
         use rustix::{event, fs::inotify};
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
         inotify::add_watch(&watch, self.dir().join("audit"), inotify::WatchFlags::MODIFY).unwrap();
         let end = Instant::now() + patience;
         loop {
-            if let Some(found) = self.audit().into_iter().find(&fits) {
+            if let Some(found) = find(self.audit()) {
                 return found;
             }
             let left = end.checked_duration_since(Instant::now());

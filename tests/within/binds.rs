@@ -30,7 +30,7 @@ print("then", attempt(lambda: s.bind(("10.77.0.1", 8000))), attempt(lambda: s.li
 print("again", attempt(lambda: s.bind(("10.77.0.1", 8001))))
 print("taken", attempt(lambda: socket.socket().bind(("10.77.0.1", 8000))))
 libc, own = ctypes.CDLL(None, use_errno=True), socket.socket()
-for fd, address, length in (own.fileno(), 8, 16), (99, 8, 16), (0, 8, 16), (own.fileno(), None, 0), (own.fileno(), 8, 4096):
+for fd, address, length in (own.fileno(), 8, 16), (99, 8, 16), (-5, 8, 16), (0, 8, 16), (own.fileno(), None, 0), (own.fileno(), 8, 4096):
     assert libc.bind(fd, ctypes.c_void_p(address), length) == -1
     print("raw", errno.errorcode[ctypes.get_errno()])
 print("files", libc.listen(0, 1), errno.errorcode[ctypes.get_errno()])
@@ -44,7 +44,7 @@ os.unlink("own.sock")
 "#;
     let expected = "10.77.0.1 7000 EADDRINUSE\n0.0.0.0 80 EACCES\n0.0.0.0 81 EACCES\n203.0.113.9 8000 EADDRNOTAVAIL\n\
         10.77.0.2 8500 EACCES\nthen OK OK OK\nagain EINVAL\ntaken EADDRINUSE\n\
-        raw EFAULT\nraw EBADF\nraw ENOTSOCK\nraw EINVAL\nraw EINVAL\nfiles -1 ENOTSOCK\nudp ENOTSUP\nconnected EINVAL\nunix OK OK OK\n";
+        raw EFAULT\nraw EBADF\nraw EBADF\nraw ENOTSOCK\nraw EINVAL\nraw EINVAL\nfiles -1 ENOTSOCK\nudp ENOTSUP\nconnected EINVAL\nunix OK OK OK\n";
     for within in machine.borrowers() {
         let said = run(&mut within.python(&(ATTEMPT.to_owned() + program)));
         assert_eq!(text(said.stdout), expected, "as {}: {}", within.uid, text(said.stderr));
@@ -176,4 +176,26 @@ for _ in range(2):
         let said = run(&mut within.python(&(ATTEMPT.to_owned() + program)));
         assert_eq!(text(said.stdout), expected, "as {}: {}", within.who(), text(said.stderr));
     }
+}
+
+/// As Go's runtime does at each start: it binds, never listens, and is answered here.
+#[test]
+fn who_looks_for_the_families_that_there_are_asks_the_lender_nothing() {
+    let machine = Machine::start();
+    let program = r#"
+import socket
+for only, address in (1, "::1"), (0, "::ffff:127.0.0.1"):
+    s = socket.socket(socket.AF_INET6)
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+    s.bind((address, 0))
+    assert s.getsockname()[1] > 0
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+assert s.getsockname()[1] > 0
+"#;
+    for within in machine.everybody() {
+        run(&mut within.python(program));
+    }
+    let asked: Vec<_> = machine.lab.audit().into_iter().filter(|line| line["event"] == "tcp-listen").collect();
+    assert!(asked.is_empty(), "{asked:?}");
 }

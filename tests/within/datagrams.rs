@@ -102,8 +102,8 @@ fn the_last_datagrams_of_a_program_arrive() {
         let sends = "import socket; s = socket.socket(type=socket.SOCK_DGRAM)\n\
                      for _ in range(20): s.sendto(bytes(100), ('10.77.0.1', 7000))";
         run(&mut within.python(sends));
-        let arrived = |line: &&serde_json::Value| line["event"] == "udp-closed" && line["bytes_in"] == 2000;
-        machine.lab.wait_for_audit("what was sent", |_| machine.lab.audit().iter().filter(arrived).count() == number);
+        let arrived = |line: &serde_json::Value| line["event"] == "udp-closed" && line["bytes_in"] == 2000;
+        machine.lab.wait_for_audits("what was sent", number, arrived);
     }
 }
 
@@ -290,7 +290,7 @@ fn a_server_of_datagrams_answers_strangers_from_the_address_that_they_asked() {
         drop(server.stdin.take());
         assert!(server.wait().success());
         for address in ["0.0.0.0:8030", "[::]:8031", "10.77.0.1:8032"] {
-            machine.lab.wait_for_audit(address, |line| line["event"] == "udp-closed" && line["target"] == address);
+            machine.wait_for_close_of_datagrams(address);
         }
         assert_eq!(ask(&machine, "", 0, &["10.77.0.1:8030"]), "ECONNREFUSED\n");
     }

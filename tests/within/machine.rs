@@ -1,11 +1,13 @@
 //! The lender's machine, and borrowers of each kind of user.
 
 use std::{
+    collections::HashMap,
     ffi::{OsStr, OsString},
     net::{SocketAddr, TcpListener},
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Mutex,
 };
 
 use serde_json::Value;
@@ -69,9 +71,16 @@ read answers < "$1/answers"
 /// A lender in a network of its own.
 pub struct Machine {
     pub lab: Lab,
+    /// How often something has ended that was waited for: the event, and its target.
+    ended: Mutex<HashMap<(&'static str, String), usize>>,
 }
 
 impl Machine {
+    /// One that runs.
+    pub fn of(lab: Lab) -> Self {
+        Self { lab, ended: Mutex::default() }
+    }
+
     pub fn start() -> Self {
         Self::with_network("")
     }
@@ -106,7 +115,7 @@ impl Machine {
         unshare.env("CAPUCHIND_DIR", dir).stdin(listener);
         let daemon = Daemon::spawn(&mut unshare);
         daemon.wait_for_line("listens on");
-        Self { lab: Lab { folder, daemon, address } }
+        Self::of(Lab { folder, daemon, address })
     }
 
     /// Each kind of user that these tests can be.
@@ -128,9 +137,21 @@ impl Machine {
         command
     }
 
-    /// Waits until the lender has closed what listened at `address`.
+    /// Waits until the lender has closed what listened at `address`; each time once more.
     pub fn wait_for_close(&self, address: &str) {
-        self.lab.wait_for_audit(address, |line| line["event"] == "listen-closed" && line["target"] == address);
+        self.wait_for_end("listen-closed", address);
+    }
+
+    /// As [`Self::wait_for_close`], of a port for datagrams.
+    pub fn wait_for_close_of_datagrams(&self, address: &str) {
+        self.wait_for_end("udp-closed", address);
+    }
+
+    fn wait_for_end(&self, event: &'static str, target: &str) {
+        let mut ended = self.ended.lock().unwrap();
+        let count = ended.entry((event, target.to_owned())).or_default();
+        *count += 1;
+        self.lab.wait_for_audits(target, *count, |line| line["event"] == event && line["target"] == target);
     }
 
     /// A borrower who is nobody in particular, in each kind of network.

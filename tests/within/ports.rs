@@ -3,7 +3,6 @@
 use std::process::Stdio;
 
 use crate::{
-    listens::{serves, visit},
     machine::Machine,
     support::{Daemon, run, text},
 };
@@ -109,11 +108,26 @@ for number in range(200):
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(("0.0.0.0" if number % 2 else "10.77.0.1", 8004))
     s.listen()
+    print("open", number, flush=True)
+    conn, _ = s.accept()
     s.close()
-print("all")
+    conn.sendall(b"%d" % number)
+    conn.close()
 "#;
+    let visits = r#"
+import socket, sys
+for _ in sys.stdin:
+    print("heard", socket.create_connection(("10.77.0.1", 8004), 20).recv(99).decode(), flush=True)
+"#;
+    let mut visitor = Daemon::spawn(machine.there(&["python3", "-c", visits]).stdin(Stdio::piped()));
     for within in machine.borrowers() {
-        assert_eq!(text(run(&mut within.python(program)).stdout), "all\n", "as {}", within.uid);
+        let mut server = Daemon::spawn(&mut within.python(program));
+        for number in 0..200 {
+            assert_eq!(server.wait_for_line("open "), format!("open {number}"), "as {}", within.uid);
+            std::io::Write::write_all(visitor.stdin.as_mut().unwrap(), b"go\n").unwrap();
+            assert_eq!(visitor.wait_for_line("heard "), format!("heard {number}"), "as {}", within.uid);
+        }
+        assert!(server.wait().success());
     }
 }
 
@@ -160,18 +174,6 @@ print(sorted(heard))
     assert_eq!(heard(&machine), "[b'two']\n");
 }
 
-#[test]
-fn a_borrower_that_is_killed_leaves_no_port_open() {
-    let machine = Machine::start();
-    for within in machine.everybody() {
-        let (mut server, _) = serves(&within, &[], &["0.0.0.0:8011", "0.0.0.0:0"]);
-        assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8011"]), "met\n");
-        server.kill();
-        machine.wait_for_close("0.0.0.0:8011");
-        assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8011"]), "ECONNREFUSED\n");
-    }
-}
-
 /// More than the kernel has room to tell of: what was not told is looked for.
 #[test]
 fn twenty_thousand_sockets_that_close_at_once_close_their_ports() {
@@ -213,4 +215,73 @@ kept.accept()[0].sendall(b"kept")
     }
     let reads = "import socket; print(socket.create_connection(('10.77.0.1', 8012), 20).recv(99))";
     assert_eq!(text(run(&mut machine.there(&["python3", "-c", reads])).stdout), "b'kept'\n");
+}
+
+/// As from who activates servers by their sockets: bound by one program, made to listen by the next, served by a third.
+#[test]
+fn a_socket_that_is_handed_on_over_exec_is_served_by_whoever_has_it() {
+    let machine = Machine::start();
+    let program = r#"
+import os, socket, sys
+turn = sys.argv[1]
+def hand_on(s, turn):
+    os.dup2(s.detach(), 9)
+    os.execvp("python3", ["python3", "-c", os.environ["PROGRAM"], turn])
+if turn == "bind":
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("10.77.0.1", 8070))
+    hand_on(s, "listen")
+s = socket.socket(fileno=os.dup(9))
+os.close(9)
+if turn == "listen":
+    s.listen()
+    hand_on(s, "serve")
+print("serves", flush=True)
+for _ in range(2):
+    s.accept()[0].sendall(b"third")
+"#;
+    let reads = "import socket; print(socket.create_connection(('10.77.0.1', 8070), 20).recv(99))";
+    for within in machine.borrowers() {
+        let mut server = Daemon::spawn(within.python(program).arg("bind").env("PROGRAM", program));
+        server.wait_for_line("serves");
+        for _ in 0..2 {
+            let heard = text(run(&mut machine.there(&["python3", "-c", reads])).stdout);
+            assert_eq!(heard, "b'third'\n", "as {}", within.uid);
+        }
+        assert!(server.wait().success());
+        machine.wait_for_close("10.77.0.1:8070");
+        let nobody = machine.there(&["python3", "-c", reads]).output().unwrap();
+        assert!(text(nobody.stderr).contains("ConnectionRefusedError"));
+    }
+}
+
+#[test]
+fn a_server_in_the_background_is_met_as_long_as_it_is_waited_for() {
+    let machine = Machine::start();
+    let program = r#"
+import os, socket, time
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("10.77.0.1", 8071))
+s.listen()
+first = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    while os.getppid() == first:
+        time.sleep(0.01)
+    print("alone", flush=True)
+    s.accept()[0].sendall(b"behind")
+    os._exit(0)
+os._exit(7)
+"#;
+    let reads = "import socket; print(socket.create_connection(('10.77.0.1', 8071), 20).recv(99))";
+    for within in machine.borrowers() {
+        let mut server = Daemon::spawn(&mut within.run_with(&["--wait-all"], &["python3", "-c", program]));
+        server.wait_for_line("alone");
+        let heard = text(run(&mut machine.there(&["python3", "-c", reads])).stdout);
+        assert_eq!(heard, "b'behind'\n", "as {}", within.uid);
+        assert_eq!(server.wait().code(), Some(7));
+        machine.wait_for_close("10.77.0.1:8071");
+    }
 }

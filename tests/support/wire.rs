@@ -1,0 +1,63 @@
+//! A way between borrowers and a lender that can be cut.
+
+use std::{
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+/// Stands between borrowers and the lender, and can be cut: what went through it ends without a word, and nothing new gets
+/// through until it is mended.
+pub struct Wire {
+    pub address: SocketAddr,
+    state: Arc<Mutex<WireState>>,
+}
+
+struct WireState {
+    lender: Option<SocketAddr>,
+    /// Each with the borrower's side first.
+    open: Vec<(TcpStream, TcpStream)>,
+}
+
+impl Wire {
+    /// One to a lender.
+    pub fn to(lender: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(WireState { lender: Some(lender), open: Vec::new() }));
+        let shared = state.clone();
+        thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let mut state = shared.lock().unwrap();
+                let Some(far) = state.lender.and_then(|lender| TcpStream::connect(lender).ok()) else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    thread::spawn(move || std::io::copy(&mut from, &mut to));
+                }
+                state.open.push((near, far));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Ends everything.
+    pub fn cut(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.lender = None;
+        for socket in state.open.drain(..).flat_map(|(near, far)| [near, far]) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Breaks what is open for the borrowers; the lender hears nothing of it.
+    pub fn lose_borrowers(&self) {
+        for (near, _) in &self.state.lock().unwrap().open {
+            let _ = near.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets borrowers through again, to where the lender is now.
+    pub fn mend(&self, lender: SocketAddr) {
+        self.state.lock().unwrap().lender = Some(lender);
+    }
+}

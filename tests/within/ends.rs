@@ -1,0 +1,128 @@
+//! Every way in which a program can end, or let its ports go: none of them stays open at the lender, whatever state it was in.
+//! How long that takes is a row of `cargo bench --bench run`.
+
+use std::{io::Write, process::Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    listens::{serves, visit},
+    machine::{Machine, Within},
+    support::{Daemon, run, wait_until, wire::Wire},
+};
+
+/// Has four ports, one in each state: bound, listening with visitors who wait, listening in two processes more, and bound for
+/// datagrams. Then it does what it is told.
+const SERVER: &str = r#"
+import os, signal, socket, sys
+ports = [int(port) for port in sys.argv[1:]]
+def bound(kind, port):
+    s = socket.socket(type=kind)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("0.0.0.0", port))
+    return s
+sockets = [bound(kind, port) for kind, port in zip((socket.SOCK_STREAM,) * 3 + (socket.SOCK_DGRAM,), ports)]
+_, waits, forked, _ = sockets
+waits.listen(4)
+forked.listen()
+workers = []
+for _ in range(2):
+    if (pid := os.fork()) == 0:
+        while True:
+            forked.accept()
+    workers.append(pid)
+def end_workers():
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+print("ready", os.getpid(), os.getppid(), flush=True)
+how = sys.stdin.readline().strip()
+if how == "close":
+    end_workers()
+    for s in sockets:
+        s.close()
+    print("closed", flush=True)
+    sys.stdin.readline()
+elif how == "exec":
+    end_workers()
+    # Which closes what was not made to stay.
+    os.execvp("cat", ["cat"])
+"#;
+
+/// More than the program's queue has room for.
+const VISITORS: &str = r#"
+import socket, sys
+visitors = [socket.create_connection(("10.77.0.1", int(sys.argv[1])), 20) for _ in range(8)]
+print("here", flush=True)
+for s in visitors:
+    s.settimeout(None)
+    try:
+        assert s.recv(9) == b""
+    except ConnectionResetError:
+        pass
+print("sent away", flush=True)
+"#;
+
+/// Ends a server that runs, or has it let its ports go. `pids`: the program's, and that of the half that looks after it.
+type End = fn(server: &mut Daemon, pids: [Pid; 2]);
+
+const ENDS: [(&str, End); 6] = [
+    ("it ends", |server, _| server.stdin.as_mut().unwrap().write_all(b"end\n").unwrap()),
+    ("it is killed", |_, [program, _]| kill_process(program, Signal::KILL).unwrap()),
+    ("capuchin is killed", |server, _| server.kill()),
+    ("the half of capuchin that looks after it is killed", |_, [_, inner]| kill_process(inner, Signal::KILL).unwrap()),
+    ("it closes them", |server, _| server.stdin.as_mut().unwrap().write_all(b"close\n").unwrap()),
+    ("it becomes another program", |server, _| server.stdin.as_mut().unwrap().write_all(b"exec\n").unwrap()),
+];
+
+#[test]
+fn however_a_program_ends_its_ports_close_in_every_state() {
+    let machine = Machine::start();
+    let mut free = 8100..;
+    for within in machine.everybody() {
+        for (how, end) in ENDS {
+            // Of its own each, so that the log tells them apart.
+            closes(&machine, &within, [(); 4].map(|()| free.next().unwrap()), how, end);
+        }
+    }
+}
+
+fn closes(machine: &Machine, within: &Within, ports: [u16; 4], how: &str, end: End) {
+    println!("{how}, as {}", within.who());
+    let words = ports.map(|port| port.to_string());
+    let mut server = Daemon::spawn(within.python(SERVER).args(&words).stdin(Stdio::piped()));
+    let line = server.wait_for_line("ready ");
+    let pids: Vec<_> = line.split(' ').skip(1).map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect();
+    let visitors = Daemon::spawn(&mut machine.there(&["python3", "-c", VISITORS, &words[1]]));
+    visitors.wait_for_line("here");
+    end(&mut server, pids.try_into().unwrap());
+    let [connections @ .., datagrams] = ports.map(|port| format!("0.0.0.0:{port}"));
+    for address in connections {
+        machine.wait_for_close(&address);
+    }
+    machine.wait_for_close_of_datagrams(&datagrams);
+    visitors.wait_for_line("sent away");
+    let nobody = ports.map(|port| format!("10.77.0.1:{port}"));
+    let nobody = visit(machine, "", 0, &nobody[1..3].iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(nobody, "ECONNREFUSED\n".repeat(2), "{how}, as {}", within.who());
+}
+
+#[test]
+fn a_cut_closes_the_ports_and_the_next_session_opens_them_again() {
+    let machine = Machine::start();
+    for within in machine.anybody_in_each_network() {
+        let wire = Wire::to(machine.lab.address);
+        run(within.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+        let port = if within.by_tun { 8091 } else { 8090 };
+        let (at, met_at) = (format!("0.0.0.0:{port}"), format!("10.77.0.1:{port}"));
+        let (mut server, _) = serves(&within, &[], &[&at]);
+        assert_eq!(visit(&machine, "", 0, &[&met_at]), "met\n", "as {}", within.who());
+        wire.cut();
+        machine.wait_for_close(&at);
+        assert_eq!(visit(&machine, "", 0, &[&met_at]), "ECONNREFUSED\n", "as {}", within.who());
+        wire.mend(machine.lab.address);
+        wait_until("it is met again", || visit(&machine, "", 0, &[&met_at]) == "met\n");
+        drop(server.stdin.take());
+        assert!(server.wait().success());
+    }
+}
