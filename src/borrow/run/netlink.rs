@@ -165,6 +165,8 @@ pub fn acknowledged(datagram: &[u8], last: u32) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -223,6 +225,45 @@ mod tests {
             let mut bytes = vec![0; HEADER_BYTES];
             bytes[..4].copy_from_slice(&lie.to_ne_bytes());
             assert_eq!(heard(&bytes).count(), 0, "{lie}");
+        }
+    }
+
+    /// Messages as they were put in.
+    fn sent() -> impl Strategy<Value = Vec<(u16, Vec<u8>)>> {
+        let body = proptest::collection::vec(any::<u32>(), 0..40);
+        let body = body.prop_map(|words| words.iter().flat_map(|word| word.to_ne_bytes()).collect());
+        proptest::collection::vec((any::<u16>(), body), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(sent in sent(), after: u32, cut in 0..2000_usize) {
+            let mut messages = Messages::after(after);
+            for (kind, body) in &sent {
+                messages.push(*kind, REQUEST, |inside| {
+                    inside.raw(body);
+                });
+            }
+            let read = |bytes| heard(bytes).map(|Heard { kind, body, .. }| (kind, body.to_vec())).collect::<Vec<_>>();
+            prop_assert_eq!(read(messages.bytes()), sent.clone());
+            let sequences: Vec<_> = heard(messages.bytes()).map(|heard| heard.sequence).collect();
+            prop_assert!(sequences.iter().zip(1..).all(|(sequence, number)| *sequence == after.wrapping_add(number)));
+            // Cut off somewhere, it is as many as are whole.
+            let whole = read(messages.bytes().get(..cut).unwrap_or(messages.bytes()));
+            prop_assert_eq!(&whole[..], &sent[..whole.len()]);
+        }
+
+        #[test]
+        fn whatever_comes_is_read_without_a_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200), length in prop_oneof![0..220_u32, any::<u32>()], last: u32,
+        ) {
+            // Random lengths fail at once: a small one goes further.
+            if let Some(place) = bytes.first_chunk_mut() {
+                *place = length.to_ne_bytes();
+            }
+            let read: usize = heard(&bytes).map(|heard| HEADER_BYTES + heard.body.len()).sum();
+            prop_assert!(read <= bytes.len());
+            let _ = acknowledged(&bytes, last);
         }
     }
 }

@@ -204,6 +204,8 @@ pub fn checksum(before: Vec<u8>, packet: &[u8]) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn syn(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
@@ -289,5 +291,32 @@ mod tests {
         let mut short_header = syn("10.0.0.1:1", "10.0.0.2:2", b"");
         short_header[0] = 0x40;
         assert_eq!(Syn::parse(&short_header), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_a_syn_that_is_sent_again_as_it_is_or_nothing(
+            mut packet in proptest::collection::vec(any::<u8>(), 0..120), version in prop_oneof![0x45..=0x4f_u8, Just(0x60), any::<u8>()],
+            is_tcp: bool, is_syn: bool, ports: (u16, u16),
+        ) {
+            let is_ipv4 = version >> 4 == 4;
+            let tcp = if is_ipv4 { usize::from(version & 15) * 4 } else { IPV6_HEADER_BYTES };
+            // What is random all over is no SYN.
+            for (offset, value, is_set) in
+                [(0, version, true), (if is_ipv4 { 9 } else { 6 }, TCP, is_tcp), (tcp + 12, 0x50, is_syn), (tcp + 13, 2, is_syn)]
+            {
+                if let Some(place) = packet.get_mut(offset).filter(|_| is_set) {
+                    *place = value;
+                }
+            }
+            if let Some(syn) = Syn::parse(&packet) {
+                let again = Syn::parse(&syn.again_between(ports.0, ports.1));
+                let again = again.map(|again| (again.from, again.to));
+                let ends = (SocketAddr::new(syn.from.ip(), ports.0), SocketAddr::new(syn.to.ip(), ports.1));
+                prop_assert_eq!(again, Some(ends));
+                prop_assert!(sums_to_zero(&syn.refused(), TCP, &syn));
+                syn.unreachable(Unreachable::Host);
+            }
+        }
     }
 }

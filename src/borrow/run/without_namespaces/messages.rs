@@ -190,6 +190,8 @@ pub const ENOBUFS: Errno = Errno(libc::ENOBUFS as u16);
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A message that passes on one file so many times.
@@ -219,5 +221,72 @@ mod tests {
         }
         let messages = Message::read_many(&own, headers.as_ptr() as u64, 9).unwrap();
         assert_eq!(messages.len(), PASSED_AT_ONCE_MAX / PASSED_MAX);
+    }
+
+    /// Control messages, one behind the other, of kinds and lengths that may be lies.
+    fn controls() -> impl Strategy<Value = Vec<u8>> {
+        let kind = prop_oneof![Just(libc::SCM_RIGHTS), Just(libc::SCM_CREDENTIALS), any::<i32>()];
+        let level = prop_oneof![Just(libc::SOL_SOCKET), any::<i32>()];
+        let one = (level, kind, prop_oneof![-20..20_i64, any::<i64>()], proptest::collection::vec(any::<u8>(), 0..40));
+        let one = one.prop_map(|(level, kind, lie, body)| {
+            let length = (CONTROL_HEADER_BYTES + body.len()) as u64;
+            let length = if lie < 0 { length } else { length.wrapping_add_signed(lie) };
+            let mut bytes = [&length.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), &body].concat();
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            bytes
+        });
+        proptest::collection::vec(one, 0..6).prop_map(|all| all.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_passed_on_is_bounded_and_keeps_its_place(mut control in controls()) {
+            let own = Thread(getpid().as_raw_nonzero().get());
+            let before = control.len();
+            if let Ok(passed) = make_own(&own, &mut control) {
+                prop_assert!(passed.len() <= PASSED_MAX);
+            }
+            prop_assert_eq!(control.len(), before);
+        }
+
+        #[test]
+        fn whatever_a_header_says_is_read_within_bounds(
+            words in proptest::array::uniform7((0..4_u8, prop_oneof![0..300_u64, any::<u64>()])), most in 0..5000_usize,
+        ) {
+            let own = Thread(getpid().as_raw_nonzero().get());
+            let memory = vec![0_u64; 4096];
+            // A place of ours, nowhere, or anything at all.
+            let words = words.map(|(kind, value)| match kind {
+                0 => memory.as_ptr() as u64,
+                1 => 0,
+                _ => value,
+            });
+            let header: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            if let Ok(message) = Message::read(&own, header.as_ptr() as u64) {
+                prop_assert!(message.name.len() <= NAME_BYTES_MAX && message.parts.len() <= PARTS_MAX);
+                prop_assert!(message.control.len() <= CONTROL_BYTES_MAX);
+                if let Ok(content) = message.content(&own, 0, most) {
+                    prop_assert_eq!(content.len(), most.min(message.length()));
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_sent_is_what_stands_in_the_parts_from_wherever_it_goes_on(
+            parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20), from in 0..1000_usize,
+            most in 0..1000_usize, name in proptest::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let own = Thread(getpid().as_raw_nonzero().get());
+            let vectors: Vec<u64> = parts.iter().flat_map(|part| [part.as_ptr() as u64, part.len() as u64]).collect();
+            let place = |bytes: &[u8]| bytes.as_ptr() as u64;
+            let words = [place(&name), name.len() as u64, vectors.as_ptr() as u64, parts.len() as u64, 0, 0, 0];
+            let header: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let message = Message::read(&own, place(&header)).unwrap();
+            let whole = parts.concat();
+            prop_assert_eq!((&message.name, message.length()), (&name, whole.len()));
+            let from = from.min(whole.len());
+            let expected: Vec<u8> = whole[from..].iter().copied().take(most).collect();
+            prop_assert_eq!(message.content(&own, from, most).unwrap(), expected);
+        }
     }
 }
