@@ -83,9 +83,9 @@ impl State {
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { host, json, program } = arguments;
     // Before any thread: it tries the namespaces.
-    let mut checks = machine::checks();
+    let (mut checks, mode) = machine::checks();
     if let Some(name) = program.first() {
-        checks.extend(program::checks(name));
+        checks.extend(program::checks(name, mode));
     }
     if let Some(host) = host {
         block_on(async {

@@ -1,19 +1,39 @@
 //! `capuchin doctor`: each broken step is named, with its mend, and nothing behind it is blamed.
 
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+
 use serde_json::Value;
 
-use crate::support::{Home, LOOPBACK, Lab, json};
+use crate::support::{Home, LOOPBACK, Lab, json, run, text};
 
-/// The checks by name, and the exit status.
+/// The checks by name, and the exit status, which the worst of them decides.
 fn doctor(home: &Home, arguments: &[&str]) -> (Vec<(String, String, String)>, i32) {
     let output = home.capuchin().arg("doctor").arg("--json").args(arguments).output().unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let value_text = |value: &Value| value.as_str().unwrap().to_owned();
     let document = json(&output.stdout);
-    let checks = document["checks"].as_array().unwrap().iter().map(|check| {
-        let mend: Vec<_> = check["mend"].as_array().unwrap().iter().map(text).collect();
-        (text(&check["name"]), text(&check["state"]), format!("{}\n{}", text(&check["text"]), mend.join("\n")))
-    });
-    (checks.collect(), output.status.code().unwrap())
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&document), ["checks"]);
+    let checks: Vec<_> = document["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| {
+            let mut names = keys(check);
+            names.sort();
+            assert_eq!(names, ["mend", "name", "state", "text"]);
+            let mend: Vec<_> = check["mend"].as_array().unwrap().iter().map(value_text).collect();
+            let (name, state) = (value_text(&check["name"]), value_text(&check["state"]));
+            assert!(state == "ok" || !mend.is_empty(), "{check} says nothing of how to mend it");
+            (name, state, format!("{}\n{}", value_text(&check["text"]), mend.join("\n")))
+        })
+        .collect();
+    let worst = checks
+        .iter()
+        .map(|(_, state, _)| ["ok", "warn", "fail"].iter().position(|known| known == state).unwrap())
+        .max();
+    let code = output.status.code().unwrap();
+    assert_eq!(usize::try_from(code).ok(), worst, "{checks:?}");
+    (checks, code)
 }
 
 fn state<'a>(checks: &'a [(String, String, String)], name: &str) -> (&'a str, &'a str) {
@@ -84,11 +104,72 @@ fn each_broken_step_is_named_with_its_mend() {
     assert!(state(&checks, "tcp").1.contains("is capuchind running there"));
 }
 
+/// What came of looking at a program: its kind, how it would run, and the exit status.
+fn program(home: &Home, path: &Path) -> (Vec<(String, String, String)>, i32) {
+    doctor(home, &["--", path.to_str().unwrap(), "never", "run"])
+}
+
 #[test]
-fn a_program_is_looked_at_and_not_started() {
+fn programs_of_each_kind_are_looked_at_and_not_started() {
     let home = Home::new();
-    let (checks, _) = doctor(&home, &["--", "/bin/sh", "-c", "exit 77"]);
-    assert!(state(&checks, "program").1.contains("dynamic"), "{checks:?}");
-    let (checks, code) = doctor(&home, &["--", "no-such-program"]);
-    assert_eq!((state(&checks, "program").0, code), ("fail", 2));
+    let file = |name: &str| home.folder.path().join(name);
+    let ran = file("ran");
+    let source = format!("#include <fcntl.h>\nint main(void) {{ creat(\"{}\", 0644); return 77; }}\n", ran.display());
+    std::fs::write(file("source.c"), source).unwrap();
+    for (name, how) in [("dynamic", None), ("static", Some("-static"))] {
+        run(Command::new("cc").args(how).arg("-o").arg(file(name)).arg(file("source.c")));
+    }
+    std::fs::write(file("script"), format!("#!/bin/sh -e\ntouch {}\n", ran.display())).unwrap();
+    std::fs::write(file("orphan"), "#!/no/such/interpreter\n").unwrap();
+    std::fs::write(file("text"), "hello\n").unwrap();
+    let mut old = std::fs::read(file("static")).unwrap();
+    // The class of its header.
+    old[4] = 1;
+    std::fs::write(file("old"), old).unwrap();
+    std::fs::copy(file("dynamic"), file("set-id")).unwrap();
+    let mode = |name: &str, mode| std::fs::set_permissions(file(name), PermissionsExt::from_mode(mode)).unwrap();
+    ["script", "orphan", "text", "old"].iter().for_each(|name| mode(name, 0o755));
+    mode("set-id", 0o4755);
+
+    for (name, state_of_it, says) in [
+        ("dynamic", "ok", "dynamic; it runs as it is"),
+        ("static", "ok", "static; it runs as it is"),
+        ("script", "ok", "a script of /bin/sh -e"),
+        ("orphan", "fail", "/no/such/interpreter, which is not there"),
+        ("old", "ok", "of 32 bits"),
+        ("text", "warn", "no ELF program and no script"),
+    ] {
+        let (checks, code) = program(&home, &file(name));
+        let (found, text) = state(&checks, "program");
+        assert!(found == state_of_it && text.contains(says), "{name}: {checks:?}");
+        assert!(state(&checks, "mode").1.contains("in a network namespace of its own"), "{name}: {checks:?}");
+        assert!(name != "orphan" || code == 2, "{name}: {code}");
+    }
+    let (checks, code) = program(&home, &file("old"));
+    assert_eq!((state(&checks, "32 bits").0, code), ("warn", 1), "{checks:?}");
+    let (checks, code) = program(&home, &file("set-id"));
+    assert_eq!((state(&checks, "set-id").0, code), ("warn", 1), "{checks:?}");
+    assert!(state(&checks, "set-id").1.contains("gains nothing"), "{checks:?}");
+    for name in ["source.c", "missing"] {
+        let (checks, code) = program(&home, &file(name));
+        assert_eq!((state(&checks, "program").0, code), ("fail", 2), "{name}: {checks:?}");
+    }
+    let (checks, _) = doctor(&home, &["--", "sh"]);
+    assert!(state(&checks, "program").1.contains("/sh: dynamic"), "{checks:?}");
+    assert!(!ran.exists(), "one of them was started");
+}
+
+#[test]
+fn a_person_reads_a_line_for_each_check_and_for_each_mend() {
+    let home = Home::new();
+    let program = ["--", "no-such-program"];
+    let (checks, _) = doctor(&home, &program);
+    let output = home.capuchin().arg("doctor").args(program).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(output.stdout);
+    let (mends, lines): (Vec<_>, Vec<_>) = said.lines().partition(|line| line.starts_with("      = "));
+    let expected: Vec<_> = checks.iter().map(|(name, state, _)| (state.as_str(), name.as_str())).collect();
+    let found: Vec<_> = lines.iter().map(|line| (line[..4].trim_end(), line[6..18].trim_end())).collect();
+    assert_eq!(found, expected, "{said}");
+    assert!(mends.iter().any(|mend| mend.contains("name a program in PATH")), "{said}");
 }

@@ -47,7 +47,7 @@ fn without_netfilter_packets_cross_a_tun_device_and_the_person_is_told() {
         assert!(!text(with.stderr).contains(TOLD));
 
         let mut doctor = within.capuchin();
-        doctor.args(["doctor", "--json"]);
+        doctor.args(["doctor", "--json", "--", "sh"]);
         let way = |command: &mut Command| {
             let document = json(&command.output().unwrap().stdout);
             let checks = document["checks"].as_array().unwrap().clone();
@@ -55,10 +55,12 @@ fn without_netfilter_packets_cross_a_tun_device_and_the_person_is_told() {
                 |name: &str| checks.iter().find(|check| check["name"] == name).map(|check| check["state"].clone());
             let way = checks.iter().find(|check| check["name"] == "way").unwrap_or_else(|| panic!("{checks:?}"));
             let words = way["text"].as_str().unwrap().to_owned() + &way["mend"].to_string();
-            (state("way").unwrap(), state("tun"), state("nf_tables"), words)
+            let held = checks.iter().find(|check| check["name"] == "mode").unwrap()["text"].clone();
+            (state("way").unwrap(), state("tun"), state("nf_tables"), words + held.as_str().unwrap())
         };
         let (state, tun, nf_tables, words) = way(&mut without_netfilter(&within, &doctor));
         assert_eq!((state, tun, nf_tables), ("warn".into(), Some("ok".into()), None), "{words}");
+        assert!(words.contains("it would run in a network namespace of its own, led by a TUN device"), "{words}");
         assert!(words.contains("TUN device") && words.contains("modprobe -a nf_tables nft_tproxy"), "{words}");
         let (state, tun, nf_tables, words) = way(&mut doctor);
         assert_eq!((state, tun, nf_tables), ("ok".into(), None, Some("ok".into())), "{words}");

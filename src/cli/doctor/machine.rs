@@ -3,18 +3,30 @@
 use std::{fs, io};
 
 use super::{Check, State};
-use crate::borrow::run::{self, HOST_VARIABLE, Probed, Tried};
+use crate::borrow::run::{self, HOST_VARIABLE, Probed, Tried, Way};
 
 /// The oldest kernel that is supported, and the oldest under which `run` lets programs listen.
 const KERNEL_FLOOR: (u32, u32) = (5, 15);
 const KERNEL_LISTENS: (u32, u32) = (5, 19);
 
-/// Everything that can be looked at here. Before any thread exists.
-pub fn checks() -> Vec<Check> {
+/// How `capuchin run` would hold a program on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In a network of its own, whose packets go where the person is told.
+    Namespaces(Way),
+    /// By a filter of its calls alone, if the person asks for that.
+    Filter,
+    /// Not at all: it is held already.
+    Nested,
+}
+
+/// Everything that can be looked at here, and how a program would be held. Before any thread exists.
+pub fn checks() -> (Vec<Check>, Mode) {
     let mut checks = vec![kernel(&rustix::system::uname().release().to_string_lossy())];
-    checks.extend(network());
+    let (network, mode) = network();
+    checks.extend(network);
     checks.extend([fuse(), io_uring()]);
-    checks
+    (checks, mode)
 }
 
 fn kernel(release: &str) -> Check {
@@ -33,22 +45,29 @@ fn kernel(release: &str) -> Check {
 }
 
 /// Each thing is tried for real, and nothing of it is left.
-fn network() -> Vec<Check> {
+fn network() -> (Vec<Check>, Mode) {
     if let Some(host) = std::env::var_os(HOST_VARIABLE) {
         let text = format!("this is inside `capuchin run {}`", host.to_string_lossy());
-        return vec![Check::warn("namespaces", text, "help: leave it first; a network cannot be borrowed twice")];
+        let nested = Check::warn("namespaces", text, "help: leave it first; a network cannot be borrowed twice");
+        return (vec![nested], Mode::Nested);
     }
     match run::probe() {
         Ok(Probed { tried, without }) => {
             let mut checks: Vec<_> = tried.into_iter().map(|(name, outcome)| step(name, outcome)).collect();
+            let works = checks.iter().all(|check| check.state == State::Ok);
+            let mode = match without {
+                _ if !works => Mode::Filter,
+                None => Mode::Namespaces(Way::Nftables),
+                Some(_) => Mode::Namespaces(Way::Tun),
+            };
             let way = without.map_or_else(by_nftables, by_tun);
             // Where neither works, what is broken says all.
-            if checks.iter().all(|check| check.state == State::Ok) || way.state != State::Ok {
+            if works || way.state != State::Ok {
                 checks.push(way);
             }
-            checks
+            (checks, mode)
         }
-        Err(error) => vec![Check::fail("namespaces", error.to_string(), error.notes())],
+        Err(error) => (vec![Check::fail("namespaces", error.to_string(), error.notes())], Mode::Filter),
     }
 }
 

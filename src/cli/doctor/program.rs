@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Check;
+use super::{Check, machine::Mode};
+use crate::borrow::run::Way;
 
 /// Read of a program, in bytes: its ELF header, and where its program headers nearly always are.
 const HEAD_BYTES: u64 = 4096;
@@ -19,8 +20,8 @@ const ELF: &[u8] = b"\x7fELF";
 const CLASS_64: u8 = 2;
 const PT_INTERP: u32 = 3;
 
-/// What can be seen of it from outside.
-pub fn checks(name: &OsStr) -> Vec<Check> {
+/// What can be seen of it from outside, and how `run` would hold it on this machine.
+pub fn checks(name: &OsStr, mode: Mode) -> Vec<Check> {
     let Some(path) = find(name) else {
         let text = format!("{} is not found", name.to_string_lossy());
         return vec![Check::fail("program", text, vec!["help: name a program in PATH, or a path".to_owned()])];
@@ -34,10 +35,15 @@ pub fn checks(name: &OsStr) -> Vec<Check> {
         Ok(read) => read,
         Err(error) => {
             let text = format!("{shown} cannot be read: {error}");
-            return vec![Check::warn("program", text, "note: it may still run; nothing more can be said of it")];
+            let unread = Check::warn("program", text, "note: it may still run; nothing more can be said of it");
+            return vec![unread, held(mode)];
         }
     };
-    let mut checks = vec![Check::ok("program", format!("{shown}: {}", kind(&head)))];
+    let kind = Kind::of(&head);
+    let mut checks = vec![kind.check(&path), held(mode)];
+    if let Some(lost) = kind.loses(mode) {
+        checks.push(Check::warn("32 bits", format!("{shown} {lost}"), "help: run its build for 64 bits"));
+    }
     if about.mode() & SET_ID != 0 {
         let text = format!("{shown} is set-user-ID or set-group-ID, and gains nothing under `capuchin run`");
         checks.push(Check::warn("set-id", text, "help: run capuchin itself as the user that the program needs"));
@@ -45,19 +51,86 @@ pub fn checks(name: &OsStr) -> Vec<Check> {
     checks
 }
 
-/// What it is, and how `run` treats it: all alike, since nothing is put into it.
-fn kind(head: &[u8]) -> String {
-    if let Some(line) = head.strip_prefix(b"#!") {
-        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        return format!("a script of {}; it runs as it is", String::from_utf8_lossy(line).trim());
+/// How it would run, and what would not work in it.
+fn held(mode: Mode) -> Check {
+    match mode {
+        Mode::Namespaces(Way::Nftables) => {
+            Check::ok("mode", "it would run in a network namespace of its own, led by nf_tables")
+        }
+        Mode::Namespaces(Way::Tun) => Check::warn(
+            "mode",
+            "it would run in a network namespace of its own, led by a TUN device: slower, and [::1] is the program's own",
+            "help: sudo modprobe -a nf_tables nft_tproxy",
+        ),
+        Mode::Filter => Check::warn(
+            "mode",
+            "it would run with --no-netns alone, held by a filter of its calls: it listens on loopback alone, strangers' \
+             datagrams do not come to it, and debuggers do not work in it",
+            "help: mend what is named above, or add --no-netns (capuchin run --help says how it is weaker)",
+        ),
+        Mode::Nested => {
+            Check::warn("mode", "it would not be given another network inside this one", "help: leave this one first")
+        }
     }
-    if !head.starts_with(ELF) {
-        return "no ELF program and no script; the kernel may refuse it".to_owned();
+}
+
+/// What a program is; nothing is put into it, so that `run` treats all alike.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Script(String),
+    Dynamic,
+    Static,
+    Of32Bits,
+    Unknown,
+}
+
+impl Kind {
+    fn of(head: &[u8]) -> Self {
+        if let Some(line) = head.strip_prefix(b"#!") {
+            let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            return Self::Script(String::from_utf8_lossy(line).trim().to_owned());
+        }
+        if !head.starts_with(ELF) {
+            return Self::Unknown;
+        }
+        match has_interpreter(head) {
+            Some(true) => Self::Dynamic,
+            Some(false) => Self::Static,
+            None => Self::Of32Bits,
+        }
     }
-    match has_interpreter(head) {
-        Some(true) => "dynamic; it runs as it is, in a network namespace of its own".to_owned(),
-        Some(false) => "static; it runs as it is, in a network namespace of its own".to_owned(),
-        None => "of 32 bits; it runs, but cannot open sockets that a second system call table would hide".to_owned(),
+
+    fn check(&self, path: &Path) -> Check {
+        let shown = path.display();
+        let what = match self {
+            Self::Script(line) => {
+                let interpreter = line.split_ascii_whitespace().next().unwrap_or_default();
+                if !Path::new(interpreter).exists() {
+                    let text = format!("{shown} is a script of {interpreter}, which is not there");
+                    return Check::fail("program", text, vec![format!("help: install {interpreter}")]);
+                }
+                format!("a script of {line}; it runs as it is")
+            }
+            Self::Dynamic => "dynamic; it runs as it is".to_owned(),
+            Self::Static => "static; it runs as it is".to_owned(),
+            Self::Of32Bits => "of 32 bits; it runs as it is".to_owned(),
+            Self::Unknown => {
+                let text = format!("{shown} is no ELF program and no script");
+                return Check::warn("program", text, "note: the kernel may refuse it");
+            }
+        };
+        Check::ok("program", format!("{shown}: {what}"))
+    }
+
+    /// What does not work in it.
+    fn loses(&self, mode: Mode) -> Option<&'static str> {
+        match (self, mode) {
+            (Self::Of32Bits, Mode::Filter) => Some("has no sockets at all under --no-netns"),
+            (Self::Of32Bits, _) => {
+                Some("can neither bind nor listen, and has no sockets if it makes them by socketcall(2)")
+            }
+            _ => None,
+        }
     }
 }
 
@@ -91,30 +164,49 @@ fn find(name: &OsStr) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::State;
     use super::*;
 
+    const BEST: Mode = Mode::Namespaces(Way::Nftables);
+
     #[test]
-    fn a_shell_is_dynamic_and_a_script_is_its_interpreters() {
-        assert!(kind(&std::fs::read("/bin/sh").unwrap()).starts_with("dynamic"));
-        assert_eq!(kind(b"#!/bin/sh -e\nexit\n"), "a script of /bin/sh -e; it runs as it is");
-        assert!(kind(b"hello").contains("refuse"));
+    fn programs_are_told_apart_by_their_first_bytes() {
+        assert_eq!(Kind::of(&std::fs::read("/bin/sh").unwrap()), Kind::Dynamic);
+        assert_eq!(Kind::of(b"#!/bin/sh -e\nexit\n"), Kind::Script("/bin/sh -e".to_owned()));
+        assert_eq!(Kind::of(b"hello"), Kind::Unknown);
+        assert_eq!(Kind::of(b"\x7fELF\x01"), Kind::Of32Bits);
     }
 
     #[test]
     fn a_cut_or_lying_header_is_no_panic() {
         let own = std::fs::read("/bin/sh").unwrap();
         for length in 0..200 {
-            kind(&own[..length]);
+            Kind::of(&own[..length]);
         }
         let mut lying = own[..64].to_vec();
         lying[32..40].fill(0xff);
         lying[54..58].fill(0xff);
-        assert!(kind(&lying).starts_with("static"));
+        assert_eq!(Kind::of(&lying), Kind::Static);
+    }
+
+    #[test]
+    fn what_does_not_work_depends_on_how_it_is_held() {
+        for (mode, state, word) in [
+            (BEST, State::Ok, "nf_tables"),
+            (Mode::Namespaces(Way::Tun), State::Warn, "TUN device"),
+            (Mode::Filter, State::Warn, "--no-netns"),
+            (Mode::Nested, State::Warn, "inside"),
+        ] {
+            let Check { state: found, text, mend, .. } = held(mode);
+            assert!(found == state && text.contains(word) && mend.is_empty() == (state == State::Ok), "{text}");
+        }
+        assert!(Kind::Of32Bits.loses(Mode::Filter).unwrap().contains("no sockets at all"));
+        assert_eq!((Kind::Static.loses(Mode::Filter), Kind::Dynamic.loses(BEST)), (None, None));
     }
 
     #[test]
     fn what_is_not_there_says_so() {
-        assert_eq!(checks("no-such-program".as_ref())[0].state, super::super::State::Fail);
-        assert_eq!(checks("/dev/null".as_ref())[0].state, super::super::State::Fail);
+        assert_eq!(checks("no-such-program".as_ref(), BEST)[0].state, State::Fail);
+        assert_eq!(checks("/dev/null".as_ref(), BEST)[0].state, State::Fail);
     }
 }
