@@ -52,7 +52,8 @@ comes to the program twice.
 --no-netns is for machines that forbid namespaces. It is weaker: the program has this machine's network, and a filter of its
 system calls lets it use none of it. Each call with an address is done in its place. Other processes of its user are not kept from it, nor its
 loopback ports from other users of this machine; hosts and resolv.conf are this machine's, whatever they name is asked of the
-lender. It listens on loopback alone (EACCES elsewhere), sends to no group, and debuggers do not work in it.
+lender. It listens on loopback alone (EACCES elsewhere), hears no datagram of whom it has not sent to, sends to no group, and
+debuggers do not work in it.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]
@@ -135,6 +136,12 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         None => program,
     };
+    let publish = Publish { ports: publish, loopback: publish_loopback };
+    if let Some(twice) = publish.named_twice() {
+        let text = format!("--publish {twice} names a port that another --publish names");
+        let help = "help: each port of the program has one port at the lender, and the other way round".to_owned();
+        return Err(Failure { notes: vec![help], ..Failure::new(ErrorKind::Usage, text) });
+    }
     let words = program.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     // Before any thread.
     let piped = stdio.is_some();
@@ -167,7 +174,6 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok::<_, Failure>(borrower)
         };
         let refused = |error: BorrowError| tell(&mut told, &error);
-        let publish = Publish { ports: publish, loopback: publish_loopback };
         status = run.serve(log_in, Serve { local, publish, refused, told: tell_way }).await?;
         if let Some(feed) = feed
             && let Err(error) = feed.drain().await

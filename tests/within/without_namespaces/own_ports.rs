@@ -72,3 +72,30 @@ for address in ("0.0.0.0", "10.77.0.1"):
     let mut published = within.run_with(&["--no-netns", "--publish", "8080:80"], &["true"]);
     assert!(fails(&mut published, 255).contains("cannot be used with"));
 }
+
+#[test]
+fn a_port_for_datagrams_hears_no_stranger_and_the_person_hears_that() {
+    let machine = Machine::start();
+    let program = r#"
+import socket, sys
+for address in ("127.0.0.1", 0), ("0.0.0.0", 0), *eval(sys.argv[1]):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(20)
+    s.bind(address)
+    # Whom it asks answers it.
+    s.sendto(b"asked", ("10.77.0.1", 7000))
+    print(s.recvfrom(9), s.getsockname()[0])
+"#;
+    let line = "under --no-netns a port for datagrams hears those alone whom the program has sent to";
+    for within in machine.borrowers() {
+        let answered = |address| format!("(b'asked', ('10.77.0.1', 7000)) {address}\n");
+        let client = run(within.bare_python(program).arg("()"));
+        assert_eq!(text(client.stdout), answered("127.0.0.1") + &answered("0.0.0.0"), "as {}", within.uid);
+        assert!(!text(client.stderr).contains(line), "as {}", within.uid);
+        let server = run(within.bare_python(program).arg("[('0.0.0.0', 8060), ('10.77.0.1', 8061)]"));
+        let expected = [answered("127.0.0.1"), answered("0.0.0.0").repeat(2), answered("10.77.0.1")].concat();
+        assert_eq!(text(server.stdout), expected, "as {}", within.uid);
+        let said = text(server.stderr);
+        assert_eq!(said.matches(line).count(), 1, "as {}: {said}", within.uid);
+    }
+}

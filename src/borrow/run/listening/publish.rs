@@ -1,6 +1,6 @@
 //! `--publish` and `--publish-loopback`: which ports of a program the lender's network sees, and under which number.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// A port of the program that has another number at the lender: `LENDERPORT:PORT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,13 +14,26 @@ pub struct PublishedPort {
 /// Which ports are opened at the lender, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Publish {
-    /// Those with another number; the first that fits counts.
+    /// Those with another number; the first that fits counts (see [`named_twice`](Self::named_twice)).
     pub ports: Vec<PublishedPort>,
     /// What a program binds to loopback is opened on the lender's loopback, instead of being the program's alone.
     pub loopback: bool,
 }
 
 impl Publish {
+    /// A port that stands in two of `ports`, at the lender or inside: one of both would be open nowhere.
+    pub fn named_twice(&self) -> Option<PublishedPort> {
+        let mut rest = self.ports.as_slice();
+        while let [first, others @ ..] = rest {
+            let same = |other: &&PublishedPort| other.lender == first.lender || other.inside == first.inside;
+            if let Some(twice) = others.iter().find(same) {
+                return Some(*twice);
+            }
+            rest = others;
+        }
+        None
+    }
+
     /// Where at the lender what a program binds to `inside` is met; `None`: nowhere, it is the program's alone. A port that
     /// is named is met there also when it is bound to loopback.
     pub fn at_lender(&self, inside: SocketAddr) -> Option<SocketAddr> {
@@ -29,6 +42,12 @@ impl Publish {
             return None;
         }
         Some(SocketAddr::new(inside.ip(), named.map_or(inside.port(), |port| port.lender)))
+    }
+}
+
+impl fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.lender, self.inside)
     }
 }
 
@@ -73,6 +92,12 @@ mod tests {
             ("127.0.0.1:81", None),
         ] {
             assert_eq!(publish.at_lender(at(inside)), lender.map(at), "{inside}");
+        }
+        assert_eq!(publish.named_twice(), None);
+        for again in ["8080:81", "8081:80", "8080:80"] {
+            let ports = ["9000:90", "8080:80", again].map(|port| port.parse().unwrap()).to_vec();
+            let twice = Publish { ports, loopback: false }.named_twice().unwrap();
+            assert_eq!(twice.to_string(), again);
         }
         for text in ["80", "80:", ":80", "0:80", "80:0", "80:65536", "80:80:80", "a:80", ""] {
             assert!(text.parse::<PublishedPort>().is_err(), "{text}");

@@ -29,7 +29,8 @@
 //!
 //! # What does not work
 //! - Listening for anybody but the program itself: what is bound is bound to loopback, and listen(2) of anything else is EACCES, with one
-//!   line on stderr. `--publish` is refused.
+//!   line on stderr. `--publish` is refused. A port for datagrams is bound all the same, since a client may want one; it hears those whom
+//!   the program has sent to, and one line says so.
 //! - A datagram that is refused is silence, since no packet comes that says so; groups and broadcast are out of reach (ENETUNREACH,
 //!   ENODEV), and datagrams are not cut by the kernel (UDP_SEGMENT).
 //! - A signal handler does not interrupt a call that waits here (a signal that ends the program does), and where a connection has failed,

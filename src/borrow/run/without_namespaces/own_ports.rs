@@ -110,6 +110,11 @@ impl OwnPorts {
         if inside != asked.ip() {
             known.want(socket.cookie, Wanted { address: asked.ip(), v6_only });
         }
+        drop(known);
+        // A client may want this very port, so that it is no error; a server would wait for ever without a word.
+        if is_datagram && inside != asked.ip() && asked.port() != 0 {
+            let _ = self.refused_tx.try_send(answers_alone());
+        }
         Ok(())
     }
 
@@ -233,6 +238,11 @@ pub fn bind_to(socket: &ProgramSocket, to: SocketAddr) -> Result<(), Errno> {
 fn loopback_alone() -> BorrowError {
     let source = io::Error::new(io::ErrorKind::Unsupported, "only with namespaces can the lender lend it a port");
     BorrowError::local("under --no-netns a program listens on loopback alone", source)
+}
+
+fn answers_alone() -> BorrowError {
+    let source = io::Error::new(io::ErrorKind::Unsupported, "only with namespaces can the lender lend it a port");
+    BorrowError::local("under --no-netns a port for datagrams hears those alone whom the program has sent to", source)
 }
 
 #[cfg(test)]
