@@ -201,5 +201,5 @@ fn without_namespaces_it_says_how_to_get_them() {
     command.uid(within.uid).gid(within.uid);
     let said = fails(&mut command, 255);
     assert!(said.contains("cannot make a network for the program"), "{said}");
-    assert!(said.contains("sysctl user.max_user_namespaces"), "{said}");
+    assert!(said.contains("sysctl user.max_net_namespaces=10000"), "{said}");
 }
