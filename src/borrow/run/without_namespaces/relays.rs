@@ -220,6 +220,8 @@ impl Way {
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
                     _ => {}
                 }
+                // Waiting for a socket that is always ready costs no budget: a program that floods would keep this worker.
+                tokio::task::coop::consume_budget().await;
             }
         });
         Ok((way, reading.abort_handle()))
