@@ -1,4 +1,4 @@
-//! `capuchin connect`: one session in the background that `exec`, `shell` and `check` then share.
+//! `capuchin connect`: one session in the background that `exec`, `shell`, `check` and `forward -W` then share.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -18,7 +18,7 @@ use crate::{Borrower, Share, proto::ErrorKind};
 /// What the one in the background says when it serves.
 const READY: &str = "ready";
 
-/// Keep a session in the background, so that exec, shell and check begin at once
+/// Keep a session in the background, so that exec, shell, check and forward -W begin at once
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     drop(host.connect().await?);
     start(&text)?;
     print(&format!(
-        "Connected to {text}; exec, shell and check share this session until: capuchin connect --stop {text}"
+        "Connected to {text}; exec, shell, check and forward -W share this session until: capuchin connect --stop {text}"
     ))
 }
 
@@ -61,7 +61,8 @@ async fn serve(host: &str) -> Result<(), Failure> {
     let borrower = Borrower::connect(host).await?;
     borrower.keep_connected();
     let share = Share::open(&borrower)?;
-    let _presence = Presence::announce(&borrower, "connect", vec!["shared with exec, shell and check".to_owned()]);
+    let _presence =
+        Presence::announce(&borrower, "connect", vec!["shared with exec, shell, check and forward -W".to_owned()]);
     print(READY)?;
     Err(share.serve().await.into())
 }

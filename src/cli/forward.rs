@@ -93,7 +93,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     descriptors::raise_limit();
     let background = background.then(Background::split).transpose()?;
     super::block_on(async move {
-        let borrower = signals::interruptible(host.connect()).await?;
+        let borrower = signals::interruptible(async {
+            // One connection, which ends with this command: that is as well over a shared session. What listens needs its own.
+            if stdio.is_some() { host.connect_or_share().await } else { host.connect().await }
+        })
+        .await?;
         match stdio {
             Some(target) => signals::interruptible(stdio::run(&borrower, &target)).await,
             None => forward(&borrower, &wanted, background).await,

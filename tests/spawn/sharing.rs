@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    lab,
-    support::{Home, as_user, fails, own_uid, run, run_with, text, wait_until},
+    EVERYTHING, lab,
+    support::{Home, Lab, as_user, fails, own_uid, run, run_with, text, wait_until},
 };
 
 /// `capuchin …` of a home that has a runtime folder of its own.
@@ -188,5 +188,35 @@ fn commands_that_begin_together_share_one_session_and_none_of_them_fails() {
         assert_eq!(sharing(&home).len(), 1, "round {round}");
         run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
         wait_until("it has ended", || sharing(&home).is_empty());
+    }
+}
+
+/// As the transport of another program it begins often, and each time at once.
+#[test]
+fn a_connection_for_another_programs_transport_goes_over_the_shared_session() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = server.local_addr().unwrap().to_string();
+    let lab = Lab::start(&format!("{EVERYTHING}connect = \"{target}\"\n"));
+    let home = lab.join("alice");
+    let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
+    for shares in [true, false] {
+        if shares {
+            run(&mut capuchin(&home, &["connect", "lab"]));
+        }
+        let before = logins();
+        let serving = server.try_clone().unwrap();
+        let echo = std::thread::spawn(move || {
+            let (mut socket, _) = serving.accept().unwrap();
+            std::io::copy(&mut socket.try_clone().unwrap(), &mut socket).unwrap();
+        });
+        let sent = vec![7; 3_000_000];
+        let output = run_with(&mut capuchin(&home, &["forward", "lab", "-W", &target]), &sent);
+        assert!(output.status.success() && output.stdout == sent, "{:?}", text(output.stderr));
+        echo.join().unwrap();
+        assert_eq!(logins() - before, usize::from(!shares));
+        if shares {
+            run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+            wait_until("it has ended", || sharing(&home).is_empty());
+        }
     }
 }
