@@ -83,36 +83,28 @@ impl Tunnel {
 
     /// As [`Self::capuchin`]; the borrower reaches the lender where `path` from it begins.
     pub fn capuchin_over(folder: &Path, origin: SocketAddr, path: impl FnOnce(SocketAddr) -> SocketAddr) -> Self {
-        let lab = folder.join("lab");
-        let lender = |args: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_capuchind"));
-            command.args(args).env("CAPUCHIND_DIR", &lab);
-            command
-        };
         let port = free_port();
         let listens = SocketAddr::from(([127, 0, 0, 1], port));
         let reached = path(listens).to_string();
-        run(&mut lender(&["init", "--name", "lab", "--listen", &listens.to_string(), "--advertise", &reached]));
+        run(lender(folder).args(["init", "--name", "lab", "--listen", &listens.to_string(), "--advertise", &reached]));
         let policy = format!(
             "[[allow]]\nwho = [\"bench\"]\nconnect = [\"{origin}\", \"127.0.0.1:{NOBODYS_PORT}\"]\nudp = [\"{origin}\"]\nlisten = [\"0.0.0.0:*\"]\n"
         );
-        std::fs::write(lab.join("policy.toml"), policy).expect("a file");
-        run(&mut lender(&["user", "add", "bench"]));
-        let server = spawn(&mut lender(&["serve"]));
+        std::fs::write(folder.join("lab/policy.toml"), policy).expect("a file");
+        run(lender(folder).args(["user", "add", "bench"]));
+        let server = spawn(lender(folder).arg("serve"));
         wait_for(port);
-        let line = lender(&["invite", "bench"]).output().expect("a join line").stdout;
         std::fs::write(folder.join("password"), "a password for the bench").expect("a file");
-        let line = String::from_utf8(line).expect("a line");
-        run(borrower(folder).args(["join", line.trim(), "--password-file"]).arg(folder.join("password")));
+        join(folder);
         let (client, local) = forward(folder, &format!("0:{origin}"));
         Self { local, ends: vec![server, client] }
     }
 
-    /// After its session was ended: logs in again and opens the forward anew.
-    pub fn forward_again(&mut self, folder: &Path, origin: SocketAddr) {
+    /// After its session was ended: opens the forward anew, once `let_in` has let the borrower in again.
+    pub fn forward_again(&mut self, folder: &Path, origin: SocketAddr, let_in: impl FnOnce()) {
         let mut old = self.ends.pop().expect("the borrower is the last");
         old.wait().expect("it has ended");
-        run(borrower(folder).args(["login", "lab", "--password-file"]).arg(folder.join("password")));
+        let_in();
         let (client, local) = forward(folder, &format!("0:{origin}"));
         self.ends.push(client);
         self.local = local;
@@ -158,6 +150,25 @@ pub fn borrower(folder: &Path) -> Command {
     command
 }
 
+/// A new device of the borrower, which joins and is logged in.
+pub fn join(folder: &Path) {
+    let invite = lender(folder).args(["invite", "bench"]).output().expect("a join line");
+    let line = String::from_utf8(invite.stdout).expect("a line");
+    run(borrower(folder).args(["join", line.trim(), "--password-file"]).arg(folder.join("password")));
+}
+
+/// Logs the borrower in by its password.
+pub fn log_in(folder: &Path) {
+    run(borrower(folder).args(["login", "lab", "--password-file"]).arg(folder.join("password")));
+}
+
+/// A command of the lender.
+pub fn lender(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_capuchind"));
+    command.env("CAPUCHIND_DIR", folder.join("lab"));
+    command
+}
+
 /// A running `capuchin forward -L`, and where it listens.
 pub fn forward(folder: &Path, option: &str) -> (Child, SocketAddr) {
     let mut command = borrower(folder);
@@ -198,7 +209,7 @@ pub fn spawn(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
