@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::{
-    proto::{Errno, ErrorKind, ProtocolError, Refusal},
+    proto::{Errno, ErrorKind, ProtocolError, Refusal, mux},
     session::{Ended, OpenError},
     trust::{keyfile::KeyFileError, ticket::TicketFileError},
 };
@@ -147,6 +147,8 @@ pub enum BorrowError {
         why: String,
     },
     /// Something on this machine failed.
+        /// What to send to the lender's admin, where that can raise it.
+        notes: Vec<String>,
     #[error("{what}: {source}")]
     Local {
         /// What was tried.
@@ -185,13 +187,11 @@ impl BorrowError {
             | Self::Login { notes, .. }
             | Self::Refused { notes, .. }
             | Self::Dial { notes, .. }
-            | Self::Listen { notes, .. } => notes,
-            Self::File(_)
-            | Self::Profile { .. }
-            | Self::Ended { .. }
-            | Self::Protocol { .. }
-            | Self::Busy { .. }
-            | Self::Local { .. } => &[],
+            | Self::Listen { notes, .. }
+            | Self::Busy { notes, .. } => notes,
+            Self::File(_) | Self::Profile { .. } | Self::Ended { .. } | Self::Protocol { .. } | Self::Local { .. } => {
+                &[]
+            }
         }
     }
 
@@ -245,7 +245,14 @@ impl BorrowError {
     pub(super) fn open(lender: &str, error: OpenError) -> Self {
         match error {
             OpenError::Ended(ended) => Self::ended(lender, ended),
-            OpenError::Mux(error) => Self::Busy { lender: lender.to_owned(), why: error.to_string() },
+            OpenError::Mux(error) => {
+                let more = "ask the lender's admin to write this in an [[allow]] of policy.toml that names you:";
+                let notes = match error {
+                    mux::OpenError::TooMany { .. } => vec![more.to_owned(), "limits = { streams = N }".to_owned()],
+                    _ => Vec::new(),
+                };
+                Self::Busy { lender: lender.to_owned(), why: error.to_string(), notes }
+            }
         }
     }
 
@@ -291,7 +298,8 @@ impl BorrowError {
             | Self::Login { notes, .. }
             | Self::Refused { notes, .. }
             | Self::Dial { notes, .. }
-            | Self::Listen { notes, .. } => notes.push(note),
+            | Self::Listen { notes, .. }
+            | Self::Busy { notes, .. } => notes.push(note),
             _ => {}
         }
         self

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{audit::Event, borrower::Borrower, gate, listen, names, profile, renew, service, spawn, tcp, udp, unix};
+use super::{
+    audit::Event, borrower::Borrower, by_terms, gate, listen, names, profile, renew, service, spawn, tcp, udp, unix,
+};
 use crate::{
     proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Crew, Session, Stream},
@@ -137,7 +139,8 @@ async fn refuse_beyond(borrower: &Borrower, stream: &Stream, most: u32) {
     let text = format!("the policy allows {most} streams at once, and as many are open");
     let event = Event { verdict: Some("refused"), why: Some(text.clone()), ..borrower.event("request") };
     borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
-    refuse(stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
+    let notes = by_terms::notes(&borrower.principal.user, "limits = { streams = N }");
+    refuse(stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE)).with_notes(notes)).await;
 }
 
 pub(super) async fn refuse(stream: &Stream, refusal: Refusal) {

@@ -168,7 +168,7 @@ pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<R
             let request = Resolve { name };
             policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default())
         }
-        Err(error) => Err(policy::Refusal::bad_host(Kind::Resolve, name, error)),
+        Err(error) => Err(bad_host(&borrower.principal, Kind::Resolve, name, error)),
     };
     let decision = decision.map_err(|no| refusal(&no));
     log(borrower, "resolve", &name, Verdict::of(decision.as_ref())).await;
@@ -280,7 +280,7 @@ pub(super) async fn decide(
         .parse()
         .map_err(|unknown: policy::UnknownKind| Refusal::new(ErrorKind::Version, format!("this lender: {unknown}")))?;
     let asked = AnyRequest::parse(kind, &ask.target).map_err(|error| match error.refusal() {
-        Some(no) => refusal(&no),
+        Some(no) => refusal(&no.shown_to_admin(&who.user, kind, &ask.target)),
         None => Refusal::new(ErrorKind::Usage, error.to_string()),
     })?;
     let Some((transport, host, port)) = asked.host() else {
@@ -322,7 +322,7 @@ async fn where_it_leads(lender: &Lender, who: &Principal, asked: AnyRequest) -> 
 async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
     let (lender, who) = (&borrower.lender, &borrower.principal);
     let host = Host::parse(&target.host)
-        .map_err(|error| refusal(&policy::Refusal::bad_host(Kind::Connect, &target.to_string(), error)))?;
+        .map_err(|error| refusal(&bad_host(who, Kind::Connect, &target.to_string(), error)))?;
     let Through { addresses, aliases } = addresses(lender, who, Transport::Tcp, &host, target.port).await?;
     let own = lender.own_listeners(&addresses, target.port);
     let answered = borrower.names.answered(&host);
@@ -383,6 +383,10 @@ async fn log(borrower: &Borrower, event: &'static str, target: &impl Display, ve
         (true, _) => audit.log(event).await,
         (false, _) => audit.bounded(&borrower.principal.user, event).await,
     }
+}
+
+fn bad_host(who: &Principal, kind: Kind, target: &str, error: HostError) -> policy::Refusal {
+    policy::Refusal::bad_host(kind, target, error).shown_to_admin(&who.user, kind, target)
 }
 
 pub(super) fn refusal(no: &policy::Refusal) -> Refusal {

@@ -15,7 +15,7 @@ use super::{
     admission::Place,
     audit::{Event, Source},
     borrower::Borrower,
-    descriptors, dispatch, guess,
+    by_terms, descriptors, dispatch, guess,
     os_user::OsUser,
     peer::Peer,
     seats::Seat,
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     proto::{
-        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, LocalNames, Login, LoginMethod, SessionId,
-        Welcome, mux,
+        ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, LocalNames, Login, LoginMethod, Refusal,
+        SessionId, Welcome, mux,
     },
     session::{Crew, Greeter, Session},
     trust::{
@@ -160,10 +160,10 @@ where
     if let Some(replaced) = replaced {
         shared.live.replace(replaced, &identity);
     }
-    let seat = shared
-        .seats
-        .take(&identity.user, || lender.policy().limits(&identity.user))
-        .map_err(|full| No::refused(ErrorKind::Busy, full))?;
+    let seat = shared.seats.take(&identity.user, || lender.policy().limits(&identity.user)).map_err(|full| {
+        let notes = by_terms::notes(&identity.user, "limits = { sessions = N }");
+        No::Refused(Refusal::new(ErrorKind::Busy, full.to_string()).with_notes(notes))
+    })?;
     let descriptor = shared.sockets.clone().try_acquire_owned();
     let descriptor = descriptor.map_err(|_| No::refused(ErrorKind::Busy, descriptors::NONE_LEFT))?;
     let session_id = SessionId(crate::trust::random());

@@ -24,6 +24,7 @@ mod admission;
 mod audit;
 mod blocking;
 mod borrower;
+mod by_terms;
 mod check;
 mod config;
 mod control;

@@ -4,13 +4,13 @@
 //! only where the policy says `allow_root`.
 
 use super::{
-    Lender,
+    Lender, by_terms,
     os_user::{Account, owner_name},
     spawn::account,
 };
 use crate::{
     policy::Terms,
-    proto::{Errno, ErrorKind, Refusal, UserName},
+    proto::{Refusal, UserName},
 };
 
 /// As whom something is done.
@@ -29,16 +29,15 @@ pub(super) enum Actor {
 pub(super) async fn actor(lender: &Lender, user: &UserName, wanted: &str) -> Result<Actor, Refusal> {
     let terms = lender.policy().terms(user);
     let is_root = rustix::process::geteuid().is_root();
-    let refused = |note: String| {
-        let text = format!("{wanted} is refused: no rule says as which user of this machine");
-        Refusal::new(ErrorKind::Policy, text).with_errno(Some(Errno::EACCES)).with_notes([note])
-    };
     if terms.run_as.is_none() {
         return match is_root && !terms.allow_root {
             false => Ok(Actor::Daemon),
-            true => Err(refused(format!(
-                "help: let {user} act as a user of this machine with `run_as = \"NAME\"`, or as root with `allow_root = true`"
-            ))),
+            true => {
+                let why = format!(
+                    "{wanted} is refused: this lender is root, and no rule for {user} says run_as or allow_root = true"
+                );
+                Err(by_terms::refusal(user, why, RUN_AS))
+            }
         };
     }
     // It reads the system's list of users, which is a file.
@@ -76,6 +75,20 @@ pub(super) fn still_acts(lender: &Lender, user: &UserName, actor: &Actor) -> Res
     if same {
         return Ok(());
     }
-    let why = "the user of this machine that it is done as has changed";
-    Err(Refusal::new(ErrorKind::Policy, why).with_errno(Some(Errno::EACCES)))
+    let line = match actor {
+        Actor::Other(account) => run_as(&account.name),
+        Actor::Daemon if own.is_root() => ALLOW_ROOT.to_owned(),
+        Actor::Daemon => run_as(owner_name().0.as_str()),
+    };
+    Err(by_terms::refusal(user, "the user of this machine that it is done as has changed", &line))
 }
+
+/// The term that makes `name` the user.
+pub(super) fn run_as(name: &str) -> String {
+    format!("run_as = \"{name}\"")
+}
+
+/// The term that is missing where any user of the machine would do.
+pub(super) const RUN_AS: &str = "run_as = \"NAME\"";
+/// The term without which nothing is done as root.
+pub(super) const ALLOW_ROOT: &str = "allow_root = true";

@@ -127,6 +127,16 @@ impl Refusal {
         Self { request, reason: error.into(), rule: None, nearest: None, help, send: None }
     }
 
+    /// With the line that shows the lender's admin why; for what no rule can mend.
+    #[must_use]
+    pub fn shown_to_admin(self, user: &UserName, kind: Kind, target: &str) -> Self {
+        let (help, send) = sendable(
+            self.help + "; this shows the lender's admin why:",
+            admin_command("check", user, kind, target, ""),
+        );
+        Self { help, send, ..self }
+    }
+
     /// A refusal of `target`, by no rule yet.
     pub(super) fn new(
         policy: &Policy,
@@ -159,11 +169,7 @@ impl Refusal {
                 admin_command("check", user, kind, target, ""),
             ),
         };
-        // A command that is cut off would be another command.
-        let (help, send) = match send.len() < REFUSAL_TEXT_MAX - INDENT.len() {
-            true => (help, Some(send.into())),
-            false => (help + " (a line too long to be shown)", None),
-        };
+        let (help, send) = sendable(help, send);
         Self { request, reason, rule: None, nearest: None, help, send }
     }
 
@@ -179,12 +185,8 @@ impl Refusal {
 
     /// A refusal of a socket that could send nowhere.
     pub(super) fn no_datagrams(policy: &Policy, user: &UserName) -> Self {
-        let help = format!(
-            "ask the lender's admin to add the destination as `udp = [\"HOST:PORT\"]` to an [[allow]] of {}",
-            policy.file
-        );
-        let refusal = Self::new(policy, user, Kind::Udp, "", Reason::NoRule, &Remedy::Ask);
-        Self { help, send: None, ..refusal }
+        // Where to is said with each datagram, and not known yet.
+        Self::new(policy, user, Kind::Udp, "", Reason::NoRule, &Remedy::Add("HOST:PORT".to_owned()))
     }
 
     /// The whole story, line by line: what and why, the rule that decided, the nearest one, what to do, and, last and
@@ -229,6 +231,14 @@ impl fmt::Display for Origin {
             Self::File { file, line } => write!(f, "{file}:{line}"),
             Self::Grant(label) => f.write_str(label),
         }
+    }
+}
+
+/// What to do, and the command for it: one that is cut off would be another command.
+fn sendable(help: String, send: String) -> (String, Option<Box<str>>) {
+    match send.len() < REFUSAL_TEXT_MAX - INDENT.len() {
+        true => (help, Some(send.into())),
+        false => (help + " (a line too long to be shown)", None),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     support::{Home, LOOPBACK, Lab, PATIENCE, run},
 };
 
-fn profiles(home: &Home) -> Profiles {
+pub fn profiles(home: &Home) -> Profiles {
     let folder = home.folder.path();
     Profiles::at(&folder.join("config"), &folder.join("state"))
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod asks_the_admin;
 mod closes;
 mod comes_back;
 mod dies;

@@ -79,7 +79,7 @@ mod tests {
             let error = BorrowError::Dial { lender, target, why, source, notes: Vec::new() };
             assert_eq!(Outcome::of(&error), outcome, "{number}");
         }
-        let busy = BorrowError::Busy { lender: "lab".into(), why: "4096".into() };
+        let busy = BorrowError::Busy { lender: "lab".into(), why: "4096".into(), notes: Vec::new() };
         assert_eq!(Outcome::of(&busy), Outcome::Silence);
         let ended = BorrowError::Ended { lender: "lab".into(), kind: ErrorKind::Lost, text: "gone".into() };
         assert_eq!(Outcome::of(&ended), Outcome::Unreachable(Unreachable::Network));

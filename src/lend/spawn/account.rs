@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 
 use crate::{
-    lend::os_user::Account,
+    lend::{
+        by_terms,
+        os_user::{Account, owner_name},
+        own_user::{ALLOW_ROOT, RUN_AS, run_as},
+    },
     policy::Terms,
-    proto::{Errno, ErrorKind, Refusal, UserName},
+    proto::{Refusal, UserName},
 };
 
 /// Whom programs of `user` run as, by the terms of the policy.
@@ -17,7 +21,8 @@ pub(in crate::lend) fn account(user: &UserName, terms: &Terms) -> Result<Account
     let name = terms.run_as.as_ref().map(UserName::as_str);
     let account = match name {
         Some(name) => Account::named(name).ok_or_else(|| {
-            no(format!("run_as = \"{name}\" for {user}: /etc/passwd of the lender has no such user"), "correct run_as")
+            let why = format!("run_as = \"{name}\" for {user}: /etc/passwd of the lender has no such user");
+            by_terms::refusal(user, why, RUN_AS)
         })?,
         None => Account::of(own).unwrap_or_else(|| Account::unnamed(own)),
     };
@@ -26,19 +31,14 @@ pub(in crate::lend) fn account(user: &UserName, terms: &Terms) -> Result<Account
             Some(name) => format!("run_as = \"{name}\" is root, and no rule for {user} says allow_root = true"),
             None => format!("this lender is root, and no rule for {user} says run_as or allow_root = true"),
         };
-        return Err(no(why, "add run_as = \"NAME\" to a rule of the user"));
+        return Err(by_terms::refusal(user, why, if name.is_some() { ALLOW_ROOT } else { RUN_AS }));
     }
     if own != 0 && account.uid != own {
         let why =
             format!("run_as = \"{}\" for {user}: this lender is not root and cannot become another", account.name);
-        return Err(no(why, "start capuchind as root, or leave run_as out"));
+        return Err(by_terms::refusal(user, why, &run_as(owner_name().0.as_str())));
     }
     Ok(account)
-}
-
-fn no(why: String, mend: &str) -> Refusal {
-    let help = format!("help: ask the lender's admin to {mend}");
-    Refusal::new(ErrorKind::Policy, why).with_errno(Some(Errno::EACCES)).with_notes([help])
 }
 
 /// Where programs of an account begin: home, or what every machine has.

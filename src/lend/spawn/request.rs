@@ -8,9 +8,16 @@ use super::{
     environment,
 };
 use crate::{
-    lend::{Lender, borrower::Borrower, gate, os_user::Account, worker::Job},
+    lend::{
+        Lender,
+        borrower::Borrower,
+        by_terms, gate,
+        os_user::Account,
+        own_user::{ALLOW_ROOT, run_as},
+        worker::Job,
+    },
     policy::{self, Exec, Facts, Granted, SendVariable, Shell, Terms},
-    proto::{Errno, ErrorKind, Program, Refusal, Spawn, UserName},
+    proto::{ErrorKind, Program, Refusal, Spawn, UserName},
 };
 
 /// Proof that the policy allowed a program with its variables and terms; only [`judge`] makes one.
@@ -60,7 +67,7 @@ pub(in crate::lend) async fn judge(
             GrantedProgram::Exec(choose(borrower, &policy, &arguments, &start_folder(wanted, &home)).await?)
         }
     };
-    allow_detach(&terms, wanted.detach)?;
+    allow_detach(&terms, &who.user, wanted.detach)?;
     let (account, setuid, detach) = (account?, terms.setuid, wanted.detach);
     Ok(SpawnGrant { program, arguments, variables: granted, account, setuid, detach })
 }
@@ -79,12 +86,14 @@ pub(in crate::lend) fn still(borrower: &Borrower, grant: &SpawnGrant) -> Result<
     for (variable, _) in &grant.variables {
         variable.again(&policy, who, &facts).map_err(|no| gate::refusal(&no))?;
     }
-    allow_detach(&terms, grant.detach)?;
-    if !grant.is_still_of(terms.run_as.as_ref(), terms.allow_root) || (grant.setuid && !terms.setuid) {
-        let why = "the user that programs run as, or what they may gain, has changed";
-        return Err(Refusal::new(ErrorKind::Policy, why).with_errno(Some(Errno::EACCES)));
-    }
-    Ok(())
+    allow_detach(&terms, &who.user, grant.detach)?;
+    let line = match grant.is_still_of(terms.run_as.as_ref(), terms.allow_root) {
+        true if grant.setuid && !terms.setuid => "setuid = true".to_owned(),
+        true => return Ok(()),
+        false if grant.account.uid == 0 && !terms.allow_root => ALLOW_ROOT.to_owned(),
+        false => run_as(&grant.account.name),
+    };
+    Err(by_terms::refusal(&who.user, "the user that programs run as, or what they may gain, has changed", &line))
 }
 
 impl SpawnGrant {
@@ -182,11 +191,10 @@ fn start_folder(wanted: &Spawn, home: &Path) -> std::path::PathBuf {
     wanted.folder.as_ref().map_or_else(|| home.to_owned(), |folder| home.join(OsStr::from_bytes(folder)))
 }
 
-fn allow_detach(terms: &Terms, detach: bool) -> Result<(), Refusal> {
+fn allow_detach(terms: &Terms, user: &UserName, detach: bool) -> Result<(), Refusal> {
     if terms.detach || !detach {
         return Ok(());
     }
-    let text = "a program that outlives its session is refused: no rule says detach = true";
-    let help = "help: ask the lender's admin to add `detach = true` to a rule of the user".to_owned();
-    Err(Refusal::new(ErrorKind::Policy, text).with_errno(Some(Errno::EACCES)).with_notes([help]))
+    let why = "a program that outlives its session is refused: no rule says detach = true";
+    Err(by_terms::refusal(user, why, "detach = true"))
 }

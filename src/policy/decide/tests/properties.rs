@@ -278,6 +278,24 @@ proptest! {
     }
 
     #[test]
+    fn a_refusal_ends_with_the_line_to_send_to_the_admin(
+        allow in allow_blocks(6), deny in blocks(3), question in question(),
+    ) {
+        let (kind, target, _) = &question;
+        if let Err(refusal) = decided(&policy_of(&allow, &deny), &question) {
+            let refusal = match refusal.reason {
+                Reason::BadHost(_) => refusal.shown_to_admin(&"ana".parse().unwrap(), *kind, target),
+                _ => refusal,
+            };
+            let lines = refusal.explain();
+            let last = lines.last().unwrap().trim_start();
+            let is_line = ["allow", "check"].iter().any(|it| last.starts_with(&format!("capuchind {it} ana {kind}")));
+            // A command that is cut off would be another command.
+            prop_assert!(is_line || target.len() > 900, "{:?}", lines);
+        }
+    }
+
+    #[test]
     fn adding_a_deny_never_grants_and_a_denied_address_is_never_kept(
         allow in prop::collection::vec(pattern(), 0..4), deny in pattern(), request in request(),
     ) {
