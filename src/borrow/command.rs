@@ -12,7 +12,8 @@ use bytes::{BufMut, BytesMut};
 use super::{BorrowError, Borrower, child::Child};
 use crate::{
     proto::{
-        Answer, ErrorKind, Program, Request, Spawn, SpawnStdio, Spawned, Terminal, WORDS_BYTES_MAX, WORDS_MAX, message,
+        Answer, Errno, ErrorKind, Program, Refusal, Request, Spawn, SpawnStdio, Spawned, Terminal, WORDS_BYTES_MAX,
+        WORDS_MAX, message,
     },
     session::Stream,
 };
@@ -215,13 +216,7 @@ impl Command {
         let answer = stream.read_message("answer").await;
         match answer.map_err(|error| BorrowError::answer(self.borrower.host(), &name, error))? {
             Answer::Granted(spawned) => Ok(spawned),
-            Answer::Refused(refusal) => Err(BorrowError::Refused {
-                lender: self.borrower.host().to_owned(),
-                kind: refusal.kind(),
-                reason: refusal.text().to_owned(),
-                errno: refusal.errno(),
-                notes: refusal.notes().to_vec(),
-            }),
+            Answer::Refused(refusal) => Err(BorrowError::unanswered(self.borrower.host(), &refusal)),
         }
     }
 
@@ -251,8 +246,8 @@ impl Command {
             let reason = format!(
                 "{count} arguments and variables of {bytes} bytes are too many: the limits are {WORDS_MAX} and {WORDS_BYTES_MAX}"
             );
-            let (lender, errno) = (self.borrower.host().to_owned(), Some(crate::proto::Errno::E2BIG));
-            return Err(BorrowError::Refused { lender, kind: ErrorKind::Target, reason, errno, notes: Vec::new() });
+            let refusal = Refusal::new(ErrorKind::Target, reason).with_errno(Some(Errno::E2BIG));
+            return Err(BorrowError::unanswered(self.borrower.host(), &refusal));
         }
         let mut words = BytesMut::with_capacity(bytes);
         for word in all() {

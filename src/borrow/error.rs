@@ -91,6 +91,8 @@ pub enum BorrowError {
         errno: Option<Errno>,
         /// The rule that decided, the nearest that would allow it, how to mend it; in the lender's words.
         notes: Vec<String>,
+        /// Of a check alone: rules of this user that say less than they seem to; in the lender's words.
+        warnings: Vec<String>,
     },
     /// The lender allows it, but the target does not answer; the source has the true error number.
     #[error("{lender} could not connect to {target}: {why}")]
@@ -145,10 +147,10 @@ pub enum BorrowError {
         lender: String,
         /// The limit.
         why: String,
-    },
-    /// Something on this machine failed.
         /// What to send to the lender's admin, where that can raise it.
         notes: Vec<String>,
+    },
+    /// Something on this machine failed.
     #[error("{what}: {source}")]
     Local {
         /// What was tried.
@@ -231,6 +233,7 @@ impl BorrowError {
             reason: refusal.text().to_owned(),
             errno: refusal.errno(),
             notes: refusal.notes().to_vec(),
+            warnings: refusal.warnings().to_vec(),
         }
     }
 

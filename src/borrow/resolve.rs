@@ -95,6 +95,7 @@ impl Borrower {
                 reason: format!("its resolvers give no answer for {name}"),
                 errno: None,
                 notes: vec!["does /etc/resolv.conf there name a resolver that works?".to_owned()],
+                warnings: Vec::new(),
             });
         }
         Ok(reply.addresses.into_iter().map(|(address, _)| address).collect())

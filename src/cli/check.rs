@@ -78,8 +78,8 @@ pub async fn run(Arguments { host, question }: Arguments) -> Result<(), Failure>
     let borrower = host.connect_or_share().await.map_err(failed)?;
     let verdict = match ask(&borrower, &kind, &target).await {
         Ok(verdict) => verdict,
-        Err(BorrowError::Refused { kind: ErrorKind::Policy, reason, notes, .. }) => {
-            Verdict::Denied { reason, notes, warnings: Vec::new() }
+        Err(BorrowError::Refused { kind: ErrorKind::Policy, reason, notes, warnings, .. }) => {
+            Verdict::Denied { reason, notes, warnings }
         }
         Err(error) => return Err(failed(error.into())),
     };

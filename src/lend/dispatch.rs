@@ -102,13 +102,17 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
         Ok(Ok(Request::Profile(variables))) => {
             Box::pin(profile::lend(&borrower, &variables.into_iter().collect(), stream)).await
         }
-        Ok(Ok(Request::Check(ask))) => match Box::pin(gate::check(&borrower, &ask)).await {
-            Ok(grant) => {
-                let warnings = borrower.lender.policy().warnings(&borrower.principal.user);
-                let _ = stream.write_message(&Answer::Granted(Verdict::new(grant.rule(), warnings))).await;
+        Ok(Ok(Request::Check(ask))) => {
+            let decision = Box::pin(gate::check(&borrower, &ask)).await;
+            let warnings = borrower.lender.policy().warnings(&borrower.principal.user);
+            match decision {
+                Ok(grant) => {
+                    let _ = stream.write_message(&Answer::Granted(Verdict::new(grant.rule(), warnings))).await;
+                }
+                Err(no) if no.kind() == ErrorKind::Policy => refuse(&stream, no.with_warnings(warnings)).await,
+                Err(no) => refuse(&stream, no).await,
             }
-            Err(refusal) => refuse(&stream, refusal).await,
-        },
+        }
         Ok(Ok(Request::OwnRules)) => {
             let _ = stream.write_message(&Answer::Granted(gate::own_rules(&borrower).await)).await;
         }

@@ -133,12 +133,15 @@ pub struct Refusal {
     /// More lines: the rule that decided, the nearest that would allow it, the way to mend it.
     #[n(3)]
     notes: Vec<String>,
+    /// Of a check alone; as [`Verdict::warnings`].
+    #[n(4)]
+    warnings: Option<Vec<String>>,
 }
 
 impl Refusal {
     /// A refusal without errno or notes.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind: kind as u8, errno: None, text: cut(text.into()), notes: Vec::new() }
+        Self { kind: kind as u8, errno: None, text: cut(text.into()), notes: Vec::new(), warnings: None }
     }
 
     /// With the error number that a system call would give.
@@ -151,6 +154,13 @@ impl Refusal {
     #[must_use]
     pub fn with_notes(self, notes: impl IntoIterator<Item = String>) -> Self {
         Self { notes: notes.into_iter().take(REFUSAL_NOTES_MAX).map(cut).collect(), ..self }
+    }
+
+    /// With lines about rules of this user that say less than they seem to; those over [`REFUSAL_NOTES_MAX`] are left out.
+    #[must_use]
+    pub fn with_warnings(self, warnings: impl IntoIterator<Item = String>) -> Self {
+        let warnings: Vec<_> = warnings.into_iter().take(REFUSAL_NOTES_MAX).map(cut).collect();
+        Self { warnings: Some(warnings).filter(|warnings| !warnings.is_empty()), ..self }
     }
 
     /// Which of the error kinds; one that we do not know yet counts as the target's.
@@ -171,6 +181,11 @@ impl Refusal {
     /// The lines that explain it, as the lender wrote them.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Rules of this user that say less than they seem to, as the lender wrote it; of a check alone.
+    pub fn warnings(&self) -> &[String] {
+        self.warnings.as_deref().unwrap_or_default()
     }
 }
 

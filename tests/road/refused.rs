@@ -121,9 +121,10 @@ fn check_answers_for_every_kind_on_both_sides_alike() {
         let admin = lab.admin().args(["check", "alice"]).args(question).output().unwrap();
         assert_eq!((borrower.status.code(), admin.status.code()), (Some(code), Some(code)), "{kind}: {borrower:?}");
         let [borrower, admin] = [borrower, admin].map(|output| json(&output.stdout));
-        for part in ["kind", "target", "allowed", "rule", "reason", "notes"] {
+        for part in ["kind", "target", "allowed", "rule", "reason", "notes", "warnings"] {
             assert_eq!(borrower[part], admin[part], "{kind} {part}");
         }
+        assert_eq!(borrower["warnings"].as_array().unwrap().len(), 2, "of a denial too: {borrower}");
         assert!(!borrower.to_string().contains("secret"), "another user's rule: {borrower}");
         if code == 1 {
             let notes = borrower["notes"].as_array().unwrap();

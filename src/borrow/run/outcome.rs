@@ -89,6 +89,7 @@ mod tests {
             reason: "no".into(),
             errno: Some(Errno::EACCES),
             notes: Vec::new(),
+            warnings: Vec::new(),
         };
         assert_eq!(Outcome::of(&refusal(ErrorKind::Policy)), Outcome::Unreachable(Unreachable::Prohibited));
         assert_eq!(Outcome::of(&refusal(ErrorKind::Busy)), Outcome::Silence);

@@ -25,6 +25,12 @@ fn answers_have_their_golden_bytes() {
     let wire = message::encode(&refused);
     assert_eq!(hex(&wire), "a101a40007010d02626e6f0381616e");
     assert_eq!(message::decode::<Answer<TcpConnected>>("answer", &wire), Ok(refused));
+    let checked = Refusal::new(ErrorKind::Policy, "no");
+    assert_eq!(checked.clone().with_warnings([]), checked);
+    let warned: Answer<Verdict> = Answer::Refused(checked.with_warnings(["w".into()]));
+    let wire = message::encode(&warned);
+    assert_eq!(hex(&wire), "a101a4000702626e6f038004816177");
+    assert_eq!(message::decode::<Answer<Verdict>>("answer", &wire), Ok(warned));
 }
 
 #[test]
