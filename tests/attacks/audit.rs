@@ -23,12 +23,13 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::Value;
 
 use crate::{
-    flood::connect_from,
     still_serves,
     support::{
         Daemon, Home, LOOPBACK, Lab, PASSWORD, PATIENCE,
         clock::Clock,
-        fails, json,
+        fails,
+        half_open::connect_from,
+        json,
         peer::{Credentials, Peer, frame, password_login, saved_ticket},
         run, run_with, text,
     },

@@ -15,11 +15,11 @@ use capuchin::{
 use rustls::pki_types::CertificateDer;
 
 use crate::{
-    flood::connect_from,
     still_serves,
     support::{
         Home, LOOPBACK, Lab, PATIENCE,
         clock::Clock,
+        half_open::connect_from,
         peer::{Credentials, Peer},
         run, text, wait_until,
     },

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod clock;
+pub mod half_open;
 pub mod named;
 pub mod peer;
 pub mod wire;
