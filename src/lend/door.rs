@@ -98,7 +98,7 @@ impl Door {
         // Places of its own: a flood from the network locks out nobody here, nor the other way round.
         let visits = Visits {
             lender: lender.clone(),
-            admission: Admission::new(lender.config().per_source, true),
+            admission: Admission::new(lender.config().per_source, lender.config().penalties),
             stopping: stopping.clone(),
         };
         let mut connections = JoinSet::new();

@@ -258,3 +258,22 @@ fn a_flood_at_the_door_closes_neither_the_network_nor_the_door_to_others() {
     drop(flood);
     door_still_serves(&lab, &home);
 }
+
+#[test]
+fn a_lender_that_is_told_to_hold_nothing_against_anybody_does_so_at_the_door_too() {
+    let (mut lab, home) = lab();
+    lab.daemon.kill();
+    let settings = lab.dir().join("lender.toml");
+    std::fs::write(&settings, std::fs::read_to_string(&settings).unwrap() + "penalties = false\n").unwrap();
+    let lab = Lab::serve(lab.folder);
+    // The second of these would close the door otherwise.
+    for _ in 0..4 {
+        garbage(&lab);
+    }
+    let refused = || lab.audit().iter().filter(|line| line["verdict"] == "refused").count();
+    lab.wait_for_audit("each of them", |_| refused() >= 4);
+    let denied = lab.here(&home, SOMEBODY).args(["check", ".", "connect", "127.0.0.1:9"]).output().unwrap();
+    assert_eq!(denied.status.code(), Some(1), "he is heard, and the policy says no: {denied:?}");
+    assert!(!lab.audit().iter().any(|line| line["event"] == "source-penalised"));
+    door_still_serves(&lab, &home);
+}
