@@ -21,6 +21,7 @@ use crate::{
 
 /// How often a session looks at the wall clock, which may be set while it runs.
 const CLOCK_STEP: Duration = Duration::from_secs(30);
+const HOURS_OVER: &str = "the hours that the policy gives a login are over: log in again";
 
 /// Who borrows in this session, and what.
 pub(super) struct Borrower {
@@ -137,7 +138,8 @@ impl Borrower {
         (self.session.peer_streams() > most).then_some(most)
     }
 
-    /// Ends it if the policy of now asks for the password that its login was without; gives how many handles it held.
+    /// Ends it if the policy of now asks for the password that its login was without, or gives a login fewer hours than this
+    /// one has lasted; gives how many handles it held.
     pub(super) fn judge_login(&self) -> usize {
         if self.login.by_certificate && self.lender.asks_password(&self.principal.user) {
             return self.cut(ErrorKind::Login, "the policy asks for a password now: log in with it");
@@ -145,9 +147,17 @@ impl Borrower {
         0
     }
 
+        if self.login_ends().is_some_and(|ends| ends <= UnixTime::now()) {
+            return self.cut(ErrorKind::Login, HOURS_OVER);
+        }
     /// Its certificate was renewed.
     pub(super) fn renewed(&self, not_after: UnixTime) {
         self.not_after.send_replace(not_after);
+    /// When the hours of its login are over, by the policy of now.
+    fn login_ends(&self) -> Option<UnixTime> {
+        self.lender.login_lasts(&self.principal.user).map(|lasts| self.login.at.plus(lasts))
+    }
+
     }
 
     /// When its certificate ends.
@@ -166,14 +176,14 @@ impl Borrower {
     pub(super) async fn expired(&self) -> (ErrorKind, &'static str) {
         let mut not_after = self.not_after.subscribe();
         loop {
-            // Asked each time: a policy that was made stricter holds for those who are here.
-            let ends = self.lender.login_lasts(&self.principal.user).map(|lasts| self.login.at.plus(lasts));
+            // Asked each time: another policy may give more hours, or fewer.
+            let ends = self.login_ends();
             let (now, certificate) = (UnixTime::now(), *not_after.borrow_and_update());
             if certificate <= now {
                 return (ErrorKind::Identity, "the certificate of this device has ended");
             }
             if ends.is_some_and(|ends| ends <= now) {
-                return (ErrorKind::Login, "the hours that the policy gives a login are over: log in again");
+                return (ErrorKind::Login, HOURS_OVER);
             }
             let next = ends.map_or(certificate, |ends| ends.min(certificate));
             let step = Duration::from_secs(next.0 - now.0).min(CLOCK_STEP);

@@ -145,6 +145,26 @@ async fn a_login_is_over_after_its_hours_and_takes_a_live_session_along() {
     Lent::open(&home).crosses();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hours_that_are_shortened_hold_for_a_session_that_is_open() {
+    let clock = Clock::new();
+    let hours = |hours: u32| format!("{LOOPBACK}limits = {{ hours = {hours} }}\n");
+    let lab = clock.serve(Lab::start(&hours(8)));
+    let home = lab.join("alice");
+    let mut lent = Lent::open(&home);
+    clock.pass(HOUR + 5 * MINUTE, async || lent.crosses()).await;
+    // Time stands still: it is the new policy that ends it, and not that it is looked at once more.
+    clock.stop();
+    std::fs::write(lab.dir().join("policy.toml"), hours(1)).unwrap();
+    lent.forward.wait_for_line("error[login]: the hours that the policy gives a login are over: log in again");
+    lent.ends_cut();
+    clock.go_on();
+    let said = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);
+    assert!(said.starts_with("error[login]"), "{said}");
+    run(home.capuchin().args(["login", "lab", "--password-file"]).arg(home.password_file(PASSWORD)));
+    Lent::open(&home).crosses();
+}
+
 /// The lender's clock is so late that it thinks the certificate has most of its time before it, and renews none.
 #[test]
 fn a_certificate_that_ends_soon_and_is_not_renewed_is_warned_about() {

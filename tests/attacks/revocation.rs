@@ -223,6 +223,13 @@ fn attack_67_a_broken_policy_on_reload() {
     let (_forward, local) = home.forward(&[&format!("0:{address}")]);
     let mut lent = connection(local[0], &target);
     let policy = lab.dir().join("policy.toml");
+    // SIGHUP reads it again, which is no better; the daemon goes on.
+    let kept = || lab.audit().iter().filter(|line| line["event"] == "policy-kept").count();
+    let before = kept();
+    lab.daemon.signal(Signal::HUP);
+    lab.wait_for_audit("the broken file, once more", |_| kept() > before);
+    still_works(&mut lent);
+
 
     std::fs::write(&policy, "[[allow]]\nwho = [\"alice\"]\nconnnect = [\"*:*\"]\n").unwrap();
     let kept = lab.wait_for_audit("the broken file", |line| line["event"] == "policy-kept");
