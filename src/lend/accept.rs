@@ -20,7 +20,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use super::{
     LendError, Lender,
     admission::{Admission, Arrival, Offence, Place},
-    audit::Event,
+    audit::{Event, Source},
     join, login, overdue, stranger,
 };
 use crate::{
@@ -80,14 +80,14 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
                                 Some(place) => entrance.serve(socket, peer, place).await,
                                 None => {
                                     let count = entrance.admission.gave_up(Instant::now());
-                                    stranger::tell_closed(&entrance.lender, count).await;
+                                    stranger::tell_closed(&entrance.lender, count);
                                 }
                             }
                         });
                     }
                     Arrival::Closed(count) => {
                         drop(socket);
-                        stranger::tell_closed(lender, count).await;
+                        stranger::tell_closed(lender, count);
                     }
                 }
             }
@@ -114,7 +114,7 @@ pub(super) async fn accept<T, F: Future<Output = io::Result<T>>>(
             Err(error) => {
                 if backoff.is_first() && error.kind() != io::ErrorKind::ConnectionAborted {
                     let why = Some(error.to_string());
-                    lender.shared.audit.log(Event { event: "accept-failed", why, ..Event::default() }).await;
+                    lender.shared.audit.note(Source::Accept, Event { event: "accept-failed", why, ..Event::default() });
                 }
                 backoff.wait("lender", &error).await;
             }
@@ -146,8 +146,8 @@ impl Entrance {
                     why: Some(why),
                     ..Event::default()
                 };
-                lender.shared.audit.bounded(peer.ip(), event).await;
-                stranger::blame(lender, &place, error.offence()).await;
+                lender.shared.audit.note(peer.ip(), event);
+                stranger::blame(lender, &place, error.offence());
             }
         }
     }

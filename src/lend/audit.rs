@@ -170,6 +170,19 @@ impl Audit {
         }
     }
 
+    /// As [`Self::bounded`], for who must not wait, as a loop that accepts: what the queue has no room for is counted, too.
+    pub(super) fn note(&self, from: impl Into<Source>, event: Event) {
+        let (from, now) = (from.into(), Instant::now());
+        let line = self.refusals.bursts().note(from.clone(), event, now);
+        let Some(event) = line else { return self.refusals.counted.notify_one() };
+        if let Err(mpsc::error::TrySendError::Full(Entry::Event(event))) =
+            self.entry_tx.try_send(Entry::Event(Box::new(event)))
+        {
+            self.refusals.bursts().count(from, *event, now);
+            self.refusals.counted.notify_one();
+        }
+    }
+
     /// Writes the counts of bursts when they are due. Runs for ever.
     pub(super) async fn write_counts(&self) {
         loop {
@@ -281,6 +294,29 @@ mod tests {
         late.await;
         let left = std::iter::from_fn(|| entry_rx.try_recv().ok()).count();
         assert_eq!(left, QUEUE);
+    }
+
+    #[tokio::test]
+    async fn who_must_not_wait_is_counted_while_the_queue_is_full_and_written_afterwards() {
+        let (entry_tx, mut entry_rx) = mpsc::channel(QUEUE);
+        let audit =
+            Audit { entry_tx, sound: Arc::new(AtomicBool::new(true)), refusals: Arc::default(), hurry: Arc::default() };
+        for _ in 0..QUEUE {
+            audit.log(Event { event: "login", ..Event::default() }).await;
+        }
+        for _ in 0..3 {
+            audit.note(Source::Accept, Event { event: "accept-failed", ..Event::default() });
+        }
+        let (counts, mut written) = (audit.write_counts(), Vec::new());
+        tokio::pin!(counts);
+        while written.len() <= QUEUE {
+            tokio::select! {
+                () = &mut counts => unreachable!("it runs for ever"),
+                Some(Entry::Event(event)) = entry_rx.recv() => written.push(event),
+            }
+        }
+        let last = written.pop().unwrap();
+        assert_eq!((last.event, last.count), ("accept-failed", Some(3)));
     }
 
     #[tokio::test]

@@ -113,7 +113,7 @@ impl Door {
                     }
                 }
                 (socket, _) = accept(lender, &mut backoff, || self.socket.accept()) => {
-                    visits.arrived(socket, &mut connections).await;
+                    visits.arrived(socket, &mut connections);
                 }
             }
         }
@@ -136,7 +136,7 @@ struct Visits {
 }
 
 impl Visits {
-    async fn arrived(&self, socket: UnixStream, connections: &mut JoinSet<()>) {
+    fn arrived(&self, socket: UnixStream, connections: &mut JoinSet<()>) {
         let Ok(from) = socket.peer_cred() else { return };
         match self.admission.arrive(Source::Local(from.uid()), Instant::now()) {
             Arrival::Admitted(place) => drop(connections.spawn(self.clone().serve(socket, from, place))),
@@ -146,14 +146,14 @@ impl Visits {
                     match waiting.place().await {
                         Some(place) => visits.serve(socket, from, place).await,
                         None => {
-                            stranger::tell_closed(&visits.lender, visits.admission.gave_up(Instant::now())).await;
+                            stranger::tell_closed(&visits.lender, visits.admission.gave_up(Instant::now()));
                         }
                     }
                 });
             }
             Arrival::Closed(count) => {
                 drop(socket);
-                stranger::tell_closed(&self.lender, count).await;
+                stranger::tell_closed(&self.lender, count);
             }
         }
     }

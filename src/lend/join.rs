@@ -64,7 +64,7 @@ pub(super) async fn serve(
     event.why = outcome.as_ref().err().map(ToString::to_string);
     tracing::info!(%peer, verdict = event.verdict, why = event.why, "join");
     match event.verdict {
-        Some("refused") => lender.shared.audit.bounded(peer.ip(), event).await,
+        Some("refused") => lender.shared.audit.note(peer.ip(), event),
         _ => lender.shared.audit.log(event).await,
     }
     match outcome {
@@ -76,7 +76,7 @@ pub(super) async fn serve(
                 .await;
         }
         Err(no) => {
-            stranger::blame(lender, &place, no.offence()).await;
+            stranger::blame(lender, &place, no.offence());
             no.tell(greeter, "the join was refused").await;
         }
     }

@@ -79,8 +79,8 @@ pub(super) async fn serve<C>(
             tracing::info!(%peer, why = event.why, "login refused");
             // Whoever is refused may try as often as it likes, and must not fill the log with it.
             let from = refused_user.map_or_else(|| peer.source(), Source::User);
-            lender.shared.audit.bounded(from, event).await;
-            stranger::blame(lender, &place, no.offence()).await;
+            lender.shared.audit.note(from, event);
+            stranger::blame(lender, &place, no.offence());
             // The place is held to the end: a socket that is being closed costs as much as one that is not.
             return no.tell(greeter, "the login was refused").await;
         }

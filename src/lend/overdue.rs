@@ -50,8 +50,8 @@ pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketA
             event.why = Some(no.to_string());
             tracing::info!(%peer, why = event.why, "renewal refused");
             let from = known.map_or_else(|| peer.ip().into(), Source::User);
-            lender.shared.audit.bounded(from, event).await;
-            stranger::blame(lender, &place, no.offence()).await;
+            lender.shared.audit.note(from, event);
+            stranger::blame(lender, &place, no.offence());
             no.tell(greeter, "the renewal was refused").await;
         }
     }

@@ -131,22 +131,24 @@ pub(super) fn tls_offence(error: &std::io::Error) -> Option<Offence> {
     }
 }
 
-/// Logs that so many connections were closed without a word, if it is time to say so.
-pub(super) async fn tell_closed(lender: &Lender, count: Option<u64>) {
+/// Logs that so many connections were closed without a word, if it is time to say so. The loops that accept do not wait for it.
+pub(super) fn tell_closed(lender: &Lender, count: Option<u64>) {
     let Some(count) = count else { return };
-    let why = format!("{count} closed unheard: their source is penalised, or too many wait");
-    tracing::info!(why, "connections closed");
-    let event = Event { event: "connections-closed", why: Some(why), ..Event::default() };
-    lender.shared.audit.log(event).await;
+    let why = "closed unheard: their source is penalised, or too many wait";
+    tracing::info!(count, why, "connections closed");
+    let event =
+        Event { event: "connections-closed", count: Some(count), why: Some(why.to_owned()), ..Event::default() };
+    lender.shared.audit.note(Source::Unheard, event);
 }
 
-/// Holds an offence against the source of a connection, and logs it when its connections are closed from now on.
-pub(super) async fn blame(lender: &Lender, place: &Place, offence: Option<Offence>) {
+/// Holds an offence against the source of a connection, and logs it when its connections are closed from now on. Nobody
+/// waits for that: whoever is blamed has a place, which others want.
+pub(super) fn blame(lender: &Lender, place: &Place, offence: Option<Offence>) {
     let Some(offence) = offence else { return };
     let Some(bites_for) = place.blame(offence, Instant::now()) else { return };
     let source = place.source().to_string();
     let why = format!("no connection of it is heard for {} s ({offence:?})", bites_for.as_secs());
     tracing::warn!(source, why, "source penalised");
     let event = Event { event: "source-penalised", peer: Some(source), why: Some(why), ..Event::default() };
-    lender.shared.audit.bounded(Source::Penalties, event).await;
+    lender.shared.audit.note(Source::Penalties, event);
 }

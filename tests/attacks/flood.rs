@@ -10,7 +10,7 @@ use std::{
 
 use capuchin::{
     lend::owner_name,
-    proto::{ErrorKind, FromLender},
+    proto::{ErrorKind, Frame, FromLender, Kind, Request, Target, message},
     trust::tls,
 };
 
@@ -20,7 +20,7 @@ use crate::{
         Daemon, LOOPBACK, Lab, PATIENCE,
         clock::Clock,
         half_open::{HALF_OPEN, SOURCES, connect_from, descriptors, half_open, memory_kib, raise_descriptors},
-        peer::{ATTACKER, Credentials, HONEST, Peer, password_login, peer_login, saved_ticket, ticket_login},
+        peer::{ATTACKER, Credentials, HONEST, Peer, frame, password_login, peer_login, saved_ticket, ticket_login},
         run, wait_until,
     },
 };
@@ -95,6 +95,37 @@ async fn attack_26_ten_thousand_half_open_connections() {
     assert!(memory < memory_before + MEMORY_AFTER_KIB, "{memory} KiB, {memory_before} KiB before");
     let lines = lab.audit().len();
     assert!(lines < 1000, "a flood of 10,000 gave {lines} audit lines");
+    still_serves(&lab, &home).await;
+}
+
+/// While the clock stands still, the log waits for more lines before it writes the first, as it would for a disk that hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_written_holds_up_nobody_who_comes() {
+    /// More than wait for the log at once, at two lines each.
+    const REQUESTS: u64 = 1_200;
+    let clock = Clock::new();
+    let lab = clock.serve(Lab::start(LOOPBACK));
+    let home = lab.join("alice");
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    clock.stop();
+    let nobody = Request::TcpConnect(Target { host: "127.0.0.1".into(), port: 1 });
+    let request = message::encode_prefixed(&nobody);
+    for number in 0..REQUESTS {
+        peer.send(&frame(2 * number + 1, Kind::Data, true, true, &request)).await;
+    }
+    // As many as have an answer have room in the log, and the others wait for it.
+    for _ in 0..500 {
+        while !matches!(peer.hear().await.expect("a live session"), Frame::Data { .. }) {}
+    }
+    let strangers: Vec<_> = (0..300).map(|_| connect_from(Ipv4Addr::new(127, 0, 0, 9), lab.address)).collect();
+    for _ in 0..3 {
+        still_serves(&lab, &home).await;
+    }
+    drop(strangers);
+    assert!(!lab.audit().iter().any(|line| line["event"] == "connections-closed"), "it has not been written");
+    clock.go_on();
+    let closed = lab.wait_for_audit("those who were not heard", |line| line["event"] == "connections-closed");
+    assert!(closed["count"].as_u64().is_some_and(|count| count > 0), "{closed}");
     still_serves(&lab, &home).await;
 }
 

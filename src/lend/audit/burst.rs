@@ -37,6 +37,10 @@ pub(in crate::lend) enum Source {
     Asking(UserName),
     /// The penalties of all strangers together.
     Penalties,
+    /// Connections that are closed before they are heard, whosever they are.
+    Unheard,
+    /// What befalls a loop that accepts.
+    Accept,
     /// All strangers for whom there is no room.
     Others,
 }
@@ -60,6 +64,21 @@ struct Burst {
 impl Bursts {
     /// Takes a refusal, and gives it back if it is to be a line now.
     pub(super) fn note(&mut self, from: Source, event: Event, now: Instant) -> Option<Event> {
+        let burst = self.burst_of(from, now);
+        if let Some(left) = burst.lines.checked_sub(1) {
+            burst.lines = left;
+            return Some(event);
+        }
+        burst.count(event);
+        None
+    }
+
+    /// Takes a refusal that cannot be a line now, whatever its source has left.
+    pub(super) fn count(&mut self, from: Source, event: Event, now: Instant) {
+        self.burst_of(from, now).count(event);
+    }
+
+    fn burst_of(&mut self, from: Source, now: Instant) -> &mut Burst {
         let source = self.place_for(from, now);
         let allowance = source.allowance();
         let new = || Burst {
@@ -71,13 +90,7 @@ impl Bursts {
         };
         let burst = self.sources.entry(source).or_insert_with(new);
         burst.refill(allowance, now);
-        if let Some(left) = burst.lines.checked_sub(1) {
-            burst.lines = left;
-            return Some(event);
-        }
-        let count = burst.counted.take().map_or(0, |(count, _)| count);
-        burst.counted = Some((count + 1, event));
-        None
+        burst
     }
 
     /// When the next count is due.
@@ -137,7 +150,7 @@ impl Source {
 
     /// Its counts are of no one peer.
     fn is_many(&self) -> bool {
-        matches!(self, Self::Penalties | Self::Others)
+        matches!(self, Self::Penalties | Self::Unheard | Self::Others)
     }
 
     fn allowance(&self) -> Allowance {
@@ -147,13 +160,21 @@ impl Source {
             // Whoever finds out what he may do. His lines may be 8 KiB each, so that a day of them is 80 MiB.
             Self::User(_) | Self::Asking(_) => Allowance { lines: 256, each: Duration::from_secs(10) },
             // As many as strangers are told apart; a day of more is 2 MiB.
-            Self::Penalties => Allowance { lines: STRANGERS_MAX as u32, each: WINDOW_LONGEST },
+            Self::Penalties | Self::Unheard | Self::Accept => {
+                Allowance { lines: STRANGERS_MAX as u32, each: WINDOW_LONGEST }
+            }
             Self::Others => Allowance { lines: 0, each: WINDOW_LONGEST },
         }
     }
 }
 
 impl Burst {
+    /// One more, or as many as the event stands for by itself.
+    fn count(&mut self, event: Event) {
+        let count = self.counted.take().map_or(0, |(count, _)| count);
+        self.counted = Some((count + event.count.unwrap_or(1), event));
+    }
+
     fn refill(&mut self, allowance: Allowance, now: Instant) {
         let each = allowance.each;
         let passed = now.saturating_duration_since(self.since).as_secs() / each.as_secs();
