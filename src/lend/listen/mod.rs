@@ -5,7 +5,8 @@
 //!   bound ──StartListening──▶ listening ──▶ accepted, announced ──▶ pending ──Ready──▶ served
 //!     └───────── end of the listener's stream, cut, new policy ────────┴──▶ closed      (goes on by itself)
 //! ```
-//! What is announced and not accepted yet is bounded; the others wait in the kernel's queue, as behind any slow server.
+//! What is announced and not accepted yet is bounded, and nobody is accepted before there is a descriptor for him; the others
+//! wait in the kernel's queue, as behind any slow server.
 //!
 //! Invariant: the socket lives in the future that serves it, so whatever ends that, the port is closed.
 
@@ -194,14 +195,15 @@ impl Listener {
                     }
                     Err(_) => return,
                 },
-                came = next(&self.port, &pending) => match came {
-                    Ok((came, place)) => {
+                came = next(&self.port, &pending, &borrower.lender.shared.sockets) => match came {
+                    Ok((came, place, descriptor)) => {
                         backoff.reset();
                         let arrival = Arrival {
                             listener: stream.id(),
                             came,
                             still: self.still.clone(),
                             place,
+                            _descriptor: descriptor,
                             taken: taken.clone(),
                         };
                         connections.spawn(&borrower.session, arrival.serve(borrower.clone()));
@@ -214,11 +216,19 @@ impl Listener {
     }
 }
 
-/// The next connection, once there is a place among the pending.
-async fn next(port: &Port, pending: &Arc<Semaphore>) -> io::Result<(Came, OwnedSemaphorePermit)> {
-    // Never closed.
+/// The next connection, once there is a place among the pending, and a descriptor for it of those that are lent.
+async fn next(
+    port: &Port,
+    pending: &Arc<Semaphore>,
+    sockets: &Arc<Semaphore>,
+) -> io::Result<(Came, OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
+    // Never closed, either of them.
     let place = pending.clone().acquire_owned().await.map_err(io::Error::other)?;
-    Ok((port.accept().await?, place))
+    let descriptor = match port.takes_descriptors() {
+        true => Some(sockets.clone().acquire_owned().await.map_err(io::Error::other)?),
+        false => None,
+    };
+    Ok((port.accept().await?, place, descriptor))
 }
 
 /// A connection that has come.
@@ -228,6 +238,8 @@ struct Arrival {
     still: StillListens,
     /// Among the pending of its listener.
     place: OwnedSemaphorePermit,
+    /// Held as long as it lasts.
+    _descriptor: Option<OwnedSemaphorePermit>,
     /// Becomes true when the listener is taken back.
     taken: watch::Receiver<bool>,
 }
@@ -235,10 +247,8 @@ struct Arrival {
 impl Arrival {
     /// Announces it, and relays until both directions have ended; it outlives its listener.
     async fn serve(self, borrower: Arc<Borrower>) {
-        let Self { listener, came, still, place, taken } = self;
+        let Self { listener, came, still, place, _descriptor, taken } = self;
         let target = came.to_string();
-        // It waits: the kernel has accepted it, and its peer sees a slow server.
-        let Ok(_socket_place) = borrower.lender.shared.sockets.acquire().await else { return };
         let opened = borrower.session.open(message::encode_prefixed(&Accepted::new(listener, came.ends())));
         let stream = match opened {
             Ok(stream) => stream,

@@ -60,6 +60,15 @@ impl Port {
         Ok(())
     }
 
+    /// Whether what comes to it has a descriptor of its own. Nothing comes before it listens, and nothing need be kept for it.
+    pub(super) fn takes_descriptors(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            // Both ends are streams of sessions that are there.
+            Self::Service(_) | Self::Bound(..) => false,
+        }
+    }
+
     /// The next connection; none comes before it listens. Dropping the future loses none.
     pub(super) async fn accept(&self) -> io::Result<Came> {
         match self {
