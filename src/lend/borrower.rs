@@ -38,6 +38,8 @@ pub(super) struct Borrower {
     pub(super) login: store::Login,
     /// When its last ticket was issued, in seconds since 1970; 0 for never.
     ticket_at: AtomicU64,
+    /// The same of its last certificate.
+    certificate_at: AtomicU64,
     seat: Seat,
     /// Of its connection, until the last words are said.
     _descriptor: OwnedSemaphorePermit,
@@ -55,6 +57,7 @@ impl Borrower {
             lender,
             login,
             ticket_at: AtomicU64::new(0),
+            certificate_at: AtomicU64::new(0),
             seat,
             _descriptor: descriptor,
             principal: Principal { user: identity.user.clone(), device: identity.device },
@@ -144,32 +147,30 @@ impl Borrower {
         if self.login.by_certificate && self.lender.asks_password(&self.principal.user) {
             return self.cut(ErrorKind::Login, "the policy asks for a password now: log in with it");
         }
-        0
-    }
-
         if self.login_ends().is_some_and(|ends| ends <= UnixTime::now()) {
             return self.cut(ErrorKind::Login, HOURS_OVER);
         }
-    /// Its certificate was renewed.
-    pub(super) fn renewed(&self, not_after: UnixTime) {
-        self.not_after.send_replace(not_after);
+        0
+    }
+
     /// When the hours of its login are over, by the policy of now.
     fn login_ends(&self) -> Option<UnixTime> {
         self.lender.login_lasts(&self.principal.user).map(|lasts| self.login.at.plus(lasts))
     }
 
-    }
-
-    /// When its certificate ends.
-    pub(super) fn not_after(&self) -> UnixTime {
-        *self.not_after.borrow()
+    /// Its certificate was renewed.
+    pub(super) fn renewed(&self, not_after: UnixTime) {
+        self.not_after.send_replace(not_after);
     }
 
     /// Whether the last ticket is so long ago that there may be another; if so, it is now.
     pub(super) fn may_renew_ticket(&self, pause: Duration) -> bool {
-        let now = UnixTime::now();
-        let long_ago = |last: u64| (UnixTime(last).plus(pause) <= now).then_some(now.0);
-        self.ticket_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, long_ago).is_ok()
+        is_long_ago(&self.ticket_at, pause)
+    }
+
+    /// As [`Self::may_renew_ticket`], of certificates.
+    pub(super) fn may_renew_certificate(&self, pause: Duration) -> bool {
+        is_long_ago(&self.certificate_at, pause)
     }
 
     /// Waits until its time is over, and says which.
@@ -195,6 +196,13 @@ impl Borrower {
     fn handles(&self) -> MutexGuard<'_, BTreeMap<StreamId, Arc<Handle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether something was so long ago; if so, it is now.
+fn is_long_ago(at: &AtomicU64, pause: Duration) -> bool {
+    let now = UnixTime::now();
+    let long_ago = |last: u64| (UnixTime(last).plus(pause) <= now).then_some(now.0);
+    at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, long_ago).is_ok()
 }
 
 /// Judges a handle again.

@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// Least time between two tickets of a session: each is a write to the disk.
-const TICKET_PAUSE: Duration = Duration::from_secs(60);
+/// Least time between two tickets of a session, and between two certificates: each is a write to the disk.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// A new certificate for the key of this device.
 pub(super) async fn certificate(borrower: &Borrower, csr: &[u8], stream: Stream) {
@@ -33,7 +33,7 @@ pub(super) async fn certificate(borrower: &Borrower, csr: &[u8], stream: Stream)
         Err(refusal) => log_refused(borrower, event, refusal).await,
     }
     match renewed {
-        // If it cannot be told, the old one still stands and may be renewed again.
+        // If it cannot be told, the old one still stands and may be renewed again, in this session or another.
         Ok((certificate, _)) => drop(stream.write_message(&Answer::Granted(RenewedCertificate { certificate })).await),
         Err(refusal) => refuse(&stream, refusal).await,
     }
@@ -47,8 +47,12 @@ async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, St
         return Err(no("a certificate is renewed for the key of its own device only".to_owned()));
     }
     let now = UnixTime::now();
-    if borrower.not_after() > now.plus(LEAF_LIFETIME / 2) {
+    // The one that this session has shown, and not the newest: that one may never have arrived.
+    if borrower.identity.not_after > now.plus(LEAF_LIFETIME / 2) {
         return Err(no("the certificate has more than half of its time left".to_owned()));
+    }
+    if !borrower.may_renew_certificate(PAUSE) {
+        return Err(Refusal::new(ErrorKind::Busy, "a certificate was renewed a moment ago"));
     }
     let (certificate, identity) = issue(&borrower.lender, &borrower.principal.user, key, now).await?;
     borrower.lender.shared.live.renewed(&identity);
@@ -77,7 +81,7 @@ pub(super) async fn issue(
 
 /// A new ticket that goes back to the login of this session.
 pub(super) async fn ticket(borrower: &Borrower, stream: Stream) {
-    let issued = if borrower.may_renew_ticket(TICKET_PAUSE) {
+    let issued = if borrower.may_renew_ticket(PAUSE) {
         let lasts = borrower.lender.login_lasts(&borrower.principal.user);
         let issued = login::issue(&borrower.lender, &borrower.identity, borrower.login, lasts).await;
         issued.map_err(|error| Refusal::new(ErrorKind::Login, error.to_string()))

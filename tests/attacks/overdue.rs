@@ -145,6 +145,20 @@ async fn a_renewal_leads_to_no_session_and_takes_no_other_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_by_password_whose_answer_is_lost_is_asked_for_again() {
+    let (lab, home) = ended(DAY);
+    let old = certificate_of(&home);
+    let mut peer = renewing(&lab, &Credentials::of(&home, "alice")).await.unwrap();
+    peer.say(&renewal(PASSWORD)).await;
+    lab.wait_for_verdict("certificate-renewed", "granted");
+    drop(peer);
+    assert_eq!(certificate_of(&home), old);
+    run(&mut log_in(&home, PASSWORD));
+    assert_ne!(certificate_of(&home), old);
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_renews_nothing_and_counts() {
     let (lab, home) = ended(DAY);
     let old = certificate_of(&home);

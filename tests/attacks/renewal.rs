@@ -7,13 +7,18 @@ use std::{
 };
 
 use capuchin::{
-    proto::{Answer, ErrorKind, Frame, IssuedTicket, Kind, RenewedCertificate, Request, Target, TcpConnected, message},
+    proto::{
+        Answer, ErrorKind, Frame, FromLender, IssuedTicket, Kind, RenewedCertificate, Request, Target, TcpConnected,
+        message,
+    },
     trust::{
         UnixTime,
         authority::{Authority, LEAF_LIFETIME},
         identity::{identity_of, not_after},
         keyfile, pem,
         request::{SubjectKey, new_device_key, request_for},
+        store::Store,
+        tls::Purpose,
     },
 };
 use rustls::pki_types::CertificateDer;
@@ -24,7 +29,7 @@ use crate::{
         Home, LOOPBACK, Lab, PATIENCE,
         clock::Clock,
         fails,
-        peer::{Credentials, Peer, frame, saved_ticket},
+        peer::{Credentials, HONEST, Peer, frame, saved_ticket, ticket_login},
         run, run_with,
     },
 };
@@ -35,6 +40,25 @@ pub fn made_before(lab: &Lab, home: &Home, age: Duration) -> CertificateDer<'sta
     let authority = Authority::load(&keyfile::read_secret(&lab.dir().join("ca.key")).unwrap(), ca).unwrap();
     let key = SubjectKey::of_key(&Credentials::of(home, "alice").key_pem).unwrap();
     authority.issue_client(&"alice".parse().unwrap(), &key, UnixTime::now().minus(age)).unwrap()
+}
+
+/// A lender with this clock, and devices of alice whose newest certificates were made so long ago, with a ticket each.
+pub fn aged<const N: usize>(clock: &Clock, age: Duration) -> (Lab, [Home; N]) {
+    let mut lab = Lab::start(LOOPBACK);
+    let homes = std::array::from_fn(|_| lab.join("alice"));
+    lab.daemon.kill();
+    let store = Store::open(&lab.dir().join("state.redb")).unwrap();
+    for home in &homes {
+        let certificate = made_before(&lab, home, age);
+        store.add_device(&identity_of(&certificate).unwrap(), UnixTime::now()).unwrap();
+        keep_certificate(home, &certificate);
+    }
+    drop(store);
+    let lab = clock.serve(lab);
+    for home in &homes {
+        run(home.capuchin().args(["hosts", "set", "lab", &lab.address.to_string()]));
+    }
+    (lab, homes)
 }
 
 pub fn certificate_of(home: &Home) -> CertificateDer<'static> {
@@ -91,10 +115,14 @@ async fn a_certificate_past_two_thirds_renews_itself() {
 }
 
 /// A session of this home, by the certificate that it has now, and a connection lent in it.
-async fn lent(lab: &Lab, home: &Home) -> (Peer, TcpStream) {
+pub async fn lent(lab: &Lab, home: &Home) -> (Peer, TcpStream) {
+    lent_in(Peer::logged_in(lab.address, home, "alice").await).await
+}
+
+/// As [`lent`], in a session that has just begun.
+async fn lent_in(mut peer: Peer) -> (Peer, TcpStream) {
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = target.local_addr().unwrap().port();
-    let mut peer = Peer::logged_in(lab.address, home, "alice").await;
     let request = Request::TcpConnect(Target { host: "127.0.0.1".into(), port });
     let answer = answer_to::<TcpConnected>(&mut peer, 1, &request).await;
     assert!(matches!(answer, Answer::Granted(_)), "{answer:?}");
@@ -103,7 +131,7 @@ async fn lent(lab: &Lab, home: &Home) -> (Peer, TcpStream) {
     (peer, far)
 }
 
-async fn crosses(peer: &mut Peer, far: &mut TcpStream) {
+pub async fn crosses(peer: &mut Peer, far: &mut TcpStream) {
     peer.send(&frame(1, Kind::Data, false, false, b"?")).await;
     far.read_exact(&mut [0]).expect("the connection is still lent");
     far.write_all(b"!").unwrap();
@@ -116,11 +144,7 @@ async fn crosses(peer: &mut Peer, far: &mut TcpStream) {
 async fn a_renewal_by_one_session_holds_for_the_others_of_its_device_and_of_no_other() {
     const LEFT: Duration = Duration::from_secs(300);
     let clock = Clock::new();
-    let lab = clock.serve(Lab::start(LOOPBACK));
-    let (home, other) = (lab.join("alice"), lab.join("alice"));
-    for home in [&home, &other] {
-        keep_certificate(home, &made_before(&lab, home, LEAF_LIFETIME - LEFT));
-    }
+    let (lab, [home, other]) = aged(&clock, LEAF_LIFETIME - LEFT);
     let (mut long, mut long_far) = lent(&lab, &home).await;
     let (mut others, _others_far) = lent(&lab, &other).await;
     let old = certificate_of(&home);
@@ -135,6 +159,61 @@ async fn a_renewal_by_one_session_holds_for_the_others_of_its_device_and_of_no_o
     let goaway = others.hear_goaway().await;
     assert_eq!((goaway.kind, goaway.text.as_str()), (ErrorKind::Identity, "the certificate of this device has ended"));
     crosses(&mut long, &mut long_far).await;
+}
+
+/// Its certificate was taken before the renewal, and its session begins behind it: nothing will be due on the disk any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_logs_in_by_the_old_certificate_during_a_renewal_goes_on() {
+    const LEFT: Duration = Duration::from_secs(300);
+    let clock = Clock::new();
+    let (lab, [home]) = aged(&clock, LEAF_LIFETIME - LEFT);
+    let old = Credentials::of(&home, "alice");
+    // However slow this machine is, no deadline of the login comes in between.
+    clock.stop();
+    let mut peer = Peer::dial_from(HONEST, lab.address, old.config(), "lab").await.unwrap();
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    assert_ne!(certificate_of(&home), old.chain[0], "another session renewed it");
+    let login = ticket_login(&saved_ticket(&home, "alice"), peer.exporter(Purpose::Login));
+    assert!(matches!(peer.log_in_with(login).await, FromLender::Welcome(_)), "logged in");
+    clock.go_on();
+    let (mut peer, mut far) = lent_in(peer).await;
+    clock.pass(LEFT + Duration::from_secs(120), async || crosses(&mut peer, &mut far).await).await;
+    crosses(&mut peer, &mut far).await;
+}
+
+/// The lender has signed and noted the new certificate, and the device never hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_whose_answer_is_lost_is_asked_for_again_in_another_session() {
+    let clock = Clock::new();
+    let (lab, [home]) = aged(&clock, LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
+    let old = certificate_of(&home);
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    let csr = request_for(&Credentials::of(&home, "alice").key_pem).unwrap();
+    let request = message::encode_prefixed(&Request::RenewCertificate(csr));
+    peer.send(&frame(1, Kind::Data, true, false, &request)).await;
+    let lost = lab.wait_for_audit("the renewal", |line| line["event"] == "certificate-renewed");
+    assert_eq!(lost["verdict"], serde_json::Value::Null, "{lost}");
+    drop(peer);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
+    let new = certificate_of(&home);
+    assert_ne!(new, old);
+    assert_ne!(identity_of(&new).unwrap().serial, lost["serial"].as_str().unwrap());
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_whose_answer_came_too_late_is_asked_for_again_after_a_minute() {
+    let clock = Clock::new();
+    let (lab, [home]) = aged(&clock, LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
+    let (mut peer, mut far) = lent(&lab, &home).await;
+    let csr = request_for(&Credentials::of(&home, "alice").key_pem).unwrap();
+    assert!(matches!(ask(&mut peer, 3, csr.clone()).await, Answer::Granted(_)));
+    let Answer::Refused(refusal) = ask(&mut peer, 5, csr.clone()).await else { panic!("granted again at once") };
+    assert_eq!(refusal.kind(), ErrorKind::Busy);
+    clock.pass(Duration::from_secs(120), async || crosses(&mut peer, &mut far).await).await;
+    let Answer::Granted(renewed) = ask(&mut peer, 7, csr).await else { panic!("refused") };
+    keep_certificate(&home, &renewed.certificate.into());
+    still_serves(&lab, &home).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
