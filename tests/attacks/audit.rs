@@ -31,7 +31,7 @@ use crate::{
         half_open::connect_from,
         json,
         peer::{Credentials, Peer, frame, password_login, saved_ticket},
-        run, run_with, text,
+        run, run_with, text, wait_until,
     },
 };
 
@@ -266,6 +266,17 @@ async fn a_flood_of_sources_that_are_penalised_is_counted_and_fills_no_disk() {
                 assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it waits for its log");
             }
         }
+    }
+    // Whoever has been blamed is not heard. Were the clock to go on before the last ones are, their first penalty would run off.
+    for number in SOURCES - 128..SOURCES {
+        let [high, low] = number.to_be_bytes();
+        wait_until("its source is penalised", || {
+            let mut silent = connect_from(Ipv4Addr::new(127, 68, high, low), lab.address);
+            silent.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            silent
+                .read(&mut [0])
+                .map_or_else(|error| error.kind() != std::io::ErrorKind::WouldBlock, |length| length == 0)
+        });
     }
     clock.go_on();
     still_serves(&lab, &home).await;

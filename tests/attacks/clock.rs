@@ -216,14 +216,14 @@ async fn a_new_day_begins_a_file_of_the_log_and_whoever_follows_it_misses_nothin
 }
 
 /// A connection through a forward, which bytes cross in both directions.
-struct Lent {
+pub struct Lent {
     forward: Daemon,
     near: TcpStream,
     far: TcpStream,
 }
 
 impl Lent {
-    fn open(home: &crate::support::Home) -> Self {
+    pub fn open(home: &crate::support::Home) -> Self {
         let target = TcpListener::bind("127.0.0.1:0").unwrap();
         let (forward, local) = home.forward(&[&format!("0:{}", target.local_addr().unwrap())]);
         let near = TcpStream::connect(local[0]).unwrap();
@@ -234,18 +234,18 @@ impl Lent {
         Self { forward, near, far }
     }
 
-    fn crosses(&mut self) {
+    pub fn crosses(&mut self) {
         assert!(self.may_cross(), "it is cut");
     }
 
     /// `false`: it is cut.
-    fn may_cross(&mut self) -> bool {
+    pub fn may_cross(&mut self) -> bool {
         let mut byte = [0];
         let there = self.near.write_all(b"?").and_then(|()| self.far.read_exact(&mut byte));
         there.and_then(|()| self.far.write_all(b"!")).and_then(|()| self.near.read_exact(&mut byte)).is_ok()
     }
 
-    fn ends_cut(mut self) {
+    pub fn ends_cut(mut self) {
         for socket in [&mut self.near, &mut self.far] {
             assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)), "nothing more comes");
         }

@@ -3,11 +3,13 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
+    time::Duration,
 };
 
 use crate::{
+    clock::Lent,
     still_serves,
-    support::{LOOPBACK, Lab, PATIENCE, fails, json, run},
+    support::{LOOPBACK, Lab, PATIENCE, clock::Clock, fails, json, run},
 };
 
 const NOTHING: &str = "[[allow]]\nwho = [\"bob\"]\nconnect = [\"127.0.0.0/8:*\"]\n\
@@ -44,24 +46,23 @@ fn a_grant_is_in_force_at_once_and_takes_its_connections_with_it() {
     assert!(said.contains("there is no grant 7"), "{said}");
 }
 
-#[test]
-fn a_grant_ends_by_itself_also_when_the_daemon_was_not_there() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_ends_by_itself_also_when_the_daemon_was_not_there() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let clock = Clock::new();
     let mut lab = Lab::start(NOTHING);
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = target.local_addr().unwrap().to_string();
     lab.daemon.kill();
-    // Long enough for a start and a join on the slowest machine.
-    run(lab.admin().args(["allow", "alice", "connect", &address, "--for", "20s"]));
-    let lab = Lab::serve(lab.folder);
+    run(lab.admin().args(["allow", "alice", "connect", "127.0.0.0/8:*", "--for", "1h"]));
+    let lab = clock.serve(lab);
     let home = lab.join("alice");
-    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
-    let mut near = std::net::TcpStream::connect(local[0]).unwrap();
-    near.set_read_timeout(Some(PATIENCE)).unwrap();
-    target.accept().unwrap();
-    assert!(matches!(near.read(&mut [0]), Ok(0) | Err(_)), "it ends with its grant");
+    let mut lent = Lent::open(&home);
+    clock.pass(50 * MINUTE, async || lent.crosses()).await;
+    clock.pass(12 * MINUTE, async || _ = lent.may_cross()).await;
+    lent.ends_cut();
     lab.wait_for_audit("the end", |line| {
         line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("policy has changed"))
     });
+    fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
