@@ -7,8 +7,44 @@ use serde_json::Value;
 
 use crate::{
     audit::everything_is_written,
+    names::borrower,
     support::{Daemon, LOOPBACK, Lab, PASSWORD, fails, json, run, run_with, text},
 };
+
+/// Each variable that is asked for is a line; so many of so long a name are 16 MiB after some hundred requests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_file_begins_another_and_nothing_is_missed_between_them() {
+    const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+    let lab = Lab::start("[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:9\"\nenv.read = \"*\"\n");
+    let home = lab.join("alice");
+    let borrower = borrower(&home).await;
+    let follow = Daemon::spawn(lab.admin().args(["audit", "--follow"]));
+    follow.wait_for_line("alice");
+    let names: Vec<String> = (0..64).map(|number| format!("V{number:0>254}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let files = || {
+        let files = fs::read_dir(lab.dir().join("audit")).unwrap().map(|file| file.unwrap().path());
+        let of_lines = |path: &std::path::PathBuf| path.extension().is_some_and(|it| it == "jsonl");
+        files.filter(of_lines).collect::<Vec<_>>()
+    };
+    let mut asked = 0;
+    while files().len() < 2 {
+        borrower.profile(&names).await.unwrap();
+        asked += names.len();
+        assert!(asked < 100_000, "no line is shorter than its target");
+    }
+    run(lab.admin().args(["user", "add", "carol"]));
+    follow.wait_for_line("carol");
+    let full = files().into_iter().find(|path| !path.ends_with("audit.jsonl")).unwrap();
+    let bytes = fs::metadata(full).unwrap().len();
+    assert!((FILE_BYTES_MAX - 4096..=FILE_BYTES_MAX).contains(&bytes), "{bytes} bytes");
+    let proof = json(&run(lab.admin().args(["audit", "verify", "--json"])).stdout);
+    assert_eq!(proof["whole"], true, "{proof}");
+    let lines = text(run(lab.admin().args(["audit", "--json"])).stdout);
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().filter(|line| line["event"] == "env.read").count(), asked, "each is there");
+    assert!(lines.windows(2).all(|pair| pair[0]["seq"].as_u64().unwrap() + 1 == pair[1]["seq"].as_u64().unwrap()));
+}
 
 #[test]
 fn an_admins_commands_are_in_the_log_with_who_gave_them_and_what_came_of_it() {
