@@ -23,6 +23,15 @@ fn socket(home: &Home) -> std::path::PathBuf {
     std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path()
 }
 
+/// The session that is shared, once the lender's log has its login, and by that each one before.
+fn shared_session(lab: &Lab, home: &Home) -> serde_json::Value {
+    let status = crate::support::json(&run(&mut capuchin(home, &["status", "--json"])).stdout);
+    let session = status["borrowing"][0]["session"].clone();
+    assert!(session.is_string(), "{status}");
+    lab.wait_for_audit("its login", |line| line["event"] == "login" && line["session"] == session);
+    session
+}
+
 #[test]
 fn commands_share_one_session_and_work_without_it() {
     let (lab, home) = lab();
@@ -31,6 +40,7 @@ fn commands_share_one_session_and_work_without_it() {
     assert!(said.contains("Connected to lab"), "{said}");
     assert!(text(run(&mut capuchin(&home, &["connect", "lab"])).stdout).contains("already"));
     let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
+    shared_session(&lab, &home);
     let before = logins();
     let sent = vec![7; 3_000_000];
     let output = run_with(&mut capuchin(&home, &["exec", "lab", "sh", "-c", "wc -c; echo said >&2; exit 4"]), &sent);
@@ -89,6 +99,7 @@ fn the_first_command_begins_the_session_where_it_is_settled() {
     let output = run(&mut capuchin(&home, &["exec", "lab", "echo", "first"]));
     assert_eq!((text(output.stdout), text(output.stderr)), ("first\n".to_owned(), String::new()));
     let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
+    shared_session(&lab, &home);
     let before = logins();
     assert_eq!(text(run(&mut capuchin(&home, &["exec", "lab", "echo", "second"])).stdout), "second\n");
     assert_eq!(logins(), before, "nobody logged in");
@@ -198,12 +209,19 @@ fn a_connection_for_another_programs_transport_goes_over_the_shared_session() {
     let target = server.local_addr().unwrap().to_string();
     let lab = Lab::start(&format!("{EVERYTHING}connect = \"{target}\"\n"));
     let home = lab.join("alice");
-    let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
+    let connected = || {
+        let lines =
+            lab.audit().into_iter().filter(|line| line["event"] == "tcp-connect" && line["verdict"] == "granted");
+        lines.map(|line| line["session"].clone()).collect::<Vec<_>>()
+    };
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    let shared = shared_session(&lab, &home);
     for shares in [true, false] {
-        if shares {
-            run(&mut capuchin(&home, &["connect", "lab"]));
+        if !shares {
+            run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+            wait_until("it has ended", || sharing(&home).is_empty());
         }
-        let before = logins();
+        let before = connected().len();
         let serving = server.try_clone().unwrap();
         let echo = std::thread::spawn(move || {
             let (mut socket, _) = serving.accept().unwrap();
@@ -213,10 +231,7 @@ fn a_connection_for_another_programs_transport_goes_over_the_shared_session() {
         let output = run_with(&mut capuchin(&home, &["forward", "lab", "-W", &target]), &sent);
         assert!(output.status.success() && output.stdout == sent, "{:?}", text(output.stderr));
         echo.join().unwrap();
-        assert_eq!(logins() - before, usize::from(!shares));
-        if shares {
-            run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
-            wait_until("it has ended", || sharing(&home).is_empty());
-        }
+        wait_until("its line in the log", || connected().len() > before);
+        assert_eq!(connected()[before] == shared, shares);
     }
 }
