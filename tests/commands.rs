@@ -276,3 +276,36 @@ fn the_apparmor_profile_is_of_this_very_command() {
     let line = format!("profile capuchin {} flags=(unconfined) {{\n  userns,\n", env!("CARGO_BIN_EXE_capuchin"));
     assert!(said.contains(&line), "{said}");
 }
+
+#[test]
+fn each_wrong_value_of_a_flag_of_run_is_told_before_anything_runs() {
+    let home = Home::new();
+    for (flags, what) in [
+        (&["--publish", "80"][..], "write LENDERPORT:PORT"),
+        (&["--publish", "0:80"], "between 1 and 65535"),
+        (
+            &["--publish", "8080:80", "--publish", "8080:81"],
+            "--publish 8080:81 names a port that another --publish names",
+        ),
+        (
+            &["--publish", "8080:80", "--publish", "8081:80"],
+            "--publish 8081:80 names a port that another --publish names",
+        ),
+        (&["--publish", "8080:80", "--no-netns"], "cannot be used with"),
+        (&["--publish-loopback", "--no-netns"], "cannot be used with"),
+        (&["--publish-loopback=1"], "unexpected value"),
+        (&["--local", "nowhere"], "write ADDR or ADDR:PORT"),
+        (&["--local", "127.0.0.1:99999"], "write ADDR or ADDR:PORT"),
+        (&["--local-unix", "/no/such.sock"], "/no/such.sock is not there"),
+        (&["--keep-fd", "1"], "1 is not in 3.."),
+        (&["--keep-fd", "987"], "descriptor 987, which the program is to keep, is not open"),
+        (&["--stdio", "calc"], "write service:NAME"),
+        (&["--network", "other"], "write nftables or tun"),
+    ] {
+        let ran = home.folder.path().join("ran");
+        let mut command = home.capuchin();
+        command.arg("run").args(flags).args(["lab", "--", "touch"]).arg(&ran);
+        one_line(&fails(&mut command, 255), "usage", what);
+        assert!(!ran.exists(), "{flags:?}");
+    }
+}

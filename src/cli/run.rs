@@ -136,6 +136,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         None => program,
     };
+    if let Some(missing) = local_unix.iter().find(|path| !path.exists()) {
+        let text = format!("--local-unix {} is not there", missing.display());
+        let notes = vec!["help: it takes paths of Unix sockets of this machine".to_owned()];
+        return Err(Failure { notes, ..Failure::new(ErrorKind::Usage, text) });
+    }
     let publish = Publish { ports: publish, loopback: publish_loopback };
     if let Some(twice) = publish.named_twice() {
         let text = format!("--publish {twice} names a port that another --publish names");

@@ -79,7 +79,8 @@ const ENDS: [(&str, End); 6] = [
 fn however_a_program_ends_its_ports_close_in_every_state() {
     let machine = Machine::start();
     let mut free = 8100..;
-    for within in machine.everybody() {
+    let by_tun = machine.anybody().over_tun();
+    for within in machine.borrowers().into_iter().chain([by_tun]) {
         for (how, end) in ENDS {
             // Of its own each, so that the log tells them apart.
             closes(&machine, &within, [(); 4].map(|()| free.next().unwrap()), how, end);
