@@ -37,7 +37,7 @@ async fn a_user_is_told_his_own_rules_and_grants_as_they_are_now() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_questions_are_answered_and_counted_and_who_hangs_up_leaves_nothing() {
     const ASKED: u64 = 2000;
-    let lab = Lab::start(POLICY);
+    let mut lab = Lab::start(POLICY);
     let home = lab.join("alice");
     // Another user's name in the request, as a key that nobody knows, changes nothing.
     let forged = b"\0\0\0\x13\xa2\0\x69own-rules\x01\x65carol".to_vec();
@@ -60,9 +60,12 @@ async fn thousands_of_questions_are_answered_and_counted_and_who_hangs_up_leaves
     peer.send(&frame(1 + 2 * ASKED, Kind::Data, true, true, &message::encode_prefixed(&Request::OwnRules))).await;
     drop(peer);
     lab.wait_for_audit("its end", |line| line["event"] == "session-ended");
-    let count = lab.wait_for_audit("a count", |line| line["event"] == "own-rules" && line["count"].is_u64());
-    assert!(count["count"].as_u64() > Some(100), "{count}");
-    let own = lab.audit().iter().filter(|line| line["event"] == "own-rules" && line["count"].is_null()).count();
-    assert!(own < ASKED as usize / 2, "{own} lines");
     assert_eq!(borrower(&home).await.own_rules().await.unwrap().denies.len(), 1);
+    // What is still being counted is written when the lender stops.
+    lab.daemon.signal(rustix::process::Signal::TERM);
+    lab.daemon.wait();
+    let lines: Vec<_> = lab.audit().into_iter().filter(|line| line["event"] == "own-rules").collect();
+    let counted: u64 = lines.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
+    assert!((ASKED + 1..=ASKED + 2).contains(&counted), "{counted} with the one that may not have been heard");
+    assert!(lines.len() < ASKED as usize / 2, "{} lines", lines.len());
 }
