@@ -12,6 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{OptionalActions, tcgetattr, tcsetattr},
+};
+
 mod peers;
 #[path = "../support/mod.rs"]
 mod support;
@@ -62,16 +67,16 @@ fn starts(peer: &Peer) -> f64 {
     began.elapsed().as_secs_f64() / COMMANDS as f64
 }
 
-/// Median of the seconds from a key to its echo, on a terminal.
+/// Median of the seconds from a key to its echo, on a terminal at both ends.
 fn echo(peer: &Peer) -> f64 {
-    let (mut child, mut keys, mut screen) = piped(&mut peer.exec_on_terminal(&["cat"]));
+    let (mut child, mut keyboard) = at_terminal(&mut peer.exec_on_terminal(&["cat"]));
     let mut byte = [0; 1];
     let mut times = Vec::with_capacity(KEYS);
     // The first is not measured: the program may not be there yet.
     for round in 0..=KEYS {
         let began = Instant::now();
-        keys.write_all(b"x").expect("a terminal");
-        while screen.read_exact(&mut byte).is_ok() && byte != *b"x" {}
+        keyboard.write_all(b"x").expect("a terminal");
+        while keyboard.read_exact(&mut byte).is_ok() && byte != *b"x" {}
         if round > 0 {
             times.push(began.elapsed().as_secs_f64());
         }
@@ -126,6 +131,23 @@ fn untar(peer: &Peer, files: &Path) -> f64 {
     run(there.stdin(tar.stdout.take().expect("piped")));
     assert!(tar.wait().expect("an end").success());
     began.elapsed().as_secs_f64()
+}
+
+/// Starts it at a terminal, and gives the side of the person there.
+fn at_terminal(command: &mut Command) -> (Child, fs::File) {
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&person).expect("a terminal");
+    unlockpt(&person).expect("a terminal");
+    let path = ptsname(&person, Vec::new()).expect("its name");
+    let terminal =
+        fs::OpenOptions::new().read(true).write(true).open(path.to_str().expect("ASCII")).expect("it is open");
+    // No echo of its own.
+    let mut modes = tcgetattr(&terminal).expect("modes");
+    modes.make_raw();
+    tcsetattr(&terminal, OptionalActions::Now, &modes).expect("modes");
+    let again = || terminal.try_clone().expect("a descriptor");
+    let child = command.stdin(again()).stdout(again()).stderr(Stdio::null()).spawn().expect("it runs");
+    (child, person.into())
 }
 
 fn piped(command: &mut Command) -> (Child, ChildStdin, ChildStdout) {
