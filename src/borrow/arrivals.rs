@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     proto::{Accepted, Answer, ErrorKind, PENDING_MAX, Ready, Refusal, Reset, StreamId},
-    session::{Session, Stream},
+    session::{Crew, Session, Stream},
 };
 
 /// From a stream's first frame to the end of its first message, which is in that frame.
@@ -20,23 +20,14 @@ const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(20);
 #[derive(Clone, Default)]
 pub(super) struct Arrivals {
     listeners: Arc<Mutex<HashMap<u64, mpsc::Sender<Arrival>>>>,
-    /// Begins with the first listener.
-    task: Arc<OnceLock<Task>>,
+    /// Begins with the first listener, and ends with the last handle of the session that could listen.
+    task: Arc<OnceLock<Crew<()>>>,
 }
 
 /// A connection that has come and is not accepted.
 pub(super) struct Arrival {
     pub(super) stream: Stream,
     pub(super) accepted: Accepted,
-}
-
-/// Ends with the last handle of the session that could listen.
-struct Task(tokio::task::JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Arrivals {
@@ -46,11 +37,13 @@ impl Arrivals {
         self.lock().insert(listener.number(), arrival_tx);
         self.task.get_or_init(|| {
             let (arrivals, session) = (Self { task: Arc::default(), ..self.clone() }, session.clone());
-            Task(tokio::spawn(async move {
+            let mut task = Crew::new();
+            task.spawn(&session.clone(), async move {
                 while let Some(stream) = session.accept().await {
                     arrivals.hand_over(stream).await;
                 }
-            }))
+            });
+            task
         });
         (Expected { arrivals: self.clone(), listener }, arrival_rx)
     }

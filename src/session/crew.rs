@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Session, rounds::Roster};
+use super::{Session, Stream, rounds::Roster};
 
 /// A member panicked; the others, and the session, go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -55,6 +55,18 @@ impl<T: Send + 'static> Crew<T> {
     /// Outside of a tokio runtime.
     pub fn spawn(&mut self, session: &Session, future: impl Future<Output = T> + Send + 'static) {
         self.enrol(session.roster(), future);
+    }
+
+    /// As [`Self::spawn`], in the session of `stream`, which the future has.
+    ///
+    /// # Panics
+    /// As [`Self::spawn`].
+    pub fn spawn_with<F>(&mut self, stream: Stream, future: impl FnOnce(Stream) -> F)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let shared = stream.shared.clone();
+        self.enrol(&shared.roster, future(stream));
     }
 
     fn enrol(&mut self, roster: &Roster, future: impl Future<Output = T> + Send + 'static) {

@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, task::Poll, time::Du
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    task::{Id, JoinSet},
+    task::JoinSet,
     time::Instant,
 };
 
@@ -14,10 +14,11 @@ use super::{
     hold::{Far, Hold},
     listening::Visitor,
     local_copy::copy,
+    way_in::Accepted,
 };
 use crate::{
     proto::Reset,
-    session::{Backoff, Meter, Stream, relay, socket_options},
+    session::{Backoff, Crew, Meter, Stream, relay, socket_options},
 };
 
 /// What a program that is over had sent is delivered for as long as bytes move; after such a pause, nobody takes them.
@@ -25,13 +26,21 @@ const STALLED: Duration = Duration::from_secs(5);
 /// How often it is looked whether bytes move.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Tells a connection from the others.
+type Number = u64;
+
 /// The connections of one borrowed network.
 pub struct Carrier {
     /// Where the program's own connections come; without a network of its own each comes as a visitor does.
     door: Option<(TcpListener, Arc<Hold>)>,
     visitor_rx: mpsc::Receiver<Visitor>,
-    connections: JoinSet<()>,
-    meters: HashMap<Id, Arc<Meter>>,
+    /// Those to the lender, each in the task of its session.
+    to_lender: Crew<Number>,
+    /// Those that stay on this machine.
+    here: JoinSet<Number>,
+    /// Of both.
+    meters: HashMap<Number, Arc<Meter>>,
+    next_number: Number,
     /// Whether the program is over, and nobody reads what still comes for it.
     over_tx: watch::Sender<bool>,
     /// Something was sent to a far end that had ended its half before: no end of it tells that it has arrived.
@@ -47,8 +56,16 @@ impl Carrier {
     /// Carries whoever comes by `visitor_rx`.
     pub fn of_visitors(visitor_rx: mpsc::Receiver<Visitor>) -> Self {
         let over_tx = watch::Sender::new(false);
-        let (connections, meters) = (JoinSet::new(), HashMap::new());
-        Self { door: None, visitor_rx, connections, meters, over_tx, unconfirmed: false }
+        Self {
+            door: None,
+            visitor_rx,
+            to_lender: Crew::new(),
+            here: JoinSet::new(),
+            meters: HashMap::new(),
+            next_number: 0,
+            over_tx,
+            unconfirmed: false,
+        }
     }
 
     /// Accepts and carries, for ever.
@@ -67,7 +84,7 @@ impl Carrier {
                     Err(error) => backoff.wait("run", &error).await,
                 },
                 Some(visitor) = self.visitor_rx.recv() => self.receive(visitor),
-                Some(ended) = self.connections.join_next_with_id() => self.forget(&ended),
+                ended = next_ended(&mut self.to_lender, &mut self.here) => self.forget(ended),
             }
         }
     }
@@ -92,8 +109,8 @@ impl Carrier {
         while self.has_any(are_coming()) {
             tokio::select! {
                 Some(visitor) = self.visitor_rx.recv() => self.receive(visitor),
-                Some(ended) = self.connections.join_next_with_id() => {
-                    self.forget(&ended);
+                ended = next_ended(&mut self.to_lender, &mut self.here) => {
+                    self.forget(ended);
                     since = Instant::now();
                 }
                 () = tokio::time::sleep(LOOK) => {}
@@ -102,12 +119,10 @@ impl Carrier {
             if now != before {
                 (before, since) = (now, Instant::now());
             } else if since.elapsed() > STALLED {
-                tracing::debug!(
-                    connections = self.connections.len(),
-                    "ended with connections that the other end keeps"
-                );
+                tracing::debug!(connections = self.meters.len(), "ended with connections that the other end keeps");
                 // Before this process ends, so that each is reset.
-                self.connections.shutdown().await;
+                self.to_lender.shutdown().await;
+                self.here.shutdown().await;
                 break;
             }
         }
@@ -119,7 +134,7 @@ impl Carrier {
         while let Ok(visitor) = self.visitor_rx.try_recv() {
             self.receive(visitor);
         }
-        are_coming || !self.connections.is_empty()
+        are_coming || !self.meters.is_empty()
     }
 
     /// Bytes of the connections that there are, in both directions.
@@ -127,43 +142,77 @@ impl Carrier {
         self.meters.values().map(|meter| meter.to_stream() + meter.from_stream()).sum()
     }
 
-    fn forget(&mut self, ended: &Result<(Id, ()), tokio::task::JoinError>) {
-        let id = match ended {
-            Ok((id, ())) => *id,
-            Err(error) => error.id(),
-        };
-        self.unconfirmed |= self.meters.remove(&id).is_some_and(|meter| meter.has_sent_behind_end());
+    /// `None`: one that panicked, and let its meter go.
+    fn forget(&mut self, ended: Option<Number>) {
+        match ended {
+            Some(number) => {
+                self.unconfirmed |= self.meters.remove(&number).is_some_and(|meter| meter.has_sent_behind_end());
+            }
+            None => self.meters.retain(|_, meter| Arc::strong_count(meter) > 1),
+        }
     }
 
     fn receive(&mut self, Visitor { socket, stream }: Visitor) {
-        let (meter, over_rx) = (Arc::new(Meter::default()), self.over_tx.subscribe());
-        let task = self.connections.spawn(to_lender(socket, stream, meter.clone(), over_rx));
-        self.meters.insert(task.id(), meter);
+        self.spawn_to_lender(socket, stream, None);
+    }
+
+    /// `accepted` lasts until its socket is closed.
+    fn spawn_to_lender(&mut self, socket: TcpStream, stream: Stream, accepted: Option<Accepted>) {
+        let ((number, meter), over_rx) = (self.count(), self.over_tx.subscribe());
+        self.to_lender.spawn_with(stream, |stream| async move {
+            to_lender(socket, stream, meter, over_rx).await;
+            drop(accepted);
+            number
+        });
     }
 
     fn carry(&mut self, socket: TcpStream, from: SocketAddr) {
         let (Ok(to), Some((_, hold))) = (socket.local_addr(), &self.door) else { return };
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let (meter, over_rx) = (Arc::new(Meter::default()), self.over_tx.subscribe());
         let Some((accepted, far)) = hold.accepted(plain(from), plain(to)) else {
             tracing::debug!(%from, %to, "nobody waited for this connection");
             let _ = socket.set_zero_linger();
             return;
         };
-        let (hold, of_it) = (hold.clone(), meter.clone());
         if !matches!(far, Far::Names) {
             socket_options(&socket);
         }
-        let task = self.connections.spawn(async move {
+        let (hold, over_rx) = (hold.clone(), self.over_tx.subscribe());
+        let far = match far {
+            Far::Lender(stream) => return self.spawn_to_lender(socket, stream, Some(accepted)),
+            Far::Here(far) => Some(far),
+            Far::Names => None,
+        };
+        let (number, meter) = self.count();
+        self.here.spawn(async move {
             // Until its socket is closed.
             let _accepted = accepted;
             match far {
-                Far::Lender(stream) => to_lender(socket, stream, of_it, over_rx).await,
-                Far::Here(far) => copy(socket, far, of_it, over_rx).await,
-                Far::Names => hold.answer_names(socket).await,
+                Some(far) => copy(socket, far, meter, over_rx).await,
+                None => hold.answer_names(socket).await,
             }
+            number
         });
-        self.meters.insert(task.id(), meter);
+    }
+
+    /// One more connection.
+    fn count(&mut self) -> (Number, Arc<Meter>) {
+        let (number, meter) = (self.next_number, Arc::new(Meter::default()));
+        self.next_number += 1;
+        self.meters.insert(number, meter.clone());
+        (number, meter)
+    }
+}
+
+/// The connection that has ended, once one has; `None`: one that panicked.
+///
+/// # Cancellation
+/// Dropping the future loses none.
+async fn next_ended(to_lender: &mut Crew<Number>, here: &mut JoinSet<Number>) -> Option<Number> {
+    tokio::select! {
+        Some(ended) = to_lender.join_next() => ended.ok(),
+        Some(ended) = here.join_next() => ended.ok(),
+        else => std::future::pending().await,
     }
 }
 

@@ -142,7 +142,11 @@ async fn connect(socket: OwnedFd, from: SocketAddr, to: SocketAddr, within: Dura
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
+    let is_connected = rustix::net::getpeername(&socket).is_ok();
     let stream = TcpStream::from_std(socket.into())?;
+    if is_connected {
+        return Ok(Some(stream));
+    }
     let _ = timeout(within, stream.writable()).await;
     if let Some(error) = stream.take_error()? {
         return Err(error);
