@@ -67,6 +67,14 @@ impl Access {
         Ok(Self::Joined { profiles: profiles.clone(), host: host.to_owned(), parsed: host.parse()? })
     }
 
+    /// The same way, for nobody but this user: what is settled of a host may change while a session lasts.
+    pub(super) fn of_user(mut self, user: &UserName) -> Self {
+        if let Self::Joined { parsed, .. } = &mut self {
+            parsed.user = Some(user.clone());
+        }
+        self
+    }
+
     /// What the user calls the lender.
     pub(super) fn host(&self) -> &str {
         match self {

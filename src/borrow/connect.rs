@@ -187,8 +187,8 @@ impl Borrower {
         let Entered { session, id, lender, user, renewal } = entered;
         let shared = Shared {
             lender,
+            access: Arc::new(access.of_user(&user)),
             user,
-            access: Arc::new(access),
             current: Mutex::new(Current { session, id, arrivals: Arrivals::default(), _renewal: renewal }),
             connection: watch::Sender::new(Connection::Up),
             keeper: Mutex::new(None),

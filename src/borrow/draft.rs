@@ -74,16 +74,22 @@ impl Profiles {
             return Err(BorrowError::usage(format!("the user {user} would stand in the way of a file of that name")));
         }
         let known = self.knows(alias, lender)?;
-        let default_user = if known { self.profile(alias)?.default_user } else { user.clone() };
         let (parent, name) =
             if known { (self.folder(alias), user.as_str()) } else { (self.hosts().to_owned(), alias.as_str()) };
         let temporary = parent.join(format!(".{name}.{device}.tmp"));
         let own = if known { temporary.clone() } else { temporary.join(user.as_str()) };
-        let file = LenderFile {
-            name: lender.name.to_string(),
-            addresses: lender.addresses.to_vec(),
-            user: default_user.to_string(),
-            auto: true,
+        let file = if known {
+            // What its user has set stays as it is.
+            let mut file = self.lender_file(alias)?;
+            file.learn(lender.addresses.to_vec());
+            file
+        } else {
+            LenderFile {
+                name: lender.name.to_string(),
+                addresses: lender.addresses.to_vec(),
+                user: user.to_string(),
+                auto: true,
+            }
         };
         let lender_toml = file.to_toml();
         keyfile::create_dir(&parent)?;

@@ -11,14 +11,17 @@
 
 use std::{
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{BorrowError, access::Entered, connect::Shared};
 use crate::{proto::ErrorKind, trust::random};
 
-/// Before the first attempt after a loss, and again after one that failed; doubles up to [`PAUSE_MAX`].
+/// Before the first attempt after a loss, and again after one that failed or led to a session that did not last; doubles
+/// up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(100);
+/// A session that lasted so long is no reason for a longer pause when it is lost.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Longest pause: a person who waits for the network to come back does not notice more.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// One attempt: what was sent into a dead network is not waited for when the network may be back.
@@ -87,15 +90,18 @@ impl Drop for Keeper {
 }
 
 async fn keep(kept: Weak<Shared>) {
+    let (mut pauses, mut since) = (Pauses::default(), Instant::now());
     while let Some(shared) = kept.upgrade() {
         let end = shared.session().watch_end();
         let host = shared.access().host().to_owned();
         drop(shared);
         let lost = BorrowError::ended(&host, end.await);
-        let outcome = match may_pass(lost.kind()) {
-            true => come_back(&kept, lost).await,
+        pauses.lost_after(since.elapsed());
+        let outcome = match may_pass(&lost) {
+            true => come_back(&kept, lost, &mut pauses).await,
             false => Err(lost),
         };
+        since = Instant::now();
         let Some(shared) = kept.upgrade() else { return };
         match outcome {
             Ok(entered) => {
@@ -111,19 +117,18 @@ async fn keep(kept: Weak<Shared>) {
 }
 
 /// Tries until it is in again, or will never be.
-async fn come_back(kept: &Weak<Shared>, lost: BorrowError) -> Result<Entered, BorrowError> {
-    let (mut pause, mut why) = (PAUSE, lost);
+async fn come_back(kept: &Weak<Shared>, lost: BorrowError, pauses: &mut Pauses) -> Result<Entered, BorrowError> {
+    let mut why = lost;
     loop {
         let (access, replaces) = {
             let Some(shared) = kept.upgrade() else { return Err(why) };
             shared.connection().send_replace(Connection::Down { why: SessionEnd::from(&why).text });
             (shared.access().clone(), shared.id())
         };
-        tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(jittered(pauses.next())).await;
         why = match tokio::time::timeout(ATTEMPT_MAX, access.again(Some(replaces))).await {
             Ok(Ok(entered)) => return Ok(entered),
-            Ok(Err(error)) if !may_pass(error.kind()) => return Err(error),
+            Ok(Err(error)) if !may_pass(&error) => return Err(error),
             Ok(Err(error)) => error,
             Err(_) => {
                 let text = format!("no answer within {} s", ATTEMPT_MAX.as_secs());
@@ -133,11 +138,35 @@ async fn come_back(kept: &Weak<Shared>, lost: BorrowError) -> Result<Entered, Bo
     }
 }
 
-/// Whether a failure of this kind may be none after a while. Another machine may answer at an address of the lender while
-/// this one is elsewhere: that is no reason to give up.
-fn may_pass(kind: ErrorKind) -> bool {
+/// Between attempts.
+struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(PAUSE)
+    }
+}
+
+impl Pauses {
+    /// A session that lasted for so long is lost.
+    fn lost_after(&mut self, lasted: Duration) {
+        if lasted > SETTLED {
+            *self = Self::default();
+        }
+    }
+
+    fn next(&mut self) -> Duration {
+        let longer = (self.0 * 2).min(PAUSE_MAX);
+        std::mem::replace(&mut self.0, longer)
+    }
+}
+
+/// Whether a failure may be none after a while. Another machine may answer at an address of the lender while this one is
+/// elsewhere, and a file that cannot be read may be half written: those are no reasons to give up.
+fn may_pass(error: &BorrowError) -> bool {
     use ErrorKind::{Busy, Identity, Local, Lost, Tls, Unreachable};
-    matches!(kind, Lost | Unreachable | Busy | Tls | Identity | Local)
+    matches!(error.kind(), Lost | Unreachable | Busy | Tls | Identity | Local)
+        || matches!(error, BorrowError::Profile { .. })
 }
 
 /// Between three quarters and five quarters of `pause`: a lender that starts again must not meet all its borrowers at once.
@@ -159,14 +188,29 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_is_lost_again_and_again_is_made_more_and_more_seldom() {
+        let mut pauses = Pauses::default();
+        let mut after = |lasted| {
+            pauses.lost_after(lasted);
+            pauses.next()
+        };
+        let short: Vec<_> = (0..8).map(|_| after(Duration::from_millis(150)).as_millis()).collect();
+        assert_eq!(short, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(after(Duration::from_secs(11)), PAUSE);
+    }
+
+    #[test]
     fn what_the_lender_has_decided_is_not_tried_again() {
         use ErrorKind::*;
+        let ended = |kind| BorrowError::Ended { lender: "lab".into(), kind, text: "over".into() };
         for kind in [Usage, Config, Login, Policy, Target, Version, Protocol, Revoked] {
-            assert!(!may_pass(kind), "{kind}");
+            assert!(!may_pass(&ended(kind)), "{kind}");
         }
         for kind in [Lost, Unreachable, Busy, Tls, Identity, Local] {
-            assert!(may_pass(kind), "{kind}");
+            assert!(may_pass(&ended(kind)), "{kind}");
         }
+        let half_written = BorrowError::Profile { path: "config.toml".into(), why: "line 3: invalid string".into() };
+        assert!(may_pass(&half_written));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{BorrowError, Borrower};
+use crate::proto::ErrorKind;
 
-/// Before a port is asked for again that somebody else has for the moment.
+/// Before a port is asked for again that cannot be had for the moment.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens as `listen` does, as soon as there is a session again. `failed` hears of each failure on the way.
@@ -28,8 +29,8 @@ where
                 _ = connection.changed() => {}
                 end = borrower.ended() => return Err(end),
             },
-            // Somebody else has the port for the moment.
-            Err(error @ BorrowError::Listen { .. }) => {
+            // Somebody else has the port for the moment, or all places of the lender.
+            Err(error) if matches!(error, BorrowError::Listen { .. }) || error.kind() == ErrorKind::Busy => {
                 failed(&error);
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }

@@ -1,6 +1,9 @@
 //! Something of the lender's that connections come to, whatever its kind.
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::coop,
+};
 
 use super::{
     BorrowError, Borrower, answer,
@@ -63,8 +66,9 @@ impl Listener {
                 ended = self.ended() => return Err(ended),
                 arrival = arrival_rx.recv() => arrival.ok_or_else(|| self.stray("no more connections"))?,
             };
-            // There is room for it, so nothing waits here. A connection that is gone meanwhile is not worth an error.
-            if arrival.stream.write_message(&Answer::Granted(Ready {})).await.is_ok() {
+            // There is room for it, and without a budget nothing waits here: who is taken out of the queue would be lost with
+            // the future. A connection that is gone meanwhile is not worth an error.
+            if coop::unconstrained(arrival.stream.write_message(&Answer::Granted(Ready {}))).await.is_ok() {
                 return Ok(arrival);
             }
         }

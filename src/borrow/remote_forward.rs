@@ -2,8 +2,6 @@
 
 use std::{io, net::SocketAddr};
 
-use tokio::net::UnixStream;
-
 use super::{
     BorrowError, Borrower, TcpOptions,
     arrivals::Arrival,
@@ -14,7 +12,7 @@ use super::{
 };
 use crate::{
     proto::{Errno, Reset},
-    session::{Crew, Meter, dial, relay},
+    session::{Crew, Meter, dial, dial_unix, relay},
 };
 
 /// A port or Unix socket of the lender's that is bound and not served yet. Visitors wait meanwhile.
@@ -138,7 +136,7 @@ async fn carry(destination: Destination, Arrival { stream, .. }: Arrival) -> Res
     let meter = Meter::default();
     match &destination {
         Destination::Unix(path) => {
-            let socket = UnixStream::connect(path).await.map_err(failed)?;
+            let socket = dial_unix(path).await.map_err(failed)?;
             Box::pin(relay(socket, &stream, &meter)).await;
         }
         Destination::Tcp(target) => {

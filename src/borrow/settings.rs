@@ -21,7 +21,10 @@ use super::{
     BorrowError,
     profile::{Alias, lender_address},
 };
-use crate::{proto::UserName, trust::keyfile};
+use crate::{
+    proto::UserName,
+    trust::{keyfile, settings_file},
+};
 
 /// The settings of one host, its own before the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +76,7 @@ impl HostSettings {
         };
         let broken = |why: String| BorrowError::Profile { path: path.display().to_string(), why };
         let text = String::from_utf8(bytes).map_err(|error| broken(error.to_string()))?;
-        let mut file: File = toml::from_str(&text).map_err(|error| broken(error.to_string().trim_end().to_owned()))?;
+        let mut file: File = settings_file::read(&text).map_err(broken)?;
         for name in file.host.keys() {
             name.parse::<Alias>().map_err(|error| broken(format!("[host.{name}]: {error}")))?;
         }

@@ -3,6 +3,7 @@
 //! All or nothing at the start: every target is asked for and every port bound before the first line is printed. A
 //! target that is merely down may come up later, and does not end the command.
 
+mod open;
 mod spec;
 mod stdio;
 
@@ -10,7 +11,7 @@ use std::{collections::HashSet, net::SocketAddr};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-use self::spec::{Spec, Specs};
+use self::{open::Open, spec::Specs};
 use super::{
     background::Background,
     connection, descriptors,
@@ -20,7 +21,7 @@ use super::{
     signals,
 };
 use crate::{
-    BorrowError, Borrower, Forward, Host, Profiles, Proxy, RemoteForward, RemoteUdpForward, UdpForward,
+    BorrowError, Borrower, Host, Profiles,
     proto::{ErrorKind, Target},
 };
 
@@ -142,7 +143,7 @@ async fn forward(borrower: &Borrower, wanted: &Wanted, background: Option<Backgr
     }
     background.map_or(Ok(()), Background::ready)?;
     let (failure_tx, failure_rx) = mpsc::channel::<String>(FAILURES_MAX);
-    let mut serving = open.serve(failure_tx);
+    let mut serving = open.serve(&failure_tx);
     let end = signals::interruptible(watch(borrower, &mut serving, failure_rx)).await;
     // Before this process ends, so that the files of sockets go with it.
     serving.shutdown().await;
@@ -164,9 +165,14 @@ async fn watch(
                 // One line for each way to fail, not for each connection; and not without end.
                 if told.len() < FAILURES_MAX && told.insert(failure.clone()) {
                     warn(&format!("capuchin: {failure}"));
+                    if told.len() == FAILURES_MAX {
+                        warn("capuchin: failures of other kinds are not told any more");
+                    }
                 }
             }
-            Some(Ok(end)) = serving.join_next() => {
+            Some(ended) = serving.join_next() => {
+                let broke_off = |panic| Failure::new(ErrorKind::Local, format!("a forward broke off: {panic}"));
+                let end = ended.map_err(broke_off)?;
                 if let BorrowError::Ended { .. } = end {
                     // Programs must see a reset and not an orderly end, which is what the end of this process would give them.
                     while serving.join_next().await.is_some() {}
@@ -174,97 +180,5 @@ async fn watch(
                 return Err(end.into());
             }
         }
-    }
-}
-
-/// Everything that was asked for, bound.
-#[derive(Default)]
-struct Open {
-    local: Vec<Forward>,
-    local_udp: Vec<UdpForward>,
-    remote: Vec<RemoteForward>,
-    remote_udp: Vec<RemoteUdpForward>,
-    dynamic: Vec<Proxy>,
-}
-
-impl Open {
-    async fn bind(borrower: &Borrower, wanted: &Wanted) -> Result<Self, BorrowError> {
-        let mut open = Self::default();
-        for spec in wanted.local.iter().flat_map(|Specs(specs)| specs) {
-            match spec {
-                Spec::Stream { listen, destination } => {
-                    let (kind, target) = destination.wanted();
-                    check(borrower, kind, &target).await?;
-                    open.local.push(Forward::bind(borrower, listen.clone(), destination.clone()).await?);
-                }
-                Spec::Datagrams { listen, target } => {
-                    check(borrower, "udp", &target.to_string()).await?;
-                    open.local_udp.push(UdpForward::bind(borrower, *listen, target.clone()).await?);
-                }
-            }
-        }
-        for spec in wanted.remote.iter().flat_map(|Specs(specs)| specs) {
-            match spec {
-                Spec::Stream { listen, destination } => {
-                    open.remote.push(RemoteForward::bind(borrower, listen.clone(), destination.clone()).await?);
-                }
-                Spec::Datagrams { listen, target } => {
-                    open.remote_udp.push(RemoteUdpForward::bind(borrower, *listen, target.clone()).await?);
-                }
-            }
-        }
-        for address in &wanted.dynamic {
-            open.dynamic.push(Proxy::bind(borrower, *address).await?);
-        }
-        Ok(open)
-    }
-
-    /// One line for each.
-    fn purposes(&self, host: &str) -> Vec<String> {
-        let local = self.local.iter().map(|forward| format!("{} -> {}", forward.local(), forward.destination()));
-        let local_udp = self.local_udp.iter();
-        let local_udp = local_udp.map(|forward| format!("{}/udp -> {}/udp", forward.local(), forward.target()));
-        let remote = self.remote.iter();
-        let remote = remote.map(|forward| format!("{} at {host} -> {}", forward.remote(), forward.destination()));
-        let remote_udp = self.remote_udp.iter();
-        let remote_udp =
-            remote_udp.map(|forward| format!("{}/udp at {host} -> {}/udp", forward.remote(), forward.target()));
-        let dynamic = self.dynamic.iter().map(|proxy| format!("{} -> SOCKS and HTTP", proxy.local()));
-        local.chain(local_udp).chain(remote).chain(remote_udp).chain(dynamic).collect()
-    }
-
-    /// Each ends with the session, or when the lender takes a port back.
-    fn serve(self, failure_tx: mpsc::Sender<String>) -> JoinSet<BorrowError> {
-        let mut serving = JoinSet::new();
-        let tell = || {
-            let failure_tx = failure_tx.clone();
-            // A full queue holds enough of the same.
-            move |error: &BorrowError| drop(failure_tx.try_send(error.to_string()))
-        };
-        for forward in self.local {
-            serving.spawn(forward.serve(tell()));
-        }
-        for forward in self.local_udp {
-            serving.spawn(forward.serve(tell()));
-        }
-        for forward in self.remote {
-            serving.spawn(forward.serve(tell()));
-        }
-        for forward in self.remote_udp {
-            serving.spawn(forward.serve(tell()));
-        }
-        for proxy in self.dynamic {
-            serving.spawn(proxy.serve(tell()));
-        }
-        serving
-    }
-}
-
-/// Whether the policy says no.
-async fn check(borrower: &Borrower, kind: &str, target: &str) -> Result<(), BorrowError> {
-    match borrower.check(kind, target).await {
-        // Down, or without an address for now: not the policy's no.
-        Ok(_) | Err(BorrowError::Dial { .. } | BorrowError::Refused { kind: ErrorKind::Target, .. }) => Ok(()),
-        Err(error) => Err(error),
     }
 }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::UnixListener, task::JoinHandle};
 
@@ -26,6 +27,8 @@ use crate::{
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
 /// How long one command may take to answer: it has nothing to compute, but may be stopped.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
+/// The state of a command that does not answer.
+pub const SILENT: &str = "no answer";
 /// Before another accept after one that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -124,7 +127,9 @@ pub fn all() -> io::Result<Vec<Value>> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let _ = std::fs::remove_file(&path);
             }
-            // It is ending, or stopped, or was never one of ours.
+            // It is stopped, say, and has what it has borrowed.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => found.extend(silent(&path)),
+            // It is ending, or was never one of ours.
             Err(error) => tracing::debug!(path = %path.display(), %error, "no answer"),
         }
     }
@@ -132,8 +137,20 @@ pub fn all() -> io::Result<Vec<Value>> {
     Ok(found)
 }
 
+/// Of a command that does not answer: its process, by the name of its socket.
+fn silent(path: &Path) -> Option<Value> {
+    let pid: u32 = path.file_stem()?.to_str()?.parse().ok()?;
+    Some(json!({ "pid": pid, "state": SILENT }))
+}
+
+/// # Errors
+/// EAGAIN: it does not answer in time, or so many ask already that this one would wait.
 fn ask(path: &Path) -> io::Result<Value> {
-    let socket = StdUnixStream::connect(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let socket = StdUnixStream::from(socket);
+    socket.set_nonblocking(false)?;
     socket.set_read_timeout(Some(ANSWER_MAX))?;
     let mut text = String::new();
     socket.take(DOCUMENT_BYTES_MAX).read_to_string(&mut text)?;

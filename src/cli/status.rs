@@ -37,6 +37,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// One line of the command, and one for each thing that it is for.
 fn lines(one: &Value, now: UnixTime) -> Vec<String> {
     let text = |key: &str| escape(one[key].as_str().unwrap_or_default());
+    if one["state"] == presence::SILENT {
+        return vec![format!("{}\tdoes not answer; it may be stopped", one["pid"])];
+    }
     let minutes = now.0.saturating_sub(one["since"].as_u64().unwrap_or(now.0)) / 60;
     let state = match one["why"].as_str() {
         Some(why) => format!("{} ({})", text("state"), escape(why)),

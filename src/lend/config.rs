@@ -11,7 +11,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{LendError, admission};
-use crate::{policy::LenderPath, proto::LenderName, session, trust::keyfile};
+use crate::{
+    policy::LenderPath,
+    proto::LenderName,
+    session,
+    trust::{keyfile, settings_file},
+};
 
 /// The folders of one lender; with `--dir` all are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,7 +174,7 @@ impl LenderConfig {
         })?;
         let wrong = |problem: String| LendError::Config { path: path.clone(), problem };
         let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
-        let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let file: File = settings_file::read(&text).map_err(wrong)?;
         let name = file.name.parse().map_err(|error| wrong(format!("name: {error}")))?;
         let listen = file.listen.parse().map_err(|error| wrong(format!("listen: {error}")))?;
         check_advertised(&file.advertise).map_err(|problem| wrong(format!("advertise: {problem}")))?;

@@ -7,7 +7,6 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    time::Duration,
 };
 
 use rustix::fs::{FileType, OFlags, fstat};
@@ -28,12 +27,8 @@ use super::{
 use crate::{
     policy::{Granted, LenderPath, UnixConnect},
     proto::{Answer, Errno, ErrorKind, Ready, Refusal},
-    session::{Stream, relay},
+    session::{Stream, dial_unix, relay},
 };
-
-/// A server whose queue is full gives EAGAIN to who does not wait (unix(7)): asked again so often, for so long.
-const QUEUE_STEP: Duration = Duration::from_millis(10);
-const QUEUE_TRIES: usize = 1000;
 
 /// Connects, answers, and relays until both directions have ended.
 ///
@@ -125,11 +120,5 @@ async fn connect(path: &LenderPath) -> io::Result<UnixStream> {
     .await?;
     // The very file that was opened, whatever its path leads to by now.
     let address = format!("/proc/self/fd/{}", place.as_raw_fd());
-    for _ in 0..QUEUE_TRIES {
-        match UnixStream::connect(&address).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(QUEUE_STEP).await,
-            connected => return connected,
-        }
-    }
-    Err(Errno::ETIMEDOUT.into())
+    dial_unix(&address).await
 }

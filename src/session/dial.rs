@@ -4,12 +4,13 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     task::Poll,
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::proto::Errno;
 
@@ -25,6 +26,11 @@ pub const TLS_BUFFER_BYTES: usize = 256 * 1024;
 pub const ATTEMPTS_MAX: usize = 4;
 /// All attempts together: what the kernel gives one that nobody answers (tcp(7), tcp_syn_retries).
 const DIAL_MAX: Duration = Duration::from_secs(127);
+
+/// A server of a Unix socket whose queue is full gives EAGAIN to who does not wait (unix(7)): asked again so often, for so
+/// long.
+const QUEUE_STEP: Duration = Duration::from_millis(10);
+const QUEUE_TRIES: usize = 1000;
 
 /// No address answered.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +85,20 @@ async fn first_of(addresses: &[SocketAddr]) -> Result<TcpStream, Option<DialErro
             () = step => {}
         }
     }
+}
+
+/// Connects to a Unix socket, and waits while the queue of its server is full, as connect(2) does.
+///
+/// # Errors
+/// What connect(2) says; ETIMEDOUT when the queue was full for 10 s.
+pub async fn dial_unix(path: impl AsRef<Path>) -> io::Result<UnixStream> {
+    for _ in 0..QUEUE_TRIES {
+        match UnixStream::connect(path.as_ref()).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(QUEUE_STEP).await,
+            connected => return connected,
+        }
+    }
+    Err(Errno::ETIMEDOUT.into())
 }
 
 /// What the first of `attempts` gives that ends; it is taken out. Dropping the future loses nothing.

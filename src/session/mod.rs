@@ -44,7 +44,7 @@ pub use backoff::Backoff;
 pub use close::close_gently;
 pub use crew::{Crew, Panicked};
 pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagrams, receive_datagrams_by};
-pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, socket_options};
+pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, dial_unix, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};

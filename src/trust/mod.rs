@@ -25,6 +25,7 @@ pub mod pem;
 pub mod proof;
 mod random;
 pub mod request;
+pub mod settings_file;
 #[cfg(feature = "lend")]
 pub mod store;
 pub mod ticket;

@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
 };
 
@@ -12,7 +12,8 @@ use crate::{
     dial, echo,
     listen::closes,
     origin, remote, round_trip,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, named::NamedLab, run, text, wire::Wire},
+    settings::settle,
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, json, named::NamedLab, run, text, wait_until, wire::Wire},
 };
 
 #[test]
@@ -103,11 +104,71 @@ fn a_lender_that_moved_is_found_where_it_says_it_is() {
             serde_json::from_str(&text(run(home.capuchin().args(["hosts", "--json"])).stdout)).unwrap();
         listed["hosts"][0]["addresses"].clone()
     };
-    assert_eq!(addresses(), serde_json::json!([format!("localhost:{}", lab.address.port())]));
+    let pinned = serde_json::json!([format!("localhost:{}", lab.address.port())]);
+    assert_eq!(addresses(), pinned);
+    // Nor what another user's join line says.
+    lab.join_at("bob", &home);
+    assert_eq!(addresses(), pinned);
     // Told ones are added again, and lead to it when the set ones are gone.
     run(home.capuchin().args(["hosts", "set", "lab", "--auto"]));
     run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
     assert_eq!(addresses(), serde_json::json!([lab.address.to_string(), format!("localhost:{}", lab.address.port())]));
+}
+
+/// Whom and where a session is with was settled when it began; what is written meanwhile may be half done.
+#[test]
+fn what_is_settled_meanwhile_makes_a_session_neither_another_users_nor_its_end() {
+    let lab = Lab::start(LOOPBACK);
+    let wire = Wire::to(lab.address);
+    let home = lab.join("alice");
+    lab.join_at("bob", &home);
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let server = origin(echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    round_trip(&dial(local[0]), b"before").unwrap();
+    wire.cut();
+    forward.wait_for_line("reconnecting");
+    settle(&home, "[host.lab]\nuser = \"bo");
+    let why = forward.wait_for_line("config.toml");
+    assert!(why.contains("reconnecting… (") && why.contains("line 2: "), "{why}");
+    settle(&home, "[host.lab]\nuser = \"bob\"\n");
+    let lab = lab.restart();
+    wire.mend(lab.address);
+    forward.wait_for_line("back after");
+    round_trip(&dial(local[0]), b"after").unwrap();
+    let sessions = json(&run(lab.admin().args(["sessions", "--json"])).stdout);
+    let users: Vec<_> = sessions["sessions"].as_array().unwrap().iter().map(|session| &session["user"]).collect();
+    assert_eq!(users, ["alice"]);
+}
+
+#[test]
+fn ports_that_have_no_place_for_the_moment_are_asked_for_until_they_have() {
+    let lab = Lab::start(remote::BOTH);
+    let wire = Wire::to(lab.address);
+    let home = lab.join("alice");
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let server = origin(echo);
+    let spec = format!("0:{server}");
+    let (forward, opened) = remote::forward(&home, &["-R", &spec, "-R", &spec], 2);
+    let policy = lab.dir().join("policy.toml");
+    std::fs::write(&policy, format!("{}limits = {{ streams = 1 }}\n", remote::BOTH)).unwrap();
+    wire.cut();
+    let lab = lab.restart();
+    wire.mend(lab.address);
+    forward.wait_for_line("back after");
+    forward.wait_for_line("streams");
+    std::fs::write(&policy, remote::BOTH).unwrap();
+    // How many streams a session may have is said when it begins.
+    let loaded = |line: &serde_json::Value| line["event"] == "policy-loaded";
+    lab.wait_for_audit("the policy", loaded);
+    wire.cut();
+    wire.mend(lab.address);
+    for port in opened {
+        let port: SocketAddr = port.parse().unwrap();
+        wait_until("it listens again", || {
+            TcpStream::connect(port).is_ok_and(|socket| round_trip(&socket, b"again").is_ok())
+        });
+    }
 }
 
 #[test]

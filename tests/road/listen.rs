@@ -1,8 +1,10 @@
 //! Ports that are lent: who connects at the lender reaches the borrower, and no port outlives its handle.
 
 use std::{
+    future::poll_fn,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -65,6 +67,31 @@ async fn who_connects_at_the_lender_is_accepted_here_with_its_true_address() {
         });
     }
     lab.wait_for_verdict("tcp-listen", "granted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_accept_that_is_given_up_loses_nobody_however_little_its_task_may_still_do() {
+    let (_lab, _home, borrower) = session(LISTEN).await;
+    let listener = borrower.tcp_listen("127.0.0.1:0").await.unwrap();
+    // tokio gives a task 128 units for a turn.
+    'visitors: for used in 96..=128 {
+        let visitor = dial(listener.local_addr());
+        // More often than it takes him to arrive.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+            for _ in 0..used {
+                tokio::task::consume_budget().await;
+            }
+            let mut accept = std::pin::pin!(listener.accept());
+            // Given up at once where it is not ready.
+            if poll_fn(|cx| Poll::Ready(accept.as_mut().poll(cx))).await.is_ready() {
+                continue 'visitors;
+            }
+        }
+        let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
+        let (_stream, peer) = accepted.unwrap_or_else(|_| panic!("lost with {used} units used")).unwrap();
+        assert_eq!(peer, visitor.local_addr().unwrap());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

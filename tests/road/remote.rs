@@ -232,6 +232,29 @@ fn curl_over_unix_sockets_on_each_side() {
 }
 
 #[test]
+fn visitors_wait_while_the_queue_of_a_server_of_ours_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.sock");
+    let server = UnixListener::bind(&path).unwrap();
+    // A queue of one and a half, in the kernel's way of counting.
+    rustix::net::listen(&server, 1).unwrap();
+    let lab = Lab::start(BOTH);
+    let home = lab.join("alice");
+    let (_forward, opened) = forward(&home, &["-R", &format!("0:{}", path.display())], 1);
+    let mut visitors: Vec<_> = (0..20).map(|_| dial(address(&opened[0]))).collect();
+    thread::spawn(move || {
+        for mut socket in server.incoming().map_while(Result::ok) {
+            let _ = socket.write_all(b"at last");
+        }
+    });
+    for visitor in &mut visitors {
+        let mut said = String::new();
+        visitor.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "at last");
+    }
+}
+
+#[test]
 fn in_the_background_the_command_ends_well_once_its_forwards_are_open() {
     let lab = Lab::start(BOTH);
     let home = lab.join("alice");

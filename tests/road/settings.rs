@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::support::{Home, LOOPBACK, Lab, PASSWORD, fails, run};
+use crate::support::{Home, LOOPBACK, Lab, fails, run};
 
 /// As whom the lender let this command in.
 fn logged_in(lab: &Lab, home: &Home, env: &[(&str, &str)], arguments: &[&str]) -> String {
@@ -17,7 +17,8 @@ fn logged_in(lab: &Lab, home: &Home, env: &[(&str, &str)], arguments: &[&str]) -
     asked["user"].as_str().unwrap().to_owned()
 }
 
-fn settle(home: &Home, text: &str) {
+/// Writes `config.toml`.
+pub fn settle(home: &Home, text: &str) {
     std::fs::write(home.folder.path().join("config/capuchin/config.toml"), text).unwrap();
 }
 
@@ -25,8 +26,7 @@ fn settle(home: &Home, text: &str) {
 fn the_command_line_counts_more_than_the_environment_and_that_more_than_the_file() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    let line = lab.invite("bob");
-    run(home.capuchin().args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
+    lab.join_at("bob", &home);
     assert_eq!(logged_in(&lab, &home, &[], &["lab"]), "alice", "who joined first");
     settle(&home, "[defaults]\nuser = \"bob\"\n");
     assert_eq!(logged_in(&lab, &home, &[], &["lab"]), "bob");

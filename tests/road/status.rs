@@ -26,6 +26,9 @@ fn a_forward_is_listed_with_its_ports_while_it_runs_and_not_when_it_was_killed()
     assert_eq!(listed[0]["state"], "up");
     let person = text(run(home.capuchin().arg("status")).stdout);
     assert!(person.contains("forward lab\tas alice at lab") && person.contains(&local[0].to_string()), "{person}");
+    forward.signal(rustix::process::Signal::STOP);
+    assert_eq!(status(&home), serde_json::json!([{ "pid": forward.child.id(), "state": "no answer" }]));
+    forward.signal(rustix::process::Signal::CONT);
     lab.daemon.kill();
     forward.wait_for_line("reconnecting");
     assert_eq!(status(&home)[0]["state"], "reconnecting");

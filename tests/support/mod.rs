@@ -94,9 +94,14 @@ impl Lab {
     /// A borrower's home in which `user` has joined and is logged in.
     pub fn join(&self, user: &str) -> Home {
         let home = Home::new();
+        self.join_at(user, &home);
+        home
+    }
+
+    /// `user` joins in a home that there is, and is logged in.
+    pub fn join_at(&self, user: &str, home: &Home) {
         let line = self.invite(user);
         run(home.capuchin().args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
-        home
     }
 
     /// Every audit line so far; one that is being written counts when it is whole.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Alias, BorrowError, Profile, Profiles};
 use crate::{
     proto::{DEFAULT_PORT, LENDER_ADDRESSES_MAX, Target, TargetError},
-    trust::keyfile,
+    trust::{keyfile, settings_file},
 };
 
 /// `lender.toml`.
@@ -42,6 +42,17 @@ pub fn lender_address(text: &str) -> Result<Target, BorrowError> {
 }
 
 impl LenderFile {
+    /// Adds these addresses to those that are known, the latest first, unless its user has set them.
+    pub(in crate::borrow) fn learn(&mut self, told: Vec<String>) {
+        if !self.auto {
+            return;
+        }
+        let earlier = std::mem::replace(&mut self.addresses, told);
+        let earlier: Vec<_> = earlier.into_iter().filter(|address| !self.addresses.contains(address)).collect();
+        self.addresses.extend(earlier);
+        self.addresses.truncate(ADDRESSES_KNOWN_MAX);
+    }
+
     pub(in crate::borrow) fn to_toml(&self) -> String {
         toml::to_string(self).expect("strings, a list of strings and a flag are always TOML")
     }
@@ -79,18 +90,17 @@ impl Profiles {
         if !profile.learns_addresses || !news {
             return;
         }
-        let earlier = profile.addresses.iter().filter(|address| !told.contains(address)).cloned();
-        let mut addresses: Vec<_> = told.iter().cloned().chain(earlier).collect();
-        addresses.truncate(ADDRESSES_KNOWN_MAX);
-        let learned = self
-            .lender_file(&profile.alias)
-            .and_then(|file| self.write_lender_file(&profile.alias, &LenderFile { addresses, ..file }));
+        // Perhaps they were set since the profile was read.
+        let learned = self.lender_file(&profile.alias).and_then(|mut file| {
+            file.learn(told);
+            self.write_lender_file(&profile.alias, &file)
+        });
         if let Err(error) = learned {
             tracing::warn!(alias = %profile.alias, %error, "where the lender is now could not be noted");
         }
     }
 
-    pub(super) fn lender_file(&self, alias: &Alias) -> Result<LenderFile, BorrowError> {
+    pub(in crate::borrow) fn lender_file(&self, alias: &Alias) -> Result<LenderFile, BorrowError> {
         let folder = self.folder(alias);
         if !folder.is_dir() {
             return Err(self.unknown(alias.as_str()));
@@ -98,7 +108,7 @@ impl Profiles {
         let path = folder.join(LENDER_FILE);
         let broken = |why: String| BorrowError::Profile { path: path.display().to_string(), why };
         let text = String::from_utf8(keyfile::read_admin_file(&path)?).map_err(|error| broken(error.to_string()))?;
-        toml::from_str(&text).map_err(|error| broken(error.message().to_owned()))
+        settings_file::read(&text).map_err(broken)
     }
 
     fn write_lender_file(&self, alias: &Alias, file: &LenderFile) -> Result<(), BorrowError> {
