@@ -80,8 +80,11 @@ fn a_session_that_the_lender_cuts_ends_for_all_and_the_socket_goes() {
     let (lab, home) = lab();
     run(&mut capuchin(&home, &["connect", "lab"]));
     let socket = socket(&home);
-    let sleeper = capuchin(&home, &["exec", "lab", "sleep", "300"]).stderr(Stdio::piped()).spawn().unwrap();
-    lab.wait_for_verdict("spawn", "granted");
+    let mut sleeper = capuchin(&home, &["exec", "lab", "sh", "-c", "echo here; exec sleep 300"]);
+    let mut sleeper = sleeper.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // What is taken back while it starts could not be started.
+    let mut said = [0; 5];
+    std::io::Read::read_exact(sleeper.stdout.as_mut().unwrap(), &mut said).unwrap();
     run(lab.admin().args(["revoke", "--user", "alice"]));
     assert_eq!(sleeper.wait_with_output().unwrap().status.code(), Some(255));
     let end = std::time::Instant::now() + crate::support::PATIENCE;

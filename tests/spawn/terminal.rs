@@ -180,6 +180,7 @@ fn keys_that_interrupt_and_stop_reach_the_program_there() {
     screen.keys(&["fg; echo ended", "Enter"]);
     screen.wait_for("again\n^Z");
     screen.keys(&["C-c"]);
+    screen.wait_until("the prompt again", |shown| shown.trim_end().ends_with("there>"));
     screen.keys(&["C-l", "exit 7", "Enter"]);
     screen.wait_until("the local prompt", |shown| shown.trim_end().ends_with("here>"));
     screen.keys(&["echo status $?", "Enter"]);
