@@ -251,7 +251,10 @@ impl BorrowError {
             OpenError::Mux(error) => {
                 let more = "ask the lender's admin to write this in an [[allow]] of policy.toml that names you:";
                 let notes = match error {
-                    mux::OpenError::TooMany { .. } => vec![more.to_owned(), "limits = { streams = N }".to_owned()],
+                    // More than that no policy gives.
+                    mux::OpenError::TooMany { limit } if limit < mux::Config::default().max_streams => {
+                        vec![more.to_owned(), "limits = { streams = N }".to_owned()]
+                    }
                     _ => Vec::new(),
                 };
                 Self::Busy { lender: lender.to_owned(), why: error.to_string(), notes }

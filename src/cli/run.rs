@@ -136,7 +136,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         None => program,
     };
-    if let Some(missing) = local_unix.iter().find(|path| !path.exists()) {
+    if let Some(missing) = local_unix.iter().find(|path| path.try_exists().is_ok_and(|is_there| !is_there)) {
         let text = format!("--local-unix {} is not there", missing.display());
         let notes = vec!["help: it takes paths of Unix sockets of this machine".to_owned()];
         return Err(Failure { notes, ..Failure::new(ErrorKind::Usage, text) });

@@ -198,9 +198,10 @@ impl Audit {
                 // Perhaps of a source whose window ends sooner.
                 () = self.refusals.counted.notified() => {}
             }
-            let events = self.refusals.bursts().handle_timeout(Instant::now());
-            for event in events {
-                self.log(event).await;
+            // A place first: what was taken out of the counts would be lost with this future.
+            while let Ok(place) = self.entry_tx.reserve().await {
+                let Some(event) = self.refusals.bursts().next_due(Instant::now()) else { break };
+                place.send(Entry::Event(Box::new(event)));
             }
         }
     }

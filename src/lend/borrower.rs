@@ -158,9 +158,13 @@ impl Borrower {
         self.lender.login_lasts(&self.principal.user).map(|lasts| self.login.at.plus(lasts))
     }
 
-    /// Its certificate was renewed.
+    /// Its certificate was renewed. Whoever renews and whoever logs in may tell it in any order: an end never moves back.
     pub(super) fn renewed(&self, not_after: UnixTime) {
-        self.not_after.send_replace(not_after);
+        self.not_after.send_if_modified(|ends| {
+            let is_later = not_after > *ends;
+            *ends = not_after.max(*ends);
+            is_later
+        });
     }
 
     /// Whether the last ticket is so long ago that there may be another; if so, it is now.

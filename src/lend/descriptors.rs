@@ -11,8 +11,8 @@ use super::{admin, admission, resolve};
 const OWN: usize = 64;
 /// Connections that are not logged in, of the network and as many of the door.
 const STRANGERS: usize = 2 * (admission::PLACES + admission::WAITING_MAX);
-/// Descriptors that borrowers do not get. A look-up holds one socket or one file at a time. A listener has a place beside its
-/// own for whoever comes next, who is not accepted before (`listen`).
+/// Descriptors that borrowers do not get. A look-up holds one socket or one file at a time. Who comes to a listener is not
+/// accepted before there is a place for him (`listen`).
 const RESERVED: usize = OWN + STRANGERS + admin::PLACES + resolve::PLACES;
 /// Places that there are even in a process that may open next to nothing; the reserve is then less than it should be.
 const PLACES_LEAST: usize = 16;

@@ -101,7 +101,7 @@ pub(super) async fn serve<C>(
     borrower.judge_login();
     // The same of a renewal, which tells the sessions that are in the list.
     if let Ok(Some(device)) = lender.shared.store.device(borrower.identity.device) {
-        borrower.renewed(device.not_after.max(borrower.identity.not_after));
+        borrower.renewed(device.not_after);
     }
     // Beside the driver, as everything that it serves.
     let mut serving = Crew::new();

@@ -9,6 +9,11 @@ use super::{
 use crate::proto::{ErrorKind, mux::Delivery};
 
 impl Stream {
+    /// Whether all that was written, and our end, are with the driver of the connection, or nobody wants them.
+    pub fn has_left(&self) -> bool {
+        !matches!(self.shared.lock().mux.delivery(self.id), Delivery::Waiting)
+    }
+
     /// Ends both halves after what was written, and waits until the peer has taken all of it and knows of the end.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ pub struct Meter {
     to_stream: AtomicU64,
     from_stream: AtomicU64,
     is_finished: AtomicBool,
-    /// One more than what had gone into the stream when the peer ended its own half; 0 before.
-    sent_by_end: AtomicU64,
+    /// The peer ended its half before all of ours was in the stream.
+    peer_ended_first: AtomicBool,
     pace: Option<Arc<Pace>>,
 }
 
@@ -51,16 +51,17 @@ impl Meter {
         self.is_finished.store(true, Ordering::Release);
     }
 
-    /// Whether something went into the stream after the peer had ended its own half: nothing that comes back on this
+    /// Whether something went into the stream, and the peer had ended its own half before: nothing that comes back on this
     /// stream tells that it has arrived.
-    pub fn has_sent_behind_end(&self) -> bool {
-        let by_end = self.sent_by_end.load(Ordering::Acquire);
-        by_end > 0 && self.to_stream() >= by_end
+    pub fn is_unconfirmed(&self) -> bool {
+        self.peer_ended_first.load(Ordering::Acquire) && self.to_stream() > 0
     }
 
     /// Notes that nothing more comes out of the stream.
     pub fn end_of_stream(&self) {
-        self.sent_by_end.store(self.to_stream() + 1, Ordering::Release);
+        if !self.is_finished() {
+            self.peer_ended_first.store(true, Ordering::Release);
+        }
     }
 
     /// Counts bytes that went into the stream.
@@ -133,14 +134,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sent_behind_the_peers_end_is_told_from_what_was_sent_before() {
-        let meter = Meter::default();
-        meter.went_to_stream(10);
-        assert!(!meter.has_sent_behind_end());
-        meter.end_of_stream();
-        assert!(!meter.has_sent_behind_end());
-        meter.went_to_stream(1);
-        assert!(meter.has_sent_behind_end());
+    fn what_was_sent_is_confirmed_by_an_end_of_the_peers_that_comes_behind_ours() {
+        let (first, second, silent) = (Meter::default(), Meter::default(), Meter::default());
+        first.went_to_stream(10);
+        first.end_of_stream();
+        first.finish();
+        assert!(first.is_unconfirmed());
+        second.went_to_stream(10);
+        second.finish();
+        second.end_of_stream();
+        assert!(!second.is_unconfirmed());
+        silent.end_of_stream();
+        silent.finish();
+        assert!(!silent.is_unconfirmed(), "nothing was sent");
     }
 
     #[tokio::test(start_paused = true)]

@@ -157,10 +157,11 @@ fn ports_that_have_no_place_for_the_moment_are_asked_for_until_they_have() {
     wire.mend(lab.address);
     forward.wait_for_line("back after");
     forward.wait_for_line("streams");
+    let loaded = || lab.audit().iter().filter(|line| line["event"] == "policy-loaded").count();
+    let before = loaded();
     std::fs::write(&policy, remote::BOTH).unwrap();
     // How many streams a session may have is said when it begins.
-    let loaded = |line: &serde_json::Value| line["event"] == "policy-loaded";
-    lab.wait_for_audit("the policy", loaded);
+    wait_until("the policy is in force", || loaded() > before);
     wire.cut();
     wire.mend(lab.address);
     for port in opened {

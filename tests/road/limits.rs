@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Lab, fails, run};
+use crate::support::{LOOPBACK, Lab, fails, run};
 
 fn policy(limits: &str) -> String {
     format!(
@@ -52,6 +52,15 @@ fn a_stream_more_than_allowed_fails_and_the_others_go_on() {
     crate::round_trip(&one, b"still").unwrap();
     drop(two);
     lab.wait_for_audit("a free place", |line| line["event"] == "tcp-closed");
+}
+
+#[test]
+fn a_range_of_ports_is_opened_also_where_few_streams_are_allowed_at_once() {
+    let lab = Lab::start(&format!("{LOOPBACK}limits = {{ streams = 2 }}\n"));
+    let home = lab.join("alice");
+    let specs = vec!["127.0.0.1:9"; 20].into_iter().map(|target| format!("0:{target}")).collect::<Vec<_>>();
+    let (_forward, local) = home.forward(&specs.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(local.len(), 20);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::{
     echo, origin,
-    support::{Home, LOOPBACK, Lab, json, run, text},
+    support::{Home, LOOPBACK, Lab, json, run, text, wait_until},
 };
 
 fn status(home: &Home) -> serde_json::Value {
@@ -31,7 +31,7 @@ fn a_forward_is_listed_with_its_ports_while_it_runs_and_not_when_it_was_killed()
     forward.signal(rustix::process::Signal::CONT);
     lab.daemon.kill();
     forward.wait_for_line("reconnecting");
-    assert_eq!(status(&home)[0]["state"], "reconnecting");
+    wait_until("it says so", || status(&home)[0]["state"] == "reconnecting");
     forward.kill();
     assert_eq!(status(&home), serde_json::json!([]));
     let left = std::fs::read_dir(home.runtime().join("capuchin/borrowing")).unwrap().count();

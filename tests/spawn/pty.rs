@@ -8,11 +8,12 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags, open},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-use crate::support::{run, text};
+use crate::support::{PATIENCE, run, text};
 
 /// Both ends of a terminal that controls nobody: no signal comes of it, but those that a test sends.
 pub struct Pty {
@@ -56,6 +57,7 @@ impl Pty {
     pub fn wait_for(&mut self, what: &str) -> String {
         let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
         loop {
+            assert!(self.something_comes(), "{what:?} did not come behind {:?}", String::from_utf8_lossy(&heard));
             let length = self.keys.read(&mut piece).unwrap();
             heard.extend_from_slice(&piece[..length]);
             let said = String::from_utf8_lossy(&heard);
@@ -67,7 +69,17 @@ impl Pty {
 
     /// Reads that much, whatever it is.
     pub fn read_exactly(&mut self, length: usize) {
-        self.keys.read_exact(&mut vec![0; length]).unwrap();
+        let (mut read, mut piece) = (0, vec![0; length]);
+        while read < length {
+            assert!(self.something_comes(), "{read} bytes of {length} came");
+            read += self.keys.read(&mut piece[read..]).unwrap();
+        }
+    }
+
+    /// Waits for as long as a test waits: we hold the other end as well, so that no end would come.
+    fn something_comes(&self) -> bool {
+        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        poll(&mut [PollFd::new(&self.keys, PollFlags::IN)], Some(&patience)).unwrap() > 0
     }
 
     /// Reads on until nobody has the other end any more, and says how much came.

@@ -122,9 +122,9 @@ impl Lab {
     }
 
     /// Waits until so many audit lines fit.
-    pub fn wait_for_audits(&self, what: &str, number: usize, fits: impl Fn(&Value) -> bool) {
+    pub fn wait_for_audits(&self, what: &str, number: usize, fits: impl Fn(&Value) -> bool) -> Value {
         let fitting = |lines: Vec<Value>| lines.into_iter().filter(&fits).nth(number.checked_sub(1)?);
-        self.watch_audit(PATIENCE, what, fitting);
+        self.watch_audit(PATIENCE, what, fitting)
     }
 
     fn watch_audit(&self, patience: Duration, what: &str, find: impl Fn(Vec<Value>) -> Option<Value>) -> Value {

@@ -29,21 +29,28 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Tells a connection from the others.
 type Number = u64;
 
+/// A connection that has ended.
+struct Over {
+    number: Number,
+    /// No end of it tells that the far end has what was sent.
+    is_unconfirmed: bool,
+}
+
 /// The connections of one borrowed network.
 pub struct Carrier {
     /// Where the program's own connections come; without a network of its own each comes as a visitor does.
     door: Option<(TcpListener, Arc<Hold>)>,
     visitor_rx: mpsc::Receiver<Visitor>,
     /// Those to the lender, each in the task of its session.
-    to_lender: Crew<Number>,
+    to_lender: Crew<Over>,
     /// Those that stay on this machine.
-    here: JoinSet<Number>,
+    here: JoinSet<Over>,
     /// Of both.
     meters: HashMap<Number, Arc<Meter>>,
     next_number: Number,
     /// Whether the program is over, and nobody reads what still comes for it.
     over_tx: watch::Sender<bool>,
-    /// Something was sent to a far end that had ended its half before: no end of it tells that it has arrived.
+    /// One that has ended was [`Over::is_unconfirmed`].
     unconfirmed: bool,
 }
 
@@ -89,12 +96,11 @@ impl Carrier {
         }
     }
 
-    /// Carries on until all has been delivered, or nothing moves any more; `are_coming`: some may be on their way to it. For a program that is over: its sockets are
-    /// closed, and nobody reads what would still come. A connection to this machine therefore ends once all of the
-    /// program's bytes are the kernel's, and one to the lender when the far end has closed too, or at once where the
-    /// program has sent nothing: no frame says that the far end has taken the last byte. Who is cut off sees a reset.
-    /// `true`: to a far end that had closed before, bytes are perhaps on their way still, and only the end of the session
-    /// can tell.
+    /// Carries on until all has been delivered, or nothing moves any more; `are_coming`: some may be on their way to it. For a
+    /// program that is over: its sockets are closed, and nobody reads what would still come. A connection to this machine
+    /// therefore ends once all of the program's bytes are the kernel's, and one to the lender when the far end has closed too,
+    /// or at once where the program has sent nothing: no frame says that the far end has taken the last byte. Who is cut off
+    /// sees a reset. `true`: bytes are perhaps on their way still, and only the end of the session can tell.
     ///
     /// # Cancellation
     /// What is not delivered ends with a reset.
@@ -143,10 +149,11 @@ impl Carrier {
     }
 
     /// `None`: one that panicked, and let its meter go.
-    fn forget(&mut self, ended: Option<Number>) {
+    fn forget(&mut self, ended: Option<Over>) {
         match ended {
-            Some(number) => {
-                self.unconfirmed |= self.meters.remove(&number).is_some_and(|meter| meter.has_sent_behind_end());
+            Some(Over { number, is_unconfirmed }) => {
+                self.meters.remove(&number);
+                self.unconfirmed |= is_unconfirmed;
             }
             None => self.meters.retain(|_, meter| Arc::strong_count(meter) > 1),
         }
@@ -160,9 +167,9 @@ impl Carrier {
     fn spawn_to_lender(&mut self, socket: TcpStream, stream: Stream, accepted: Option<Accepted>) {
         let ((number, meter), over_rx) = (self.count(), self.over_tx.subscribe());
         self.to_lender.spawn_with(stream, |stream| async move {
-            to_lender(socket, stream, meter, over_rx).await;
+            let is_unconfirmed = to_lender(socket, stream, meter, over_rx).await;
             drop(accepted);
-            number
+            Over { number, is_unconfirmed }
         });
     }
 
@@ -191,7 +198,7 @@ impl Carrier {
                 Some(far) => copy(socket, far, meter, over_rx).await,
                 None => hold.answer_names(socket).await,
             }
-            number
+            Over { number, is_unconfirmed: false }
         });
     }
 
@@ -208,7 +215,7 @@ impl Carrier {
 ///
 /// # Cancellation
 /// Dropping the future loses none.
-async fn next_ended(to_lender: &mut Crew<Number>, here: &mut JoinSet<Number>) -> Option<Number> {
+async fn next_ended(to_lender: &mut Crew<Over>, here: &mut JoinSet<Over>) -> Option<Over> {
     tokio::select! {
         Some(ended) = to_lender.join_next() => ended.ok(),
         Some(ended) = here.join_next() => ended.ok(),
@@ -216,8 +223,8 @@ async fn next_ended(to_lender: &mut Crew<Number>, here: &mut JoinSet<Number>) ->
     }
 }
 
-/// Between the program and a socket of the lender.
-async fn to_lender(socket: TcpStream, stream: Stream, meter: Arc<Meter>, mut over_rx: watch::Receiver<bool>) {
+/// Between the program and a socket of the lender. `true`: bytes of the program may still be on their way.
+async fn to_lender(socket: TcpStream, stream: Stream, meter: Arc<Meter>, mut over_rx: watch::Receiver<bool>) -> bool {
     let mut carried = Carried { stream, is_whole: false };
     let silent = async {
         // Its end is that of the program's network.
@@ -234,6 +241,7 @@ async fn to_lender(socket: TcpStream, stream: Stream, meter: Arc<Meter>, mut ove
         () = silent => {}
     }
     carried.is_whole = true;
+    meter.is_unconfirmed() || meter.to_stream() > 0 && !carried.stream.has_left()
 }
 
 /// A stream whose far end must see a reset and no orderly end as long as the program's bytes are missing.

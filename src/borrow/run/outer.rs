@@ -386,10 +386,5 @@ async fn interrupted(signals: &AsyncFd<OwnedFd>) -> u8 {
 }
 
 async fn next_signal(signals: &AsyncFd<OwnedFd>) -> io::Result<ReceivedSignal> {
-    loop {
-        let mut ready = signals.readable().await?;
-        if let Ok(signal) = ready.try_io(|signals| sys::read_signal(signals.get_ref())) {
-            return signal;
-        }
-    }
+    sys::read_when_ready(signals, sys::read_signal).await
 }

@@ -1,5 +1,7 @@
 //! The forwards of one command: asked for, bound, served.
 
+use std::collections::VecDeque;
+
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{BorrowError, Borrower, Forward, Proxy, RemoteForward, RemoteUdpForward, UdpForward, proto::ErrorKind};
 
-/// Bound at once: a range of ports is there after few round trips, and no limit of streams is met by it alone.
+/// Bound at once: a range of ports is there after few round trips.
 const BINDING_MAX: usize = 16;
 
 /// Everything that was asked for, bound, in the order in which it is told.
@@ -29,29 +31,31 @@ enum Bound {
 impl Open {
     /// Several at once: each costs a round trip or two, and a range has hundreds.
     pub async fn bind(borrower: &Borrower, wanted: &Wanted) -> Result<Self, BorrowError> {
-        let local = wanted.local.iter().flat_map(|Specs(specs)| specs).map(|spec| (true, spec));
-        let remote = wanted.remote.iter().flat_map(|Specs(specs)| specs).map(|spec| (false, spec));
-        let mut binding: JoinSet<(usize, Result<Bound, BorrowError>)> = JoinSet::new();
-        let mut bound: Vec<(usize, Bound)> = Vec::new();
-        let mut done = |(number, result): (usize, Result<Bound, BorrowError>)| -> Result<(), BorrowError> {
-            bound.push((number, result?));
-            Ok(())
-        };
-        for (number, (is_local, spec)) in local.chain(remote).enumerate() {
-            if binding.len() == BINDING_MAX {
-                binding.join_next().await.into_iter().try_for_each(|next| done(joined(next)))?;
+        let mut left: VecDeque<_> = all(wanted).enumerate().collect();
+        let (mut binding, mut bound, mut most) = (JoinSet::new(), Vec::new(), BINDING_MAX);
+        loop {
+            while binding.len() < most
+                && let Some((number, (is_local, spec))) = left.pop_front()
+            {
+                let (borrower, spec, is_alone) = (borrower.clone(), spec.clone(), most == 1);
+                binding.spawn(async move {
+                    let made = match is_local {
+                        true => Bound::local(&borrower, spec).await,
+                        false => Bound::remote(&borrower, spec).await,
+                    };
+                    (number, is_alone, made)
+                });
             }
-            let (borrower, spec) = (borrower.clone(), spec.clone());
-            binding.spawn(async move {
-                let bound = match is_local {
-                    true => Bound::local(&borrower, spec).await,
-                    false => Bound::remote(&borrower, spec).await,
-                };
-                (number, bound)
-            });
-        }
-        while let Some(next) = binding.join_next().await {
-            done(joined(next))?;
+            let Some(next) = binding.join_next().await else { break };
+            match joined(next) {
+                (number, _, Ok(made)) => bound.push((number, made)),
+                // The policy may allow fewer streams at once than this: what is left is asked for one by one.
+                (number, false, Err(error)) if error.kind() == ErrorKind::Busy => {
+                    most = 1;
+                    left.extend(all(wanted).nth(number).map(|one| (number, one)));
+                }
+                (_, _, Err(error)) => return Err(error),
+            }
         }
         bound.sort_by_key(|(number, _)| *number);
         let mut open: Vec<_> = bound.into_iter().map(|(_, bound)| bound).collect();
@@ -121,6 +125,12 @@ impl Bound {
             Self::Dynamic(proxy) => format!("{} -> SOCKS and HTTP", proxy.local()),
         }
     }
+}
+
+/// Each, and whether it listens here.
+fn all(wanted: &Wanted) -> impl Iterator<Item = (bool, &Spec)> {
+    let local = wanted.local.iter().flat_map(|Specs(specs)| specs).map(|spec| (true, spec));
+    local.chain(wanted.remote.iter().flat_map(|Specs(specs)| specs).map(|spec| (false, spec)))
 }
 
 /// What a task gave that nobody ends.

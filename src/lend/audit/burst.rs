@@ -98,27 +98,26 @@ impl Bursts {
         self.sources.values().filter(|burst| burst.counted.is_some()).map(|burst| burst.until).min()
     }
 
+    /// One of the counts that are due.
+    pub(super) fn next_due(&mut self, now: Instant) -> Option<Event> {
+        let due = |burst: &&mut Burst| now >= burst.until && burst.counted.is_some();
+        let (source, burst) = self.sources.iter_mut().find(|(_, burst)| due(burst))?;
+        let (count, event) = burst.counted.take()?;
+        burst.window = (burst.window * 2).min(WINDOW_LONGEST);
+        burst.until = now + burst.window;
+        let peer = if source.is_many() { None } else { event.peer };
+        Some(Event { count: Some(count), peer, ..event })
+    }
+
     /// The counts that are due.
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Event> {
-        let mut due = Vec::new();
-        for (source, burst) in &mut self.sources {
-            if now < burst.until {
-                continue;
-            }
-            if let Some((count, event)) = burst.counted.take() {
-                burst.window = (burst.window * 2).min(WINDOW_LONGEST);
-                burst.until = now + burst.window;
-                let peer = if source.is_many() { None } else { event.peer };
-                due.push(Event { count: Some(count), peer, ..event });
-            }
-        }
-        due
+    fn all_due(&mut self, now: Instant) -> Vec<Event> {
+        std::iter::from_fn(|| self.next_due(now)).collect()
     }
 
     /// All counts, due or not: the lender stops.
     pub(super) fn drain(&mut self) -> Vec<Event> {
         let last = self.sources.values().map(|burst| burst.until).max();
-        last.map(|last| self.handle_timeout(last)).unwrap_or_default()
+        last.map(|last| self.all_due(last)).unwrap_or_default()
     }
 
     fn place_for(&mut self, from: Source, now: Instant) -> Source {
@@ -225,7 +224,7 @@ mod tests {
                 lines += u64::from(bursts.note(source.clone(), refused("x"), now).is_some());
             }
             if bursts.poll_timeout().is_some_and(|until| until <= now) {
-                let due = bursts.handle_timeout(now);
+                let due = bursts.all_due(now);
                 lines += due.len() as u64;
                 counted += due.iter().filter_map(|event| event.count).sum::<u64>();
             }
@@ -281,7 +280,7 @@ mod tests {
         assert_eq!((lines, bursts.sources.len()), (STRANGERS_MAX as u64, STRANGERS_MAX + 1));
         let user = Source::User("alice".parse().unwrap());
         assert!(bursts.note(user, refused("x"), now).is_some());
-        let due = bursts.handle_timeout(now + WINDOW_FIRST);
+        let due = bursts.all_due(now + WINDOW_FIRST);
         assert_eq!(due.len(), 1, "all others are one line");
         assert_eq!((due[0].count, &due[0].peer), (Some(100_000 - STRANGERS_MAX as u64), &None));
     }
@@ -295,11 +294,11 @@ mod tests {
         assert!(bursts.note(ip("2001:db8::ff"), refused("x"), now).is_none());
         assert!(bursts.note(ip("2001:db8:0:1::1"), refused("x"), now).is_some());
         assert!(bursts.note(ip("::ffff:192.0.2.1"), refused("x"), now).is_some());
-        assert_eq!(bursts.handle_timeout(now + WINDOW_FIRST).len(), 1);
+        assert_eq!(bursts.all_due(now + WINDOW_FIRST).len(), 1);
         let later = now + WINDOW_LONGEST;
         assert!(bursts.note(ip("2001:db8::1"), refused("x"), later).is_some(), "one has come back");
         assert!(bursts.note(ip("2001:db8::1"), refused("x"), later).is_none());
-        bursts.handle_timeout(later + WINDOW_LONGEST);
+        bursts.all_due(later + WINDOW_LONGEST);
         let quiet = later + 9 * WINDOW_LONGEST;
         for _ in 0..8 {
             assert!(bursts.note(ip("2001:db8::1"), refused("x"), quiet).is_some());

@@ -222,13 +222,10 @@ async fn next(
     pending: &Arc<Semaphore>,
     sockets: &Arc<Semaphore>,
 ) -> io::Result<(Came, OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
-    // Never closed, either of them.
+    // Never closed.
     let place = pending.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let descriptor = match port.takes_descriptors() {
-        true => Some(sockets.clone().acquire_owned().await.map_err(io::Error::other)?),
-        false => None,
-    };
-    Ok((port.accept().await?, place, descriptor))
+    let (came, descriptor) = port.accept(sockets).await?;
+    Ok((came, place, descriptor))
 }
 
 /// A connection that has come.

@@ -1,20 +1,30 @@
 //! One bound socket of the lender, before and while it listens.
 
-use std::{fmt, io, net::SocketAddr, os::fd::OwnedFd};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::{
+    io::unix::AsyncFd,
+    net::{TcpStream, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 use crate::{
     lend::service::{Offered, Visit},
     session::{Socket, socket_options},
+    sys::await_readable,
 };
 
 /// A bound socket. tokio sees it only once it listens: before, the kernel reports a hang-up for ever.
 pub(super) enum Port {
     /// It does not listen yet.
     Bound(OwnedFd, Family),
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    Listening(AsyncFd<OwnedFd>, Family),
     /// A name, which needs no socket and listens from the first.
     Service(Offered),
 }
@@ -32,8 +42,7 @@ impl Port {
         // The kernel takes an int, and cuts it to what it allows (listen(2)).
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         match self {
-            Self::Tcp(listener) => rustix::net::listen(listener, backlog)?,
-            Self::Unix(listener) => rustix::net::listen(listener, backlog)?,
+            Self::Listening(socket, _) => rustix::net::listen(socket.get_ref(), backlog)?,
             // The bound of what is announced is all that there is.
             Self::Service(_) => {}
             Self::Bound(socket, _) => {
@@ -48,43 +57,52 @@ impl Port {
     pub(super) fn listens(&mut self) -> io::Result<()> {
         if let Self::Bound(socket, family) = self {
             let socket = socket.try_clone()?;
-            *self = match family {
-                Family::Tcp => Self::Tcp(TcpListener::from_std(socket.into())?),
-                Family::Unix => {
-                    let socket = std::os::unix::net::UnixListener::from(socket);
-                    socket.set_nonblocking(true)?;
-                    Self::Unix(UnixListener::from_std(socket)?)
-                }
-            };
+            rustix::io::ioctl_fionbio(&socket, true)?;
+            *self = Self::Listening(await_readable(socket)?, *family);
         }
         Ok(())
     }
 
-    /// Whether what comes to it has a descriptor of its own. Nothing comes before it listens, and nothing need be kept for it.
-    pub(super) fn takes_descriptors(&self) -> bool {
-        match self {
-            Self::Tcp(_) | Self::Unix(_) => true,
-            // Both ends are streams of sessions that are there.
-            Self::Service(_) | Self::Bound(..) => false,
-        }
-    }
-
-    /// The next connection; none comes before it listens. Dropping the future loses none.
-    pub(super) async fn accept(&self) -> io::Result<Came> {
+    /// The next connection; none comes before it listens. One that takes a descriptor is accepted once there is a place for it
+    /// among `sockets`: until then it waits in the kernel, and a listener that nobody comes to keeps no place.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses none.
+    pub(super) async fn accept(&self, sockets: &Arc<Semaphore>) -> io::Result<(Came, Option<OwnedSemaphorePermit>)> {
         match self {
             Self::Bound(..) => std::future::pending().await,
-            Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
+            Self::Listening(socket, family) => loop {
+                let mut somebody_waits = socket.readable().await?;
+                // Never closed.
+                let place = sockets.clone().acquire_owned().await.map_err(io::Error::other)?;
+                // He may be gone meanwhile: then the place is for others.
+                if let Ok(came) = somebody_waits.try_io(|socket| family.accept(socket)) {
+                    return Ok((came?, Some(place)));
+                }
+            },
+            // Both ends are streams of sessions that are there.
+            Self::Service(offered) => match offered.accept().await {
+                Some(visit) => Ok((Came::Service(visit), None)),
+                // Never: the other end is kept as long as the name.
+                None => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl Family {
+    /// Who waits, without waiting for anybody.
+    fn accept(self, listener: impl AsFd) -> io::Result<Came> {
+        let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        match self {
+            Self::Tcp => {
+                let peer = peer.ok_or(rustix::io::Errno::INVAL)?.try_into()?;
+                let socket = TcpStream::from_std(socket.into())?;
                 let local = socket.local_addr()?;
                 socket_options(&socket);
                 Ok(Came::Tcp { socket, peer, local })
             }
-            Self::Unix(listener) => Ok(Came::Unix(listener.accept().await?.0)),
-            Self::Service(offered) => match offered.accept().await {
-                Some(visit) => Ok(Came::Service(visit)),
-                // Never: the other end is kept as long as the name.
-                None => std::future::pending().await,
-            },
+            Self::Unix => Ok(Came::Unix(UnixStream::from_std(socket.into())?)),
         }
     }
 }

@@ -49,11 +49,5 @@ impl Ports {
 }
 
 async fn receive(destroyed: &AsyncFd<OwnedFd>, message: &mut [u8]) -> io::Result<usize> {
-    loop {
-        let mut ready = destroyed.readable().await?;
-        let received = ready.try_io(|destroyed| Ok(recv(destroyed, &mut *message, RecvFlags::DONTWAIT)?.0));
-        if let Ok(length) = received {
-            return length;
-        }
-    }
+    sys::read_when_ready(destroyed, |destroyed| Ok(recv(destroyed, &mut *message, RecvFlags::DONTWAIT)?.0)).await
 }
