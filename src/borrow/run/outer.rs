@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Signal, getpid, kill_process},
+};
 use tokio::{
     io::unix::AsyncFd,
     net::{TcpListener, UdpSocket},
@@ -42,6 +45,8 @@ use crate::{
     sys::{self, ReceivedSignal},
 };
 
+/// How long the datagrams of a program that is over may take to be read from its network.
+const READ_MAX: Duration = Duration::from_secs(1);
 /// Families of which more sockets may be asked for at once: both.
 const FAMILIES: usize = 2;
 /// Visitors who are in and not carried yet; more wait where they are.
@@ -215,6 +220,8 @@ pub enum Asked {
 /// What serves the network.
 struct Network {
     taps: JoinSet<io::Result<()>>,
+    /// Where they find the program's datagrams.
+    caught: OwnedFd,
     carrier: Carrier,
     flows: Arc<Flows>,
     hold: Arc<Hold>,
@@ -244,14 +251,16 @@ impl Network {
         let listeners = Arc::new(Listeners::new(listeners));
         let own_addresses = OwnAddresses::of(network::Network::of(machine, &[]));
         let inside = (listeners.clone(), own_addresses.clone());
-        let (way_in, serving) = match catch {
+        let (way_in, caught, serving) = match catch {
             Catch::Nftables { datagrams, taps, held } => {
+                let caught = datagrams.as_fd().try_clone_to_owned().map_err(failed)?;
                 let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
-                (WayIn::Marked(held), Serving::Nftables { datagrams, taps })
+                (WayIn::Marked(held), caught, Serving::Nftables { datagrams, taps })
             }
             Catch::Tun(device) => {
                 let translator = Translator::new(connections.local_addr().map_err(failed)?.port());
-                (WayIn::Translated(translator.clone()), Serving::Tun { device, translator })
+                let caught = device.try_clone().map_err(failed)?;
+                (WayIn::Translated(translator.clone()), caught, Serving::Tun { device, translator })
             }
         };
         let dialer = Dialer::new(borrower.clone(), names.clone(), refused_tx.clone());
@@ -266,7 +275,7 @@ impl Network {
         let means =
             Means { network, can_wait: false, listeners, visitors: visitors.clone(), flows: flows.clone(), refused_tx };
         let listening = Some((borrower, publish, means, destroyed));
-        Ok(Self { taps, carrier, flows, hold, visitors, wanted_rx, refused_rx, listening })
+        Ok(Self { taps, caught, carrier, flows, hold, visitors, wanted_rx, refused_rx, listening })
     }
 }
 
@@ -301,7 +310,14 @@ impl Served for Network {
     }
 
     async fn drain(self) -> bool {
-        let Self { carrier, visitors, flows, .. } = self;
+        let Self { carrier, visitors, flows, caught, taps: _taps, .. } = self;
+        // The task that reads what was sent last has had no turn yet, perhaps.
+        let all_read = async {
+            while is_readable(&caught) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let _ = tokio::time::timeout(READ_MAX, all_read).await;
         tokio::join!(carrier.drain(|| visitors.are_coming()), flows.drain()).0
     }
 }
@@ -383,6 +399,12 @@ async fn interrupted(signals: &AsyncFd<OwnedFd>) -> u8 {
             Err(_) => return SIGNALLED + Signal::TERM.as_raw() as u8,
         }
     }
+}
+
+fn is_readable(fd: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(fd, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ready, Some(&at_once)).is_ok() && ready[0].revents().contains(PollFlags::IN)
 }
 
 async fn next_signal(signals: &AsyncFd<OwnedFd>) -> io::Result<ReceivedSignal> {

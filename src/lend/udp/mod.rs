@@ -148,9 +148,28 @@ struct Lent<'a> {
 }
 
 impl Lent<'_> {
-    /// Until the borrower ends its half of `stream`.
+    /// Until the borrower ends its half of `stream`. One that reads no more has perhaps sent something before, which still
+    /// goes its way.
     async fn serve(&mut self, stream: &Stream) -> io::Result<()> {
         let mut reader = DatagramReader::default();
+        match self.exchange(stream, &mut reader).await {
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => {}
+            ended => return ended,
+        }
+        loop {
+            // Of a stream that is over altogether this fails.
+            let more = reader.fill(stream).await?;
+            while let Some(message) = reader.next_message()? {
+                self.send(stream, message).await;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Both ways, until the borrower ends its half of `stream`.
+    async fn exchange(&mut self, stream: &Stream, reader: &mut DatagramReader) -> io::Result<()> {
         loop {
             let waiting = self.queue.is_waiting();
             tokio::select! {
