@@ -66,6 +66,7 @@ mod stdio;
 mod supervisor;
 mod tun;
 mod way_in;
+mod with_namespaces;
 mod without_namespaces;
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
