@@ -38,6 +38,7 @@
 //! protected from its own user's other processes, nor they from it.
 
 mod carry;
+mod coming;
 mod control;
 mod datagram;
 mod dialer;

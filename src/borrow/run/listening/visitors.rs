@@ -1,19 +1,13 @@
 //! Connections that came to a port at the lender, made once more inside, from the very address of the visitor.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 use rustix::net::bind;
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use super::stock::Stock;
 use crate::{
-    borrow::{answer::Unanswered, arrivals::Arrival},
+    borrow::{answer::Unanswered, arrivals::Arrival, run::coming::Coming},
     proto::{Errno, Reset},
     session::{Stream, socket_options},
 };
@@ -44,18 +38,18 @@ pub struct Visitors {
     stock: Stock,
     visitor_tx: mpsc::Sender<Visitor>,
     /// Those who are being let in.
-    coming: AtomicUsize,
+    coming: Coming,
 }
 
 impl Visitors {
     /// With sockets of `stock`; who is in goes to `visitor_tx`.
     pub fn new(stock: Stock, visitor_tx: mpsc::Sender<Visitor>) -> Self {
-        Self { stock, visitor_tx, coming: AtomicUsize::new(0) }
+        Self { stock, visitor_tx, coming: Coming::default() }
     }
 
     /// Whether somebody is being let in: the program may have accepted and answered him already.
     pub fn are_coming(&self) -> bool {
-        self.coming.load(Ordering::Acquire) > 0
+        self.coming.any()
     }
 
     /// Where its sockets come from.
@@ -73,7 +67,7 @@ impl Visitors {
         let address = if bound.ip().is_unspecified() { local.0.ip() } else { bound.ip() };
         let to = SocketAddr::new(address.to_canonical(), bound.port());
         let from = SocketAddr::new(peer.0.ip().to_canonical(), peer.0.port());
-        let _coming = Coming::count(&self.coming);
+        let _on_its_way = self.coming.one();
         // A port that is closed meanwhile sends him away.
         let unanswered = Unanswered(&stream);
         let connected = tokio::select! {
@@ -111,22 +105,6 @@ impl Visitors {
     }
 }
 
-/// One who is being let in, until this is dropped.
-struct Coming<'a>(&'a AtomicUsize);
-
-impl<'a> Coming<'a> {
-    fn count(coming: &'a AtomicUsize) -> Self {
-        coming.fetch_add(1, Ordering::AcqRel);
-        Self(coming)
-    }
-}
-
-impl Drop for Coming<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// EADDRINUSE, EADDRNOTAVAIL.
 const TAKEN: [Errno; 2] = [Errno::EADDRINUSE, Errno(99)];
 
@@ -142,9 +120,8 @@ async fn connect(socket: OwnedFd, from: SocketAddr, to: SocketAddr, within: Dura
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
-    let is_connected = rustix::net::getpeername(&socket).is_ok();
     let stream = TcpStream::from_std(socket.into())?;
-    if is_connected {
+    if stream.peer_addr().is_ok() {
         return Ok(Some(stream));
     }
     let _ = timeout(within, stream.writable()).await;

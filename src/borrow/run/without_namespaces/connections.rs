@@ -21,13 +21,13 @@ use tokio::{runtime::Handle, sync::mpsc};
 use super::{
     address,
     answers::{EALREADY, EINPROGRESS, EISCONN, ENOTCONN, plain, wrong},
-    coming::{Coming, OnItsWay},
     held::Held,
     own_ports::OwnPorts,
     waiting::{connected, gone, is_waiting, without_waiting},
 };
 use crate::{
     borrow::run::{
+        coming::{Coming, OnItsWay},
         dialer::Dialer,
         listeners::Listeners,
         listening::{Visitor, program_socket::ProgramSocket},

@@ -53,7 +53,6 @@
 mod address;
 mod answers;
 mod calls;
-mod coming;
 mod connections;
 mod datagrams;
 mod filter;
