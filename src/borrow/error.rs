@@ -245,6 +245,11 @@ impl BorrowError {
         Self::Protocol { lender: lender.to_owned(), source }
     }
 
+    /// Whether a lender that listens nowhere by IPv6 says this: EAFNOSUPPORT, EADDRNOTAVAIL.
+    pub(super) fn is_for_want_of_ipv6(&self) -> bool {
+        self.errno().is_some_and(|errno| [Errno::EAFNOSUPPORT, Errno(99)].contains(&errno))
+    }
+
     pub(super) fn open(lender: &str, error: OpenError) -> Self {
         match error {
             OpenError::Ended(ended) => Self::ended(lender, ended),

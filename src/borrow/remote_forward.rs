@@ -109,9 +109,7 @@ async fn listen(borrower: &Borrower, remote: &Endpoint) -> Result<(Listener, End
         Endpoint::Tcp(address) => {
             let listened = match borrower.tcp_listen_on(*address, TcpOptions::default()).await {
                 // A lender without IPv6 still has every IPv4 address.
-                Err(error)
-                    if address.ip().is_unspecified() && error.errno().is_some_and(|errno| NO_IPV6.contains(&errno)) =>
-                {
+                Err(error) if address.ip().is_unspecified() && error.is_for_want_of_ipv6() => {
                     let every = SocketAddr::from(([0, 0, 0, 0], address.port()));
                     borrower.tcp_listen_on(every, TcpOptions::default()).await
                 }
@@ -122,9 +120,6 @@ async fn listen(borrower: &Borrower, remote: &Endpoint) -> Result<(Listener, End
         }
     }
 }
-
-/// What a system without IPv6 says: EAFNOSUPPORT, EADDRNOTAVAIL.
-pub(super) const NO_IPV6: [Errno; 2] = [Errno(97), Errno(99)];
 
 /// One connection, until both directions have ended.
 async fn carry(destination: Destination, Arrival { stream, .. }: Arrival) -> Result<(), BorrowError> {

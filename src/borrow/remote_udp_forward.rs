@@ -24,7 +24,6 @@ use super::{
     lane::{LaneReceiver, LaneSender, Lanes, Number, lane},
     listen_again::listen_again,
     local::wind_up,
-    remote_forward::NO_IPV6,
     udp,
 };
 use crate::{
@@ -252,7 +251,7 @@ async fn dial(target: &Target) -> io::Result<UdpSocket> {
 async fn listen(borrower: &Borrower, address: SocketAddr) -> Result<(Stream, SocketAddr), BorrowError> {
     match open(borrower, address).await {
         // A lender without IPv6 still has every IPv4 address.
-        Err(error) if address.ip().is_unspecified() && error.errno().is_some_and(|errno| NO_IPV6.contains(&errno)) => {
+        Err(error) if address.ip().is_unspecified() && error.is_for_want_of_ipv6() => {
             open(borrower, SocketAddr::from(([0, 0, 0, 0], address.port()))).await
         }
         opened => opened,

@@ -38,7 +38,7 @@ use tokio::{
 
 use self::{
     holders::{Held, Holders, Open},
-    not_bound::{NO_IPV6, NotBound, too_old},
+    not_bound::{NotBound, too_old},
     port::{NotListening, Place, Port, Surroundings},
     program_socket::{ProgramSocket, Transport},
     visitors::Inside,
@@ -253,11 +253,7 @@ impl Ports {
         let refused = match self.bind_at_lender(place).await {
             Err(error) if error.errno() == Some(Errno::EADDRINUSE) => error,
             // A lender without IPv6 still has every IPv4 address.
-            Err(error)
-                if at_lender.ip().is_unspecified()
-                    && !options.v6_only
-                    && error.errno().is_some_and(|errno| NO_IPV6.contains(&errno)) =>
-            {
+            Err(error) if at_lender.ip().is_unspecified() && !options.v6_only && error.is_for_want_of_ipv6() => {
                 let at_lender = ([0; 4], at_lender.port()).into();
                 return self.bind_at_lender(Place { at_lender, ..place }).await;
             }

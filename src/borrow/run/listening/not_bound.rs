@@ -24,9 +24,6 @@ impl From<Errno> for NotBound {
     }
 }
 
-/// What a system without IPv6 says: EAFNOSUPPORT, EADDRNOTAVAIL.
-pub const NO_IPV6: [Errno; 2] = [Errno::EAFNOSUPPORT, Errno(99)];
-
 /// Below Linux 5.19 no program can wait for the lender.
 pub fn too_old() -> BorrowError {
     let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "this machine's kernel is older than Linux 5.19");
