@@ -5,6 +5,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::Semaphore;
 
 use super::{admin, admission, resolve};
+use crate::proto::{Errno, ErrorKind, Refusal};
 
 /// Descriptors that the lender has for itself: what listens, the store, the log, the watches and the worker's socket are
 /// some 30, and a file that is read or a path that is looked at takes one more for a moment.
@@ -19,6 +20,11 @@ const PLACES_LEAST: usize = 16;
 
 /// What a borrower hears who wants one more.
 pub(super) const NONE_LEFT: &str = "the lender has lent as many sockets as it can open";
+
+/// The answer to a request for one more.
+pub(super) fn none_left() -> Refusal {
+    Refusal::new(ErrorKind::Busy, NONE_LEFT).with_errno(Some(Errno::EMFILE))
+}
 
 /// A place for each descriptor that borrowers may have: a session, a socket that is lent, a stream of a program.
 pub(super) fn places() -> Semaphore {

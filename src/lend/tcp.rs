@@ -33,10 +33,10 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
     let attempts = grant.request().addresses.len().clamp(1, ATTEMPTS_MAX);
     let places = borrower.lender.shared.sockets.try_acquire_many(u32::try_from(attempts).unwrap_or(u32::MAX));
     let Ok(mut places) = places else {
-        let text = descriptors::NONE_LEFT;
-        let event = Event { target: Some(target), why: Some(text.to_owned()), ..borrower.event("tcp-busy") };
+        let why = Some(descriptors::NONE_LEFT.to_owned());
+        let event = Event { target: Some(target), why, ..borrower.event("tcp-busy") };
         borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
-        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
+        return refuse(&stream, descriptors::none_left()).await;
     };
     // On the heap: its room is free again while the connection idles.
     let dialed = held.serve(&stream, Box::pin(connect(grant, &stream))).await;

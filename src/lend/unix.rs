@@ -48,9 +48,8 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, actor
         borrower.lender.shared.audit.log(event).await;
     };
     let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
-        let text = descriptors::NONE_LEFT;
-        log("unix-failed", Some(text.to_owned())).await;
-        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
+        log("unix-failed", Some(descriptors::NONE_LEFT.to_owned())).await;
+        return refuse(&stream, descriptors::none_left()).await;
     };
     let connecting = async {
         tokio::select! {

@@ -26,6 +26,7 @@ use self::{
 use super::{
     audit::Event,
     borrower::Borrower,
+    descriptors,
     dispatch::{break_off, refuse},
     gate,
     own_user::Actor,
@@ -124,9 +125,8 @@ impl Listener {
             Err(refusal) => return refuse(&stream, refusal).await,
         };
         let Ok(place) = borrower.lender.shared.sockets.try_acquire() else {
-            let refusal = Refusal::new(ErrorKind::Busy, NO_SOCKETS).with_errno(Some(Errno::EMFILE));
-            log(borrower, "listen-failed", target, Some(NO_SOCKETS.to_owned())).await;
-            return refuse(&stream, refusal).await;
+            log(borrower, "listen-failed", target, Some(descriptors::NONE_LEFT.to_owned())).await;
+            return refuse(&stream, descriptors::none_left()).await;
         };
         if let Some(backlog) = backlog
             && let Err(error) = self.listen(backlog).await
@@ -314,5 +314,3 @@ async fn log(borrower: &Borrower, event: &'static str, target: String, why: Opti
     let event = Event { target: Some(target), why, ..borrower.event(event) };
     borrower.lender.shared.audit.log(event).await;
 }
-
-const NO_SOCKETS: &str = "the lender has lent as many sockets as it can open";

@@ -66,9 +66,8 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
         Err(refusal) => return refuse(&stream, refusal).await,
     };
     let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
-        let text = descriptors::NONE_LEFT;
-        log(borrower, "udp-failed", wanted.address.to_string(), Some(text.to_owned())).await;
-        return refuse(&stream, Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE))).await;
+        log(borrower, "udp-failed", wanted.address.to_string(), Some(descriptors::NONE_LEFT.to_owned())).await;
+        return refuse(&stream, descriptors::none_left()).await;
     };
     let mut lent = Lent {
         borrower,
