@@ -1,6 +1,6 @@
 //! The forwards of one command: asked for, bound, served.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use tokio::{
     sync::mpsc,
@@ -31,12 +31,16 @@ enum Bound {
 impl Open {
     /// Several at once: each costs a round trip or two, and a range has hundreds.
     pub async fn bind(borrower: &Borrower, wanted: &Wanted) -> Result<Self, BorrowError> {
-        let mut left: VecDeque<_> = all(wanted).enumerate().collect();
-        let (mut binding, mut bound, mut most) = (JoinSet::new(), Vec::new(), BINDING_MAX);
+        let local = wanted.local.iter().flat_map(|Specs(specs)| specs).map(|spec| (true, spec));
+        let remote = wanted.remote.iter().flat_map(|Specs(specs)| specs).map(|spec| (false, spec));
+        let all: Vec<_> = local.chain(remote).collect();
+        let mut left: VecDeque<_> = (0..all.len()).collect();
+        let (mut binding, mut bound, mut most) = (JoinSet::new(), BTreeMap::new(), BINDING_MAX);
         loop {
             while binding.len() < most
-                && let Some((number, (is_local, spec))) = left.pop_front()
+                && let Some(number) = left.pop_front()
             {
+                let (is_local, spec) = all[number];
                 let (borrower, spec, is_alone) = (borrower.clone(), spec.clone(), most == 1);
                 binding.spawn(async move {
                     let made = match is_local {
@@ -48,17 +52,16 @@ impl Open {
             }
             let Some(next) = binding.join_next().await else { break };
             match joined(next) {
-                (number, _, Ok(made)) => bound.push((number, made)),
+                (number, _, Ok(made)) => drop(bound.insert(number, made)),
                 // The policy may allow fewer streams at once than this: what is left is asked for one by one.
                 (number, false, Err(error)) if error.kind() == ErrorKind::Busy => {
                     most = 1;
-                    left.extend(all(wanted).nth(number).map(|one| (number, one)));
+                    left.push_back(number);
                 }
                 (_, _, Err(error)) => return Err(error),
             }
         }
-        bound.sort_by_key(|(number, _)| *number);
-        let mut open: Vec<_> = bound.into_iter().map(|(_, bound)| bound).collect();
+        let mut open: Vec<_> = bound.into_values().collect();
         for address in &wanted.dynamic {
             open.push(Bound::Dynamic(Proxy::bind(borrower, *address).await?));
         }
@@ -125,12 +128,6 @@ impl Bound {
             Self::Dynamic(proxy) => format!("{} -> SOCKS and HTTP", proxy.local()),
         }
     }
-}
-
-/// Each, and whether it listens here.
-fn all(wanted: &Wanted) -> impl Iterator<Item = (bool, &Spec)> {
-    let local = wanted.local.iter().flat_map(|Specs(specs)| specs).map(|spec| (true, spec));
-    local.chain(wanted.remote.iter().flat_map(|Specs(specs)| specs).map(|spec| (false, spec)))
 }
 
 /// What a task gave that nobody ends.
