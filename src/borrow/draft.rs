@@ -78,19 +78,14 @@ impl Profiles {
             if known { (self.folder(alias), user.as_str()) } else { (self.hosts().to_owned(), alias.as_str()) };
         let temporary = parent.join(format!(".{name}.{device}.tmp"));
         let own = if known { temporary.clone() } else { temporary.join(user.as_str()) };
-        let file = if known {
+        let mut file = match known {
             // What its user has set stays as it is.
-            let mut file = self.lender_file(alias)?;
-            file.learn(lender.addresses.to_vec());
-            file
-        } else {
-            LenderFile {
-                name: lender.name.to_string(),
-                addresses: lender.addresses.to_vec(),
-                user: user.to_string(),
-                auto: true,
+            true => self.lender_file(alias)?,
+            false => {
+                LenderFile { name: lender.name.to_string(), addresses: Vec::new(), user: user.to_string(), auto: true }
             }
         };
+        file.learn(lender.addresses.to_vec());
         let lender_toml = file.to_toml();
         keyfile::create_dir(&parent)?;
         let draft = Draft { temporary, place: parent.join(name), own, known, lender_toml };
