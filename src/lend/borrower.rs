@@ -162,7 +162,9 @@ impl Borrower {
     pub(super) fn renewed(&self, not_after: UnixTime) {
         self.not_after.send_if_modified(|ends| {
             let is_later = not_after > *ends;
-            *ends = not_after.max(*ends);
+            if is_later {
+                *ends = not_after;
+            }
             is_later
         });
     }

@@ -134,8 +134,8 @@ pub struct LenderConfig {
     pub advertise: Vec<String>,
     /// Handshakes at once from one address, or from one IPv6 /64; default 8, at most 128. More wait.
     pub per_source: usize,
-    /// Whether an address, or a user at the door, that failed too often is not heard for a while; default true. To be `false` only behind a proxy
-    /// that hides where connections come from.
+    /// Whether an address, or a user at the door, that failed too often is not heard for a while; default true. To be `false`
+    /// only behind a proxy that hides where connections come from.
     pub penalties: bool,
 }
 

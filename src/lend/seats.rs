@@ -65,9 +65,10 @@ impl Seats {
         let limits = limits();
         if taken.sessions >= limits.sessions.unwrap_or(SESSIONS_OF_USER) {
             let user = user.clone();
-            return Err(limits
-                .sessions
-                .map_or(Full::Default { user: user.clone() }, |sessions| Full::Policy { user, sessions }));
+            return Err(match limits.sessions {
+                Some(sessions) => Full::Policy { user, sessions },
+                None => Full::Default { user },
+            });
         }
         taken.sessions += 1;
         taken.bounds.set(&limits);

@@ -158,9 +158,7 @@ impl Lent<'_> {
         loop {
             // Of a stream that is over altogether this fails.
             let more = reader.fill(stream).await?;
-            while let Some(message) = reader.next_message()? {
-                self.send(stream, message).await;
-            }
+            self.send_all(stream, &mut reader).await?;
             if !more {
                 return Ok(());
             }
@@ -174,9 +172,7 @@ impl Lent<'_> {
             tokio::select! {
                 more = reader.fill(stream) => {
                     let more = more?;
-                    while let Some(message) = reader.next_message()? {
-                        self.send(stream, message).await;
-                    }
+                    self.send_all(stream, reader).await?;
                     if !more {
                         return Ok(());
                     }
@@ -192,6 +188,14 @@ impl Lent<'_> {
             }
             self.queue.flush(stream)?;
         }
+    }
+
+    /// Sends what has been read.
+    async fn send_all(&mut self, stream: &Stream, reader: &mut DatagramReader) -> io::Result<()> {
+        while let Some(message) = reader.next_message()? {
+            self.send(stream, message).await;
+        }
+        Ok(())
     }
 
     async fn send(&mut self, stream: &Stream, message: UdpMessage<'_>) {
