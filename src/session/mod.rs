@@ -48,7 +48,7 @@ pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, dial
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
-pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe};
+pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
 pub use relay::{relay, relay_accepted, relay_unanswered};
 pub use socket::Socket;
 pub use socket_file::SocketFile;

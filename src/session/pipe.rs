@@ -2,10 +2,12 @@
 
 use std::{
     io,
+    os::fd::AsFd,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use bytes::{Buf, BufMut, BytesMut};
+use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use tokio::{
     io::AsyncWriteExt,
     net::unix::pipe::{Receiver, Sender},
@@ -19,6 +21,16 @@ use crate::proto::mux::{Batch, COPY_BYTES_MAX};
 
 /// EIO: how a terminal says that nobody has its other end open any more.
 const EIO: i32 = 5;
+
+/// Room in a pipe, in bytes: fewer switches between the programs at its ends than with the usual 64 KiB.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// Gives a pipe more room, where its user may still have pipes of that size; one that has more keeps it.
+pub fn widen_pipe(pipe: impl AsFd) {
+    if fcntl_getpipe_size(&pipe).is_ok_and(|bytes| bytes < PIPE_BYTES) {
+        let _ = fcntl_setpipe_size(&pipe, PIPE_BYTES);
+    }
+}
 
 /// Whether a copy waits for the peer and not for the pipe.
 #[derive(Debug, Default)]

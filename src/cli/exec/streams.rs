@@ -13,7 +13,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{FileType, Mode, OFlags, fstat, open},
-    pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
     termios::isatty,
 };
 use tokio::{
@@ -22,7 +21,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::{borrow::ProgramStream, proto::mux::Batch};
+use crate::{borrow::ProgramStream, proto::mux::Batch, session::widen_pipe};
 
 /// Read and written at once, in bytes: what a batch of frames carries.
 const BYTES: usize = 128 * 1024;
@@ -30,8 +29,6 @@ const BYTES: usize = 128 * 1024;
 const COPIED_BYTES: usize = BYTES / 4;
 /// Pieces of one write.
 const SLICES: usize = 64;
-/// Room in a pipe, in bytes, so that whoever is at its other end is woken less often than for each read.
-const PIPE_BYTES: usize = 2 * BYTES;
 /// What was read and waits to be sent: one on its way and one behind it.
 const READ_AHEAD: usize = 2;
 
@@ -122,9 +119,8 @@ fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
     let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = (is_pipe || isatty(fd)).then(|| open(path, flags, Mode::empty()).ok())??;
-    if is_pipe && fcntl_getpipe_size(&opened).is_ok_and(|bytes| bytes < PIPE_BYTES) {
-        // One that may not grow serves as it is.
-        let _ = fcntl_setpipe_size(&opened, PIPE_BYTES);
+    if is_pipe {
+        widen_pipe(&opened);
     }
     Some(opened)
 }

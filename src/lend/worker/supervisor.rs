@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     proto::message,
+    session::widen_pipe,
     sys::{self, Launch, Launched, Step},
 };
 
@@ -42,8 +43,6 @@ const HANGUP_MAX: Duration = Duration::from_secs(5);
 const TAKEN_BACK_MAX: Duration = Duration::from_millis(200);
 /// Between two rounds of KILL: who forked in one is met in the next.
 const ROUND: Duration = Duration::from_millis(20);
-/// Asked of the kernel for each pipe, in bytes: fewer switches between program and daemon than with the usual 64 KiB.
-const PIPE_BYTES: usize = 256 * 1024;
 
 /// Supervises one program; `Ok` when nothing of it is left.
 pub(super) fn run(socket: OwnedFd, signals: &OwnedFd) -> io::Result<()> {
@@ -264,8 +263,7 @@ fn pipes(command: &mut Command, piped: &[bool], who: Option<&(u32, u32, String)>
     for (number, piped) in piped.iter().enumerate() {
         let theirs = if *piped {
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            // Where the user has as many pipes of that size as he may have, they stay small.
-            let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
+            widen_pipe(&writer);
             let (ours, theirs) = if number == 0 { (writer, reader) } else { (reader, writer) };
             if let Some((uid, gid, _)) = who {
                 // Or the user could not open /dev/stdout.
