@@ -27,4 +27,5 @@ mod stdio;
 mod streams;
 mod terminal;
 mod tun;
+mod under_filter;
 mod without_namespaces;

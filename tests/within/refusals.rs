@@ -5,30 +5,16 @@ use std::process::Command;
 use crate::{
     machine::{Machine, Within},
     support::{fails, run, text},
+    under_filter::under_filter,
 };
 
-/// Becomes the command in its arguments, for which unshare(2) is not permitted, and a clone(2) with namespaces neither: as
-/// container runtimes have it.
+/// unshare(2) is not permitted, and a clone(2) with namespaces neither: as container runtimes have it.
 const NO_UNSHARE: &str = r#"
-import ctypes, os, platform, struct, sys
 unshare, clone = {"x86_64": (272, 56), "aarch64": (97, 220)}[platform.machine()]
 # CLONE_NEWNS to CLONE_NEWNET, of the first argument.
 steps = [(0x20, 0, 0, 0), (0x15, 4, 0, unshare), (0x15, 0, 4, clone), (0x20, 0, 0, 16), (0x45, 1, 2, 0x7e020000),
          (0x06, 0, 0, 0x7fff0000), (0x06, 0, 0, 0x50000 | 1), (0x06, 0, 0, 0x7fff0000)]
-code = b"".join(struct.pack("HBBI", *step) for step in steps)
-buffer = ctypes.create_string_buffer(code)
-program = struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(buffer))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
-os.execv(sys.argv[1], sys.argv[1:])
 "#;
-
-fn under_a_profile(within: &Within, command: &Command) -> Command {
-    let mut under = within.beside("python3");
-    under.args(["-c", NO_UNSHARE]).arg(command.get_program()).args(command.get_args());
-    under
-}
 
 #[test]
 fn a_seccomp_profile_is_named_with_its_mend_and_the_way_without_namespaces_works() {
@@ -36,7 +22,7 @@ fn a_seccomp_profile_is_named_with_its_mend_and_the_way_without_namespaces_works
     for within in machine.borrowers() {
         let mark = within.home.folder.path().join("ran");
         let touch = within.run(&["touch", mark.to_str().unwrap()]);
-        let said = fails(&mut under_a_profile(&within, &touch), 255);
+        let said = fails(&mut under_filter(&within, NO_UNSHARE, &touch), 255);
         assert!(
             said.starts_with("error[local]: cannot make a network for the program: Operation not permitted"),
             "{said}"
@@ -46,7 +32,7 @@ fn a_seccomp_profile_is_named_with_its_mend_and_the_way_without_namespaces_works
         assert!(!mark.exists(), "nothing runs unprotected");
         // The mend that the message names.
         let page = ["curl", "-sS", "--noproxy", "*", "-m", "20", "http://10.77.0.1/"];
-        let fetched = run(&mut under_a_profile(&within, &within.run_with(&["--no-netns"], &page)));
+        let fetched = run(&mut under_filter(&within, NO_UNSHARE, &within.run_with(&["--no-netns"], &page)));
         assert_eq!(text(fetched.stdout), "::ffff:10.77.0.1", "as {}", within.uid);
     }
 }

@@ -5,29 +5,20 @@ use std::process::Command;
 use crate::{
     machine::{Machine, Within},
     support::{fails, json, run, text},
+    under_filter::under_filter,
 };
 
-/// Becomes the command in its arguments, for which there is no netfilter: as under a kernel that was built without.
+/// There is no netfilter: as under a kernel that was built without.
 const WITHOUT_NETFILTER: &str = r#"
-import ctypes, os, platform, struct, sys
 socket = {"x86_64": 41, "aarch64": 198}[platform.machine()]
 # socket(AF_NETLINK, …, NETLINK_NETFILTER) gives EPROTONOSUPPORT, and all else goes its way.
 steps = [(0x20, 0, 0, 0), (0x15, 0, 5, socket), (0x20, 0, 0, 16), (0x15, 0, 3, 16), (0x20, 0, 0, 32), (0x15, 0, 1, 12),
          (0x06, 0, 0, 0x50000 | 93), (0x06, 0, 0, 0x7fff0000)]
-code = b"".join(struct.pack("HBBI", *step) for step in steps)
-buffer = ctypes.create_string_buffer(code)
-program = struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(buffer))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
-os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
 /// `command` under a kernel without netfilter.
 fn without_netfilter(within: &Within, command: &Command) -> Command {
-    let mut without = within.beside("python3");
-    without.args(["-c", WITHOUT_NETFILTER]).arg(command.get_program()).args(command.get_args());
-    without
+    under_filter(within, WITHOUT_NETFILTER, command)
 }
 
 /// The line for the person.

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixListener;
 
 use super::*;
-use crate::support::own_uid;
+use crate::{support::own_uid, under_filter::under_filter};
 
 /// Connects to each path in its arguments, and says what came of it; then to names of its own.
 const UNIX: &str = r#"
@@ -103,18 +103,10 @@ print("all", flush=True)
     }
 }
 
-/// Becomes the command in its arguments, which cannot have a folder and a umask for one thread: unshare(2) is EPERM.
+/// No thread can have a folder and a umask of its own: unshare(2) is EPERM.
 const ONE_FOLDER: &str = r#"
-import ctypes, os, platform, struct, sys
 unshare = {"x86_64": 272, "aarch64": 97}[platform.machine()]
 steps = [(0x20, 0, 0, 0), (0x15, 0, 1, unshare), (0x06, 0, 0, 0x50000 | 1), (0x06, 0, 0, 0x7fff0000)]
-code = b"".join(struct.pack("HBBI", *step) for step in steps)
-buffer = ctypes.create_string_buffer(code)
-program = struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(buffer))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
-os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
 #[test]
@@ -136,8 +128,7 @@ sys.stdin.readline()
 "#;
     for within in machine.borrowers() {
         let inner = within.bare_python(program);
-        let mut command = within.beside("python3");
-        command.args(["-c", ONE_FOLDER]).arg(inner.get_program()).args(inner.get_args());
+        let mut command = under_filter(&within, ONE_FOLDER, &inner);
         let running = Daemon::spawn(command.stdin(Stdio::piped()));
         running.wait_for_line("EACCES");
         running.wait_for_line("OK");
