@@ -22,6 +22,13 @@ pub mod run {
     pub use crate::borrow::run::{Mask, MaskError};
 }
 
+/// What the fuzz targets read with; no part of the library.
+#[cfg(all(fuzzing, feature = "run"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::borrow::run::fuzzing::*;
+}
+
 #[cfg(feature = "borrow")]
 pub use borrow::{
     Alias, BorrowError, Borrower, Child, ChildControl, ChildStderr, ChildStdin, ChildStdout, Command, Connection,

@@ -1,7 +1,7 @@
 //! `capuchin run` against proxychains4 over `ssh -D`, with the same program, in one run: `cargo bench --bench run`; and a server
 //! under `run` against the same server as it is.
 //!
-//! Needs openssh-server, openssh-client and proxychains4. The program is this one, started again under each; rounds
+//! Needs openssh-server, openssh-client, proxychains4, nginx and python3. The program is this one, started again under each; rounds
 //! alternate and the medians of the ratios are printed.
 
 use std::{
@@ -13,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+mod http;
 mod served;
 #[path = "../support/mod.rs"]
 mod support;
@@ -73,6 +74,7 @@ fn main() {
     row("run: refused port, ms", "a round trip", median(&mut refused), 50.0, false);
     row("demo, s", "", demo(), 30.0, false);
     served::measure(folder.path());
+    http::measure(folder.path());
 }
 
 /// `capuchin run lab --`.

@@ -89,23 +89,29 @@ fn closed(command: Command, whom: Killed) -> f64 {
 /// Connections a second that the server answers under `command`, each of one byte there and back.
 fn accepted(command: Command) -> f64 {
     let (mut server, port, _) = start(command);
+    let rate = rate(port, |socket| {
+        socket.write_all(b"x").expect("connected");
+        socket.read_exact(&mut [0]).expect("an echo");
+    });
+    // It ends with its input.
+    drop(server.stdin.take());
+    server.wait().expect("it ends");
+    rate
+}
+
+/// Connections a second to `port`, of some clients at once, with this in each.
+pub fn rate(port: u16, exchange: impl Fn(&mut TcpStream) + Sync) -> f64 {
     let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 for _ in 0..EACH {
-                    let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
-                    socket.write_all(b"x").expect("connected");
-                    socket.read_exact(&mut [0]).expect("an echo");
+                    exchange(&mut TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens"));
                 }
             });
         }
     });
-    let rate = (CLIENTS * EACH) as f64 / began.elapsed().as_secs_f64();
-    // It ends with its input.
-    drop(server.stdin.take());
-    server.wait().expect("it ends");
-    rate
+    (CLIENTS * EACH) as f64 / began.elapsed().as_secs_f64()
 }
 
 /// Milliseconds that a port costs under `command`.

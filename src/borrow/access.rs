@@ -10,7 +10,7 @@ use super::{
     overdue,
     profile::{Host, Profile, Profiles},
     renew::{Renewal, Renewed},
-    share::key_of,
+    share::Key,
 };
 use crate::{
     proto::{ErrorKind, IssuedTicket, LenderName, SessionId, UserName},
@@ -44,6 +44,8 @@ pub(super) struct Entered {
     pub(super) user: UserName,
     /// Works until it is dropped.
     pub(super) renewal: Option<Renewal>,
+    /// It is another program's, who keeps it and looks after what is renewed.
+    pub(super) is_shared: bool,
 }
 
 impl Access {
@@ -83,10 +85,10 @@ impl Access {
         }
     }
 
-    /// What the profile of the lender is called; none at the door.
-    pub(super) fn alias(&self) -> Option<&str> {
+    /// The port that the user insists on.
+    pub(super) fn port(&self) -> Option<u16> {
         match self {
-            Self::Joined { parsed, .. } => Some(parsed.alias.as_str()),
+            Self::Joined { profiles, parsed, .. } => profiles.port_of(parsed),
             Self::Door(_) => None,
         }
     }
@@ -95,14 +97,15 @@ impl Access {
     ///
     /// # Errors
     /// There is no such profile, or it is the door, where a session of one's own costs nothing.
-    pub(super) fn key(&self) -> Result<String, BorrowError> {
+    pub(super) fn key(&self) -> Result<Key, BorrowError> {
         match self {
             Self::Door(_) => {
                 Err(BorrowError::usage("the lender of this machine is at hand: nothing is shared with it"))
             }
             Self::Joined { profiles, parsed, .. } => {
                 let (profile, user) = profiles.find(parsed)?;
-                Ok(key_of(parsed.alias.as_str(), user.as_str(), profile.lender.as_str()))
+                let ca = profiles.ca(&profile.alias)?;
+                Ok(Key { alias: parsed.alias.clone(), port: self.port(), user, lender: profile.lender, ca })
             }
         }
     }
@@ -207,7 +210,7 @@ async fn enter(
         user: user.clone(),
     };
     let renewal = Some(renewed.keep(session.clone()).await);
-    Ok(Entered { session, id, lender: profile.lender, user, renewal })
+    Ok(Entered { session, id, lender: profile.lender, user, renewal, is_shared: false })
 }
 
 fn saved(issued: &IssuedTicket, user: &UserName, lender: &LenderName) -> SavedTicket {

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::{
     proto::{Accepted, Answer, ErrorKind, PENDING_MAX, Ready, Refusal, Reset, StreamId},
-    session::{Crew, Session, Stream},
+    session::{Crew, OpenError, Session, Stream},
 };
 
 /// From a stream's first frame to the end of its first message, which is in that frame.
@@ -30,9 +31,24 @@ pub(super) struct Arrival {
     pub(super) accepted: Accepted,
 }
 
+/// A listener that was asked for.
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    pub(super) expected: Expected,
+    pub(super) arrival_rx: mpsc::Receiver<Arrival>,
+}
+
 impl Arrivals {
+    /// Asks on `session` for something that connections come to; `first` is the request.
+    pub(super) fn open(&self, session: &Session, first: Bytes) -> Result<Opened, OpenError> {
+        let stream = session.open(first)?;
+        // Before anything is awaited, so that the first connection finds it.
+        let (expected, arrival_rx) = self.expect(session, stream.id());
+        Ok(Opened { stream, expected, arrival_rx })
+    }
+
     /// Hands what comes to the listener with this stream to whoever has the receiver.
-    pub(super) fn expect(&self, session: &Session, listener: StreamId) -> (Expected, mpsc::Receiver<Arrival>) {
+    fn expect(&self, session: &Session, listener: StreamId) -> (Expected, mpsc::Receiver<Arrival>) {
         let (arrival_tx, arrival_rx) = mpsc::channel(PENDING_MAX);
         self.lock().insert(listener.number(), arrival_tx);
         self.task.get_or_init(|| {

@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::Mutex,
+};
 
 use super::{
     BorrowError, Borrower,
@@ -71,7 +74,11 @@ pub struct Child {
 
 /// Says something to a program while another task waits for its end. Clones are the same; it keeps nothing alive.
 #[derive(Clone)]
-pub struct ChildControl(Arc<Stream>);
+pub struct ChildControl {
+    stream: Arc<Stream>,
+    /// Whoever says something, since a message that waits for credit must be whole before another begins.
+    speaking: Arc<Mutex<()>>,
+}
 
 impl Child {
     pub(super) fn new(
@@ -92,7 +99,7 @@ impl Child {
             borrower,
             name,
             pid,
-            control: ChildControl(Arc::new(stream)),
+            control: ChildControl { stream: Arc::new(stream), speaking: Arc::default() },
             heard: BytesMut::new(),
             status: None,
         }
@@ -141,7 +148,7 @@ impl Child {
                 continue;
             }
             let mut batch = Batch::default();
-            match self.control.0.read_batch(&mut batch, END_BYTES).await {
+            match self.control.stream.read_batch(&mut batch, END_BYTES).await {
                 Ok(true) => self.heard.extend_from_slice(&batch.copy_to_bytes(batch.remaining())),
                 Ok(false) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
                 Err(error) => return Err(failed(error)),
@@ -196,7 +203,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         // What was said before still arrives; the end behind it is what ends the program.
-        self.control.0.finish();
+        self.control.stream.finish();
     }
 }
 
@@ -218,7 +225,8 @@ impl ChildControl {
     }
 
     async fn say(&self, message: &ToProgram) -> Result<(), BorrowError> {
-        match self.0.write_message(message).await {
+        let _speaking = self.speaking.lock().await;
+        match self.stream.write_message(message).await {
             // It has ended already.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             said => said.map_err(|error| BorrowError::answer("the lender", "a program", error)),

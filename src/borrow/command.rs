@@ -12,8 +12,8 @@ use bytes::{BufMut, BytesMut};
 use super::{BorrowError, Borrower, child::Child};
 use crate::{
     proto::{
-        Answer, Errno, ErrorKind, Program, Refusal, Request, Spawn, SpawnStdio, Spawned, Terminal, WORDS_BYTES_MAX,
-        WORDS_MAX, message,
+        Answer, Errno, ErrorKind, OFFERED_BYTES_MAX, OFFERED_MAX, Program, Refusal, Request, Spawn, SpawnStdio,
+        Spawned, Terminal, WORDS_BYTES_MAX, WORDS_MAX, message,
     },
     session::Stream,
 };
@@ -56,6 +56,7 @@ pub struct Command {
     terminal: Option<Terminal>,
     stdio: [Option<Stdio>; 3],
     detach: bool,
+    offered: Vec<OsString>,
 }
 
 /// What a program has as stdin, stdout or stderr.
@@ -93,6 +94,7 @@ impl Command {
             terminal: None,
             stdio: [None; 3],
             detach: false,
+            offered: Vec::new(),
         }
     }
 
@@ -110,10 +112,20 @@ impl Command {
 
     /// Sets a variable; the policy must let it through (`env.send`), or the program is refused.
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
-        let mut variable = name.as_ref().to_owned();
-        variable.push("=");
-        variable.push(value);
-        self.variables.push(variable);
+        self.variables.push(assignment(name.as_ref(), value.as_ref()));
+        self
+    }
+
+    /// Sets a variable if the policy lets it through (`env.send`), and leaves it out without a word where it does not, as
+    /// ssh(1) sends `LANG`; what [`env`](Self::env) sets counts more. A policy that lets it through no more ends the program
+    /// for what `env` has set, and not for this. There are 32 of them and 4,096 bytes at most: those behind, and those with a
+    /// NUL byte, are left out, too.
+    pub fn env_if_allowed(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        let variable = assignment(name.as_ref(), value.as_ref());
+        let bytes = self.offered.iter().map(|variable| variable.len()).sum::<usize>() + variable.len();
+        if self.offered.len() < OFFERED_MAX && bytes <= OFFERED_BYTES_MAX && !variable.as_bytes().contains(&0) {
+            self.offered.push(variable);
+        }
         self
     }
 
@@ -156,7 +168,8 @@ impl Command {
     /// Starts it, with the streams that were [piped](Stdio::Piped).
     ///
     /// # Errors
-    /// The lender refuses it, or cannot run it: then [`BorrowError::errno`] is that of its `execve`.
+    /// The lender refuses it, or cannot run it: then [`BorrowError::errno`] is that of its `execve`, or, of a
+    /// [`BorrowError::Start`], of the step before that failed, as entering the working directory.
     ///
     /// # Cancellation
     /// Dropping the future ends what may have been started.
@@ -216,7 +229,7 @@ impl Command {
         let answer = stream.read_message("answer").await;
         match answer.map_err(|error| BorrowError::answer(self.borrower.host(), &name, error))? {
             Answer::Granted(spawned) => Ok(spawned),
-            Answer::Refused(refusal) => Err(BorrowError::unanswered(self.borrower.host(), &refusal)),
+            Answer::Refused(refusal) => Err(BorrowError::not_started(self.borrower.host(), &refusal)),
         }
     }
 
@@ -231,6 +244,7 @@ impl Command {
             terminal: self.terminal.clone(),
             piped,
             detach: self.detach,
+            offered: self.offered.iter().map(|variable| variable.as_bytes().to_vec()).collect(),
         }
     }
 
@@ -260,4 +274,11 @@ impl Command {
     fn name(&self) -> String {
         self.arguments.first().map_or_else(|| "shell".to_owned(), |name| name.to_string_lossy().into_owned())
     }
+}
+
+fn assignment(name: &OsStr, value: &OsStr) -> OsString {
+    let mut variable = name.to_owned();
+    variable.push("=");
+    variable.push(value);
+    variable
 }

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use bytes::Bytes;
 
 use super::{
     BorrowError, TcpStream,
     access::{Access, Entered},
-    arrivals::{Arrival, Arrivals, Expected},
+    arrivals::{Arrivals, Opened},
     keep::{Connection, Keeper},
     profile::Profiles,
     renew::Renewal,
@@ -45,19 +45,42 @@ pub(super) struct Shared {
 
 /// What a reconnection replaces.
 struct Current {
-    session: Session,
-    id: SessionId,
-    arrivals: Arrivals,
+    present: Present,
+    /// It is another program's.
+    is_shared: bool,
     _renewal: Option<Renewal>,
 }
 
+/// The session of now.
+#[derive(Clone)]
+pub(super) struct Present {
+    pub(super) session: Session,
+    pub(super) id: SessionId,
+    pub(super) arrivals: Arrivals,
+}
+
+impl Current {
+    fn new(session: Session, id: SessionId, renewal: Option<Renewal>, is_shared: bool) -> Self {
+        Self { present: Present { session, id, arrivals: Arrivals::default() }, is_shared, _renewal: renewal }
+    }
+}
+
 impl Shared {
+    pub(super) fn present(&self) -> Present {
+        self.current().present.clone()
+    }
+
     pub(super) fn session(&self) -> Session {
-        self.current().session.clone()
+        self.current().present.session.clone()
     }
 
     pub(super) fn id(&self) -> SessionId {
-        self.current().id
+        self.current().present.id
+    }
+
+    /// Whether the session of now is another program's.
+    pub(super) fn is_shared(&self) -> bool {
+        self.current().is_shared
     }
 
     pub(super) fn access(&self) -> &Arc<Access> {
@@ -70,8 +93,8 @@ impl Shared {
 
     /// Goes on with another session of the same borrower.
     pub(super) fn replace(&self, entered: Entered) {
-        let Entered { session, id, renewal, lender: _, user: _ } = entered;
-        *self.current() = Current { session, id, arrivals: Arrivals::default(), _renewal: renewal };
+        let Entered { session, id, renewal, is_shared, lender: _, user: _ } = entered;
+        *self.current() = Current::new(session, id, renewal, is_shared);
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -184,12 +207,12 @@ impl Borrower {
     }
 
     pub(super) fn new(entered: Entered, access: Access) -> Self {
-        let Entered { session, id, lender, user, renewal } = entered;
+        let Entered { session, id, lender, user, renewal, is_shared } = entered;
         let shared = Shared {
             lender,
             access: Arc::new(access.of_user(&user)),
             user,
-            current: Mutex::new(Current { session, id, arrivals: Arrivals::default(), _renewal: renewal }),
+            current: Mutex::new(Current::new(session, id, renewal, is_shared)),
             connection: watch::Sender::new(Connection::Up),
             keeper: Mutex::new(None),
         };
@@ -335,19 +358,10 @@ impl Borrower {
     }
 
     /// As [`Self::open`], for a request that connections come to.
-    pub(super) fn open_listener(
-        &self,
-        request: &Request,
-    ) -> Result<(Stream, Expected, mpsc::Receiver<Arrival>), BorrowError> {
-        let (session, arrivals) = {
-            let current = self.shared.current();
-            (current.session.clone(), current.arrivals.clone())
-        };
-        let first = message::encode_prefixed(request);
-        let stream = session.open(first).map_err(|error| BorrowError::open(self.host(), error))?;
-        // Before anything is awaited, so that the first connection finds it.
-        let (expected, arrival_rx) = arrivals.expect(&session, stream.id());
-        Ok((stream, expected, arrival_rx))
+    pub(super) fn open_listener(&self, request: &Request) -> Result<Opened, BorrowError> {
+        let Present { session, arrivals, .. } = self.shared.present();
+        let opened = arrivals.open(&session, message::encode_prefixed(request));
+        opened.map_err(|error| BorrowError::open(self.host(), error))
     }
 }
 

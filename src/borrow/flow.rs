@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, io};
 
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::{BorrowError, Borrower, lane::LaneReceiver, udp};
 use crate::{
@@ -16,6 +16,9 @@ pub(super) const QUIET_MAX: Duration = Duration::from_secs(300);
 
 /// What goes with the request at most, in bytes: beside that, the longest datagram would find no room.
 const EARLY_BYTES_MAX: usize = QUEUE_BYTES / 2;
+
+/// How long the lender may take to say its last of what was sent before the end.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// Whom a flow is for.
 pub(super) trait Side {
@@ -104,7 +107,25 @@ impl<'a> Flow<'a> {
             }
         }
         // A session that is over has taken nothing more, and says so elsewhere.
+        let _ = timeout(LAST_WORDS_MAX, self.hear_out(side)).await;
         let _ = self.stream.close().await;
+        Ok(())
+    }
+
+    /// Sends what waits, and hands out what the lender says of it: a refusal, an error.
+    async fn hear_out<S: Side>(&mut self, side: &mut S) -> Result<(), BorrowError> {
+        let mut more = true;
+        while more {
+            let waiting = self.queue.is_waiting();
+            if !waiting {
+                self.stream.finish();
+            }
+            tokio::select! {
+                drained = self.queue.drain(&self.stream), if waiting => drained.map_err(|error| self.failed(error))?,
+                filled = self.reader.fill(&self.stream) => more = filled.map_err(|error| self.failed(error))?,
+            }
+            self.receive(side)?;
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use super::{
     endpoint::{Destination, Endpoint},
     local::{LocalListener, LocalSocket, fail},
 };
-use crate::session::{Meter, Socket, relay_unanswered};
+use crate::session::{Meter, Socket, Stream, relay_unanswered};
 
 /// A bound local port or Unix socket that is not served yet.
 pub struct Forward {
@@ -87,7 +87,20 @@ async fn carry(borrower: Borrower, destination: Destination, socket: impl Socket
     let stream = destination.request().and_then(|request| borrower.open(&request)).inspect_err(|_| fail(&socket))?;
     // On the heap: its room is free again while the connection idles.
     let answer = Box::pin(destination.answer(&stream, borrower.host()));
-    relay_unanswered(socket, &stream, &Meter::default(), answer).await
+    relay_unanswered(socket, &stream, &Meter::default(), answer).await?;
+    still_lent(&stream, &borrower, &destination)
+}
+
+/// An error if the lender took the connection back; its program sees a reset and no more.
+pub(super) fn still_lent(
+    stream: &Stream,
+    borrower: &Borrower,
+    destination: &impl std::fmt::Display,
+) -> Result<(), BorrowError> {
+    match stream.taken_back() {
+        Some(taken) => Err(BorrowError::taken_back(borrower.host(), &destination.to_string(), taken)),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -7,15 +7,24 @@
 //!        └── the lender says no, or the login is over ──▶ Over
 //! ```
 //! The new login names the session that it replaces: the lender may still take it for alive, and ends it, so that its ports
-//! are free before the new session asks for them.
+//! are free before the new session asks for them. A session that another program shares is left to that program: who used it
+//! comes back over whatever is shared, or over a session of its own.
 
 use std::{
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use super::{BorrowError, access::Entered, connect::Shared};
-use crate::{proto::ErrorKind, trust::random};
+use super::{
+    BorrowError,
+    access::{Access, Entered},
+    connect::Shared,
+    share,
+};
+use crate::{
+    proto::{ErrorKind, SessionId},
+    trust::random,
+};
 
 /// Before the first attempt after a loss, and again after one that failed or led to a session that did not last; doubles
 /// up to [`PAUSE_MAX`].
@@ -120,13 +129,13 @@ async fn keep(kept: Weak<Shared>) {
 async fn come_back(kept: &Weak<Shared>, lost: BorrowError, pauses: &mut Pauses) -> Result<Entered, BorrowError> {
     let mut why = lost;
     loop {
-        let (access, replaces) = {
+        let (access, own) = {
             let Some(shared) = kept.upgrade() else { return Err(why) };
             shared.connection().send_replace(Connection::Down { why: SessionEnd::from(&why).text });
-            (shared.access().clone(), shared.id())
+            (shared.access().clone(), (!shared.is_shared()).then(|| shared.id()))
         };
         tokio::time::sleep(jittered(pauses.next())).await;
-        why = match tokio::time::timeout(ATTEMPT_MAX, access.again(Some(replaces))).await {
+        why = match tokio::time::timeout(ATTEMPT_MAX, enter_again(&access, own)).await {
             Ok(Ok(entered)) => return Ok(entered),
             Ok(Err(error)) if !may_pass(&error) => return Err(error),
             Ok(Err(error)) => error,
@@ -136,6 +145,17 @@ async fn come_back(kept: &Weak<Shared>, lost: BorrowError, pauses: &mut Pauses) 
             }
         };
     }
+}
+
+/// Enters in the place of `own`. Where the session was another program's, it is that one's again, or of whoever shares one by
+/// now, and else one of our own; none is replaced then, as the one that was lost may live on and be used by others.
+async fn enter_again(access: &Access, own: Option<SessionId>) -> Result<Entered, BorrowError> {
+    if own.is_none()
+        && let Some(entered) = share::enter(access).await?
+    {
+        return Ok(entered);
+    }
+    access.again(own).await
 }
 
 /// Between attempts.

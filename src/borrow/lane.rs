@@ -99,6 +99,23 @@ impl<T> LaneReceiver<T> {
         .await
     }
 
+    /// Ready once none will come any more, whatever waits.
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    #[cfg(feature = "run")]
+    pub(super) async fn over(&mut self) {
+        poll_fn(|cx| {
+            let mut waiting = lock(&self.0);
+            if waiting.senders == 0 {
+                return Poll::Ready(());
+            }
+            waiting.receiver = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// All that waits.
     pub(super) fn take_now(&mut self) -> VecDeque<T> {
         let mut waiting = lock(&self.0);

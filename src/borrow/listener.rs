@@ -7,7 +7,7 @@ use tokio::{
 
 use super::{
     BorrowError, Borrower, answer,
-    arrivals::{Arrival, Expected},
+    arrivals::{Arrival, Expected, Opened},
 };
 use crate::{
     proto::{Answer, ProtocolError, Ready, Request, StartListening},
@@ -37,7 +37,7 @@ impl Listener {
     where
         A: for<'b> minicbor::Decode<'b, ()>,
     {
-        let (stream, expected, arrival_rx) = borrower.open_listener(request)?;
+        let Opened { stream, expected, arrival_rx } = borrower.open_listener(request)?;
         let arrival_rx = Mutex::new(arrival_rx);
         let listener = Self { borrower: borrower.clone(), stream, address, arrival_rx, _expected: expected };
         Ok((listener.answer().await?, listener))

@@ -31,7 +31,7 @@ impl Borrower {
     /// session is over.
     ///
     /// # Security
-    /// What is answered are the lender's words: values of variables can be any bytes.
+    /// Who may only listen is told nothing but variables. What is answered are the lender's words: values of variables can be any bytes.
     ///
     /// # Cancellation
     /// Nothing is left behind.

@@ -182,7 +182,7 @@ impl Profiles {
             // Set by the user, as by `hosts set`.
             (profile.addresses, profile.learns_addresses) = (settings.addresses, false);
         }
-        if let Some(port) = host.port.or(self.port) {
+        if let Some(port) = self.port_of(host) {
             profile.addresses = at_port(&profile.addresses, port);
             profile.learns_addresses = false;
         }
@@ -195,6 +195,11 @@ impl Profiles {
             format!("to join as {user}: on {} run `capuchind invite {user}`, here `capuchin join`", profile.lender),
         ];
         Err(BorrowError::UnknownHost { host: format!("{user}@{}", host.alias), notes })
+    }
+
+    /// The port that is insisted on, at each address of a host, by its name or by the environment.
+    pub(super) fn port_of(&self, host: &Host) -> Option<u16> {
+        host.port.or(self.port)
     }
 
     /// When the saved login of a user ends; `None` if there is none, or it is over at `now`.

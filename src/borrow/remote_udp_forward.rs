@@ -6,11 +6,7 @@
 //! ```
 //! As for `-L`, what cannot be delivered is told to whoever runs the forward.
 
-use std::{
-    collections::VecDeque,
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::UdpSocket,
@@ -24,10 +20,11 @@ use super::{
     lane::{LaneReceiver, LaneSender, Lanes, Number, lane},
     listen_again::listen_again,
     local::wind_up,
+    target_addresses::TargetAddresses,
     udp,
 };
 use crate::{
-    proto::{Errno, Request, Target, UdpBind, UdpBody, UdpMessage},
+    proto::{Errno, Request, Target, UdpBind, UdpBody, UdpMessage, wildcard_like},
     session::{Crew, DatagramQueue, DatagramReader, Stream, receive_datagrams},
 };
 
@@ -105,6 +102,7 @@ impl RemoteUdpForward {
         let Self { borrower, mut stream, remote, target, quiet_max } = self;
         let (answer_tx, mut answer_rx) = lane();
         let (failure_tx, failure_rx) = mpsc::channel(FAILURES_MAX);
+        let target = Arc::new(TargetAddresses::new(target));
         let terms = Terms { target, quiet_max, answer_tx, failure_tx };
         let mut visitors = Visitors { terms, lanes: Lanes::new(VISITORS_MAX), crew: Crew::new(), failure_rx };
         loop {
@@ -141,7 +139,7 @@ struct Visitors {
 /// What each visitor is given.
 #[derive(Clone)]
 struct Terms {
-    target: Target,
+    target: Arc<TargetAddresses>,
     quiet_max: Duration,
     answer_tx: LaneSender<Answer>,
     failure_tx: mpsc::Sender<BorrowError>,
@@ -190,7 +188,8 @@ async fn carry(
 impl Terms {
     /// One visitor, from its first datagram until it is quiet.
     async fn visit(self, visitor: SocketAddr, mut lane: LaneReceiver<Vec<u8>>) -> Result<(), BorrowError> {
-        let failed = |error: io::Error| BorrowError::local(format!("cannot send to {}/udp", self.target), error);
+        let failed =
+            |error: io::Error| BorrowError::local(format!("cannot send to {}/udp", self.target.target()), error);
         let socket = dial(&self.target).await.map_err(failed)?;
         let (mut taken, mut is_failing) = (VecDeque::new(), false);
         let mut quiet = std::pin::pin!(sleep(self.quiet_max));
@@ -203,11 +202,15 @@ impl Terms {
                     // Each may fail by the error of an earlier one, which is told once.
                     taken.drain(..).map(|content| socket.try_send(&content).map(drop)).fold(Ok(()), Result::and)
                 }
-                ready = socket.readable() => ready.and_then(|()| receive_datagrams(&socket, |_, content| {
-                    is_failing = false;
-                    lane.note_use();
-                    self.answer_tx.send((visitor, content.to_vec()), content.len());
-                })),
+                ready = socket.readable() => {
+                    // Waiting for a socket that is always ready costs no budget: a target that floods would keep this worker.
+                    tokio::task::coop::consume_budget().await;
+                    ready.and_then(|()| receive_datagrams(&socket, |_, content| {
+                        is_failing = false;
+                        lane.note_use();
+                        self.answer_tx.send((visitor, content.to_vec()), content.len());
+                    }))
+                }
                 () = &mut quiet => {
                     let until = lane.used() + self.quiet_max;
                     if until <= Instant::now() {
@@ -230,11 +233,10 @@ impl Terms {
 }
 
 /// A socket that hears from the target alone.
-async fn dial(target: &Target) -> io::Result<UdpSocket> {
+async fn dial(target: &TargetAddresses) -> io::Result<UdpSocket> {
     let mut failure = io::Error::from(Errno::EHOSTUNREACH);
-    for address in tokio::net::lookup_host((target.host.as_str(), target.port)).await? {
-        let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    for address in target.now().await?.iter().copied() {
+        let socket = UdpSocket::bind(wildcard_like(address.ip())).await?;
         match socket.connect(address).await {
             Ok(()) => {
                 // Until the runtime has heard it from the kernel, there seems to be no room.

@@ -8,7 +8,7 @@
 //! ordinary socket: it is told to whoever runs the forward.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,7 +25,7 @@ use super::{
     udp_port::{Client, UdpPort},
 };
 use crate::{
-    proto::{ErrorKind, Refusal, SessionId, Target, UdpBind, UdpBody, UdpMessage},
+    proto::{ErrorKind, Refusal, SessionId, Target, UdpBind, UdpBody, UdpMessage, wildcard_like},
     session::Crew,
 };
 
@@ -129,6 +129,9 @@ impl UdpForward {
                             clients.spawn(&served.borrower.session(), served.clone().carry(client, number, lane));
                         }
                     });
+                    // Waiting for a socket that is always ready costs no budget: a client that floods would keep this worker,
+                    // and nobody would hear that the session is over.
+                    tokio::task::coop::consume_budget().await;
                 }
                 Some(done) = clients.join_next() => match done {
                     // Told by whoever watches the connection; a client notices a loss.
@@ -167,8 +170,7 @@ impl Served {
     ) -> Result<(), BorrowError> {
         let carried = async {
             let to = self.resolve().await?;
-            let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            let wanted = UdpBind { address: SocketAddr::new(any, 0), listen: false, v6_only: false };
+            let wanted = UdpBind { address: wildcard_like(to.ip()), listen: false, v6_only: false };
             let mut side = ClientSide { served: &self, client, to, is_failing: false };
             let flow = Flow::open(&self.borrower, wanted, &mut lane, &mut side).await?;
             flow.carry(&mut lane, &mut side, self.quiet_max).await

@@ -22,10 +22,13 @@ pub struct Background {
 }
 
 impl Background {
-    /// Returns in the second process alone; in the first it is a failure without a word, with the exit status.
+    /// Returns in the second process alone; in the first it is a failure without a word, with the exit status. Every descriptor
+    /// above stderr is closed: nothing may have been opened before.
     pub fn split() -> Result<Self, Failure> {
         let failed =
             |error: std::io::Error| Failure::new(ErrorKind::Local, format!("cannot go into the background: {error}"));
+        // What the shell that started us waits on, as a lock or a pipe, must not wait for the second process.
+        sys::close_inherited().map_err(failed)?;
         let (told, ready) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         match sys::fork().map_err(failed)? {

@@ -39,7 +39,8 @@ pub struct Question {
     kind: Kind,
     /// What is wanted: host:port, a path, a name, or a command line in one argument; none for shell, python and profile
     target: Option<String>,
-    /// One JSON document: host or user, kind, target, allowed, warnings, and rule or reason and notes
+    /// One JSON document: host or user, kind, target, allowed, warnings, and rule or reason and notes; without an answer,
+    /// error with kind, text and notes in the place of allowed
     #[arg(long)]
     json: bool,
 }
@@ -69,12 +70,25 @@ impl Question {
     pub fn words(&self) -> (String, String) {
         (self.kind.to_string(), self.target.clone().unwrap_or_default())
     }
+
+    /// No answer: told on stderr as any failure, and to a script that wants JSON on stdout, too.
+    pub fn unanswered(&self, (key, who): (&str, &str), failure: Failure) -> Failure {
+        if self.json {
+            let (kind, target) = self.words();
+            let document = json!({ key: who, "kind": kind, "target": target, "error": of_failure(&failure) });
+            if let Err(closed) = print_json(&document) {
+                return closed;
+            }
+        }
+        failure.with_code(ERROR)
+    }
 }
 
 /// `capuchin check`.
 pub async fn run(Arguments { host, question }: Arguments) -> Result<(), Failure> {
     let (kind, target) = question.words();
-    let failed = |failure: Failure| failure.with_code(ERROR);
+    let named = host.text().unwrap_or_default();
+    let failed = |failure: Failure| question.unanswered(("host", &named), failure);
     let borrower = host.connect_or_share().await.map_err(failed)?;
     let verdict = match ask(&borrower, &kind, &target).await {
         Ok(verdict) => verdict,
@@ -91,8 +105,7 @@ pub fn show((key, who): (&str, &str), question: &Question, verdict: Verdict) -> 
     let (kind, target) = question.words();
     let (document, text, result) = match verdict {
         Verdict::Allowed { rule, warnings } => {
-            let asked = format!("{kind} {target}");
-            let mut text = format!("allowed: {} by {}", escape(asked.trim_end()), escape(&rule));
+            let mut text = format!("allowed: {} by {}", escape(&question.kind.asked(&target)), escape(&rule));
             append(&mut text, "warning: ", &warnings);
             let document = json!({
                 key: who, "kind": kind, "target": target, "allowed": true, "rule": rule, "warnings": warnings,
@@ -116,6 +129,11 @@ pub fn show((key, who): (&str, &str), question: &Question, verdict: Verdict) -> 
         print(&text)?
     }
     result
+}
+
+/// `kind`, `text` and `notes`.
+pub fn of_failure(Failure { kind, text, notes, .. }: &Failure) -> serde_json::Value {
+    json!({ "kind": kind.as_str(), "text": text, "notes": notes })
 }
 
 fn append(text: &mut String, label: &str, lines: &[String]) {

@@ -4,27 +4,49 @@
 //!
 //! Paths of the lender are not completed, shared session or not: nothing lists its files under the policy yet.
 
-use clap::{Arg, Command, CommandFactory};
-use clap_complete::{CompleteEnv, CompletionCandidate, engine::ArgValueCandidates};
+mod bash;
 
-use crate::Profiles;
+use std::ffi::OsStr;
+
+use clap::{Arg, Command, CommandFactory};
+use clap_complete::{
+    CompleteEnv, CompletionCandidate,
+    engine::ArgValueCompleter,
+    env::{Fish, Shells, Zsh},
+};
+
+use self::bash::Bash;
+use crate::{Profiles, proto::UserName};
 
 /// Answers a shell that asks, and ends then.
 pub fn answer<A: CommandFactory>() {
-    CompleteEnv::with_factory(|| with_hosts(A::command())).complete();
+    CompleteEnv::with_factory(|| with_hosts(A::command())).shells(Shells(&[&Bash, &Fish, &Zsh])).complete();
 }
 
 /// Each command that is about a host, with the hosts that there are. In place: the order of arguments is their meaning.
 fn with_hosts(command: Command) -> Command {
-    let add = |argument: Arg| if argument.get_id() == "host" { argument.add(hosts()) } else { argument };
+    let hosts = ArgValueCompleter::new(hosts);
+    let add = |argument: Arg| if argument.get_id() == "host" { argument.add(hosts.clone()) } else { argument };
     command.mut_subcommands(|command| command.mut_args(add))
 }
 
-/// The hosts that this machine has joined.
-fn hosts() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| {
-        // What cannot be read completes nothing, and says why when it is used.
-        let listed = Profiles::from_env().and_then(|profiles| profiles.list()).unwrap_or_default();
-        listed.into_iter().map(|(alias, _)| CompletionCandidate::new(alias.as_str())).collect()
+/// The hosts that this machine has joined; behind `USER@`, as that user.
+fn hosts(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(typed) = typed.to_str() else { return Vec::new() };
+    let (user, begun) = match typed.split_once('@') {
+        Some((user, begun)) => (Some(user), begun),
+        None => (None, typed),
+    };
+    // What cannot be read completes nothing, and says why when it is used.
+    let listed = Profiles::from_env().and_then(|profiles| profiles.list()).unwrap_or_default();
+    let joined_as = |users: &[UserName]| user.is_none_or(|user| users.iter().any(|one| one.as_str() == user));
+    let fits = listed.into_iter().filter(|(alias, profile)| {
+        let is_joined = profile.as_ref().map_or(user.is_none(), |profile| joined_as(&profile.users));
+        is_joined && alias.as_str().starts_with(begun)
+    });
+    fits.map(|(alias, _)| match user {
+        Some(user) => CompletionCandidate::new(format!("{user}@{alias}")),
+        None => CompletionCandidate::new(alias.as_str()),
     })
+    .collect()
 }

@@ -1,4 +1,4 @@
-//! `capuchin connect`: one session in the background that `exec`, `shell`, `check` and `forward -W` then share.
+//! `capuchin connect`: one session in the background that every other command then shares.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -13,18 +13,21 @@ use super::{
     report::{Failure, print},
     signals,
 };
-use crate::{Borrower, Share, proto::ErrorKind};
+use crate::{Borrower, Share, proto::ErrorKind, sys};
 
 /// What the one in the background says when it serves.
 const READY: &str = "ready";
 
-/// Keep a session in the background, so that exec, shell, check and forward -W begin at once
+/// Keep a session in the background, so that every other command begins at once and needs none of its own
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
   capuchin connect lab              asks for the password if need be, and comes back
-  capuchin exec lab -- uptime       over that session
-  capuchin connect --stop lab       ends it, and what runs over it")]
+  capuchin exec lab -- uptime       over that session, as run, shell, forward, offer, check and doctor
+  capuchin connect --stop lab       ends it, and the programs and shells there; run and forward go on over sessions of their own
+
+Commands that name another user or another port (-l, -p) have a session of their own. Bulk crosses one more process of this
+machine than without it.")]
 pub struct Arguments {
     #[command(flatten)]
     host: HostArgument,
@@ -49,11 +52,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         return print(&format!("{text} is connected already"));
     }
     // Here, where a person can be asked for a password; it leaves a ticket for the other.
-    drop(host.connect().await?);
+    // Ended in good order, as the policy may allow one session alone.
+    let _ = host.connect().await?.close().await;
     start(&text)?;
-    print(&format!(
-        "Connected to {text}; exec, shell, check and forward -W share this session until: capuchin connect --stop {text}"
-    ))
+    print(&format!("Connected to {text}; every command shares this session until: capuchin connect --stop {text}"))
 }
 
 /// Serves until the session is over for good.
@@ -61,8 +63,7 @@ async fn serve(host: &str) -> Result<(), Failure> {
     let borrower = Borrower::connect(host).await?;
     borrower.keep_connected();
     let share = Share::open(&borrower)?;
-    let _presence =
-        Presence::announce(&borrower, "connect", vec!["shared with exec, shell, check and forward -W".to_owned()]);
+    let _presence = Presence::announce(&borrower, "connect", vec!["shared with every other command".to_owned()]);
     print(READY)?;
     Err(share.serve().await.into())
 }
@@ -75,6 +76,8 @@ pub fn start(host: &str) -> Result<(), Failure> {
     let mut command = Command::new("setsid");
     command.arg(program).args(["connect", "--foreground", host]);
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // It outlives the shell that started us: what that waits on, as a lock or a pipe, must not wait for it.
+    sys::give_stdio_alone(&mut command);
     let mut child = command.spawn().map_err(failed)?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {

@@ -3,6 +3,7 @@
 mod escape_keys;
 mod local_terminal;
 mod relay;
+mod signals;
 pub(super) mod streams;
 
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
@@ -30,18 +31,25 @@ Examples:
   capuchin exec -t lab -- vim notes.txt           with a terminal
   capuchin exec lab -- sh -c 'ls *.txt | wc -l'   a shell, where one is wanted
 
-Exit status: that of the program, or 128+N if signal N ended it; 126 if it cannot be executed, 127 if it is not there,
-255 after any failure of our own. SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the program; sent twice they end this.")]
+Exit status: that of the program, or 128+N if signal N ended it; 126 if it cannot be executed, 127 if it or the
+interpreter that its first line names is not there, 255 after any failure before that, as of --cwd.
+
+SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the program; sent twice they end this. What the program leaves behind is ended
+with it, nohup and setsid or not; --detach is for what is to stay.")]
 pub struct Arguments {
     #[command(flatten)]
     session: Session,
-    /// Give it a terminal, of 80x24 where there is none here
-    #[arg(short = 't', long = "tty")]
+    /// Give it a terminal, of 80x24 where there is none here; -tt is the same
+    #[arg(short = 't', long = "tty", overrides_with = "terminal")]
     terminal: bool,
+    /// Without a terminal, as if nothing were said
+    #[arg(short = 'T', long = "no-tty", overrides_with = "terminal")]
+    no_terminal: bool,
     /// Nothing on its stdin
     #[arg(short = 'n', long = "null-stdin")]
     null_stdin: bool,
-    /// Let it run on without us, where the policy says `detach = true`, and print its process number
+    /// Let it run on without us, where the policy says `detach = true`, and print its process number. Its stdin, stdout and
+    /// stderr are /dev/null: what is piped in here does not reach it, as with docker run -d
     #[arg(long, conflicts_with = "terminal")]
     detach: bool,
     /// The program, by name or path, and its arguments
@@ -58,12 +66,13 @@ Examples:
   echo uptime | capuchin shell lab
 
 Keys behind a newline: ~. ends, ~^Z suspends, ~? lists them all.
+
 Exit status: that of the shell; 255 after any failure of our own.")]
 pub struct ShellArguments {
     #[command(flatten)]
     session: Session,
-    /// Give it a terminal, of 80x24 where there is none here
-    #[arg(short = 't', long = "tty")]
+    /// Give it a terminal, of 80x24 where there is none here; -tt is the same
+    #[arg(short = 't', long = "tty", overrides_with = "terminal")]
     terminal: bool,
     /// Without a terminal
     #[arg(short = 'T', long = "no-tty", overrides_with = "terminal")]
@@ -73,11 +82,13 @@ pub struct ShellArguments {
 /// What both have.
 #[derive(clap::Args)]
 struct Session {
-    /// Set a variable there, or send ours; the policy decides (`env.send`)
+    /// Set a variable there, or send ours; the policy decides (`env.send`). With a terminal LANG and LC_* go by themselves,
+    /// where it lets them through
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     variables: Vec<OsString>,
-    /// Working directory there; the home if left out
-    #[arg(long = "cwd", value_name = "FOLDER")]
+    /// Working directory there; the home if left out. One that cannot be entered ends this with 255
+    // Not one of this machine, which a shell would complete.
+    #[arg(long = "cwd", value_name = "FOLDER", value_hint = clap::ValueHint::Other)]
     folder: Option<PathBuf>,
     /// The character that steers the session behind a newline on a terminal, or none
     #[arg(short = 'e', long = "escape", value_name = "CHARACTER", default_value = "~", value_parser = escape_key)]
@@ -101,7 +112,7 @@ fn escape_key(text: &str) -> Result<EscapeKey, String> {
 
 /// `capuchin exec`.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { session, terminal, null_stdin, detach, argv } = arguments;
+    let Arguments { session, terminal, no_terminal: _, null_stdin, detach, argv } = arguments;
     let borrower = session.host.connect_or_share().await?;
     let [program, rest @ ..] = argv.as_slice() else {
         return Err(Failure::new(ErrorKind::Usage, "a program is missing"));
@@ -122,7 +133,20 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     if !null_stdin {
         command.stdin(Stdio::Piped);
     }
-    relay::run(&borrower, command, terminal, session.escape.0).await
+    if terminal {
+        Session::apply_language(&mut command);
+    }
+    let ran = relay::run(&borrower, command, terminal, session.escape.0).await;
+    ran.map_err(|failure| if failure.code == NOT_FOUND { for_a_shell(failure, &argv) } else { failure })
+}
+
+/// A line for a shell, as ssh takes one, that was meant as a program.
+fn for_a_shell(mut failure: Failure, argv: &[OsString]) -> Failure {
+    let line = argv.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    if line.contains(char::is_whitespace) {
+        failure.notes.push("help: no shell reads this; for one: capuchin exec HOST -- sh -c 'LINE'".to_owned());
+    }
+    failure
 }
 
 /// `capuchin shell`.
@@ -134,6 +158,9 @@ pub async fn shell(arguments: ShellArguments) -> Result<(), Failure> {
     command.stdin(Stdio::Piped);
     let _presence = Presence::announce(&borrower, "shell", vec!["a login shell".to_owned()]);
     let terminal = terminal || (!no_terminal && std::io::stdin().is_terminal());
+    if terminal {
+        Session::apply_language(&mut command);
+    }
     relay::run(&borrower, command, terminal, session.escape.0).await
 }
 
@@ -154,6 +181,15 @@ impl Session {
             command.current_dir(folder);
         }
     }
+
+    /// Tells programs on a terminal which language the person there reads, as ssh(1) does.
+    fn apply_language(command: &mut Command) {
+        for (name, value) in std::env::vars_os() {
+            if name == "LANG" || name.as_encoded_bytes().starts_with(b"LC_") {
+                command.env_if_allowed(name, value);
+            }
+        }
+    }
 }
 
 fn split_variable(variable: &std::ffi::OsStr) -> Option<(&std::ffi::OsStr, &std::ffi::OsStr)> {
@@ -167,6 +203,8 @@ fn split_variable(variable: &std::ffi::OsStr) -> Option<(&std::ffi::OsStr, &std:
 /// A program that does not start, with the exit status that a shell has for it.
 fn failed(error: BorrowError) -> Failure {
     let code = match (error.kind(), error.errno().map(|errno| errno.0)) {
+        // Nothing was found out about the program.
+        _ if matches!(error, BorrowError::Start { .. }) => super::report::FAILURE,
         (ErrorKind::Target, Some(ENOENT)) => NOT_FOUND,
         (ErrorKind::Target, Some(_)) => NOT_EXECUTABLE,
         _ => super::report::FAILURE,

@@ -89,16 +89,13 @@ impl Wanted {
 /// Runs the command on a runtime of its own, which is made after the process has been split for `-f`.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { host, wanted, stdio, background, no_command: _ } = arguments;
+    // First of all: it closes what is open, whosever it is.
+    let background = background.then(Background::split).transpose()?;
     let wanted = if wanted.is_empty() && stdio.is_none() { settled(&host)? } else { wanted };
     // Each port and each connection is a descriptor.
     descriptors::raise_limit();
-    let background = background.then(Background::split).transpose()?;
     super::block_on(async move {
-        let borrower = signals::interruptible(async {
-            // One connection, which ends with this command: that is as well over a shared session. What listens needs its own.
-            if stdio.is_some() { host.connect_or_share().await } else { host.connect().await }
-        })
-        .await?;
+        let borrower = signals::interruptible(host.connect_or_share()).await?;
         match stdio {
             Some(target) => signals::interruptible(stdio::run(&borrower, &target)).await,
             None => forward(&borrower, &wanted, background).await,

@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Allow a user something for a while, as a rule of policy.toml would; a deny there still beats it
+    /// Allow a user something for a while, as a rule of policy.toml would; a deny there still beats it. Prints the grant's number
     Allow(Allow),
     /// List the grants that stand, or end one
     Grants(Grants),
@@ -68,7 +68,7 @@ pub async fn run(dir: &LenderDir, command: Command) -> Result<(), Failure> {
             match lend::ask(dir, request).await? {
                 AdminReply::Granted { grant, .. } => {
                     warn(&format!("grant {grant} stands; to end it before: capuchind grants remove {grant}"));
-                    Ok(())
+                    print(&grant.to_string())
                 }
                 other => Err(strange(&other)),
             }

@@ -4,7 +4,12 @@ use super::{
     connect, prompt,
     report::{Failure, warn},
 };
-use crate::{Borrower, Host, Profiles, borrow::run::HOST_VARIABLE, proto::ErrorKind, trust::password::Password};
+use crate::{
+    Borrower, Host, Profiles,
+    borrow::run::{self, HOST_VARIABLE},
+    proto::ErrorKind,
+    trust::password::Password,
+};
 
 /// Whom to borrow from.
 #[derive(clap::Args)]
@@ -17,6 +22,25 @@ pub struct HostArgument {
     /// The port of the lender, at each of its addresses [env: CAPUCHIN_PORT]
     #[arg(short = 'p', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
+}
+
+/// What becomes of the signals that end a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signals {
+    /// They end it.
+    Open,
+    /// `run` keeps them, to pass them on to its program.
+    Kept,
+}
+
+impl Signals {
+    /// Does something that they are to end as well, as a question to a person.
+    fn let_through<T>(self, it: impl FnOnce() -> T) -> Result<T, Failure> {
+        match self {
+            Self::Open => Ok(it()),
+            Self::Kept => Ok(run::at_a_prompt(it)?),
+        }
+    }
 }
 
 impl HostArgument {
@@ -47,27 +71,33 @@ impl HostArgument {
         Ok(text)
     }
 
-    /// As [`Self::connect`], over the session that `capuchin connect` keeps, if there is one: for what needs no listener.
-    /// Where config.toml says `share = true`, one is begun.
+    /// As [`Self::connect`], over the session that `capuchin connect` keeps, if there is one. Where config.toml says
+    /// `share = true`, one is begun.
     pub async fn connect_or_share(&self) -> Result<Borrower, Failure> {
+        self.connect_or_share_by(Signals::Open).await
+    }
+
+    /// As [`Self::connect_or_share`], for a command that may keep signals to itself.
+    pub async fn connect_or_share_by(&self, signals: Signals) -> Result<Borrower, Failure> {
         let host = self.text()?;
         if let Some(borrower) = Borrower::shared_by_others(&host).await? {
             return Ok(borrower);
         }
-        let own = self.connect().await?;
+        let own = self.connect_asking(|question| signals.let_through(|| prompt::password(question))?).await?;
         if !is_to_share(&host)? {
             return Ok(own);
         }
         // As `capuchin connect` does: a person has been asked, and there is a ticket. The policy may allow one session alone.
         let _ = own.close().await;
-        let started = connect::start(&host);
+        // It has our mask of signals, and is to hear them.
+        let started = signals.let_through(|| connect::start(&host))?;
         // Another command may have been faster.
         match (Borrower::shared_by_others(&host).await?, started) {
             (Some(borrower), _) => Ok(borrower),
             (None, started) => {
                 let why = started.err().map_or_else(|| "it has ended".to_owned(), |failure| failure.text);
                 warn(&format!("capuchin: no session is shared with {host}: {why}"));
-                self.connect().await
+                self.connect_asking(|question| signals.let_through(|| prompt::password(question))?).await
             }
         }
     }
@@ -77,11 +107,7 @@ impl HostArgument {
         self.connect_asking(prompt::password).await
     }
 
-    /// As above, with another way to ask for a password.
-    pub async fn connect_asking(
-        &self,
-        ask: impl FnOnce(&str) -> Result<Password, Failure>,
-    ) -> Result<Borrower, Failure> {
+    async fn connect_asking(&self, ask: impl FnOnce(&str) -> Result<Password, Failure>) -> Result<Borrower, Failure> {
         let host = self.text()?;
         let failure: Failure = match Borrower::connect(&host).await {
             Ok(borrower) => return Ok(borrower),

@@ -58,7 +58,7 @@ enum Command {
     Live(sessions::Command),
     #[command(flatten)]
     Grants(grants::Command),
-    /// Say whether the policy would allow something, and why; exit status 0 allowed, 1 denied, 2 error
+    /// Say whether the policy would allow something, and why; exit status 0 allowed, 1 denied, 2 no answer
     Check {
         /// Who would ask
         user: String,
@@ -78,7 +78,7 @@ struct Init {
     #[arg(long, value_name = "ADDR:PORT|fd:N")]
     listen: Option<lend::Listen>,
     /// Where borrowers find it; up to four times
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = advertised)]
     advertise: Vec<String>,
 }
 
@@ -167,7 +167,7 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     }
     descriptors::raise_limit();
-    let lender = Lender::open(dir)?;
+    let lender = lend::open_to_serve(dir).await?;
     let listener = lender.listen().await?;
     if !lender.has_devices()? {
         let user = owner.to_string();
@@ -175,7 +175,7 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
             AdminReply::Users { users } => users,
             other => return Err(strange(&other)),
         };
-        if !users.iter().any(|entry| entry.user == user) {
+        if !users.iter().any(|entry| entry.user == user && entry.created.is_some()) {
             lender.execute(AdminRequest::UserAdd { user: user.clone() }).await?;
         }
         warn("no device has joined yet; within 15 minutes, on yours: capuchin join LINE");
@@ -194,7 +194,7 @@ pub async fn serve_in(dir: PathBuf) -> Result<(), Failure> {
 
 async fn serve_dir(dir: &LenderDir) -> Result<(), Failure> {
     descriptors::raise_limit();
-    let lender = Lender::open(dir)?;
+    let lender = lend::open_to_serve(dir).await?;
     let listener = lender.listen().await?;
     serve(&lender, listener).await
 }
@@ -240,8 +240,22 @@ fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
         return print_json(&serde_json::json!(users));
     }
     for entry in users {
-        let password = if entry.password { "" } else { "  (no password yet)" };
-        print(escape(&format!("{}  {}{password}", entry.user, entry.devices.join(" "))).trim_end())?;
+        let is_added = entry.created.is_some();
+        let mut line = entry.user.clone();
+        if !entry.devices.is_empty() {
+            line.push_str(&format!("  {}", entry.devices.join(" ")));
+        }
+        if is_added && !entry.password {
+            line.push_str("  (no password yet)");
+        }
+        if entry.barred.is_some() {
+            let way = if is_added { "invite" } else { "user add" };
+            line.push_str(&format!(
+                "  (the door of this machine is closed; to open it: capuchind {way} {})",
+                entry.user
+            ));
+        }
+        print(&escape(&line))?;
     }
     Ok(())
 }
@@ -249,9 +263,10 @@ fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
 async fn ask_gate(dir: &LenderDir, user: String, question: check::Question) -> Result<(), Failure> {
     let (kind, target) = question.words();
     let request = AdminRequest::Check { user: user.clone(), kind, target };
-    let reply = lend::ask(dir, request).await.map_err(|error| Failure::from(error).with_code(check::ERROR))?;
+    let asked = lend::ask(dir, request).await;
+    let reply = asked.map_err(|error| question.unanswered(("user", &user), Failure::from(error)))?;
     let AdminReply::Check(CheckReply { allowed, rule, reason, notes, warnings, .. }) = reply else {
-        return Err(strange(&reply));
+        return Err(question.unanswered(("user", &user), strange(&reply)));
     };
     let verdict = match allowed {
         true => Verdict::Allowed { rule: rule.unwrap_or_default(), warnings },
@@ -264,6 +279,10 @@ impl From<LendError> for Failure {
     fn from(error: LendError) -> Self {
         Self::new(error.kind(), error.line())
     }
+}
+
+fn advertised(text: &str) -> Result<String, String> {
+    lend::check_advertised(text).map(|()| text.to_owned())
 }
 
 /// A number and one of s, m, h, d.

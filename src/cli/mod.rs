@@ -35,7 +35,11 @@ mod sessions;
 mod signals;
 mod status;
 
-use std::{ffi::OsStr, path::Path, process::ExitCode};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
 
 use clap::{Parser, error::ErrorKind as ClapKind};
 
@@ -189,8 +193,36 @@ fn parse<A: Parser>() -> Result<A, Failure> {
             let _ = error.print();
             Failure::new(ErrorKind::Usage, "a command is missing")
         }
-        kind => with_shell(kind, with_separator(kind, usage(&error.to_string()))),
+        kind => {
+            let failure = with_shell(kind, with_separator(kind, usage(&error.to_string())));
+            if answers_by_status(std::env::args_os()) { unanswered(failure) } else { failure }
+        }
     })
+}
+
+/// A question that was not understood; a script that wants JSON gets that as JSON, too.
+fn unanswered(failure: Failure) -> Failure {
+    let wants_json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+    let document = serde_json::json!({ "error": check::of_failure(&failure) });
+    match wants_json.then(|| report::print_json(&document)) {
+        Some(Err(closed)) => closed,
+        _ => failure.with_code(check::ERROR),
+    }
+}
+
+/// Whether the exit status of this command is its answer (`check`, `audit verify`): one that was not understood gave none.
+fn answers_by_status(arguments: impl Iterator<Item = OsString>) -> bool {
+    let mut words = arguments.skip(1).filter(|word| word != "lender");
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--dir") => drop(words.next()),
+            Some(option) if option.starts_with('-') => {}
+            Some("check") => return true,
+            Some("audit") => return words.any(|word| word == "verify"),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// `run` takes the program behind `--` alone, so that no option of the program's is taken for ours: who forgot it is told.
@@ -294,6 +326,23 @@ mod tests {
     fn help_begins_with_examples() {
         for help in [Borrowing::command().render_long_help(), Lending::command().render_long_help()] {
             assert!(help.to_string().starts_with("Examples:"), "{help}");
+        }
+    }
+
+    #[test]
+    fn the_commands_whose_status_is_an_answer_are_told_apart() {
+        let answers = |line: &str| answers_by_status(line.split(' ').map(OsString::from));
+        for line in [
+            "capuchin check lab nonsense x",
+            "capuchind --dir check check ana",
+            "capuchind check --dir=x",
+            "capuchin lender --dir x check ana nonsense",
+            "capuchind audit verify --nonsense",
+        ] {
+            assert!(answers(line), "{line}");
+        }
+        for line in ["capuchin", "capuchin run check", "capuchind --dir check up", "capuchind audit --nonsense"] {
+            assert!(!answers(line), "{line}");
         }
     }
 

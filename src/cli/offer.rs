@@ -1,9 +1,6 @@
 //! `capuchin offer`: our stdin and stdout as a service at the lender, for one borrower after the other.
 
-use std::{
-    io,
-    sync::{Arc, Weak},
-};
+use std::{io, sync::Arc};
 
 use rustix::stdio::stdout;
 
@@ -16,8 +13,8 @@ use super::{
 };
 use crate::{
     ServiceListener,
-    proto::{ErrorKind, Reset, mux::Batch},
-    session::Stream,
+    proto::{ErrorKind, mux::Batch},
+    session::{Stream, Unended},
     sys,
 };
 
@@ -30,8 +27,9 @@ Examples:
   capuchin offer lab console stdio <>/dev/ttyS0 >&0        a serial line, for one at a time
 
 Who connects reads what comes in at our stdin, and writes what goes to our stdout. One more meanwhile is refused as busy. The
-next may come when one has gone: what was read of stdin and not sent by then is lost. It ends with stdin, once the borrower
-who is connected has ended too, with --once, or with the session. The policy says who may: `services = { offer = [...],
+next may come when one has gone: what was read of stdin and not sent by then is lost. Once somebody has come, it ends with
+stdin, when he has ended too; else with --once, or with the session. A program that ends before it has read everything has
+taken what it wanted, as in `tar c . | ssh HOST PROGRAM`, and how it ended is not told here. The policy says who may: `services = { offer = [...],
 use = [...] }`.")]
 pub struct Arguments {
     #[command(flatten)]
@@ -48,7 +46,7 @@ pub struct Arguments {
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { host, name, provider: _, once } = arguments;
-    let borrower = host.connect().await?;
+    let borrower = host.connect_or_share().await?;
     let offer = borrower.offer(&name, Some(1)).await?;
     warn(&format!("Offering service {name} at {}", escape(borrower.host())));
     let _presence = Presence::announce(&borrower, "offer", vec![format!("service:{name} stdio")]);
@@ -60,7 +58,7 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
     let mut stdin = None;
     loop {
         let stream = Arc::new(offer.accept().await?.into_stream());
-        let mut standing = Standing(Arc::downgrade(&stream));
+        let unended = Unended::of(&stream);
         // Not before: what nobody has asked for stays where it is.
         let stdin = stdin.get_or_insert_with(Input::open);
         let down = async {
@@ -75,7 +73,7 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
         let up = async { Ok(up(stdin, &stream).await) };
         let failed = |error: io::Error| of_stdout(&error);
         let (has_ended, whole) = tokio::try_join!(up, down).map_err(failed)?;
-        standing.has_ended();
+        unended.has_ended();
         if once || has_ended {
             // What was written is there; with the session gone it may not be.
             let closed = match Arc::into_inner(stream) {
@@ -89,23 +87,6 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
                 let text = format!("who was connected has gone before the end: {error}");
                 Failure::new(ErrorKind::Target, text)
             });
-        }
-    }
-}
-
-/// A connection that stands: dropped before its end, as by a signal, it breaks off, and whoever reads sees no end of the data.
-struct Standing(Weak<Stream>);
-
-impl Standing {
-    fn has_ended(&mut self) {
-        self.0 = Weak::new();
-    }
-}
-
-impl Drop for Standing {
-    fn drop(&mut self) {
-        if let Some(stream) = self.0.upgrade() {
-            stream.reset(Reset::Cancelled);
         }
     }
 }

@@ -114,6 +114,17 @@ pub fn warn(line: &str) {
     let _ = io::stderr().write_all(format!("{}\n", escape(line)).as_bytes());
 }
 
+/// An error that is told beside what goes on, as one line: behind a refusal stands what to send to the lender's admin.
+pub fn one_line(error: &BorrowError) -> String {
+    let is_refusal = matches!(error.kind(), ErrorKind::Policy | ErrorKind::Busy);
+    match error.notes().last().map(|note| note.trim_start()).filter(|_| is_refusal) {
+        None => error.to_string(),
+        // Nothing that the admin could do.
+        Some(help) if help.starts_with("help: ") => format!("{error}; {help}"),
+        Some(line) => format!("{error}; to send to the lender's admin: {line}"),
+    }
+}
+
 /// Text as it may reach a terminal: control characters, and those that change the direction of what follows, are shown
 /// as what they are.
 pub fn escape(text: &str) -> String {
@@ -166,6 +177,36 @@ mod tests {
         };
         let text = "error[policy]: lab: connect db:1 is refused\\n: no rule allows it\n  = help: ask\\u{1b}\n";
         assert_eq!(failure.rendered(), text);
+    }
+
+    #[test]
+    fn a_refusal_in_one_line_ends_with_what_to_send_to_the_admin() {
+        let refused = |kind, notes: &[&str]| BorrowError::Refused {
+            lender: "lab".to_owned(),
+            kind,
+            reason: "connect db:1 is refused: no rule allows it".to_owned(),
+            errno: None,
+            notes: notes.iter().map(|&note| note.to_owned()).collect(),
+            warnings: Vec::new(),
+        };
+        let said = "lab: connect db:1 is refused: no rule allows it";
+        for (kind, notes, more) in [
+            (
+                ErrorKind::Policy,
+                &["  help: ask:", "  capuchind allow ana connect db:1 --for 1h"][..],
+                "; to send to the lender's admin: capuchind allow ana connect db:1 --for 1h",
+            ),
+            (
+                ErrorKind::Busy,
+                &["ask:", "limits = { streams = N }"],
+                "; to send to the lender's admin: limits = { streams = N }",
+            ),
+            (ErrorKind::Policy, &["  help: write the address"], "; help: write the address"),
+            (ErrorKind::Policy, &[], ""),
+            (ErrorKind::Target, &["help: ask"], ""),
+        ] {
+            assert_eq!(one_line(&refused(kind, notes)), format!("{said}{more}"));
+        }
     }
 
     #[test]

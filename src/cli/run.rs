@@ -1,23 +1,27 @@
 //! `capuchin run`: an unmodified program on another machine's network.
 
 mod shell;
+mod told;
 
 use std::{
-    collections::HashSet,
     ffi::OsString,
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 use tokio::task::JoinSet;
 
-use self::shell::Shell;
+use self::{shell::Shell, told::Told};
 use super::{
     block_on, connection,
-    host::HostArgument,
+    host::{HostArgument, Signals},
     presence::Presence,
-    prompt,
-    report::{Failure, print, warn},
+    report::{Failure, one_line, print, warn},
 };
 use crate::{
     BorrowError, Borrower,
@@ -27,8 +31,6 @@ use crate::{
     proto::ErrorKind,
 };
 
-/// Refused targets that are told, each once: more are a program that tries everything.
-const TOLD_MAX: usize = 64;
 /// Exit statuses of a program that cannot be executed, and of one that does not exist, as shells have them.
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -63,7 +65,8 @@ pub struct Arguments {
     /// Keep an address, or one port of it, on this machine; may be given more than once
     #[arg(long, value_name = "ADDR[:PORT]")]
     local: Vec<Local>,
-    /// Open the program's port PORT as LENDERPORT at the lender, also when it listens on loopback; may be given more than once
+    /// Open the program's port PORT, of TCP and of UDP, as LENDERPORT at the lender, also when it is bound to loopback; may be given
+    /// more than once
     #[arg(long, value_name = "LENDERPORT:PORT")]
     publish: Vec<PublishedPort>,
     /// Open what the program listens on at loopback on the lender's loopback, instead of keeping it inside
@@ -129,7 +132,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut keep_fds = keep_fd;
     let shell = program.is_empty().then(|| Shell::of_user(&name));
     let program = match &shell {
-        Some(Shell { words, variable, startup }) => {
+        Some(Shell { words, variable, startup, .. }) => {
             variables.extend(variable.clone());
             keep_fds.extend(startup.as_ref().map(AsRawFd::as_raw_fd));
             words.clone()
@@ -165,21 +168,23 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         warn(&format!("capuchin: {}", run::WEAKER));
     }
     let mut run = Run::start(&plan)?;
-    drop(shell);
+    let _folder = shell.and_then(Shell::started);
     let service = stdio.zip(run.take_pipes());
     let mut status = 0;
     block_on(async {
-        let (mut told, mut telling, mut feed, mut presence) = (HashSet::new(), JoinSet::new(), None, None);
+        let (mut told, mut telling, mut feed, mut presence) = (Told::default(), JoinSet::new(), None, None);
+        let is_over = Arc::new(AtomicBool::new(false));
         let log_in = async {
-            let borrower = host.connect_asking(|question| run::at_a_prompt(|| prompt::password(question))?).await?;
+            let borrower = host.connect_or_share_by(Signals::Kept).await?;
             feed = join_stdio(&borrower, service).await?;
             borrower.keep_connected();
             presence = Presence::announce(&borrower, "run", vec![words]);
-            telling.spawn(tell_connection(borrower.clone()));
+            telling.spawn(tell_connection(borrower.clone(), is_over.clone()));
             Ok::<_, Failure>(borrower)
         };
         let refused = |error: BorrowError| tell(&mut told, &error);
-        status = run.serve(log_in, Serve { local, publish, refused, told: tell_way }).await?;
+        let over = || is_over.store(true, Ordering::Release);
+        status = run.serve(log_in, Serve { local, publish, refused, told: tell_way, over }).await?;
         if let Some(feed) = feed
             && let Err(error) = feed.drain().await
         {
@@ -227,20 +232,22 @@ fn service(text: &str) -> Result<String, String> {
     name.map(str::to_owned).ok_or_else(|| "write service:NAME, as in service:calc".to_owned())
 }
 
-/// How the session stands, for as long as it is of use to the program, which goes on without it.
-async fn tell_connection(borrower: Borrower) {
+/// How the session stands, for as long as it is of use to the program, which goes on without it. Of its end when all is over nobody
+/// needs to hear.
+async fn tell_connection(borrower: Borrower, is_over: Arc<AtomicBool>) {
     tokio::select! {
         () = connection::tell(&borrower) => {}
-        end = borrower.ended() => warn(&format!("capuchin: {end}")),
+        end = borrower.ended() => if !is_over.load(Ordering::Acquire) {
+            warn(&format!("capuchin: {end}"));
+        },
     }
 }
 
-/// One line for each target that the lender refuses, on the stderr that it shares with the program.
-fn tell(told: &mut HashSet<String>, error: &BorrowError) {
-    let said = error.to_string();
-    if told.len() < TOLD_MAX && !told.contains(&said) {
-        warn(&format!("capuchin: {said}"));
-        told.insert(said);
+/// One line for what the lender refuses or takes back, on the stderr that it shares with the program.
+fn tell(told: &mut Told, error: &BorrowError) {
+    let line = one_line(error);
+    if told.is_news(error, &line, Instant::now()) {
+        warn(&format!("capuchin: {line}"));
     }
 }
 

@@ -206,9 +206,16 @@ async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, Pr
     let configs = lender.configs().map_err(HandshakeError::Lender)?;
     let hello = start.client_hello();
     let offers = |wanted| hello.alpn().into_iter().flatten().any(|protocol| protocol == wanted);
-    // Without an open invitation the join protocol does not exist.
-    let until = lender.shared.store.joins_until(UnixTime::now());
-    let joins = until.map_err(|error| HandshakeError::Lender(error.into()))?.is_some();
+    // Without an open invitation the join protocol does not exist. Whether there is one, a store that cannot be read does not
+    // say: whoever comes goes on, with a certificate or to join, and is told so.
+    let joins = match lender.look(|store| store.joins_until(UnixTime::now())).await {
+        Ok(until) => until.is_some(),
+        Err(error) if error.is_of_disk() => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the invitations cannot be read");
+            true
+        }
+        Err(error) => return Err(HandshakeError::Lender(error.into())),
+    };
     let (protocol, config, expected) = if joins && offers(tls::JOIN_ALPN) {
         (Protocol::Join, configs.join, tls::JOIN_ALPN)
     } else if offers(tls::RENEWAL_ALPN) {

@@ -3,13 +3,16 @@
 mod message;
 mod socket;
 
-use std::{io, time::Duration};
-
-use tokio::net::UnixStream;
+use std::{collections::BTreeMap, time::Duration};
 
 pub use self::message::{AdminReply, AdminRequest, Refused, SecretText, UserEntry};
 pub(super) use self::socket::{Listener, PLACES};
-use super::{LendError, Lender, LenderDir, audit::Event};
+use super::{
+    LendError, Lender, LenderDir,
+    audit::Event,
+    os_user::OsUser,
+    turn::{Turn, turn},
+};
 use crate::{
     proto::{Ask, UserName},
     trust::{
@@ -27,16 +30,13 @@ const LOG_MAX: Duration = Duration::from_secs(2);
 /// # Errors
 /// What the request itself gives, or that neither daemon nor folder can be reached.
 pub async fn ask(dir: &LenderDir, request: AdminRequest) -> Result<AdminReply, LendError> {
-    match UnixStream::connect(dir.admin_sock()).await {
-        Ok(daemon) => socket::ask_daemon(dir, daemon, &request).await,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            let lender = match request {
-                AdminRequest::Check { .. } => Lender::open(dir)?,
-                _ => Lender::open_without_policy(dir)?,
-            };
-            lender.execute(request).await
-        }
-        Err(source) => Err(LendError::AdminSocket { path: dir.admin_sock(), source }),
+    let open = match request {
+        AdminRequest::Check { .. } => Lender::open,
+        _ => Lender::open_without_policy,
+    };
+    match turn(dir, open).await? {
+        Turn::Daemons(socket) => socket::ask_daemon(dir, socket, &request).await,
+        Turn::Ours(lender) => lender.execute(request).await,
     }
 }
 
@@ -70,13 +70,13 @@ impl Lender {
                 let user = name(&user)?;
                 self.store(move |store| store.add_user(&user, UnixTime::now())).await?;
             }
-            AdminRequest::UserList => return Ok(AdminReply::Users { users: list(&self.shared.store)? }),
+            AdminRequest::UserList => {
+                // On a thread that may wait: the users of the machine are read as well.
+                let users = self.store(list).await?;
+                return Ok(AdminReply::Users { users });
+            }
             AdminRequest::UserRemove { user } => {
-                let user = name(&user)?;
-                let removed = user.clone();
-                self.store(move |store| store.remove_user(&removed, UnixTime::now())).await?;
-                self.end_of_user(&user).await;
-                self.renew_policy().await;
+                return self.remove_user(name(&user)?).await;
             }
             AdminRequest::Logout { user } => {
                 let user = name(&user)?;
@@ -85,14 +85,15 @@ impl Lender {
             AdminRequest::Allow { user, kind, target, seconds } => {
                 return self.allow(name(&user)?, kind, target, Duration::from_secs(seconds)).await;
             }
-            AdminRequest::Grants => return self.grants(),
+            AdminRequest::Grants => return self.grants().await,
             AdminRequest::GrantRemove { grant } => return self.remove_grant(grant).await,
             AdminRequest::Sessions => return Ok(self.sessions()),
             AdminRequest::Cut { what } => return self.cut(&what).await,
             AdminRequest::Revoke { whom } => return self.revoke(&whom).await,
             AdminRequest::Passwd { user, password } => {
                 let user = name(&user)?;
-                self.shared.store.password_of(&user)?;
+                let known = user.clone();
+                self.look(move |store| store.password_of(&known)).await?;
                 let password = password.password()?;
                 let phc = self.shared.passwords.hash(password).await?;
                 self.store(move |store| store.set_password(&user, &phc)).await?;
@@ -125,17 +126,33 @@ fn name(text: &str) -> Result<UserName, LendError> {
     })
 }
 
+/// Users, and those of this machine who have no entry and are kept out, by name. Of a removed user of whom the machine knows
+/// nothing there is nothing to say.
 fn list(store: &Store) -> Result<Vec<UserEntry>, StoreError> {
     let devices = store.list_devices()?;
-    let entry = |user: crate::trust::store::User| UserEntry {
-        user: user.name.to_string(),
-        created: user.created.0,
-        password: user.has_password,
-        devices: devices
-            .iter()
-            .filter(|device| device.user == user.name && device.revoked.is_none())
-            .map(|device| device.id.to_string())
-            .collect(),
-    };
-    Ok(store.list_users()?.into_iter().map(entry).collect())
+    let mut barred: BTreeMap<UserName, UnixTime> = store.list_barred()?.into_iter().collect();
+    let mut users: Vec<_> = store
+        .list_users()?
+        .into_iter()
+        .map(|user| UserEntry {
+            created: Some(user.created.0),
+            password: user.has_password,
+            devices: devices
+                .iter()
+                .filter(|device| device.user == user.name && device.revoked.is_none())
+                .map(|device| device.id.to_string())
+                .collect(),
+            barred: barred.remove(&user.name).map(|since| since.0),
+            user: user.name.to_string(),
+        })
+        .collect();
+    users.extend(barred.into_iter().filter(|(user, _)| OsUser::is_called(user)).map(|(user, since)| UserEntry {
+        user: user.to_string(),
+        created: None,
+        password: false,
+        devices: Vec::new(),
+        barred: Some(since.0),
+    }));
+    users.sort_by(|one, other| one.user.cmp(&other.user));
+    Ok(users)
 }

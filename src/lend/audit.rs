@@ -34,7 +34,10 @@ use std::{
 };
 
 use time::OffsetDateTime;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::timeout,
+};
 
 pub use self::{
     ascii::ascii_json,
@@ -43,6 +46,8 @@ pub use self::{
 };
 use self::{
     burst::Bursts,
+    chain::Position,
+    head::Head,
     journal::{Journal, Limits},
 };
 pub(super) use self::{burst::Source, event::Event};
@@ -57,6 +62,9 @@ const GATHER: Duration = Duration::from_millis(2);
 /// A line is on the disk so long after it was written, or sooner where somebody waits for it: with one sync for each line
 /// of a busy lender, its connections would wait for the disk.
 const SYNC_AFTER: Duration = Duration::from_millis(100);
+
+/// How long somebody waits for his line: a disk that hangs is no offence of who waits for it, as being late is.
+const LOG_MAX: Duration = Duration::from_secs(5);
 
 /// Why there is no audit log, or what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +121,8 @@ pub(super) struct Audit {
 
 enum Entry {
     Event(Box<Event>),
+    /// Answered once it was tried to be written: whether it stands in the file, and everything before it.
+    Sure(Box<Event>, oneshot::Sender<bool>),
     /// Answered once everything before it is on the disk: whether the log is sound.
     Flush(oneshot::Sender<bool>),
 }
@@ -130,6 +140,17 @@ impl Refusals {
 }
 
 impl Audit {
+    /// Whether a lender has written into the log in `dir`, by whatever is left of it.
+    pub(super) fn has_lines(dir: &Path) -> bool {
+        let is_filled = |path: &Path| std::fs::metadata(path).is_ok_and(|about| about.len() > 0);
+        let head_tells = match Head::marks(dir) {
+            Ok(Some(marks)) => marks.last != Position::GENESIS,
+            // One that cannot be understood was somebody's.
+            _ => is_filled(&Head::path(dir)),
+        };
+        head_tells || is_filled(&files::active(dir)) || files::list_old(dir).is_ok_and(|old| !old.is_empty())
+    }
+
     /// Opens the log in `dir`, and goes on with its chain.
     pub(super) fn open(dir: &Path) -> Result<Self, AuditError> {
         let now = OffsetDateTime::now_utc();
@@ -159,6 +180,18 @@ impl Audit {
     pub(super) async fn log(&self, event: Event) {
         // The writer lives as long as a sender does.
         let _ = self.entry_tx.send(Entry::Event(Box::new(event))).await;
+    }
+
+    /// Writes an event, and waits until it stands in the file, if not yet on the disk. `false`: it does not after 5 s, and
+    /// nothing that it is about may begin; it may be written later all the same.
+    pub(super) async fn log_surely(&self, event: Event) -> bool {
+        let (written_tx, written_rx) = oneshot::channel();
+        let written = async {
+            let asked = self.entry_tx.send(Entry::Sure(Box::new(event), written_tx)).await;
+            self.hurry.notify_one();
+            asked.is_ok() && written_rx.await.unwrap_or(false)
+        };
+        timeout(LOG_MAX, written).await.unwrap_or(false)
     }
 
     /// Writes what may come in any number, as that a stranger or a user was refused, or counts it in a burst of its source.
@@ -216,9 +249,10 @@ impl Audit {
     }
 
     /// `false` while lines cannot be written: nothing new may begin then. A log that could not be written is tried again,
-    /// so that the first who asks after there is room again is served.
+    /// so that the first who asks after there is room again is served. `true` is what the last lines found: who must know
+    /// that his own will be kept writes it by [`Self::log_surely`].
     pub(super) async fn is_sound(&self) -> bool {
-        self.sound.load(Ordering::Relaxed) || self.probe().await
+        self.sound.load(Ordering::Relaxed) || timeout(LOG_MAX, self.probe()).await.unwrap_or(false)
     }
 
     async fn probe(&self) -> bool {
@@ -244,10 +278,18 @@ async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound:
             if matches!(entry, Entry::Event(_)) {
                 let _ = tokio::time::timeout(GATHER, hurry.notified()).await;
             }
+            journal.stay_in_place(OffsetDateTime::now_utc());
             let more = std::iter::from_fn(|| entry_rx.try_recv().ok()).take(QUEUE);
             for entry in std::iter::once(entry).chain(more) {
                 match entry {
                     Entry::Event(event) => journal.append(&event, OffsetDateTime::now_utc()),
+                    Entry::Sure(event, written_tx) => {
+                        // It may have come long after the others.
+                        journal.stay_in_place(OffsetDateTime::now_utc());
+                        journal.append(&event, OffsetDateTime::now_utc());
+                        // Who asked and went away does not mind.
+                        let _ = written_tx.send(journal.is_whole());
+                    }
                     Entry::Flush(sound_tx) => waiting.push(sound_tx),
                 }
             }
@@ -277,60 +319,4 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> AuditError + use<> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn with_the_queue_full_whoever_has_something_to_say_waits_and_nothing_is_dropped() {
-        let (entry_tx, mut entry_rx) = mpsc::channel(QUEUE);
-        let audit =
-            Audit { entry_tx, sound: Arc::new(AtomicBool::new(true)), refusals: Arc::default(), hurry: Arc::default() };
-        let event = || Event { event: "login", ..Event::default() };
-        for _ in 0..QUEUE {
-            audit.log(event()).await;
-        }
-        let mut late = Box::pin(audit.log(event()));
-        assert!(tokio::time::timeout(Duration::from_secs(3600), &mut late).await.is_err(), "it must wait");
-        assert!(entry_rx.recv().await.is_some());
-        late.await;
-        let left = std::iter::from_fn(|| entry_rx.try_recv().ok()).count();
-        assert_eq!(left, QUEUE);
-    }
-
-    #[tokio::test]
-    async fn who_must_not_wait_is_counted_while_the_queue_is_full_and_written_afterwards() {
-        let (entry_tx, mut entry_rx) = mpsc::channel(QUEUE);
-        let audit =
-            Audit { entry_tx, sound: Arc::new(AtomicBool::new(true)), refusals: Arc::default(), hurry: Arc::default() };
-        for _ in 0..QUEUE {
-            audit.log(Event { event: "login", ..Event::default() }).await;
-        }
-        for _ in 0..3 {
-            audit.note(Source::Accept, Event { event: "accept-failed", ..Event::default() });
-        }
-        let (counts, mut written) = (audit.write_counts(), Vec::new());
-        tokio::pin!(counts);
-        while written.len() <= QUEUE {
-            tokio::select! {
-                () = &mut counts => unreachable!("it runs for ever"),
-                Some(Entry::Event(event)) = entry_rx.recv() => written.push(event),
-            }
-        }
-        let last = written.pop().unwrap();
-        assert_eq!((last.event, last.count), ("accept-failed", Some(3)));
-    }
-
-    #[tokio::test]
-    async fn what_was_flushed_is_in_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let audit = Audit::open(dir.path()).unwrap();
-        for _ in 0..20 {
-            let event = Event { event: "handshake-refused", ..Event::default() };
-            audit.bounded(std::net::IpAddr::from([127, 0, 0, 1]), event).await;
-        }
-        assert!(audit.flush().await);
-        let text = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
-        assert_eq!((text.lines().count(), text.matches("\"count\":12").count()), (9, 1), "{text}");
-        assert_eq!(verify(dir.path()).unwrap(), 9);
-    }
-}
+mod tests;

@@ -86,6 +86,12 @@ impl Borrower {
         }
     }
 
+    /// Logs what has become of something that this session asked for.
+    pub(super) async fn log(&self, event: &'static str, target: String, why: Option<String>) {
+        let event = Event { target: Some(target), why, ..self.event(event) };
+        self.lender.shared.audit.log(event).await;
+    }
+
     /// Lists what a stream is for, until the guard is dropped. `still` judges it again after the policy has changed, and
     /// once here: a policy that came between the decision and the list has not seen it there.
     ///
@@ -118,10 +124,10 @@ impl Borrower {
         self.handles().iter().map(|(id, handle)| (*id, handle.clone())).collect()
     }
 
-    /// Takes back one handle; `false` when it is gone already.
-    pub(super) fn take_back(&self, stream: StreamId, why: &str) -> bool {
+    /// Takes back one handle; `false` when it is gone already. The borrower is told the kind.
+    pub(super) fn take_back(&self, stream: StreamId, kind: ErrorKind, why: &str) -> bool {
         let handle = self.handles().get(&stream).cloned();
-        handle.inspect(|handle| handle.take_back(why)).is_some()
+        handle.inspect(|handle| handle.take_back(kind, why)).is_some()
     }
 
     /// Ends the session and everything in it at once; the borrower is told why. Gives how many handles it held.
@@ -129,7 +135,7 @@ impl Borrower {
         // Handles first: what they hold must not deliver its last words.
         let held = self.held();
         for (_, handle) in &held {
-            handle.take_back(why);
+            handle.take_back(kind, why);
         }
         self.session.end(kind, why);
         held.len()
@@ -222,14 +228,14 @@ pub(super) struct Handle {
     pub(super) meter: Meter,
     pub(super) still: Still,
     /// Why it was taken back.
-    taken: OnceLock<String>,
+    taken: OnceLock<(ErrorKind, String)>,
     wake: Notify,
 }
 
 impl Handle {
-    pub(super) fn take_back(&self, why: &str) {
+    pub(super) fn take_back(&self, kind: ErrorKind, why: &str) {
         // Whoever was first has said why.
-        let _ = self.taken.set(why.to_owned());
+        let _ = self.taken.set((kind, why.to_owned()));
         self.wake.notify_one();
     }
 }
@@ -253,7 +259,7 @@ impl Held<'_> {
 
     /// Why it was taken back, if it was.
     pub(super) fn why_taken(&self) -> Option<String> {
-        self.handle.taken.get().cloned()
+        self.handle.taken.get().map(|(_, why)| why.clone())
     }
 
     /// Serves the handle until it is done or taken back, which resets its stream.
@@ -261,7 +267,8 @@ impl Held<'_> {
         tokio::select! {
             done = serving => Some(done),
             () = self.handle.wake.notified() => {
-                stream.reset(Reset::Failed(crate::proto::Errno::EACCES.0));
+                let kind = self.handle.taken.get().map_or(ErrorKind::Revoked, |(kind, _)| *kind);
+                stream.reset(Reset::TakenBack(kind));
                 None
             }
         }

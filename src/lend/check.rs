@@ -21,14 +21,17 @@ pub struct CheckReply {
     pub reason: Option<String>,
     /// More of it.
     pub notes: Vec<String>,
-    /// Rules for the user that say less than they seem to.
+    /// Rules for the user that say less than they seem to, and that there is no such user.
     pub warnings: Vec<String>,
 }
 
 impl Lender {
     /// The gate's own function, for a user who need not be there.
     pub(super) async fn check(&self, user: UserName, ask: &Ask) -> Result<AdminReply, LendError> {
-        let warnings = self.policy().warnings(&user);
+        let mut warnings = self.policy().warnings(&user);
+        if let Err(error) = self.known(&user).await {
+            warnings.push(error.to_string());
+        }
         // Rules go by user; the device plays no part yet.
         let principal = Principal { user, device: DeviceId::from_bytes([0; 8]) };
         Ok(AdminReply::Check(match gate::decide(self, &principal, None, ask).await {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::{fd::RawFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     str::FromStr,
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{LendError, admission};
 use crate::{
     policy::LenderPath,
-    proto::LenderName,
+    proto::{LenderName, Target},
     session,
     trust::{keyfile, settings_file},
 };
@@ -176,13 +176,13 @@ impl LenderConfig {
         let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
         let file: File = settings_file::read(&text).map_err(wrong)?;
         let name = file.name.parse().map_err(|error| wrong(format!("name: {error}")))?;
-        let listen = file.listen.parse().map_err(|error| wrong(format!("listen: {error}")))?;
-        check_advertised(&file.advertise).map_err(|problem| wrong(format!("advertise: {problem}")))?;
+        let listen = read_listen(&file.listen).map_err(|error| wrong(format!("listen: {error}")))?;
+        let advertise = read_advertised(file.advertise).map_err(|problem| wrong(format!("advertise: {problem}")))?;
         let per_source = file.per_source.unwrap_or(admission::PER_SOURCE);
         if !(1..=admission::PLACES).contains(&per_source) {
             return Err(wrong(format!("per_source: {per_source} is outside 1 to {}", admission::PLACES)));
         }
-        Ok(Self { name, listen, advertise: file.advertise, per_source, penalties: file.penalties.unwrap_or(true) })
+        Ok(Self { name, listen, advertise, per_source, penalties: file.penalties.unwrap_or(true) })
     }
 
     pub(super) fn to_toml(&self) -> String {
@@ -198,14 +198,56 @@ impl LenderConfig {
     }
 }
 
-/// At most four addresses of the form `host:port`.
-pub(super) fn check_advertised(addresses: &[String]) -> Result<(), String> {
-    if addresses.len() > crate::proto::LENDER_ADDRESSES_MAX {
-        return Err(format!("{} addresses, a join line carries 4 at most", addresses.len()));
+/// Of an older version's file, which says `fd:03` too: what has served goes on to serve.
+fn read_listen(text: &str) -> Result<Listen, String> {
+    let number = |fd: &str| fd.parse().ok().filter(|fd: &RawFd| *fd >= 0);
+    text.strip_prefix("fd:").and_then(number).map_or_else(|| text.parse(), |fd| Ok(Listen::Fd(fd)))
+}
+
+/// As older versions have taken them: one that is an address, and that nobody can connect to, is left out with a warning. It
+/// must not keep an admin from revoking.
+fn read_advertised(addresses: Vec<String>) -> Result<Vec<String>, String> {
+    check_number(&addresses)?;
+    let mut good = Vec::new();
+    for address in addresses {
+        address.parse::<Target>().map_err(|error| error.to_string())?;
+        match check_advertised(&address) {
+            Ok(()) => good.push(address),
+            Err(problem) => tracing::warn!("lender.toml: advertise: left out: {problem}"),
+        }
     }
-    addresses
-        .iter()
-        .try_for_each(|address| address.parse::<crate::proto::Target>().map(drop).map_err(|error| error.to_string()))
+    Ok(good)
+}
+
+fn check_number(addresses: &[String]) -> Result<(), String> {
+    match addresses.len() {
+        0..=crate::proto::LENDER_ADDRESSES_MAX => Ok(()),
+        number => Err(format!("{number} addresses, a join line carries 4 at most")),
+    }
+}
+
+/// At most four addresses that a borrower can connect to.
+pub(super) fn check_all_advertised(addresses: &[String]) -> Result<(), String> {
+    check_number(addresses)?;
+    addresses.iter().try_for_each(|address| check_advertised(address))
+}
+
+/// Whether a borrower could connect to this: `host:port`, a name or an address of one machine.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_advertised(address: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("{address:?} is no address that borrowers can connect to: {why}"));
+    let Target { host, .. } = address.parse::<Target>().map_err(|error| error.to_string())?;
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.to_canonical().is_unspecified() => wrong("it is every address of a machine, name one"),
+        Ok(ip) if ip.to_canonical().is_multicast() => wrong("it is a group and no machine"),
+        Ok(_) => Ok(()),
+        Err(_) if host.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._".contains(&c)) => Ok(()),
+        Err(_) => {
+            wrong("a host is letters, digits, hyphens and dots; write one in other letters in its ASCII form, xn--…")
+        }
+    }
 }
 
 impl FromStr for Listen {
@@ -213,7 +255,8 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(fd) = text.strip_prefix("fd:") {
-            return fd.parse().map(Self::Fd).map_err(|_| format!("{text:?} is not fd:N with a number"));
+            let number = fd.parse().ok().filter(|number: &RawFd| *number >= 0 && number.to_string() == fd);
+            return number.map(Self::Fd).ok_or_else(|| format!("{text:?} is not fd:N with the number of a descriptor"));
         }
         text.parse().map(Self::Address).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor fd:N"))
     }
@@ -253,6 +296,49 @@ mod tests {
     }
 
     #[test]
+    fn what_an_older_version_took_is_read_but_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = LenderDir::single(folder.path());
+        let load = |listen: &str, advertise: &str| {
+            let text = format!("name = \"lab\"\nlisten = \"{listen}\"\nadvertise = [{advertise}]\n");
+            std::fs::write(dir.lender_toml(), text).unwrap();
+            LenderConfig::load(&dir)
+        };
+        assert_eq!(load("fd:03", r#""0.0.0.0:2278""#).unwrap().advertise, [""; 0], "found out from listen");
+        let config = load("fd:03", r#""*:1", "lab.example:1", "[::]:1""#).unwrap();
+        assert_eq!((config.listen, config.advertise), (Listen::Fd(3), vec!["lab.example:1".to_owned()]));
+        for (listen, advertise) in
+            [("fd:3", "\"lab\""), ("fd:3", "\"a:1\", \"a:2\", \"a:3\", \"a:4\", \"*:5\""), ("fd:-1", ""), ("fd:x", "")]
+        {
+            assert!(load(listen, advertise).is_err(), "{listen} {advertise}");
+        }
+        assert!(check_all_advertised(&["0.0.0.0:2278".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn what_is_advertised_can_be_connected_to() {
+        for good in ["lab.example:2278", "10.0.0.1:1", "[fd00::1]:2278", "xn--bcher-kva.example:443", "my_host:1"] {
+            check_advertised(good).unwrap();
+        }
+        for bad in [
+            "",
+            "lab",
+            "lab:",
+            "lab:0",
+            "a b:1",
+            "*:1",
+            "0.0.0.0:1",
+            "[::]:1",
+            "[::ffff:0.0.0.0]:1",
+            "224.0.0.1:1",
+            "bücher:1",
+            "a\n:1",
+        ] {
+            assert!(check_advertised(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn the_folder_of_the_door_is_the_lenders_own_before_it_is_made_and_by_its_real_name() {
         let folder = tempfile::tempdir().unwrap();
         let real = folder.path().canonicalize().unwrap().join("real");
@@ -272,7 +358,7 @@ mod tests {
         for text in ["0.0.0.0:2278", "[::]:0", "fd:3"] {
             assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
         }
-        for bad in ["", "2278", "localhost:1", "fd:", "fd:x", ":2278"] {
+        for bad in ["", "2278", "localhost:1", "fd:", "fd:x", "fd:-1", "fd:+3", "fd:03", "fd:99999999999", ":2278"] {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
     }

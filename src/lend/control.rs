@@ -1,6 +1,9 @@
-//! What an admin does to live sessions: look, cut, revoke. What must last is written before anything is cut.
+//! What an admin does to live sessions: look, cut, revoke. What must last is written before anything is cut, unless the disk hangs.
+
+use std::{pin::pin, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::{
     AdminReply, LendError, Lender, Refused,
@@ -9,12 +12,18 @@ use super::{
 };
 use crate::{
     policy::Principal,
-    proto::{DeviceId, ErrorKind, StreamId, UserName},
-    trust::{UnixTime, store::StoreError},
+    proto::{DeviceId, ErrorKind, SessionId, StreamId, UserName},
+    trust::{
+        UnixTime,
+        store::{Store, StoreError},
+    },
 };
 
 /// Fewest digits of a session's id that name it: a slip of the finger should not meet another one.
 const PREFIX_MIN: usize = 4;
+
+/// A disk that takes longer has whoever is taken back cut before it has noted that: he is out a second after the command.
+const STORED_MAX: Duration = Duration::from_millis(500);
 
 /// Whom [`AdminRequest::Revoke`](super::AdminRequest::Revoke) ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,13 +89,11 @@ impl Lender {
         };
         let borrower = self.find(session)?;
         let Some(stream) = stream else {
-            return Ok(self
-                .end_of(ErrorKind::Revoked, "the lender's admin has cut this session", |other| {
-                    other.session_id == borrower.session_id
-                })
-                .await);
+            let why = "the lender's admin has cut this session";
+            let (sessions, streams) = self.cut_all(why, Whose::Session(borrower.session_id)).await;
+            return Ok(AdminReply::Cut { sessions, streams });
         };
-        if !borrower.take_back(stream, "cut by the admin") {
+        if !borrower.take_back(stream, ErrorKind::Revoked, "cut by the admin") {
             return Err(refused(
                 ErrorKind::Usage,
                 format!("session {session} has no stream {stream}: see `capuchind sessions`"),
@@ -95,63 +102,81 @@ impl Lender {
         Ok(AdminReply::Cut { sessions: 0, streams: 1 })
     }
 
-    /// Written and synced first; then every live session that it concerns is cut.
+    /// Written and synced first; then every live session that it concerns is cut. Where the disk does not take it, they
+    /// are cut all the same, and the answer is [`LendError::NotLasting`].
     pub(super) async fn revoke(&self, whom: &Revoked) -> Result<AdminReply, LendError> {
         let now = UnixTime::now();
         match whom {
             Revoked::User(name) => {
                 let user: UserName = parsed(name)?;
-                self.store({
-                    let user = user.clone();
-                    move |store| match store.revoke_user(&user, now) {
-                        // He may be no user of ours, and come by the door all the same.
-                        Err(StoreError::NoUser(_)) if OsUser::is_called(&user) => store.revoke_local(&user, now),
-                        revoked => revoked.map(drop),
-                    }
-                })
-                .await?;
-                let why = format!("the user {user} was revoked");
-                let ended = self.end_of(ErrorKind::Revoked, &why, |live| live.principal.user == user).await;
-                // The user's grants are gone as well.
-                self.renew_policy().await;
-                Ok(ended)
+                let revoked = user.clone();
+                let revoke = move |store: &Store| match store.revoke_user(&revoked, now) {
+                    // He may be no user of ours, and come by the door all the same.
+                    Err(StoreError::NoUser(_)) if OsUser::is_called(&revoked) => store.revoke_local(&revoked, now),
+                    revoked => revoked.map(drop),
+                };
+                self.take_back(revoke, &format!("the user {user} was revoked"), Whose::User(&user)).await
             }
             Revoked::Device(id) => {
                 let device: DeviceId = parsed(id)?;
-                match device.local_uid() {
-                    Some(uid) => {
-                        let none = |error: OsUserError| refused(ErrorKind::Usage, error.to_string());
-                        let user = OsUser::find(uid).map_err(none)?.name;
-                        self.store(move |store| store.bar(&user, now)).await?;
-                    }
-                    None => self.store(move |store| store.revoke_device(device, now)).await?,
-                }
-                let why = format!("the device {device} was revoked");
-                Ok(self.end_of(ErrorKind::Revoked, &why, |live| live.principal.device == device).await)
+                let none = |error: OsUserError| refused(ErrorKind::Usage, error.to_string());
+                let local = device.local_uid().map(|uid| OsUser::find(uid).map_err(none)).transpose()?;
+                let revoke = move |store: &Store| match local {
+                    Some(user) => store.bar(&user.name, now),
+                    None => store.revoke_device(device, now),
+                };
+                self.take_back(revoke, &format!("the device {device} was revoked"), Whose::Device(device)).await
             }
             Revoked::Session(id) => {
                 let borrower = self.find(id)?;
                 let Principal { user, device } = borrower.principal.clone();
-                self.store(move |store| match device.local_uid() {
+                let revoke = move |store: &Store| match device.local_uid() {
                     Some(_) => store.bar(&user, now),
                     None => store.drop_tickets(&user),
-                })
-                .await?;
-                let id = borrower.session_id;
-                Ok(self.end_of(ErrorKind::Revoked, "this session was revoked", |live| live.session_id == id).await)
+                };
+                self.take_back(revoke, "this session was revoked", Whose::Session(borrower.session_id)).await
             }
         }
     }
 
-    /// Ends the sessions of a user who was removed.
-    pub(super) async fn end_of_user(&self, user: &UserName) {
+    /// Removes a user for good, and ends his sessions, as [`Self::revoke`] does.
+    pub(super) async fn remove_user(&self, user: UserName) -> Result<AdminReply, LendError> {
+        let removed = user.clone();
+        let remove = move |store: &Store| store.remove_user(&removed, UnixTime::now());
         let why = format!("the user {user} was removed");
-        self.end_of(ErrorKind::Revoked, &why, |live| live.principal.user == *user).await;
+        self.take_back(remove, &why, Whose::User(&user)).await.map(|_| AdminReply::Done)
     }
 
-    async fn end_of(&self, kind: ErrorKind, why: &str, chosen: impl Fn(&Borrower) -> bool) -> AdminReply {
-        let (sessions, streams) = self.shared.live.cut(kind, why, chosen).await;
-        AdminReply::Cut { sessions, streams }
+    /// Has `work` on the disk, and cuts `whose` sessions. A disk that hangs keeps only the answer waiting: they are cut meanwhile, and
+    /// whoever comes back as well.
+    async fn take_back(
+        &self,
+        work: impl FnOnce(&Store) -> Result<(), StoreError> + Send + 'static,
+        why: &str,
+        whose: Whose<'_>,
+    ) -> Result<AdminReply, LendError> {
+        let mut stored = pin!(self.store(work));
+        let (mut sessions, mut streams) = (0, 0);
+        loop {
+            let lost = match timeout(STORED_MAX, &mut stored).await {
+                Ok(Err(error)) if !error.is_of_disk() => return Err(error.into()),
+                Ok(stored) => Some(stored.err()),
+                Err(_) => None,
+            };
+            let cut = self.cut_all(why, whose).await;
+            (sessions, streams) = (sessions + cut.0, streams + cut.1);
+            let Some(lost) = lost else { continue };
+            if let Whose::User(user) = whose {
+                // The user's grants are gone as well.
+                self.forget_grants(|grant| grant.user == *user).await;
+            }
+            return lasting(AdminReply::Cut { sessions, streams }, lost);
+        }
+    }
+
+    /// How many sessions and streams were cut.
+    async fn cut_all(&self, why: &str, whose: Whose<'_>) -> (usize, usize) {
+        self.shared.live.cut(ErrorKind::Revoked, why, |live| whose.is(live)).await
     }
 
     /// The one live session whose id begins so.
@@ -167,6 +192,33 @@ impl Lender {
             (Some(_), Some(_)) => no("begins the ids of several sessions"),
             (None, _) => no("is no live session"),
         }
+    }
+}
+
+/// Whose sessions are cut.
+#[derive(Clone, Copy)]
+enum Whose<'a> {
+    User(&'a UserName),
+    Device(DeviceId),
+    Session(SessionId),
+}
+
+impl Whose<'_> {
+    fn is(self, live: &Borrower) -> bool {
+        match self {
+            Self::User(user) => live.principal.user == *user,
+            Self::Device(device) => live.principal.device == device,
+            Self::Session(id) => live.session_id == id,
+        }
+    }
+}
+
+/// What was done, unless it was lost on the way to the disk.
+fn lasting(ended: AdminReply, lost: Option<StoreError>) -> Result<AdminReply, LendError> {
+    match (lost, ended) {
+        (None, ended) => Ok(ended),
+        (Some(source), AdminReply::Cut { sessions, .. }) => Err(LendError::NotLasting { sessions, source }),
+        (Some(source), _) => Err(source.into()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A session's streams: reads what each asks for, asks the gate, and hands the grant to its provider.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -8,7 +8,7 @@ use super::{
     audit::Event, borrower::Borrower, by_terms, gate, listen, names, profile, renew, service, spawn, tcp, udp, unix,
 };
 use crate::{
-    proto::{Answer, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
+    proto::{Answer, Ask, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
     session::{Crew, Session, Stream},
 };
 
@@ -23,6 +23,12 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
     let session = &borrower.session;
     tracing::info!(session = %borrower.session_id, user = %borrower.principal.user, peer = %borrower.peer, "session");
     let mut streams = Crew::new();
+    // One that waits on, and not a new one at each turn.
+    let mut expires = std::pin::pin!(async {
+        let (kind, why) = borrower.expired().await;
+        borrower.cut(kind, why);
+        std::future::pending::<Infallible>().await
+    });
     loop {
         tokio::select! {
             stream = session.accept() => match stream {
@@ -34,7 +40,7 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
                     tracing::error!(%error, "a stream's task failed");
                 }
             }
-            (kind, why) = borrower.expired() => drop(borrower.cut(kind, why)),
+            never = &mut expires => match never {},
             // Without a sender the lender is gone, which is the same.
             _ = stopping.wait_for(|stopping| *stopping) => {
                 session.end(ErrorKind::Lost, "the lender is stopping");
@@ -46,7 +52,7 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
     let mut all = async || while streams.join_next().await.is_some() {};
     if tokio::time::timeout(STREAMS_END_MAX, all()).await.is_err() {
         for (_, handle) in borrower.held() {
-            handle.take_back("the session has ended");
+            handle.take_back(ErrorKind::Lost, "the session has ended");
         }
         let _ = tokio::time::timeout(STREAMS_END_MAX, all()).await;
     }
@@ -102,17 +108,7 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
         Ok(Ok(Request::Profile(variables))) => {
             Box::pin(profile::lend(&borrower, &variables.into_iter().collect(), stream)).await
         }
-        Ok(Ok(Request::Check(ask))) => {
-            let decision = Box::pin(gate::check(&borrower, &ask)).await;
-            let warnings = borrower.lender.policy().warnings(&borrower.principal.user);
-            match decision {
-                Ok(grant) => {
-                    let _ = stream.write_message(&Answer::Granted(Verdict::new(grant.rule(), warnings))).await;
-                }
-                Err(no) if no.kind() == ErrorKind::Policy => refuse(&stream, no.with_warnings(warnings)).await,
-                Err(no) => refuse(&stream, no).await,
-            }
-        }
+        Ok(Ok(Request::Check(ask))) => Box::pin(check(&borrower, &ask, &stream)).await,
         Ok(Ok(Request::OwnRules)) => {
             let _ = stream.write_message(&Answer::Granted(gate::own_rules(&borrower).await)).await;
         }
@@ -135,6 +131,19 @@ async fn serve(borrower: Arc<Borrower>, stream: Stream) {
             refuse(&stream, Refusal::new(ErrorKind::Version, unknown.to_string())).await;
         }
         Err(error) => session.end(ErrorKind::Protocol, format!("the peer broke the protocol: {error}")),
+    }
+}
+
+/// Says what the gate would, and what makes a finer rule moot.
+async fn check(borrower: &Borrower, ask: &Ask, stream: &Stream) {
+    let decision = gate::check(borrower, ask).await;
+    let warnings = borrower.lender.policy().warnings(&borrower.principal.user);
+    match decision {
+        Ok(grant) => {
+            let _ = stream.write_message(&Answer::Granted(Verdict::new(grant.rule(), warnings))).await;
+        }
+        Err(no) if no.kind() == ErrorKind::Policy => refuse(stream, no.with_warnings(warnings)).await,
+        Err(no) => refuse(stream, no).await,
     }
 }
 

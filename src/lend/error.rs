@@ -77,6 +77,28 @@ pub enum LendError {
         /// What the system says.
         source: io::Error,
     },
+    /// What was to last is not on the disk.
+    #[error(
+        "this is NOT written, and does not last: live sessions were cut ({sessions}), but new ones can begin; \
+         mend the disk and say it again"
+    )]
+    NotLasting {
+        /// How many live sessions were cut all the same.
+        sessions: usize,
+        /// Why it is not.
+        source: StoreError,
+    },
+    /// Users and revocations are gone.
+    #[error(
+        "there is no {}, but the audit log in {} is of a lender that had one: restore it from a backup; to begin \
+         without users and revocations, move that log away", store.display(), audit.display()
+    )]
+    StoreGone {
+        /// Where it should be.
+        store: PathBuf,
+        /// Where the log is.
+        audit: PathBuf,
+    },
     /// An inherited socket.
     #[error(transparent)]
     ListenFd(#[from] crate::sys::ListenFdError),
@@ -116,8 +138,10 @@ impl LendError {
             Self::Listen { .. } | Self::ListenFd(_) | Self::AdminSocket { .. } | Self::AdminAnswer(_) => {
                 ErrorKind::Local
             }
-            Self::Audit(_) => ErrorKind::Local,
-            Self::Store(StoreError::InUse | StoreError::Stopping | StoreError::Storage(_)) => ErrorKind::Local,
+            Self::Audit(_) | Self::NotLasting { .. } => ErrorKind::Local,
+            Self::Store(StoreError::InUse | StoreError::Stopping | StoreError::Storage(_) | StoreError::Hangs) => {
+                ErrorKind::Local
+            }
             _ => ErrorKind::Config,
         }
     }

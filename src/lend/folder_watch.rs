@@ -12,9 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) use rustix::fs::inotify::WatchFlags;
-use rustix::fs::inotify::{self, CreateFlags, Event, ReadFlags, Reader};
+use rustix::fs::inotify::{self, CreateFlags, Event, Reader};
+pub(super) use rustix::fs::inotify::{ReadFlags, WatchFlags};
 use tokio::io::{Interest, unix::AsyncFd};
+
+use super::blocking::blocking;
 
 /// Links on the way that are followed: as many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -25,6 +27,8 @@ pub(super) struct FolderWatch {
     flags: WatchFlags,
     watch: AsyncFd<OwnedFd>,
     way: Way,
+    /// All watches are to be set anew, and what that is told as.
+    anew: Option<Seen>,
 }
 
 /// Of each folder on the way, by its number, the name that matters in it.
@@ -39,6 +43,8 @@ enum Seen {
     Change,
     /// The folder may be another one.
     Replaced,
+    /// More than the kernel keeps, so that nobody knows what.
+    Lost,
 }
 
 impl FolderWatch {
@@ -46,46 +52,65 @@ impl FolderWatch {
     pub(super) fn new(folder: &Path, flags: WatchFlags) -> io::Result<Self> {
         let folder = std::path::absolute(folder)?;
         let (watch, way) = watch(&folder, flags)?;
-        Ok(Self { folder, flags, watch, way })
+        Ok(Self { folder, flags, watch, way, anew: None })
     }
 
-    /// Ready when something has changed since the last time; what, is for the caller to find out.
+    /// Ready when something has changed since the last time: to what, is for the caller to find out. Gives what was done to
+    /// `file`, all together and without a close or a coming that it was written after; nothing when others have changed, or
+    /// nobody knows what has; `None` when the folder may be another one. Of other files than a `file` that is named nobody
+    /// hears that they are being written: a database would tell that all the time.
     ///
     /// # Cancellation
     /// Nothing is lost.
-    pub(super) async fn changed(&mut self) -> io::Result<()> {
+    pub(super) async fn changed(&mut self, file: Option<&OsStr>) -> io::Result<Option<ReadFlags>> {
         loop {
-            match self.watch.async_io(Interest::READABLE, |watch| self.read(watch)).await? {
-                Seen::Nothing => {}
-                Seen::Change => return Ok(()),
-                Seen::Replaced => {
-                    // Before the caller looks: what changes afterwards is seen.
-                    (self.watch, self.way) = watch(&self.folder, self.flags)?;
-                    return Ok(());
-                }
+            if let Some(why) = self.anew {
+                // Before the caller looks: what changes afterwards is seen. The way may lead over a disk that hangs.
+                let (folder, flags) = (self.folder.clone(), self.flags);
+                (self.watch, self.way) = blocking(move || watch(&folder, flags)).await?;
+                self.anew = None;
+                return Ok((why == Seen::Lost).then(ReadFlags::empty));
+            }
+            match self.watch.async_io(Interest::READABLE, |watch| self.read(watch, file)).await? {
+                (Seen::Nothing, _) => {}
+                (Seen::Change, done) => return Ok(Some(done)),
+                (why, _) => self.anew = Some(why),
             }
         }
     }
 
-    fn read(&self, watch: &OwnedFd) -> io::Result<Seen> {
+    fn read(&self, watch: &OwnedFd, file: Option<&OsStr>) -> io::Result<(Seen, ReadFlags)> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(watch, &mut buffer);
-        let mut seen = Seen::Nothing;
+        const WHOLE: ReadFlags = ReadFlags::CLOSE_WRITE.union(ReadFlags::MOVED_TO);
+        let (mut seen, mut done) = (Seen::Nothing, ReadFlags::empty());
         loop {
-            seen = seen.max(self.meaning(&reader.next()?));
+            let event = reader.next()?;
+            let meaning = self.meaning(&event);
+            let name = event.file_name().map(std::ffi::CStr::to_bytes);
+            let is_of_file = meaning == Seen::Change && name.is_some() && name == file.map(OsStr::as_bytes);
+            if is_of_file || file.is_none() || event.events() != ReadFlags::MODIFY {
+                seen = seen.max(meaning);
+            }
+            if is_of_file {
+                if event.events().contains(ReadFlags::MODIFY) {
+                    done -= WHOLE;
+                }
+                done |= event.events();
+            }
             // What does not fit into the buffer is read the next time.
             if reader.is_buffer_empty() {
-                return Ok(seen);
+                return Ok((seen, done));
             }
         }
     }
 
     fn meaning(&self, event: &Event<'_>) -> Seen {
-        const GONE: ReadFlags = ReadFlags::MOVE_SELF
-            .union(ReadFlags::DELETE_SELF)
-            .union(ReadFlags::UNMOUNT)
-            .union(ReadFlags::IGNORED)
-            .union(ReadFlags::QUEUE_OVERFLOW);
+        const GONE: ReadFlags =
+            ReadFlags::MOVE_SELF.union(ReadFlags::DELETE_SELF).union(ReadFlags::UNMOUNT).union(ReadFlags::IGNORED);
+        if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+            return Seen::Lost;
+        }
         if event.events().intersects(GONE) {
             return Seen::Replaced;
         }
@@ -132,9 +157,9 @@ mod tests {
     use super::*;
 
     /// Waits for a change, and fails if none is seen.
-    async fn sees(watch: &mut FolderWatch, what: &str) {
-        let seen = tokio::time::timeout(std::time::Duration::from_secs(10), watch.changed()).await;
-        seen.unwrap_or_else(|_| panic!("{what} is not seen")).unwrap();
+    async fn sees(watch: &mut FolderWatch, what: &str) -> Option<ReadFlags> {
+        let seen = tokio::time::timeout(std::time::Duration::from_secs(30), watch.changed(Some("file".as_ref()))).await;
+        seen.unwrap_or_else(|_| panic!("{what} is not seen")).unwrap()
     }
 
     fn write(path: &Path) {
@@ -162,6 +187,38 @@ mod tests {
         sees(&mut watch, "a folder made anew").await;
         write(&folder.join("file"));
         sees(&mut watch, "a file in it").await;
+    }
+
+    #[tokio::test]
+    async fn what_is_done_to_one_file_is_not_told_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = FolderWatch::new(folder.path(), WatchFlags::CLOSE_WRITE | WatchFlags::CREATE).unwrap();
+        let written = ReadFlags::CREATE | ReadFlags::CLOSE_WRITE;
+        write(&folder.path().join("other"));
+        assert_eq!(sees(&mut watch, "another file").await, Some(ReadFlags::empty()));
+        let file = fs::File::create(folder.path().join("file")).unwrap();
+        write(&folder.path().join("other"));
+        assert_eq!(sees(&mut watch, "the file beside another").await, Some(ReadFlags::CREATE));
+        drop(file);
+        write(&folder.path().join("file"));
+        assert!(sees(&mut watch, "the file").await.is_some_and(|done| written.contains(done) && !done.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn a_close_that_somebody_wrote_after_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = FolderWatch::new(folder.path(), WatchFlags::CLOSE_WRITE | WatchFlags::MODIFY).unwrap();
+        let path = folder.path().join("file");
+        write(&path);
+        assert_eq!(sees(&mut watch, "a whole file").await, Some(ReadFlags::MODIFY | ReadFlags::CLOSE_WRITE));
+        write(&path);
+        let mut second = fs::File::options().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut second, b"half").unwrap();
+        assert_eq!(sees(&mut watch, "half a file").await, Some(ReadFlags::MODIFY));
+        write(&folder.path().join("other"));
+        assert_eq!(sees(&mut watch, "another file").await, Some(ReadFlags::empty()));
+        drop(second);
+        assert_eq!(sees(&mut watch, "the end").await, Some(ReadFlags::CLOSE_WRITE));
     }
 
     #[tokio::test]

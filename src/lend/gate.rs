@@ -23,7 +23,7 @@ use crate::{
     proto::{Ask, Errno, ErrorKind, HostsLine, OwnRules, Refusal, Spawn, Target},
 };
 
-pub(super) use again::{still, still_by_rules, still_listens, still_profile, still_unix};
+pub(super) use again::{still, still_by_rules, still_listens, still_unix};
 
 /// Asks for a connection to `target`.
 pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
@@ -179,11 +179,12 @@ pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<R
 pub(super) async fn profile(
     borrower: &Borrower,
     variables: &BTreeSet<String>,
-) -> Result<Vec<Granted<ReadVariable>>, Refusal> {
+) -> Result<(Granted<Profile>, Vec<Granted<ReadVariable>>), Refusal> {
     let policy = borrower.lender.policy();
-    let decision = policy::decide(&policy, &borrower.principal, Profile, &Facts::default()).map_err(|no| refusal(&no));
+    let decision = policy::decide(&policy, &borrower.principal, Profile::default(), &Facts::default());
+    let decision = decision.map_err(|no| refusal(&no));
     log(borrower, "profile", &"profile", Verdict::of(decision.as_ref())).await;
-    decision?;
+    let profile = decision?;
     let mut granted = Vec::with_capacity(variables.len());
     for name in variables {
         let decision = match ReadVariable::parse(name) {
@@ -195,7 +196,7 @@ pub(super) async fn profile(
         log(borrower, "env.read", name, Verdict::of(decision.as_ref())).await;
         granted.push(decision?);
     }
-    Ok(granted)
+    Ok((profile, granted))
 }
 
 /// Lines of hosts(5) without the names that the borrower may not look up. Nothing was asked, and nothing is logged.

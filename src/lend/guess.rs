@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Lender, stranger::No};
+use super::{Lender, login::kind_of, stranger::No};
 use crate::{
     proto::{DeviceId, ErrorKind, UserName},
     trust::{
@@ -28,7 +28,9 @@ pub(super) async fn check_password(
     let no = |error: &dyn std::error::Error| No::refused(ErrorKind::Login, error);
     let shared = &lender.shared;
     let password = Password::new(password.to_vec()).map_err(|error| no(&error))?;
-    let stored = shared.store.password_of(&identity.user).map_err(|error| no(&error))?;
+    let user = identity.user.clone();
+    let stored = lender.look(move |store| store.password_of(&user)).await;
+    let stored = stored.map_err(|error| No::refused(kind_of(&error, ErrorKind::Login), error))?;
     let guess = Guess::begin(&shared.lockout, identity)?;
     match shared.passwords.verify(password, stored.phc).await {
         Ok(true) => {

@@ -2,11 +2,11 @@
 
 use crate::{
     policy,
-    proto::{LenderName, UserName},
+    proto::{ErrorKind, LenderName, UserName},
     trust::{UnixTime, authority::Authority, keyfile, pem},
 };
 
-use super::{LendError, LenderConfig, LenderDir, Listen, admission, config::check_advertised, identity};
+use super::{LendError, LenderConfig, LenderDir, Listen, Refused, admission, config::check_all_advertised, identity};
 
 /// What a new lender is told.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +29,9 @@ pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
     if dir.lender_toml().exists() {
         return Err(LendError::Exists(dir.config().to_owned()));
     }
-    let wrong = |problem| LendError::Config { path: dir.lender_toml(), problem };
-    check_advertised(&setup.advertise).map_err(wrong)?;
+    // Of no file yet: it is the caller who says it.
+    let wrong = |problem| LendError::Admin(Refused { kind: ErrorKind::Usage.to_string(), text: problem });
+    check_all_advertised(&setup.advertise).map_err(wrong)?;
     let config = LenderConfig {
         name: match setup.name {
             Some(name) => name,

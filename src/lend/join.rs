@@ -13,6 +13,7 @@ use super::{
     accept::Connection,
     admission::Place,
     audit::Event,
+    lender::STORE_MAX,
     stranger::{self, No},
 };
 use crate::{
@@ -33,8 +34,14 @@ use crate::{
 /// The whole exchange; the person was asked for the password before the second connection.
 const JOIN_MAX: Duration = Duration::from_secs(20);
 
+/// Of that the disk may take so long for the certificate and the end of the invitation: who is told nothing of them by then
+/// needs a new one.
+const REDEEM_MAX: Duration = Duration::from_secs(12);
+
 /// From the handshake to the message, which a borrower sends at once: silent strangers must not fill the places.
 const MESSAGE_MAX: Duration = Duration::from_secs(5);
+
+const NO_LOG: &str = "the lender cannot write its audit log and takes no new devices";
 
 /// Answers one question or one join; `joins` has a place for each that may be spoken at once.
 pub(super) async fn serve(
@@ -63,10 +70,16 @@ pub(super) async fn serve(
     });
     event.why = outcome.as_ref().err().map(ToString::to_string);
     tracing::info!(%peer, verdict = event.verdict, why = event.why, "join");
-    match event.verdict {
-        Some("refused") => lender.shared.audit.note(peer.ip(), event),
-        _ => lender.shared.audit.log(event).await,
-    }
+    let audit = &lender.shared.audit;
+    let outcome = match outcome {
+        Err(no) => {
+            audit.note(peer.ip(), event);
+            Err(no)
+        }
+        Ok(reply) if audit.log_surely(event).await => Ok(reply),
+        // A device is noted all the same, and may ask again as if the answer were lost.
+        Ok(_) => Err(No::refused(ErrorKind::Busy, NO_LOG)),
+    };
     match outcome {
         Ok(reply) => {
             // If the answer is lost, the same request may ask for it again.
@@ -87,7 +100,8 @@ async fn answer(lender: &Lender, greeter: &mut Greeter<Connection>, event: &mut 
     match greeter.receive("join", MESSAGE_MAX).await? {
         FromBorrower::JoinQuestion(question) => {
             let (invitation, _) = check_proof(lender, &question, &exporter, event).await?;
-            let stored = lender.shared.store.password_of(&invitation.user).map_err(refused)?;
+            let user = invitation.user.clone();
+            let stored = lender.look(move |store| store.password_of(&user)).await?;
             let without_password = !lender.asks_password(&invitation.user);
             let sets_password = stored.phc.is_none() && !without_password;
             let user = invitation.user.to_string();
@@ -105,10 +119,10 @@ async fn check_proof(
     event: &mut Event,
 ) -> Result<(Invitation, SubjectKey), No> {
     let id = InvitationId(question.id);
-    let invitation = lender.shared.store.invitation(id, UnixTime::now()).map_err(refused)?;
+    let invitation = lender.look(move |store| store.invitation(id, UnixTime::now())).await?;
     event.user = Some(invitation.user.to_string());
     if !invitation.keys.verify_client(exporter, &question.csr, &question.proof) {
-        let left = lender.store(move |store| store.count_guess(id)).await.map_err(refused)?;
+        let left = lender.store_within(STORE_MAX, move |store| store.count_guess(id)).await?;
         return Err(wrong(ErrorKind::Identity, "the proof of the join line is wrong", left));
     }
     // Only somebody who holds the line gets a certificate request parsed.
@@ -124,7 +138,7 @@ async fn join(
     event: &mut Event,
 ) -> Result<JoinAnswer, No> {
     if !lender.shared.audit.is_sound().await {
-        return Err(No::refused(ErrorKind::Busy, "the lender cannot write its audit log and takes no new devices"));
+        return Err(No::refused(ErrorKind::Busy, NO_LOG));
     }
     let (invitation, key) = check_proof(lender, &request.question, exporter, event).await?;
     let (id, request_sha256) = (InvitationId(request.question.id), sha256(&request.question.csr));
@@ -135,7 +149,7 @@ async fn join(
         false => None,
     };
     let shared = lender.shared.clone();
-    let redeemed = lender.store(move |store| {
+    let redeemed = lender.store_within(REDEEM_MAX, move |store| {
         let now = UnixTime::now();
         store.redeem_invitation(id, &request_sha256, first.as_deref(), now, |user| {
             let certificate = shared.authority.issue_client(user, &key, now).map_err(refused)?;
@@ -164,18 +178,19 @@ async fn check_password(
         PasswordError::Busy => No::refused(ErrorKind::Busy, error),
         other => No::refused(ErrorKind::Login, other),
     };
-    let stored = shared.store.password_of(&invitation.user).map_err(refused)?;
+    let user = invitation.user.clone();
+    let stored = lender.look(move |store| store.password_of(&user)).await?;
     let Some(phc) = stored.phc else {
         return shared.passwords.hash(password).await.map(Some).map_err(slow);
     };
     // Whoever found the line must not be able to guess at the password for long, nor at many at once.
-    let left = lender.store(move |store| store.count_guess(id)).await.map_err(refused)?;
+    let left = lender.store_within(STORE_MAX, move |store| store.count_guess(id)).await?;
     let verdict = shared.passwords.verify(password, Some(phc)).await;
     if matches!(verdict, Ok(false)) {
         let text = format!("wrong password of user {}", invitation.user);
         return Err(wrong(ErrorKind::Login, &text, left));
     }
-    lender.store(move |store| store.forgive_guess(id)).await.map_err(refused)?;
+    lender.store_within(STORE_MAX, move |store| store.forgive_guess(id)).await?;
     verdict.map(|_| None).map_err(slow)
 }
 

@@ -9,7 +9,8 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{OwnedMutexGuard, Semaphore, watch},
+    time::timeout,
 };
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     descriptors,
     door::Door,
     file_version::FileVersion,
+    grants::{self, LookAgain, Standing},
     identity::{self, Configs, ServerIdentity},
     live::Live,
     names::{self, Machine},
@@ -41,9 +43,18 @@ use crate::{
         keyfile,
         lockout::Lockout,
         password::PasswordQueue,
-        store::{Store, StoreError},
+        store::{Store, StoreError, TimedGrant},
     },
 };
+
+/// How long a peer waits for a write to the store: several of them fit into the time of a login.
+pub(super) const STORE_MAX: Duration = Duration::from_secs(5);
+/// How long anybody waits for what the store holds, which it has in memory as a rule: less than a handshake has, which asks it
+/// once.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// What peers may have the store write at once, and as many may read it, each on a thread that may wait: while a disk hangs,
+/// these are the threads that hang, and the others are for names, files and policies.
+const AT_STORE_MAX: usize = 64;
 
 /// A lender. Clones share everything.
 ///
@@ -74,14 +85,17 @@ pub(super) struct Shared {
     pub(super) config: LenderConfig,
     pub(super) authority: Authority,
     /// policy.toml, as it was read last, and what is in force: with the grants that stand.
-    file_policy: Mutex<Policy>,
+    pub(super) file_policy: Mutex<Policy>,
     policy: RwLock<Arc<Policy>>,
-    /// When the first of the grants in force ends.
-    pub(super) grants_end: watch::Sender<Option<UnixTime>>,
+    /// The grants behind what is in force, and when they must be looked at again.
+    pub(super) standing: Mutex<Standing>,
+    pub(super) grants_end: watch::Sender<LookAgain>,
     /// Of policy.toml, as it was when the lender was opened.
     pub(super) policy_version: Option<FileVersion>,
     /// One reading of policy.toml at a time, or an older one might win.
     pub(super) reloading: tokio::sync::Mutex<()>,
+    /// Whose turn it is to put a policy in force.
+    pub(super) renewing: Arc<tokio::sync::Mutex<grants::Reader>>,
     pub(super) live: Live,
     pub(super) seats: Seats,
     /// A place for each descriptor of a borrower: of a session, of a socket that is lent, of a program's stream.
@@ -99,6 +113,9 @@ pub(super) struct Shared {
     /// Its folders, as they are named and where they really are.
     own_folders: Vec<LenderPath>,
     pub(super) store: Store,
+    /// Of what peers have the store write, and of what they read there: whoever writes to a disk that hangs keeps no reader out.
+    writers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
     pub(super) audit: Audit,
     pub(super) passwords: PasswordQueue,
     pub(super) lockout: Mutex<Lockout>,
@@ -143,6 +160,10 @@ impl Lender {
     ) -> Result<Self, LendError> {
         let authority = identity::authority(dir)?;
         let identity = ServerIdentity::load(dir, &authority, &config.name)?;
+        // A store comes before its log. One that is gone must not begin anew without a word: it would forget revocations.
+        if !dir.store().try_exists().unwrap_or(true) && Audit::has_lines(&dir.audit()) {
+            return Err(LendError::StoreGone { store: dir.store(), audit: dir.audit() });
+        }
         let store = Store::open(&dir.store())?;
         let audit = Audit::open(&dir.audit())?;
         let shared = Shared {
@@ -151,9 +172,11 @@ impl Lender {
             authority,
             policy: RwLock::new(Arc::new(policy.clone())),
             file_policy: Mutex::new(policy),
-            grants_end: watch::Sender::new(None),
+            standing: Mutex::default(),
+            grants_end: watch::Sender::new(LookAgain::Never),
             policy_version,
             reloading: tokio::sync::Mutex::default(),
+            renewing: Arc::default(),
             live: Live::default(),
             seats: Seats::default(),
             sockets: Arc::new(descriptors::places()),
@@ -165,6 +188,8 @@ impl Lender {
             machine: Machine::new(),
             own_folders: dir.own_folders(),
             store,
+            writers: Arc::new(Semaphore::new(AT_STORE_MAX)),
+            readers: Arc::new(Semaphore::new(AT_STORE_MAX)),
             audit,
             passwords: PasswordQueue::new(),
             lockout: Mutex::default(),
@@ -174,7 +199,7 @@ impl Lender {
             door: Mutex::default(),
         };
         let lender = Self { shared: Arc::new(shared) };
-        lender.combine();
+        lender.combine(None, lender.shared.store.list_grants(UnixTime::now()));
         Ok(lender)
     }
 
@@ -287,29 +312,42 @@ impl Lender {
 
     /// Puts another policy.toml in force, and takes back what it does not allow; gives how many handles.
     pub(super) async fn put_in_force(&self, policy: Policy) -> usize {
-        *self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
-        self.renew_policy().await
+        self.renew_with(self.turn_to_renew().await, Some(policy)).await
     }
 
     /// Puts in force what policy.toml and the grants say together now, and takes back what they do not allow; gives how
-    /// many handles. Away from the async workers: thousands of handles take a while.
+    /// many handles.
     pub(super) async fn renew_policy(&self) -> usize {
-        let lender = self.clone();
+        self.renew_with(self.turn_to_renew().await, None).await
+    }
+
+    /// Of two who put something in force at once the later one sees the later state.
+    pub(super) async fn turn_to_renew(&self) -> OwnedMutexGuard<grants::Reader> {
+        self.shared.renewing.clone().lock_owned().await
+    }
+
+    /// Away from the async workers: thousands of handles take a while. The turn goes along, and ends when it is done, whoever
+    /// has stopped to wait for it.
+    pub(super) async fn renew_with(&self, mut turn: OwnedMutexGuard<grants::Reader>, policy: Option<Policy>) -> usize {
+        let (lender, grants) = (self.clone(), turn.read(self).await);
         blocking(move || {
-            lender.combine();
+            let _turn = turn;
+            lender.combine(policy, grants);
             lender.judge_again()
         })
         .await
     }
 
-    fn combine(&self) {
-        // Held to the end, so that of two who do this at once the later one sees the later state.
-        let file_policy = self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner);
-        let (grants, first_end) = self.standing_grants();
+    fn combine(&self, policy: Option<Policy>, grants: Result<Vec<TimedGrant>, StoreError>) {
+        let mut file_policy = self.shared.file_policy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(policy) = policy {
+            *file_policy = policy;
+        }
+        let (grants, look_again) = self.standing_grants(grants);
         let policy = file_policy.with_grants(grants);
         *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         self.shared.seats.bound(|user| self.policy().limits(user));
-        self.shared.grants_end.send_replace(first_end);
+        self.shared.grants_end.send_replace(look_again);
     }
 
     pub(super) fn configs(&self) -> Result<Configs, LendError> {
@@ -331,6 +369,63 @@ impl Lender {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(StoreError::Stopping.into()),
         }
+    }
+
+    /// As [`Self::store`], for a peer: what a hung disk keeps him waiting for is no offence of his.
+    ///
+    /// # Errors
+    /// Those of `work`; [`StoreError::Hangs`] if it does not come to its end in time, which it may do later.
+    ///
+    /// # Cancellation
+    /// As of [`Self::store`].
+    pub(super) async fn store_within<T, E>(
+        &self,
+        time: Duration,
+        work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        self.in_a_place(&self.shared.writers, time, work).await
+    }
+
+    /// Looks into the store. That waits for nothing as a rule, and is never done on an async worker all the same: the store
+    /// answers nobody while its file is opened again, or while a disk that hangs should make it larger.
+    ///
+    /// # Errors
+    /// As of [`Self::store_within`].
+    ///
+    /// # Cancellation
+    /// None matters.
+    pub(super) async fn look<T, E>(&self, work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        self.in_a_place(&self.shared.readers, LOOK_MAX, work).await
+    }
+
+    async fn in_a_place<T, E>(
+        &self,
+        places: &Arc<Semaphore>,
+        time: Duration,
+        work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let work = async {
+            // Never closed.
+            let place = places.clone().acquire_owned().await.map_err(|_| StoreError::Stopping)?;
+            self.store(move |store| {
+                let _place = place;
+                work(store)
+            })
+            .await
+        };
+        timeout(time, work).await.unwrap_or_else(|_| Err(StoreError::Hangs.into()))
     }
 
     /// The folders that nobody borrows, whatever the policy says.

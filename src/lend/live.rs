@@ -96,8 +96,8 @@ impl Lender {
             taken += borrower.judge_login();
             for (stream, handle) in borrower.held() {
                 if let Err(refusal) = (handle.still)(&borrower) {
-                    taken +=
-                        usize::from(borrower.take_back(stream, &format!("the policy has changed: {}", refusal.text())));
+                    let why = format!("the policy has changed: {}", refusal.text());
+                    taken += usize::from(borrower.take_back(stream, ErrorKind::Policy, &why));
                 }
             }
         }

@@ -16,6 +16,7 @@ use super::{
     audit::{Event, Source},
     borrower::Borrower,
     by_terms, descriptors, dispatch, guess,
+    lender::STORE_MAX,
     os_user::OsUser,
     peer::Peer,
     seats::Seat,
@@ -38,6 +39,10 @@ use crate::{
 
 /// From the end of the handshake to the login: a person may be asked for a password before the connection, not in it.
 pub(super) const LOGIN_MAX: Duration = Duration::from_secs(20);
+/// Of that it is waited so long until it is noted when the device was last seen, which is for the admin's eyes only.
+const SEEN_MAX: Duration = Duration::from_secs(1);
+
+const NO_LOG: &str = "the lender cannot write its audit log and takes no new sessions";
 
 /// Largest certificate chain, in bytes: ours is one certificate of about 400, and room for an admin's own hierarchy.
 const CHAIN_BYTES_MAX: usize = 16 * 1024;
@@ -86,21 +91,22 @@ pub(super) async fn serve<C>(
         }
     };
     drop(place);
-    event.verdict = Some("granted");
-    event.session = Some(welcome.session_id.to_string());
-    lender.shared.audit.log(event).await;
     let config = std::mem::take(&mut welcome.config);
     let session = Session::start(greeter.into_inner(), mux::Role::Lender, config);
     let borrower = Arc::new(Borrower::new(lender.clone(), welcome, peer, session));
     let listed = lender.shared.live.list(borrower);
     let borrower = listed.borrower();
     // Whoever revokes writes first and cuts afterwards: what was written before the session was in the list is seen here.
-    if let Err(error) = lender.shared.store.admit(&borrower.identity) {
-        borrower.cut(ErrorKind::Revoked, &error.to_string());
+    let identity = borrower.identity.clone();
+    let admitted = lender.look(move |store| store.admit(&identity)).await;
+    if let Err(error) = admitted {
+        borrower.cut(kind_of(&error, ErrorKind::Revoked), &error.to_string());
     }
     borrower.judge_login();
     // The same of a renewal, which tells the sessions that are in the list.
-    if let Ok(Some(device)) = lender.shared.store.device(borrower.identity.device) {
+    let device = borrower.identity.device;
+    let renewed = lender.look(move |store| store.device(device)).await;
+    if let Ok(Some(device)) = renewed {
         borrower.renewed(device.not_after);
     }
     // Beside the driver, as everything that it serves.
@@ -136,10 +142,11 @@ where
     event.user = Some(identity.user.to_string());
     event.device = Some(identity.device.to_string());
     event.serial = Some(identity.serial.clone()).filter(|serial| !serial.is_empty());
-    shared.store.admit(&identity).map_err(|error| No::ended(ErrorKind::Revoked, error))?;
+    let asked = identity.clone();
+    let admitted = lender.look(move |store| store.admit(&asked)).await;
+    admitted.map_err(|error| No::ended(kind_of(&error, ErrorKind::Revoked), error))?;
     if !shared.audit.is_sound().await {
-        let text = "the lender cannot write its audit log and takes no new sessions";
-        return Err(No::ended(ErrorKind::Busy, text));
+        return Err(No::ended(ErrorKind::Busy, NO_LOG));
     }
     let limits = lender.policy().limits(&identity.user);
     let hours = lender.login_lasts(&identity.user);
@@ -164,20 +171,27 @@ where
     if let Some(replaced) = replaced {
         shared.live.replace(replaced, &identity);
     }
-    let seat = shared.seats.take(&identity.user, || lender.policy().limits(&identity.user)).map_err(|full| {
-        let notes = by_terms::notes(&identity.user, "limits = { sessions = N }");
-        No::Refused(Refusal::new(ErrorKind::Busy, full.to_string()).with_notes(notes))
-    })?;
+    let seat =
+        shared.seats.take_soon(&identity.user, || lender.policy().limits(&identity.user)).await.map_err(|full| {
+            let notes = by_terms::notes(&identity.user, "limits = { sessions = N }");
+            No::Refused(Refusal::new(ErrorKind::Busy, full.to_string()).with_notes(notes))
+        })?;
     let descriptor = shared.sockets.clone().try_acquire_owned();
     let descriptor = descriptor.map_err(|_| No::refused(ErrorKind::Busy, descriptors::NONE_LEFT))?;
     let session_id = SessionId(crate::trust::random());
     let local = shown.names(lender);
     // What cannot be told now stands in the borrower's profile as it was.
     let addresses = lender.advertised().ok();
+    // The log may have become full since it was last asked, and with nobody there nothing has noticed.
+    // Should that be written too late, or the welcome not arrive, the line that says so names the session that was none.
+    event.session = Some(session_id.to_string());
+    if !shared.audit.log_surely(Event { verdict: Some("granted"), ..event.clone() }).await {
+        return Err(No::ended(ErrorKind::Busy, NO_LOG));
+    }
     greeter.send(&[FromLender::Welcome(Welcome { session: session_id.0, ticket, local, addresses })]).await?;
     let device = identity.device;
-    // Best effort: when it was last seen is for the admin's eyes only.
-    let _ = lender.store(move |store| store.touch(device, UnixTime::now())).await;
+    // Best effort: whoever was welcomed is not turned away because a disk hangs.
+    let _ = lender.store_within(SEEN_MAX, move |store| store.touch(device, UnixTime::now())).await;
     Ok(Welcomed { identity, config: agreed, session_id, login, seat, descriptor })
 }
 
@@ -249,8 +263,11 @@ async fn check(
             let (Some(id), Some(proof)) = (login.ticket_id, login.ticket_proof) else {
                 return Err(No::refused(ErrorKind::Login, "a login by ticket needs its id and its proof"));
             };
-            let store = &lender.shared.store;
-            match store.redeem_ticket(TicketId(id), &proof, exporter, identity, UnixTime::now()) {
+            let (holder, exporter) = (identity.clone(), *exporter);
+            let redeem = move |store: &store::Store| {
+                store.redeem_ticket(TicketId(id), &proof, &exporter, &holder, UnixTime::now())
+            };
+            match lender.look(redeem).await {
                 Ok(login) if hours.is_some_and(|hours| login.at.plus(hours) <= UnixTime::now()) => {
                     Err(No::refused(ErrorKind::Login, "the hours that the policy gives a login are over: log in again"))
                 }
@@ -258,6 +275,7 @@ async fn check(
                     Err(needs_password(identity))
                 }
                 Ok(login) => Ok((login, None)),
+                Err(error) if error.is_of_disk() => Err(No::refused(ErrorKind::Busy, error)),
                 Err(error) => {
                     use TicketRefusal::{OtherDevice, WrongProof};
                     let stolen = matches!(error, StoreError::Ticket(WrongProof | OtherDevice));
@@ -270,20 +288,26 @@ async fn check(
             if lender.asks_password(&identity.user) {
                 return Err(needs_password(identity));
             }
-            let stored = lender.shared.store.password_of(&identity.user);
-            let epoch = stored.map_err(|error| No::refused(ErrorKind::Login, error))?.epoch;
+            let user = identity.user.clone();
+            let stored = lender.look(move |store| store.password_of(&user)).await;
+            let epoch = stored.map_err(|error| No::refused(kind_of(&error, ErrorKind::Login), error))?.epoch;
             let login = store::Login { at: UnixTime::now(), epoch, by_certificate: true };
             let ticket = issue(lender, identity, login, hours).await;
-            Ok((login, Some(ticket.map_err(|error| No::refused(ErrorKind::Login, error))?)))
+            Ok((login, Some(ticket.map_err(|error| No::refused(kind_of(&error, ErrorKind::Login), error))?)))
         }
         LoginMethod::Password => {
             let password = Zeroizing::new(login.password.take().unwrap_or_default());
             let epoch = guess::check_password(lender, password, identity).await?;
             let login = store::Login { at: UnixTime::now(), epoch, by_certificate: false };
             let ticket = issue(lender, identity, login, hours).await;
-            Ok((login, Some(ticket.map_err(|error| No::refused(ErrorKind::Login, error))?)))
+            Ok((login, Some(ticket.map_err(|error| No::refused(kind_of(&error, ErrorKind::Login), error))?)))
         }
     }
+}
+
+/// `refused`, unless the store could not be asked: then nothing is decided, and a borrower may come again.
+pub(super) fn kind_of(error: &StoreError, refused: ErrorKind) -> ErrorKind {
+    if error.is_of_disk() { ErrorKind::Busy } else { refused }
 }
 
 fn needs_password(identity: &Identity) -> No {
@@ -299,6 +323,6 @@ pub(super) async fn issue(
 ) -> Result<IssuedTicket, StoreError> {
     let (identity, allowed) = (identity.clone(), hours.unwrap_or(TICKET_LIFETIME));
     let issued = move |store: &store::Store| store.issue_ticket(&identity, login, allowed, UnixTime::now());
-    let (ticket, expires) = lender.store(issued).await?;
+    let (ticket, expires) = lender.store_within(STORE_MAX, issued).await?;
     Ok(IssuedTicket { id: ticket.id().0, secret: *ticket.as_bytes(), expires: expires.0 })
 }

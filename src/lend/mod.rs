@@ -40,6 +40,7 @@ mod guess;
 mod identity;
 mod init;
 mod join;
+mod keepalive;
 mod lender;
 mod listen;
 mod live;
@@ -59,9 +60,13 @@ mod resolve;
 mod seats;
 mod service;
 mod shares;
+mod shown_path;
 mod spawn;
 mod stranger;
 mod tcp;
+#[cfg(test)]
+mod test_lender;
+mod turn;
 mod udp;
 mod unix;
 mod worker;
@@ -72,11 +77,12 @@ pub use audit::{
     verify as verify_audit,
 };
 pub use check::CheckReply;
-pub use config::{LenderConfig, LenderDir, Listen};
+pub use config::{LenderConfig, LenderDir, Listen, check_advertised};
 pub use control::{Revoked, SessionEntry, StreamEntry};
 pub use error::LendError;
 pub use grants::GrantEntry;
 pub use init::{Setup, init};
 pub use lender::Lender;
 pub use os_user::owner_name;
+pub use turn::open_to_serve;
 pub use worker::serve_as_worker;

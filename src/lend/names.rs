@@ -173,8 +173,8 @@ async fn answer(borrower: Arc<Borrower>, query: Vec<u8>, answer_tx: mpsc::Sender
 /// Answers what was granted: from the lender's own files as any program of it would see them, else from its resolvers.
 async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) -> Vec<u8> {
     let (Resolve { name }, _) = grant.into_parts();
-    let machine = &borrower.lender.shared.machine;
-    if let (dns::A | dns::AAAA, Some(addresses)) = (query.question().kind, machine.hosts().await.of(name.as_str())) {
+    let (hosts, file) = borrower.lender.shared.machine.now().await;
+    if let (dns::A | dns::AAAA, Some(addresses)) = (query.question().kind, hosts.of(name.as_str())) {
         let answer = query.answer(&addresses, OWN_TTL_SECONDS);
         // What the borrower reads is what is noted; what we have written can be read.
         if let Some(reply) = Reply::decode(answer.clone(), query.id(), query.question()) {
@@ -184,7 +184,7 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
     }
     // A question takes a socket like any other loan.
     let Ok(_socket) = borrower.lender.shared.sockets.try_acquire() else { return query.fail(Rcode::ServFail) };
-    let resolvers = machine.resolvers().await;
+    let resolvers = machine::resolvers(&file);
     let written = |id| query.forward(id, name.as_str());
     let (places, user) = (&borrower.lender.shared.questions, &borrower.principal.user);
     match upstream::ask(places, user, &resolvers, query.question(), written).await {
@@ -209,8 +209,8 @@ pub(super) struct Through {
 /// # Errors
 /// The refusal, where that leads to no address.
 pub(super) async fn follow(shared: &Shared, user: &UserName, name: &HostName) -> Result<Through, Refusal> {
-    let machine = &shared.machine;
-    if let Some(addresses) = machine.hosts().await.of(name.as_str()) {
+    let (hosts, file) = shared.machine.now().await;
+    if let Some(addresses) = hosts.of(name.as_str()) {
         return Ok(Through { addresses, aliases: Vec::new() });
     }
     // As in [`look_up`]; it asks two questions at once.
@@ -218,7 +218,7 @@ pub(super) async fn follow(shared: &Shared, user: &UserName, name: &HostName) ->
         let text = format!("the lender cannot resolve {name}: {}", descriptors::NONE_LEFT);
         return Err(Refusal::new(ErrorKind::Busy, text).with_errno(Some(Errno::EMFILE)));
     };
-    let (resolvers, file) = (machine.resolvers().await, machine.resolver_file().await);
+    let resolvers = machine::resolvers(&file);
     let search = if name.as_str().contains('.') { &[][..] } else { &file.search[..] };
     let longer: Vec<_> = search.iter().map(|domain| format!("{}.{domain}", name.as_str())).collect();
     let mut through = Through { addresses: Vec::new(), aliases: names(&longer) };

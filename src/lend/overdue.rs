@@ -16,7 +16,7 @@ use super::{
     admission::Place,
     audit::{Event, Source},
     guess,
-    login::{LOGIN_MAX, shown_by},
+    login::{LOGIN_MAX, kind_of, shown_by},
     renew,
     stranger::{self, No},
 };
@@ -25,6 +25,8 @@ use crate::{
     session::{Ended, Greeter},
     trust::{UnixTime, identity::identity_of, request::SubjectKey},
 };
+
+const NO_LOG: &str = "the lender cannot write its audit log and renews no certificates";
 
 /// From the handshake to the message, which a borrower sends at once.
 const MESSAGE_MAX: Duration = Duration::from_secs(5);
@@ -39,7 +41,9 @@ pub(super) async fn serve(lender: &Lender, connection: Connection, peer: SocketA
     match outcome.unwrap_or(Err(No::Late)) {
         Ok(certificate) => {
             event.verdict = Some("granted");
-            lender.shared.audit.log(event).await;
+            if !lender.shared.audit.log_surely(event).await {
+                return No::refused(ErrorKind::Busy, NO_LOG).tell(greeter, "the renewal was refused").await;
+            }
             // If the answer is lost, the old one is as good for another.
             let _ = greeter.send(&[FromLender::Renewed(certificate)]).await;
             let text = "the renewal is over".to_owned();
@@ -71,19 +75,22 @@ async fn renewed(
     event.user = Some(identity.user.to_string());
     event.device = Some(identity.device.to_string());
     event.serial = Some(identity.serial.clone());
-    lender.shared.store.admit(&identity).map_err(|error| No::refused(ErrorKind::Revoked, error))?;
+    let asked = identity.clone();
+    let admitted = lender.look(move |store| store.admit(&asked)).await;
+    admitted.map_err(|error| No::refused(kind_of(&error, ErrorKind::Revoked), error))?;
     if identity.not_after > UnixTime::now() {
         let text = "the certificate has not ended: it is renewed over a session";
         return Err(No::refused(ErrorKind::Identity, text));
     }
-    let stored = lender.shared.store.password_of(&identity.user).map_err(|error| refused(&error))?;
+    let user = identity.user.clone();
+    let stored = lender.look(move |store| store.password_of(&user)).await;
+    let stored = stored.map_err(|error| No::refused(kind_of(&error, ErrorKind::Identity), error))?;
     if stored.phc.is_none() {
         let text = format!("{} has no password that could renew it: join again, by a new line", identity.user);
         return Err(No::refused(ErrorKind::Identity, text));
     }
     if !lender.shared.audit.is_sound().await {
-        let text = "the lender cannot write its audit log and renews no certificates";
-        return Err(No::refused(ErrorKind::Busy, text));
+        return Err(No::refused(ErrorKind::Busy, NO_LOG));
     }
     let mut renewal = match greeter.receive("renewal", MESSAGE_MAX).await? {
         FromBorrower::Renewal(renewal) => renewal,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Lender, audit::Event, blocking::blocking, borrower::Borrower, dispatch::refuse, login};
+use super::{Lender, audit::Event, borrower::Borrower, dispatch::refuse, lender::STORE_MAX, login};
 use crate::{
     proto::{Answer, ErrorKind, Refusal, RenewedCertificate, UserName},
     session::Stream,
@@ -22,25 +22,25 @@ use crate::{
 /// Least time between two tickets of a session, and between two certificates: each is a write to the disk.
 const PAUSE: Duration = Duration::from_secs(60);
 
+const NO_LOG: &str = "the lender cannot write its audit log and renews nothing";
+
 /// A new certificate for the key of this device.
 pub(super) async fn certificate(borrower: &Borrower, csr: &[u8], stream: Stream) {
     let renewed = new_certificate(borrower, csr).await;
-    let event = borrower.event("certificate-renewed");
-    match &renewed {
-        Ok((_, serial)) => {
-            borrower.lender.shared.audit.log(Event { serial: Some(serial.clone()), ..event }).await;
-        }
-        Err(refusal) => log_refused(borrower, event, refusal).await,
-    }
-    match renewed {
+    let serial = renewed.as_ref().ok().map(|(_, identity)| identity.serial.clone());
+    let event = Event { serial, ..borrower.event("certificate-renewed") };
+    match logged(borrower, event, renewed).await {
         // If it cannot be told, the old one still stands and may be renewed again, in this session or another.
-        Ok((certificate, _)) => drop(stream.write_message(&Answer::Granted(RenewedCertificate { certificate })).await),
+        Ok((certificate, identity)) => {
+            borrower.lender.shared.live.renewed(&identity);
+            let _ = stream.write_message(&Answer::Granted(RenewedCertificate { certificate })).await;
+        }
         Err(refusal) => refuse(&stream, refusal).await,
     }
 }
 
-/// The certificate and its serial.
-async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, String), Refusal> {
+/// The certificate, and what it says.
+async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, Identity), Refusal> {
     let no = |text: String| Refusal::new(ErrorKind::Identity, text);
     let key = parse_request(csr).map_err(|error| no(error.to_string()))?;
     if key.device() != borrower.principal.device {
@@ -55,8 +55,7 @@ async fn new_certificate(borrower: &Borrower, csr: &[u8]) -> Result<(Vec<u8>, St
         return Err(Refusal::new(ErrorKind::Busy, "a certificate was renewed a moment ago"));
     }
     let (certificate, identity) = issue(&borrower.lender, &borrower.principal.user, key, now).await?;
-    borrower.lender.shared.live.renewed(&identity);
-    Ok((certificate.to_vec(), identity.serial))
+    Ok((certificate.to_vec(), identity))
 }
 
 /// Signs the next certificate of a device and notes it, unless the device was revoked meanwhile.
@@ -67,16 +66,12 @@ pub(super) async fn issue(
     now: UnixTime,
 ) -> Result<(CertificateDer<'static>, Identity), Refusal> {
     let no = |text: String| Refusal::new(ErrorKind::Identity, text);
-    let (lender, user) = (lender.clone(), user.clone());
-    blocking(move || {
-        let certificate =
-            lender.shared.authority.issue_client(&user, &key, now).map_err(|error| no(error.to_string()))?;
-        let identity = identity_of(&certificate).map_err(|error| no(error.to_string()))?;
-        let noted = lender.shared.store.add_device(&identity, now);
-        noted.map_err(|error| Refusal::new(ErrorKind::Revoked, error.to_string()))?;
-        Ok((certificate, identity))
-    })
-    .await
+    let certificate = lender.shared.authority.issue_client(user, &key, now).map_err(|error| no(error.to_string()))?;
+    let identity = identity_of(&certificate).map_err(|error| no(error.to_string()))?;
+    let device = identity.clone();
+    let noted = lender.store_within(STORE_MAX, move |store| store.add_device(&device, now)).await;
+    noted.map_err(|error| Refusal::new(login::kind_of(&error, ErrorKind::Revoked), error.to_string()))?;
+    Ok((certificate, identity))
 }
 
 /// A new ticket that goes back to the login of this session.
@@ -84,22 +79,49 @@ pub(super) async fn ticket(borrower: &Borrower, stream: Stream) {
     let issued = if borrower.may_renew_ticket(PAUSE) {
         let lasts = borrower.lender.login_lasts(&borrower.principal.user);
         let issued = login::issue(&borrower.lender, &borrower.identity, borrower.login, lasts).await;
-        issued.map_err(|error| Refusal::new(ErrorKind::Login, error.to_string()))
+        issued.map_err(|error| Refusal::new(login::kind_of(&error, ErrorKind::Login), error.to_string()))
     } else {
         Err(Refusal::new(ErrorKind::Busy, "a ticket was renewed a moment ago"))
     };
-    let event = borrower.event("ticket-renewed");
-    match &issued {
-        Ok(_) => borrower.lender.shared.audit.log(event).await,
-        Err(refusal) => log_refused(borrower, event, refusal).await,
-    }
-    match issued {
+    match logged(borrower, borrower.event("ticket-renewed"), issued).await {
         Ok(ticket) => drop(stream.write_message(&Answer::Granted(ticket)).await),
         Err(refusal) => refuse(&stream, refusal).await,
     }
 }
 
-async fn log_refused(borrower: &Borrower, event: Event, refusal: &Refusal) {
-    let event = Event { verdict: Some("refused"), why: Some(refusal.text().to_owned()), ..event };
-    borrower.lender.shared.audit.bounded(&borrower.principal.user, event).await;
+/// What was renewed, once that stands in the log; nobody gets what does not.
+async fn logged<T>(borrower: &Borrower, event: Event, renewed: Result<T, Refusal>) -> Result<T, Refusal> {
+    let audit = &borrower.lender.shared.audit;
+    match renewed {
+        Err(refusal) => {
+            let event = Event { verdict: Some("refused"), why: Some(refusal.text().to_owned()), ..event };
+            audit.bounded(&borrower.principal.user, event).await;
+            Err(refusal)
+        }
+        Ok(renewed) if audit.log_surely(event).await => Ok(renewed),
+        Ok(_) => Err(Refusal::new(ErrorKind::Busy, NO_LOG)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{lend::test_lender::lender, trust::request::new_device_key};
+
+    #[tokio::test]
+    async fn a_renewal_that_the_disk_fails_is_busy_and_revokes_nobody() {
+        let (_folder, dir, lender) = lender();
+        let (ana, bob): (UserName, UserName) = ("ana".parse().unwrap(), "bob".parse().unwrap());
+        lender.shared.store.add_user(&ana, UnixTime::now()).unwrap();
+        let csr = new_device_key().unwrap().1;
+        let kind = async |user: &UserName| {
+            let issued = issue(&lender, user, parse_request(&csr).unwrap(), UnixTime::now()).await;
+            issued.map(drop).map_err(|refusal| refusal.kind())
+        };
+        assert_eq!(kind(&ana).await, Ok(()));
+        assert_eq!(kind(&bob).await, Err(ErrorKind::Revoked));
+        std::fs::write(dir.store(), "").unwrap();
+        lender.shared.store.fail();
+        assert_eq!(kind(&ana).await, Err(ErrorKind::Busy));
+    }
 }

@@ -6,6 +6,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
 };
 
 use crate::{policy::Limits, proto::UserName, session::Pace};
@@ -13,17 +19,31 @@ use crate::{policy::Limits, proto::UserName, session::Pace};
 /// Sessions of a user whom no rule gives another number: each command may be one, and a script starts some hundred of them;
 /// all of them together leave most of a lender's descriptors to the others.
 const SESSIONS_OF_USER: u32 = 256;
+/// How long a session that has ended at the borrower's side may go on to have its place here.
+const LEAVING_MAX: Duration = Duration::from_secs(1);
 /// Bytes a second in one megabit a second.
 const MEGABIT_BYTES: u64 = 1_000_000 / 8;
 
 /// Every user who has a session.
 #[derive(Clone, Default)]
-pub(super) struct Seats(Arc<Mutex<HashMap<UserName, Taken>>>);
+pub(super) struct Seats {
+    users: Arc<Mutex<HashMap<UserName, Taken>>>,
+    /// A place is free again.
+    freed: Arc<Notify>,
+}
 
 #[derive(Default)]
 struct Taken {
     sessions: u32,
+    somebody_waits: bool,
     bounds: Arc<Bounds>,
+}
+
+impl Taken {
+    /// Whether there is nothing to remember of the user.
+    fn can_go(&self) -> bool {
+        self.sessions == 0 && !self.somebody_waits && !self.bounds.pace.is_behind()
+    }
 }
 
 /// What holds for all sessions of a user; another policy changes it for those who are here.
@@ -55,12 +75,34 @@ pub(super) enum Full {
 }
 
 impl Seats {
+    /// As [`Self::take`]; where all are taken, one that is just about to be left is waited for: a script's next command comes before
+    /// we have seen the last one go. One of a user waits at a time: of a crowd, the others would hold places of strangers for nothing.
+    pub(super) async fn take_soon(&self, user: &UserName, limits: impl Fn() -> Limits) -> Result<Seat, Full> {
+        let full = match self.take(user, &limits) {
+            Err(full) => full,
+            taken => return taken,
+        };
+        let Some(_waits) = Waits::begin(self, user) else { return Err(full) };
+        let too_late = Instant::now() + LEAVING_MAX;
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // Before the look, so that none that is left behind it is missed.
+            freed.as_mut().enable();
+            match self.take(user, &limits) {
+                Err(full) if timeout_at(too_late, freed).await.is_err() => return Err(full),
+                Err(_) => {}
+                taken => return taken,
+            }
+        }
+    }
+
     /// A place for one more session of the user, until it is dropped. `limits`: those of now, asked for under the lock, so
     /// that none of an older policy comes behind [`Self::bound`].
     pub(super) fn take(&self, user: &UserName, limits: impl FnOnce() -> Limits) -> Result<Seat, Full> {
         let mut users = self.lock();
         // Who hangs up after a burst and comes back still waits for it.
-        users.retain(|_, taken| taken.sessions > 0 || taken.bounds.pace.is_behind());
+        users.retain(|_, taken| !taken.can_go());
         let taken = users.entry(user.clone()).or_default();
         let limits = limits();
         if taken.sessions >= limits.sessions.unwrap_or(SESSIONS_OF_USER) {
@@ -83,7 +125,31 @@ impl Seats {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserName, Taken>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The one of a user who waits, until this is dropped.
+struct Waits<'a> {
+    seats: &'a Seats,
+    user: &'a UserName,
+}
+
+impl<'a> Waits<'a> {
+    fn begin(seats: &'a Seats, user: &'a UserName) -> Option<Self> {
+        let mut users = seats.lock();
+        let taken = users.entry(user.clone()).or_default();
+        let is_first = !std::mem::replace(&mut taken.somebody_waits, true);
+        is_first.then(|| Self { seats, user })
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        // It is there for as long as somebody waits.
+        if let Some(taken) = self.seats.lock().get_mut(self.user) {
+            taken.somebody_waits = false;
+        }
     }
 }
 
@@ -111,10 +177,12 @@ impl Drop for Seat {
         let mut users = self.seats.lock();
         if let Some(taken) = users.get_mut(&self.user) {
             taken.sessions -= 1;
-            if taken.sessions == 0 && !taken.bounds.pace.is_behind() {
+            if taken.can_go() {
                 users.remove(&self.user);
             }
         }
+        drop(users);
+        self.seats.freed.notify_waiters();
     }
 }
 
@@ -124,6 +192,40 @@ mod tests {
 
     fn limits(sessions: u32, mbit: u32) -> impl Fn() -> Limits {
         move || Limits { sessions: Some(sessions), mbit: Some(mbit), ..Limits::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_is_just_about_to_be_left_is_waited_for() {
+        let (seats, ana) = (Seats::default(), "ana".parse().unwrap());
+        let seat = seats.take(&ana, limits(1, 1)).unwrap();
+        let leaves = async {
+            tokio::time::sleep(LEAVING_MAX / 2).await;
+            drop(seat);
+        };
+        let second = async {
+            let began = Instant::now();
+            assert!(seats.take_soon(&ana, limits(1, 1)).await.is_err());
+            assert_eq!(began.elapsed(), Duration::ZERO, "one waits, and no crowd");
+        };
+        let (taken, (), ()) = tokio::join!(seats.take_soon(&ana, limits(1, 1)), second, leaves);
+        let began = Instant::now();
+        assert!(seats.take_soon(&ana, limits(1, 1)).await.is_err());
+        assert_eq!(began.elapsed(), LEAVING_MAX);
+        drop(taken.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_remembered_while_nobody_else_of_the_user_is_there() {
+        let (seats, ana, bob) = (Seats::default(), "ana".parse().unwrap(), "bob".parse().unwrap());
+        let second = async {
+            // Whoever comes forgets those of whom there is nothing to remember.
+            let _bobs = seats.take(&bob, limits(1, 1)).unwrap();
+            let began = Instant::now();
+            assert!(seats.take_soon(&ana, limits(0, 1)).await.is_err());
+            assert_eq!(began.elapsed(), Duration::ZERO, "one waits, and no crowd");
+        };
+        let (first, ()) = tokio::join!(seats.take_soon(&ana, limits(0, 1)), second);
+        assert!(first.is_err());
     }
 
     #[test]

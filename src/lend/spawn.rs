@@ -20,6 +20,7 @@ use super::{
     audit::Event,
     borrower::{Borrower, Held},
     dispatch::refuse,
+    shown_path::shown_path,
     worker::{Failed, Running},
 };
 use crate::{
@@ -110,7 +111,7 @@ async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, place: Place
 async fn start(
     borrower: &Borrower,
     wanted: &Spawn,
-    grant: SpawnGrant,
+    mut grant: SpawnGrant,
     place: ProgramPlace,
     stream: &Stream,
 ) -> Result<(Running, Ends), Option<Refusal>> {
@@ -119,6 +120,8 @@ async fn start(
         _ = stream.write_closed() => return Err(None),
     };
     let name = grant.name();
+    // Its streams may have taken their time to come.
+    grant.judge_offered_again(borrower);
     let job = grant.into_job(wanted);
     let mut running = tokio::select! {
         running = borrower.lender.shared.worker.run(job, place) => running.map_err(|why| Some(down(&name, &why)))?,
@@ -207,7 +210,8 @@ pub(super) async fn attach(borrower: &Borrower, stdio: SpawnStdio, stream: Strea
 
 fn down(name: &str, why: &Failed) -> Refusal {
     let kind = if matches!(why, Failed::Worker(_)) { ErrorKind::Local } else { ErrorKind::Target };
-    Refusal::new(kind, format!("{name}: {why}")).with_errno(why.errno())
+    let name = shown_path(name.as_bytes());
+    Refusal::new(kind, format!("{name}: {why}")).with_errno(why.errno()).with_before_program(why.is_before_program())
 }
 
 async fn log(borrower: &Borrower, event: &'static str, target: String, why: Option<String>, held: &Held<'_>) {

@@ -8,6 +8,7 @@ use super::{
     Lender,
     admission::{Offence, Place},
     audit::{Event, Source},
+    login::kind_of,
 };
 use crate::{
     proto::{ErrorKind, FromBorrower, FromLender, ProtocolError, Refusal},
@@ -111,7 +112,7 @@ impl From<StoreError> for No {
             StoreError::HasPassword(_) => ErrorKind::Login,
             _ => ErrorKind::Identity,
         };
-        Self::refused(kind, error)
+        Self::refused(kind_of(&error, kind), error)
     }
 }
 
@@ -151,4 +152,22 @@ pub(super) fn blame(lender: &Lender, place: &Place, offence: Option<Offence>) {
     tracing::warn!(source, why, "source penalised");
     let event = Event { event: "source-penalised", peer: Some(source), why: Some(why), ..Event::default() };
     lender.shared.audit.note(Source::Penalties, event);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_that_the_disk_fails_is_told_to_come_again_and_one_that_is_refused_is_not() {
+        let kind = |error: StoreError| match No::from(error) {
+            No::Refused(refusal) => refusal.kind(),
+            other => panic!("{other}"),
+        };
+        let ana = || "ana".parse().unwrap();
+        assert_eq!(kind(StoreError::Foreign { path: "state.redb".into(), why: "it is empty".into() }), ErrorKind::Busy);
+        assert_eq!(kind(StoreError::Broken { table: "devices" }), ErrorKind::Busy);
+        assert_eq!(kind(StoreError::NoUser(ana())), ErrorKind::Identity);
+        assert_eq!(kind(StoreError::HasPassword(ana())), ErrorKind::Login);
+    }
 }

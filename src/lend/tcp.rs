@@ -7,7 +7,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{audit::Event, borrower::Borrower, descriptors, dispatch::refuse, gate};
+use super::{audit::Event, borrower::Borrower, descriptors, dispatch::refuse, gate, keepalive::keep_alive};
 use crate::{
     policy::{Connect, Granted},
     proto::{Answer, Errno, ErrorKind, Refusal, Target, TcpConnected, WireAddr},
@@ -43,8 +43,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
     let (socket, answer) = match dialed.unwrap_or_else(|| Err(held.why_taken())) {
         Ok(connected) => connected,
         Err(why) => {
-            let event = Event { target: Some(target), why, ..borrower.event("tcp-failed") };
-            return borrower.lender.shared.audit.log(event).await;
+            return borrower.log("tcp-failed", target, why).await;
         }
     };
     drop(places.split(attempts - 1));
@@ -71,7 +70,11 @@ async fn connect(grant: Granted<Connect>, stream: &Stream) -> Result<(TcpStream,
     let connected = dialed.and_then(|socket| {
         let ends = socket.peer_addr().and_then(|peer| Ok((peer, socket.local_addr()?)));
         match ends {
-            Ok((peer, local)) => Ok((socket, TcpConnected { peer: WireAddr(peer), local: WireAddr(local) })),
+            Ok((peer, local)) => {
+                // A socket that refuses it still works.
+                let _ = keep_alive(&socket);
+                Ok((socket, TcpConnected { peer: WireAddr(peer), local: WireAddr(local) }))
+            }
             Err(source) => Err(Some(DialError { address: format!("{host}:{port}"), source })),
         }
     });

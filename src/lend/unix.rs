@@ -43,12 +43,9 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, actor
         Ok(held) => held,
         Err(refusal) => return refuse(&stream, refusal).await,
     };
-    let log = async |event: &'static str, why: Option<String>| {
-        let event = Event { target: Some(target.clone()), why, ..borrower.event(event) };
-        borrower.lender.shared.audit.log(event).await;
-    };
+    let failed = async |why: Option<String>| borrower.log("unix-failed", target.clone(), why).await;
     let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
-        log("unix-failed", Some(descriptors::NONE_LEFT.to_owned())).await;
+        failed(Some(descriptors::NONE_LEFT.to_owned())).await;
         return refuse(&stream, descriptors::none_left()).await;
     };
     let connecting = async {
@@ -61,10 +58,10 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, actor
         Some(Some(Ok(socket))) => socket,
         Some(Some(Err(error))) => {
             let refusal = Refusal::new(ErrorKind::Target, format!("{path}: {error}")).with_errno(Errno::of(&error));
-            log("unix-failed", Some(error.to_string())).await;
+            failed(Some(error.to_string())).await;
             return refuse(&stream, refusal).await;
         }
-        Some(None) | None => return log("unix-failed", held.why_taken()).await,
+        Some(None) | None => return failed(held.why_taken()).await,
     };
     if stream.write_message(&Answer::Granted(Ready {})).await.is_ok() {
         held.serve(&stream, Box::pin(relay(socket, &stream, held.meter()))).await;

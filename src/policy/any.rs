@@ -148,7 +148,7 @@ fn read(kind: Kind, target: &str) -> Result<AnyRequest, Why> {
         Kind::EnvRead => AnyRequest::ReadVariable(ReadVariable::parse(target)?),
         Kind::ServiceOffer => AnyRequest::OfferService(OfferService::parse(target)?),
         Kind::ServiceUse => AnyRequest::UseService(UseService::parse(target)?),
-        Kind::Profile => AnyRequest::Profile(Profile),
+        Kind::Profile => AnyRequest::Profile(Profile::default()),
     })
 }
 

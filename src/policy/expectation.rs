@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use super::{
     Policy,
-    any::{AnyRequest, TargetError},
+    any::{AnyRequest, TargetError, Why},
     decide::{Facts, Principal, decide},
-    host::Host,
+    host::{Host, HostError},
     kind::Kind,
     problem::{PolicyError, Problem},
     reach::Reach,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::proto::{DeviceId, UserName};
 
-/// What a test asks; a host that is none may be expected to be refused.
+/// What a test asks; a number that is no host is refused before any rule is asked.
 type Question = Result<AnyRequest, Box<Refusal>>;
 
 /// Reads one test and runs it.
@@ -96,10 +96,21 @@ fn read_target(reader: &mut Reader<'_>, value: &Value<'_>, kind: Kind) -> Result
     Ok(reader.string(value, key, parse)?.value)
 }
 
+/// A number that resolvers read as an address is refused whatever the rules say, and a test may expect that. Any other
+/// host that is none, as a pattern, would be refused as well, and such a test would say nothing of the hosts it seems to
+/// mean.
 fn parse_target(kind: Kind, text: &str) -> Result<Question, TargetError> {
-    match AnyRequest::parse(kind, text) {
-        Ok(asked) => Ok(Ok(asked)),
-        Err(error) => error.refusal().map(|refusal| Err(Box::new(refusal))).ok_or(error),
+    let error = match AnyRequest::parse(kind, text) {
+        Ok(asked) => return Ok(Ok(asked)),
+        Err(error) => error,
+    };
+    match (&error.why, error.refusal()) {
+        (Why::Host(HostError::Numeric(_)), Some(refusal)) => Ok(Err(Box::new(refusal))),
+        (Why::Host(none), _) => {
+            let why = format!("{none}: a test names one target, not a pattern");
+            Err(TargetError::new(kind, text, Why::Shape(why)))
+        }
+        (Why::Shape(_), _) => Err(error),
     }
 }
 

@@ -89,7 +89,9 @@ fn read(kind: Kind, target: &str, label: &str) -> Result<Patterns, Why> {
         Kind::ServiceOffer => patterns.service_offer = one(WordPattern::parse_service(target)?, &text, label),
         Kind::ServiceUse => patterns.service_use = one(WordPattern::parse_service(target)?, &text, label),
         Kind::Profile => {
-            return Err(Why::Shape("connect, udp and resolve bring it along: allow one of them".to_owned()));
+            return Err(Why::Shape(
+                "connect, udp, resolve, listen and services.use bring it along: allow one of them".to_owned(),
+            ));
         }
     }
     Ok(patterns)

@@ -99,6 +99,23 @@ impl Kind {
         }
     }
 
+    /// What is asked, for a person to read: a target with control characters, or blanks at its ends, stands in quotes, so
+    /// that it is not taken for another one.
+    ///
+    /// ```
+    /// use capuchin::policy::Kind;
+    /// assert_eq!(Kind::Unix.asked("/run/a b"), "unix /run/a b");
+    /// assert_eq!(Kind::Unix.asked("/run/a\n"), r#"unix "/run/a\n""#);
+    /// assert_eq!(Kind::Shell.asked(""), "shell");
+    /// ```
+    pub fn asked(self, target: &str) -> String {
+        match target {
+            "" => self.to_string(),
+            plain if plain.trim() == plain && !plain.contains(char::is_control) => format!("{self} {plain}"),
+            quoted => format!("{self} {quoted:?}"),
+        }
+    }
+
     /// The line of a rule that allows `pattern`, as a policy has it.
     pub(super) fn rule(self, pattern: &str) -> String {
         match self {

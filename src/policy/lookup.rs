@@ -2,6 +2,9 @@
 //!
 //! Who may connect needs names: an `[[allow]]` with `connect` or `udp` brings every name along, unless its own `resolve`
 //! narrows that. It narrows its own block only, so that one block more never takes anything away.
+//!
+//! Who may only listen, or use services, sends nothing else of his own accord, and so has no use for where it could go: routes, resolvers and
+//! hosts tell of machines beside the lender's, which no rule gives him anything of. The one address that he is met at comes with each visitor.
 
 use super::{
     Policy,
@@ -20,9 +23,19 @@ pub struct Resolve {
     pub name: HostName,
 }
 
-/// Addresses, routes, resolver and hosts of the lender: allowed to who may connect, send or look up anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Profile;
+/// What the lender tells of its machine: addresses, routes, resolvers and hosts to who may connect, send or look up anything;
+/// nothing of that to who may only listen or use services, whose programs need a network all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    shows_network: bool,
+}
+
+impl Profile {
+    /// Whether the network may be told, of a profile that was granted.
+    pub fn shows_network(&self) -> bool {
+        self.shows_network
+    }
+}
 
 impl Judged for Resolve {
     fn judge(self, policy: &Policy, principal: &Principal, _: &Facts<'_>) -> Result<(Self, RuleRef), Refusal> {
@@ -48,8 +61,23 @@ impl Judged for Profile {
                 .find_map(|patterns| patterns.resolve.first())
                 .map(|entry| RuleRef::new(Kind::Resolve, entry))
         };
-        let rule = brings_along(policy, principal, false).or_else(by_name);
-        rule.map(|rule| (self, rule)).ok_or_else(|| Refusal::no_profile(policy, &principal.user))
+        if let Some(rule) = brings_along(policy, principal, false).or_else(by_name) {
+            return Ok((Self { shows_network: true }, rule));
+        }
+        let without_network = policy.allows(&principal.user).find_map(|patterns| {
+            let listen = patterns.listen.first().map(|entry| RuleRef::new(Kind::Listen, entry));
+            listen.or_else(|| patterns.service_use.first().map(|entry| RuleRef::new(Kind::ServiceUse, entry)))
+        });
+        without_network.map(|rule| (Self::default(), rule)).ok_or_else(|| Refusal::no_profile(policy, &principal.user))
+    }
+
+    fn judge_again(&self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<RuleRef, Refusal> {
+        match self.judge(policy, principal, facts)? {
+            (again, _) if self.shows_network && !again.shows_network => {
+                Err(Refusal::no_profile(policy, &principal.user))
+            }
+            (_, rule) => Ok(rule),
+        }
     }
 }
 

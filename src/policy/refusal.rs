@@ -147,7 +147,7 @@ impl Refusal {
         remedy: &Remedy,
     ) -> Self {
         let file = &policy.file;
-        let request = format!("{kind} {target}").trim_end().to_owned();
+        let request = kind.asked(target);
         let (help, send) = match remedy {
             Remedy::Add(pattern) => (
                 format!(
@@ -176,7 +176,7 @@ impl Refusal {
     /// A refusal of the network profile, which no rule allows by itself.
     pub(super) fn no_profile(policy: &Policy, user: &UserName) -> Self {
         let help = format!(
-            "a connect, udp or resolve rule of {} brings it along; this shows the lender's admin:",
+            "a connect, udp, resolve, listen or services.use rule of {} brings it along; this shows the lender's admin:",
             policy.file
         );
         let refusal = Self::new(policy, user, Kind::Profile, "", Reason::NoRule, &Remedy::Ask);

@@ -136,12 +136,16 @@ pub struct Refusal {
     /// Of a check alone; as [`Verdict::warnings`].
     #[n(4)]
     warnings: Option<Vec<String>>,
+    /// Of a program alone: true where a step before it failed, so that nothing is said of the program itself.
+    #[n(5)]
+    before_program: Option<bool>,
 }
 
 impl Refusal {
     /// A refusal without errno or notes.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind: kind as u8, errno: None, text: cut(text.into()), notes: Vec::new(), warnings: None }
+        let text = cut(text.into());
+        Self { kind: kind as u8, errno: None, text, notes: Vec::new(), warnings: None, before_program: None }
     }
 
     /// With the error number that a system call would give.
@@ -163,6 +167,12 @@ impl Refusal {
         Self { warnings: Some(warnings).filter(|warnings| !warnings.is_empty()), ..self }
     }
 
+    /// Of a program: whether a step before it failed, as entering its working directory, and not the program.
+    #[must_use]
+    pub fn with_before_program(self, is_before: bool) -> Self {
+        Self { before_program: is_before.then_some(true), ..self }
+    }
+
     /// Which of the error kinds; one that we do not know yet counts as the target's.
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::from_number(self.kind).unwrap_or(ErrorKind::Target)
@@ -176,6 +186,11 @@ impl Refusal {
     /// One line for a person, as the lender wrote it.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Of a program: a step before it failed, as entering its working directory. Nothing is wrong with the program.
+    pub fn is_before_program(&self) -> bool {
+        self.before_program == Some(true)
     }
 
     /// The lines that explain it, as the lender wrote them.

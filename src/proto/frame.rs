@@ -171,6 +171,8 @@ pub enum Reset {
     Failed(u16),
     /// The stream would have been one too many, or its request never came.
     Refused,
+    /// The lender took it back: its policy does not allow it any more, or its admin has cut it.
+    TakenBack(ErrorKind),
 }
 
 impl Reset {
@@ -180,6 +182,7 @@ impl Reset {
             Self::Cancelled => (0, 0),
             Self::Failed(errno) => (1, errno),
             Self::Refused => (2, 0),
+            Self::TakenBack(kind) => (3, kind as u16),
         };
         let [a, b] = reason.to_be_bytes();
         let [c, d] = errno.to_be_bytes();
@@ -191,6 +194,12 @@ impl Reset {
         match u16::from_be_bytes([a, b]) {
             1 => Self::Failed(u16::from_be_bytes([c, d])),
             2 => Self::Refused,
+            3 => Self::TakenBack(
+                u8::try_from(u16::from_be_bytes([c, d]))
+                    .ok()
+                    .and_then(ErrorKind::from_number)
+                    .unwrap_or(ErrorKind::Revoked),
+            ),
             _ => Self::Cancelled,
         }
     }

@@ -34,10 +34,14 @@ pub fn decode<'b, M: Decode<'b, ()>>(what: &'static str, bytes: &'b [u8]) -> Res
 
 /// A message as it stands on a stream: its length, then itself.
 pub fn encode_prefixed<M: Encode<()>>(message: &M) -> Bytes {
-    let body = encode(message);
+    prefixed(&encode(message))
+}
+
+/// As [`encode_prefixed`], of a message that is encoded already.
+pub fn prefixed(body: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(LENGTH_BYTES + body.len());
     out.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
-    out.extend_from_slice(&body);
+    out.extend_from_slice(body);
     out.freeze()
 }
 

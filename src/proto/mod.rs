@@ -22,6 +22,7 @@ mod resolv_conf;
 mod service;
 mod spawn;
 mod udp;
+mod wildcard;
 
 pub use answer::{
     Answer, REFUSAL_NOTES_MAX, REFUSAL_TEXT_MAX, Refusal, RenewedCertificate, Resolving, TcpConnected, Verdict,
@@ -51,7 +52,8 @@ pub use request::{
 pub use resolv_conf::ResolvConf;
 pub use service::{SERVICE_NAME_MAX, ServiceListen};
 pub use spawn::{
-    FOLDER_BYTES_MAX, FromProgram, MODES_MAX, Mode, Program, Spawn, SpawnStdio, Spawned, Stdio, TERM_BYTES_MAX,
-    Terminal, TerminalSize, ToProgram, WORDS_BYTES_MAX, WORDS_MAX, Words,
+    FOLDER_BYTES_MAX, FromProgram, MODES_MAX, Mode, OFFERED_BYTES_MAX, OFFERED_MAX, Program, Spawn, SpawnStdio,
+    Spawned, Stdio, TERM_BYTES_MAX, Terminal, TerminalSize, ToProgram, WORDS_BYTES_MAX, WORDS_MAX, Words,
 };
 pub use udp::{DATAGRAM_BYTES_MAX, UdpBind, UdpBody, UdpMessage};
+pub use wildcard::wildcard_like;

@@ -360,11 +360,15 @@ impl std::str::FromStr for Target {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let wrong = |why| TargetError { text: text.chars().take(300).collect(), why };
         let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("the port is missing, as in db.internal:5432"))?;
+        // As strict as the policy is: `check` must not say no to what is asked for in another spelling.
         let port = match port.parse::<u16>() {
-            Ok(0) | Err(_) => return Err(wrong("a port is a number from 1 to 65535")),
-            Ok(port) => port,
+            Ok(number) if number > 0 && number.to_string() == port => number,
+            _ => return Err(wrong("a port is a number from 1 to 65535")),
         };
         let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+            Some(Some(inside)) if inside.parse::<std::net::Ipv6Addr>().is_err() => {
+                return Err(wrong("brackets stand around an IPv6 address alone, as in [::1]:80"));
+            }
             Some(Some(inside)) => inside,
             Some(None) => return Err(wrong("the bracket is not closed")),
             None if host.contains(':') => return Err(wrong("an IPv6 address stands in brackets, as in [::1]:80")),

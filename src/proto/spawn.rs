@@ -6,7 +6,7 @@
 //! ```
 //! A stream for each, so that each ends by itself and none waits for another, and its bytes travel as they are.
 
-use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use minicbor::{Decode, Decoder, Encode, Encoder, bytes::ByteVec, decode, encode};
 
 use super::{ProtocolError, message};
 
@@ -21,6 +21,11 @@ pub const FOLDER_BYTES_MAX: usize = 4095;
 pub const TERM_BYTES_MAX: usize = 64;
 /// Most modes of a terminal: twice as many as RFC 4254 has.
 pub const MODES_MAX: usize = 128;
+
+/// Most variables of a program that may be left out: twice as many as there are of `LC_*`.
+pub const OFFERED_MAX: usize = 32;
+/// All of them together, in bytes.
+pub const OFFERED_BYTES_MAX: usize = 4096;
 
 /// What a program is to be; its words follow the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Spawn {
     pub piped: [bool; 3],
     /// It is to outlive its stream.
     pub detach: bool,
+    /// More variables, `NAME=value`: each is left out without a word where the policy does not let it through.
+    pub offered: Words,
 }
 
 /// Arguments or variables.
@@ -186,7 +193,8 @@ impl Spawn {
             && body.folder.as_ref().is_none_or(|folder| folder.len() <= FOLDER_BYTES_MAX)
             && body.terminal.as_ref().is_none_or(Terminal::fits)
             && (body.arguments > 0) == (what == Program::Exec)
-            && body.piped < 8;
+            && body.piped < 8
+            && are_variables(&body.offered);
         if !fits {
             return Err(malformed("more words, a longer name or other streams than a program has"));
         }
@@ -199,6 +207,7 @@ impl Spawn {
             terminal: body.terminal,
             piped: [1, 2, 4].map(|bit| body.piped & bit != 0),
             detach: body.detach,
+            offered: body.offered.into_iter().map(Into::into).collect(),
         })
     }
 
@@ -212,12 +221,20 @@ impl Spawn {
             e.u8(6)?.encode(terminal)?;
         }
         let piped = self.piped.iter().rev().fold(0, |bits, piped| bits * 2 + u8::from(*piped));
-        e.u8(7)?.u8(piped)?.u8(8)?.bool(self.detach)?.ok()
+        e.u8(7)?.u8(piped)?.u8(8)?.bool(self.detach)?;
+        if !self.offered.is_empty() {
+            e.u8(9)?.array(self.offered.len() as u64)?;
+            for variable in &self.offered {
+                e.bytes(variable)?;
+            }
+        }
+        Ok(())
     }
 
     /// Entries of its map, without the name.
     pub(super) fn entries(&self) -> u64 {
-        6 + u64::from(self.folder.is_some()) + u64::from(self.terminal.is_some())
+        let left_out = [self.folder.is_none(), self.terminal.is_none(), self.offered.is_empty()];
+        9 - left_out.into_iter().map(u64::from).sum::<u64>()
     }
 
     /// Takes the words apart that followed the request: the arguments, then the variables.
@@ -323,6 +340,9 @@ struct SpawnBody {
     piped: u8,
     #[n(8)]
     detach: bool,
+    #[n(9)]
+    #[cbor(default)]
+    offered: Vec<ByteVec>,
 }
 
 #[derive(Decode)]
@@ -332,6 +352,13 @@ struct StdioBody {
     spawn: u64,
     #[n(2)]
     which: u8,
+}
+
+fn are_variables(offered: &[ByteVec]) -> bool {
+    let is_one = |variable: &ByteVec| variable.contains(&b'=') && !variable.contains(&0);
+    offered.len() <= OFFERED_MAX
+        && offered.iter().map(|variable| variable.len()).sum::<usize>() <= OFFERED_BYTES_MAX
+        && offered.iter().all(is_one)
 }
 
 fn malformed(why: &str) -> ProtocolError {

@@ -11,9 +11,9 @@ use std::{
 
 use super::{Session, Stream, rounds::Roster};
 
-/// A member panicked; the others, and the session, go on.
+/// A member gave nothing: it panicked, and the others, and the session, go on; or the task of its session is gone with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-#[error("it panicked")]
+#[error("it panicked, or its session did")]
 pub struct Panicked;
 
 /// Futures that belong together, each in the task of a session.
@@ -42,11 +42,27 @@ struct Entries<T> {
     asking: Option<Waker>,
 }
 
+impl<T> Default for Entries<T> {
+    fn default() -> Self {
+        Self { count: 0, ended: VecDeque::new(), dismissed: false, asking: None }
+    }
+}
+
+impl Session {
+    /// Runs `future` in the task of this session; when that is over, in a task that runs what is left of it. As with
+    /// `tokio::spawn`, nobody need wait for its end; what holds for members of a [`Crew`] holds for it.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        enrol(self.roster(), &List::default(), future);
+    }
+}
+
 impl<T: Send + 'static> Crew<T> {
     /// A crew without members.
     pub fn new() -> Self {
-        let entries = Entries { count: 0, ended: VecDeque::new(), dismissed: false, asking: None };
-        Self { rosters: Vec::new(), list: Arc::new(Mutex::new(entries)) }
+        Self { rosters: Vec::new(), list: List::default() }
     }
 
     /// Runs `future` in the task of `session`; when that is over, in a task that runs what is left of it.
@@ -74,9 +90,7 @@ impl<T: Send + 'static> Crew<T> {
             self.rosters.retain(Roster::is_used);
             self.rosters.push(roster.clone());
         }
-        lock(&self.list).count += 1;
-        let entry = Entry { list: self.list.clone(), result: None };
-        roster.enrol(Box::pin(Member { future: Some(Box::pin(future)), entry }));
+        enrol(roster, &self.list, future);
     }
 
     /// What the next member gives that ends; `None` when there is none left. Dropping the future loses nothing.
@@ -127,6 +141,12 @@ impl<T> Drop for Crew<T> {
     }
 }
 
+fn enrol<T: Send + 'static>(roster: &Roster, list: &List<T>, future: impl Future<Output = T> + Send + 'static) {
+    lock(list).count += 1;
+    let entry = Entry { list: list.clone(), result: None };
+    roster.enrol(Box::pin(Member { future: Some(Box::pin(future)), entry }));
+}
+
 /// Runs until it has ended or its crew is dismissed.
 struct Member<T, F> {
     future: Option<Pin<Box<F>>>,
@@ -166,7 +186,7 @@ impl<T> Drop for Entry<T> {
         let mut entries = lock(&self.list);
         entries.count -= 1;
         if !entries.dismissed {
-            entries.ended.extend(self.result.take());
+            entries.ended.push_back(self.result.take().unwrap_or(Err(Panicked)));
         }
         let asking = entries.asking.take();
         drop(entries);
@@ -260,7 +280,7 @@ mod tests {
         assert_eq!(alive.load(Ordering::SeqCst), 1);
         // The task takes along who is left.
         task.abort();
-        assert_eq!(theirs.join_next().await, None);
+        assert_eq!((theirs.join_next().await, theirs.join_next().await), (Some(Err(Panicked)), None));
         assert_eq!(alive.load(Ordering::SeqCst), 0);
     }
 

@@ -51,10 +51,10 @@ impl Meter {
         self.is_finished.store(true, Ordering::Release);
     }
 
-    /// Whether something went into the stream, and the peer had ended its own half before: nothing that comes back on this
-    /// stream tells that it has arrived.
+    /// Whether the peer had ended its own half before ours: nothing that comes back on this stream tells that ours, or its end, has
+    /// arrived.
     pub fn is_unconfirmed(&self) -> bool {
-        self.peer_ended_first.load(Ordering::Acquire) && self.to_stream() > 0
+        self.peer_ended_first.load(Ordering::Acquire)
     }
 
     /// Notes that nothing more comes out of the stream.
@@ -146,7 +146,7 @@ mod tests {
         assert!(!second.is_unconfirmed());
         silent.end_of_stream();
         silent.finish();
-        assert!(!silent.is_unconfirmed(), "nothing was sent");
+        assert!(silent.is_unconfirmed(), "its end was sent");
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,10 @@ mod socket;
 mod socket_file;
 mod splice;
 mod stream;
+mod taken_back;
 pub mod terminal;
+#[cfg(feature = "run")]
+mod unended;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -49,11 +52,15 @@ pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
-pub use relay::{relay, relay_accepted, relay_unanswered};
+pub use relay::{abandoned, relay, relay_accepted, relay_unanswered};
+pub use rounds::let_driver_send;
 pub use socket::Socket;
 pub use socket_file::SocketFile;
-pub use splice::{Metered, splice};
+pub use splice::{Metered, copy, splice};
 pub use stream::{ReadHalf, Stream, WriteHalf};
+pub use taken_back::TakenBack;
+#[cfg(feature = "run")]
+pub use unended::Unended;
 
 /// A session. Clones are the same session; it ends when the last clone and the last stream are gone.
 #[derive(Clone)]
@@ -136,6 +143,11 @@ impl Session {
         state.mux.go_away(Goaway { kind, text: ended.text.clone() });
         state.end(ended);
         state.wake_driver();
+    }
+
+    /// Why the session is over, if it is.
+    pub fn over(&self) -> Option<Ended> {
+        self.shared.lock().ended.clone()
     }
 
     /// Waits until the session is over and its last words are said, and says why it ended.

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Meter, Stream,
     relay::{QUIET_BYTES, WRITE_BYTES, next_size},
+    rounds::let_driver_send,
 };
 use crate::proto::mux::{Batch, COPY_BYTES_MAX};
 
@@ -66,22 +67,26 @@ pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, sta
         match pipe.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => break,
             Ok(length) => {
-                meter.keep_pace(length).await;
                 if length <= COPY_BYTES_MAX {
                     stream.write_copy(&buffer);
                     buffer.clear();
                 } else {
                     stream.write_bytes(buffer.split().freeze());
                 }
-                size = next_size(size, length);
                 meter.went_to_stream(length);
+                meter.keep_pace(length).await;
+                // It has given what it had.
+                if length < room.min(size) {
+                    let_driver_send().await;
+                }
+                size = next_size(size, length);
             }
             // What is quiet holds no buffer.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
             Err(error) if error.raw_os_error() == Some(EIO) => break,
             Err(error) => return Err(error),
         }
-        // Not before it is written: a pace that makes it wait is no silence of the program.
+        // Not before: a pace that makes it wait is no silence of the program.
         stalled.0.store(false, Ordering::Relaxed);
     }
     stream.finish();

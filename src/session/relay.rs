@@ -11,7 +11,7 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::{io::Interest, sync::Notify};
 
-use super::{Meter, Stream, socket::Socket};
+use super::{Meter, Stream, rounds::let_driver_send, socket::Socket};
 use crate::proto::{
     Errno, FRAME_PAYLOAD_MAX, Reset,
     mux::{Batch, COPY_BYTES_MAX},
@@ -166,27 +166,32 @@ async fn copy_to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter) ->
         match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => return Ok(()),
             Ok(length) => {
+                let is_small = length <= COPY_BYTES_MAX;
+                if is_small {
+                    stream.write_copy(&buffer);
+                    buffer.clear();
+                } else {
+                    stream.write_bytes(buffer.split().freeze());
+                }
+                meter.went_to_stream(length);
                 tokio::select! {
                     biased;
                     () = meter.keep_pace(length) => {}
                     _ = stream.write_closed() => return Err(Broken::Stream),
                 }
-                if length <= COPY_BYTES_MAX {
-                    stream.write_copy(&buffer);
-                    buffer.clear();
-                    // A new connection acknowledges at once by itself.
-                    if !is_first {
-                        socket.acknowledge();
-                    }
-                } else {
-                    stream.write_bytes(buffer.split().freeze());
+                // It has given what it had.
+                if length < room.min(size) {
+                    let_driver_send().await;
+                }
+                // A new connection acknowledges at once by itself.
+                if is_small && !is_first {
+                    socket.acknowledge();
                 }
                 // A full queue leaves less room than the socket would fill, which says nothing about the socket.
                 if room >= size {
                     size = next_size(size, length);
                 }
                 is_first = false;
-                meter.went_to_stream(length);
             }
             // A quiet connection holds no buffer.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
@@ -248,8 +253,9 @@ async fn write_all(socket: &impl Socket, batch: &mut Batch) -> io::Result<()> {
     Ok(())
 }
 
-/// Ready [`LAST_WORDS_MAX`] after the stream was given up.
-async fn abandoned(stream: &Stream) {
+/// Ready half a minute after the stream was given up: what was said before has had its time to go on. To be awaited in the task
+/// that writes to the stream.
+pub async fn abandoned(stream: &Stream) {
     stream.given_up().await;
     tokio::time::sleep(LAST_WORDS_MAX).await;
 }

@@ -15,7 +15,8 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
+    future::{Future, poll_fn},
+    mem,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -30,6 +31,20 @@ use tokio::task::coop;
 const ROUNDS_MAX: usize = 16;
 /// In place of a member's number: the driver.
 const DRIVER: usize = usize::MAX;
+
+/// Lets the driver send what was written, and the other members have their turn, before who calls it goes on: what it has to
+/// do next is nothing that the peer should wait for.
+pub async fn let_driver_send() {
+    let mut had_its_turn = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut had_its_turn, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
 
 /// What runs beside a driver.
 pub(super) type Member = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -65,7 +80,7 @@ impl Roster {
     pub(super) fn enrol(&self, member: Member) {
         let mut board = self.board();
         board.enrolled.push(member);
-        let ended = std::mem::take(&mut board.closed);
+        let ended = mem::take(&mut board.closed);
         let task = board.task.take();
         drop(board);
         if ended {
@@ -164,7 +179,7 @@ impl<D: Future<Output = ()> + Unpin> Rounds<D> {
         board.task = None;
         // Behind those who had no turn.
         self.turn.extend(board.woken.drain(..));
-        if std::mem::take(&mut board.everybody) {
+        if mem::take(&mut board.everybody) {
             self.turn = (0..self.members.len()).collect();
         }
         for member in board.enrolled.drain(..) {
@@ -225,7 +240,7 @@ impl<D: Future<Output = ()> + Unpin> Future for Rounds<D> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if std::mem::take(&mut this.driver_waits) {
+        if mem::take(&mut this.driver_waits) {
             this.poll_driver();
         }
         for _ in 0..ROUNDS_MAX {
@@ -250,7 +265,7 @@ impl<D> Drop for Rounds<D> {
         }
         let mut board = self.roster.board();
         board.closed = true;
-        let late = std::mem::take(&mut board.enrolled);
+        let late = mem::take(&mut board.enrolled);
         drop(board);
         drop(late);
     }

@@ -16,7 +16,7 @@ use tokio::{
     task::coop,
 };
 
-use super::{Shared, State};
+use super::{Shared, State, TakenBack};
 use crate::proto::{
     Errno, ProtocolError, Reset, StreamId, message,
     mux::{self, Batch},
@@ -42,6 +42,19 @@ impl Stream {
     /// Its number on the wire.
     pub fn id(&self) -> StreamId {
         self.id
+    }
+
+    /// Why its session is over, if it is.
+    pub fn over(&self) -> Option<super::Ended> {
+        self.shared.lock().ended.clone()
+    }
+
+    /// Why the lender took it back, if it did.
+    pub fn taken_back(&self) -> Option<TakenBack> {
+        match self.shared.lock().mux.reset_by_peer(self.id) {
+            Some(Reset::TakenBack(kind)) => Some(TakenBack(kind)),
+            _ => None,
+        }
     }
 
     /// Ends the stream at once; what was written and has not left is dropped.
@@ -356,6 +369,7 @@ impl Drop for WriteHalf {
 
 fn read_error(reset: Reset) -> io::Error {
     match reset {
+        Reset::TakenBack(kind) => io::Error::new(io::ErrorKind::PermissionDenied, TakenBack(kind)),
         Reset::Failed(errno) => Errno(errno).into(),
         Reset::Cancelled | Reset::Refused => Errno::ECONNRESET.into(),
     }
@@ -364,6 +378,7 @@ fn read_error(reset: Reset) -> io::Error {
 pub(super) fn write_error(reset: Reset) -> io::Error {
     match reset {
         Reset::Failed(errno) => Errno(errno).into(),
+        Reset::TakenBack(_) => read_error(reset),
         Reset::Cancelled | Reset::Refused => io::ErrorKind::BrokenPipe.into(),
     }
 }

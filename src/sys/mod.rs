@@ -12,6 +12,8 @@ mod datagram_source;
 mod descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
+#[cfg(feature = "lend")]
+mod interpreter;
 #[cfg(feature = "run")]
 mod landlock;
 #[cfg(feature = "lend")]
@@ -40,6 +42,8 @@ mod ready_fd;
 mod received_signal;
 #[cfg(feature = "run")]
 mod seccomp;
+#[cfg(feature = "cli")]
+mod signal_action;
 #[cfg(feature = "lend")]
 mod signal_number;
 #[cfg(any(feature = "run", feature = "lend"))]
@@ -52,6 +56,8 @@ mod tap;
 mod transparent;
 #[cfg(feature = "run")]
 mod tun;
+#[cfg(feature = "lend")]
+mod writers;
 
 #[cfg(feature = "run")]
 pub use borrowed_network::enter_borrowed_network;
@@ -70,7 +76,7 @@ pub use listen_fd::{ListenFdError, adopt_listener};
 #[cfg(feature = "cli")]
 pub use namespace::{bind_file, enter_private_network, set_up_loopback};
 #[cfg(feature = "run")]
-pub use netlink::{netlink_exchange, netlink_listener, netlink_socket};
+pub use netlink::{NETLINK_ANSWER_BYTES_MAX, netlink_exchange, netlink_exchange_in, netlink_listener, netlink_socket};
 #[cfg(feature = "run")]
 pub use notification::{
     Notification, Verdict, answer_notification, is_waiting, receive_notification, wake_callers_at_once,
@@ -83,8 +89,10 @@ pub use other_process::{duplicate_of_thread, read_memory_of_thread, signal_threa
 pub use pass_fd::{close_at_exec, is_open, receive_with_fds, send_with_fds};
 #[cfg(feature = "run")]
 pub use privilege::give_up_privileges;
+#[cfg(feature = "cli")]
+pub use program::give_stdio_alone;
 #[cfg(feature = "lend")]
-pub use program::{Become, Launch, Launched, Step, become_user, close_inherited, launch};
+pub use program::{Become, Launch, Launched, NotLaunched, Step, WHAT_BYTES_MAX, become_user, close_inherited, launch};
 #[cfg(feature = "run")]
 pub use program_socket::{
     OutgoingMessage, ReceivedMessage, await_socket, bind_as_given, connect_as_given, connect_without_delay,
@@ -96,6 +104,8 @@ pub use ready_fd::{await_readable, read_when_ready};
 pub use received_signal::{ReceivedSignal, read_signal, unblock_signals, with_signals_open};
 #[cfg(feature = "run")]
 pub use seccomp::{Instruction, install_filter};
+#[cfg(feature = "cli")]
+pub use signal_action::{is_ignored, with_default_action};
 #[cfg(feature = "lend")]
 pub use signal_number::signal;
 #[cfg(any(feature = "run", feature = "lend"))]
@@ -105,6 +115,8 @@ pub use stdio::{close_stdout, silence_stdio};
 #[cfg(feature = "run")]
 pub use tap::{TAPPED_BYTES_MAX, syn_tap};
 #[cfg(feature = "run")]
-pub use transparent::{raw_socket, transparent_listener, transparent_udp, visitor_socket};
+pub use transparent::{has_ipv6, raw_socket, suit_loopback, transparent_listener, transparent_udp, visitor_socket};
 #[cfg(feature = "run")]
 pub use tun::tun_device;
+#[cfg(feature = "lend")]
+pub use writers::is_open_for_writing;

@@ -10,7 +10,7 @@ use rustix::net::{
 };
 
 /// Largest answer of the kernel, in bytes: it cuts a dump into pieces of this size at the most.
-const ANSWER_BYTES_MAX: usize = 32 * 1024;
+pub const NETLINK_ANSWER_BYTES_MAX: usize = 32 * 1024;
 /// The kernel answers before `send` returns; a bound for the kernel that does not.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// What may wait to be heard, in bytes; of more the kernel says that it was lost.
@@ -48,13 +48,25 @@ pub fn netlink_listener(protocol: u32, groups: u32) -> io::Result<std::os::fd::O
 pub fn netlink_exchange(
     socket: impl AsFd,
     request: &[u8],
+    hear: impl FnMut(&[u8]) -> io::Result<bool>,
+) -> io::Result<()> {
+    netlink_exchange_in(socket, request, &mut vec![0; NETLINK_ANSWER_BYTES_MAX], hear)
+}
+
+/// As [`netlink_exchange`], for who asks often: with `room` for each datagram, [`NETLINK_ANSWER_BYTES_MAX`] at the most.
+///
+/// # Errors
+/// As [`netlink_exchange`].
+pub fn netlink_exchange_in(
+    socket: impl AsFd,
+    request: &[u8],
+    room: &mut [u8],
     mut hear: impl FnMut(&[u8]) -> io::Result<bool>,
 ) -> io::Result<()> {
     send(&socket, request, SendFlags::empty())?;
-    let mut answer = vec![0; ANSWER_BYTES_MAX];
     loop {
-        let (length, _) = recv(&socket, answer.as_mut_slice(), RecvFlags::empty())?;
-        if hear(answer.get(..length).unwrap_or_default())? {
+        let (length, _) = recv(&socket, &mut *room, RecvFlags::empty())?;
+        if hear(room.get(..length).unwrap_or_default())? {
             return Ok(());
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
@@ -20,12 +21,31 @@ pub fn duplicate_of_thread(thread: i32, fd: RawFd) -> io::Result<OwnedFd> {
         // Numbers below 0 have meanings of their own to who calls.
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    let watch = match pidfd_open(pid, THREAD) {
-        // An older kernel: the files of its process, which are the thread's own but for the oddest of programs.
-        Err(rustix::io::Errno::INVAL) => pidfd_open(process_of(thread)?, PidfdFlags::empty()),
-        opened => opened,
-    }?;
-    Ok(pidfd_getfd(watch, fd, PidfdGetfdFlags::empty())?)
+    Ok(pidfd_getfd(watch(pid)?, fd, PidfdGetfdFlags::empty())?)
+}
+
+/// A descriptor for a thread, or on an older kernel for its process, whose files are the thread's own but for the oddest of programs.
+fn watch(thread: Pid) -> io::Result<OwnedFd> {
+    // A kernel learns nothing while it runs.
+    static IS_OLD: AtomicBool = AtomicBool::new(false);
+    if !IS_OLD.load(Ordering::Relaxed) {
+        match pidfd_open(thread, THREAD) {
+            Err(rustix::io::Errno::INVAL) => IS_OLD.store(true, Ordering::Relaxed),
+            opened => return Ok(opened?),
+        }
+    }
+    watch_process_of(thread)
+}
+
+/// The first thread of a process has its number: most programs have no other, and need no look into /proc.
+fn watch_process_of(thread: Pid) -> io::Result<OwnedFd> {
+    match pidfd_open(thread, PidfdFlags::empty()) {
+        // Before Linux 6.9 EINVAL, ENOENT since.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
+            Ok(pidfd_open(process_of(thread.as_raw_nonzero().get())?, PidfdFlags::empty())?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// Reads memory of a thread's process into `buffer`, all of it.
@@ -100,6 +120,10 @@ mod tests {
         // Not the first of its threads, where tests run.
         assert_eq!(process_of(own_thread()).unwrap(), rustix::process::getpid());
         let other = duplicate_of_thread(own_thread(), file.as_raw_fd()).unwrap();
+        // As an older kernel has it: of this thread, and of the first one.
+        for thread in [rustix::thread::gettid(), rustix::process::getpid()] {
+            pidfd_getfd(watch_process_of(thread).unwrap(), file.as_raw_fd(), PidfdGetfdFlags::empty()).unwrap();
+        }
         assert_ne!(other.as_raw_fd(), file.as_raw_fd());
         let bad = duplicate_of_thread(own_thread(), 1 << 30).unwrap_err();
         assert_eq!(bad.raw_os_error(), Some(libc::EBADF));

@@ -12,7 +12,7 @@ use rustix::net::{
 };
 
 /// Most descriptors in one message.
-const PASSED_MAX: usize = 16;
+const PASSED_MAX: usize = 64;
 
 /// Sends one message, and descriptors with it.
 ///
@@ -33,7 +33,7 @@ pub fn send_with_fds(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) 
 ///
 /// # Errors
 /// `WouldBlock` where nothing has come and the socket does not wait, `EMSGSIZE` for a message that is longer than
-/// `buffer`.
+/// `buffer`, `EMFILE` where there is no room for all descriptors that came with it.
 pub fn receive_with_fds(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -41,6 +41,9 @@ pub fn receive_with_fds(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io:
     let received = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
     if received.flags.contains(rustix::net::ReturnFlags::TRUNC) {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    if received.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     let mut fds = Vec::new();
     for message in control.drain() {

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStringExt, process::CommandExt},
     },
     path::PathBuf,
     process::Command,
@@ -24,6 +24,7 @@ use rustix::{
 
 use super::{
     fork::{Forked, fork},
+    interpreter,
     signal_number::SIGNAL_MAX,
 };
 
@@ -64,7 +65,36 @@ pub enum Step {
     Folder,
     /// The program itself.
     Program,
+    /// What the program needs to be executed: its interpreter or loader.
+    Interpreter,
 }
+
+impl Step {
+    /// All of them, in their order.
+    pub const ALL: [Self; 6] =
+        [Self::Session, Self::User, Self::Privileges, Self::Folder, Self::Program, Self::Interpreter];
+}
+
+/// Why there is no program.
+#[derive(Debug)]
+pub struct NotLaunched {
+    /// The step that failed.
+    pub step: Step,
+    /// What the system said.
+    pub source: io::Error,
+    /// The path that it said it of, a folder or an interpreter, cut to [`WHAT_BYTES_MAX`]; empty if it has no name.
+    pub what: Vec<u8>,
+}
+
+impl NotLaunched {
+    /// Nothing more is known than which step failed.
+    pub fn at(step: Step) -> impl Fn(io::Error) -> Self {
+        move |source| Self { step, source, what: Vec::new() }
+    }
+}
+
+/// Longest path in a [`NotLaunched`], in bytes: as much as a line for a person has room for.
+pub const WHAT_BYTES_MAX: usize = 512;
 
 /// A program that is about to begin: its process is there, and becomes it or says why not.
 #[derive(Debug)]
@@ -77,18 +107,22 @@ pub struct Launched {
 impl Launched {
     /// How it went: which step failed, and what the system said. `None`: it is not known yet. To be asked again once
     /// [`AsFd`] is readable; a start may take as long as a file system that it needs.
-    pub fn outcome(&self) -> Option<Result<(), (Step, io::Error)>> {
-        let mut failure = [0; FAILURE_BYTES];
-        match rustix::io::read(&self.told, &mut failure) {
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
-            Ok(FAILURE_BYTES) => {
-                let [step, errno @ ..] = failure;
-                let step = STEPS.into_iter().find(|it| *it as u8 == step).unwrap_or(Step::Program);
-                Some(Err((step, io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))))
-            }
-            // Closed at exec; so few bytes come whole.
-            _ => Some(Ok(())),
-        }
+    pub fn outcome(&self) -> Option<Result<(), NotLaunched>> {
+        let mut failure = [0; FAILURE_BYTES + WHAT_BYTES_MAX];
+        let length = match rustix::io::read(&self.told, &mut failure) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return None,
+            Err(_) => 0,
+            Ok(length) => length,
+        };
+        // So few bytes come whole, and none if the end that told them was closed at exec.
+        Some(match failure.get(..length).and_then(<[u8]>::split_first_chunk::<FAILURE_BYTES>) {
+            None => Ok(()),
+            Some(([step, errno @ ..], what)) => Err(NotLaunched {
+                step: Step::ALL.into_iter().find(|it| *it as u8 == *step).unwrap_or(Step::Program),
+                source: io::Error::from_raw_os_error(i32::from_ne_bytes(*errno)),
+                what: what.to_vec(),
+            }),
+        })
     }
 }
 
@@ -98,9 +132,9 @@ impl AsFd for Launched {
     }
 }
 
-/// A step and an errno.
+/// A step and an errno; what it is said of stands behind.
 const FAILURE_BYTES: usize = 5;
-const STEPS: [Step; 5] = [Step::Session, Step::User, Step::Privileges, Step::Folder, Step::Program];
+const _: () = assert!(FAILURE_BYTES + WHAT_BYTES_MAX <= 4096); // what a pipe takes whole (PIPE_BUF)
 
 /// Starts `command` in a process of its own, and does not wait until it is one.
 ///
@@ -111,6 +145,7 @@ pub fn launch(mut command: Command, launch: Launch) -> io::Result<Launched> {
     match fork()? {
         Forked::Parent(pid) => Ok(Launched { pid, told }),
         Forked::Child => {
+            let folder = launch.folders.first().cloned().unwrap_or_default();
             let reached = Arc::new(AtomicU8::new(Step::Program as u8));
             let at = reached.clone();
             let prepare = move || {
@@ -122,9 +157,20 @@ pub fn launch(mut command: Command, launch: Launch) -> io::Result<Launched> {
             // SAFETY: this process has one thread (`fork` makes no other), so that the closure may do what any program does.
             unsafe { command.pre_exec(prepare) };
             let errno = command.exec().raw_os_error().unwrap_or(libc::EIO);
-            let mut failure = [0; FAILURE_BYTES];
-            failure[0] = reached.load(Ordering::Relaxed);
-            failure[1..].copy_from_slice(&errno.to_ne_bytes());
+            let mut failure = vec![reached.load(Ordering::Relaxed)];
+            failure.extend(errno.to_ne_bytes());
+            let what = if failure[0] == Step::Folder as u8 {
+                folder.into_os_string().into_vec()
+            } else if (failure[0], errno) == (Step::Program as u8, libc::ENOENT)
+                // As the user by now, so that nothing is told of a file that the user may not read.
+                && let Some(interpreter) = interpreter::of_existing(command.get_program().as_ref())
+            {
+                failure[0] = Step::Interpreter as u8;
+                interpreter
+            } else {
+                Vec::new()
+            };
+            failure.extend(what.into_iter().take(WHAT_BYTES_MAX));
             // If it cannot be told, nobody listens.
             let _ = rustix::io::write(&tell, &failure);
             // SAFETY: it ends this process at once, without the handlers and destructors, which are the other's.
@@ -144,9 +190,9 @@ fn prepare(launch: &Launch) -> Result<(), (Step, io::Error)> {
         rustix::process::ioctl_tiocsctty(stdin()).map_err(at(Step::Session))?;
     }
     if let Some(who) = &launch.who {
-        if who.uid != 0 && !launch.setuid {
+        if who.uid != 0 {
             // Where the kernel or a container does not let us, the lists of processes stay open, as on any machine.
-            let _ = hide_other_users();
+            let _ = hide_other_users(launch.setuid);
         }
         turn_into(who).map_err(|error| (Step::User, error))?;
     }
@@ -162,11 +208,15 @@ fn prepare(launch: &Launch) -> Result<(), (Step, io::Error)> {
 }
 
 /// Makes /proc show the user's own processes only, in a mount namespace that this program and its children have.
-fn hide_other_users() -> rustix::io::Result<()> {
+fn hide_other_users(may_gain_privileges: bool) -> rustix::io::Result<()> {
     // SAFETY: no descriptor table is unshared (FILES is not among the flags), which is all that can be unsound here.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS)? };
     // What the machine mounts is seen here, and nothing that is mounted here is seen there.
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    match may_gain_privileges {
+        false => mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?,
+        // Whoever becomes root by sudo(8) mounts for the machine, where it shares its mounts (systemd does): /proc alone is ours.
+        true => mount_change("/proc", MountPropagationFlags::PRIVATE)?,
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", flags, c"hidepid=invisible")
 }
@@ -204,7 +254,7 @@ fn close_at_exec() -> io::Result<()> {
     close_range(libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// Closes every descriptor above stderr.
+/// Closes every descriptor above stderr: the first thing that a process does with descriptors, as it must own none yet.
 ///
 /// # Errors
 /// Never on Linux 5.11 and newer.
@@ -213,12 +263,20 @@ pub fn close_inherited() -> io::Result<()> {
 }
 
 fn close_range(flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the call takes numbers only. Whoever closes calls this before it has opened anything (`close_inherited` is
-    // the first thing that a worker does), so that no owner of a descriptor is left with a closed one.
+    // SAFETY: the call takes numbers only. Whoever closes has opened nothing yet (`close_inherited` is the first thing that a
+    // worker does, and that `forward -f` does once its words are read), so that no owner of a descriptor is left with a
+    // closed one.
     match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Gives `command` nothing but its stdin, stdout and stderr, whatever whoever started us has left open in us.
+#[cfg(feature = "cli")]
+pub fn give_stdio_alone(command: &mut Command) {
+    // SAFETY: between fork and exec one system call is made, which takes numbers only; nothing is allocated or locked.
+    unsafe { command.pre_exec(close_at_exec) };
 }
 
 fn stdin() -> BorrowedFd<'static> {

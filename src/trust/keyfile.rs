@@ -147,6 +147,14 @@ pub fn open_secret(path: &Path) -> Result<File, KeyFileError> {
     Ok(open_checked(path, OFlags::RDWR | OFlags::CREATE, Guard::Secret)?.0)
 }
 
+/// As [`open_secret`], for a file that must be there: [`KeyFileError::is_missing`] if it is not.
+///
+/// # Errors
+/// As [`read_secret`].
+pub fn open_existing_secret(path: &Path) -> Result<File, KeyFileError> {
+    Ok(open_checked(path, OFlags::RDWR, Guard::Secret)?.0)
+}
+
 /// Who may do what to a file.
 #[derive(Clone, Copy, PartialEq)]
 enum Guard {

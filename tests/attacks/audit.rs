@@ -184,6 +184,23 @@ async fn attack_68_the_disk_of_the_log_is_full() {
 }
 
 #[test]
+fn a_log_that_can_no_longer_be_written_is_noticed_by_the_first_who_comes() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    everything_is_written(&lab);
+    // The log was sound when it was last written, and nobody has written since.
+    let log = lab.dir().join("audit/audit.jsonl");
+    let kept = lab.dir().join("kept.jsonl");
+    fs::rename(&log, &kept).unwrap();
+    fs::create_dir(&log).unwrap();
+    let stderr = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);
+    assert!(stderr.starts_with("error[busy]") && stderr.contains("cannot write its audit log"), "{stderr}");
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&kept, &log).unwrap();
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
+#[test]
 fn attack_69_what_has_an_end_ends_at_its_time_whatever_the_clock_did_meanwhile() {
     const NOW: UnixTime = UnixTime(1_700_000_000);
     const HOUR: Duration = Duration::from_secs(3600);

@@ -20,7 +20,7 @@ use crate::{
         clock::Clock,
         fails, json, own_uid,
         peer::{Credentials, Peer, frame, password_login, peer_login, saved_ticket, ticket_login},
-        run,
+        run, text,
     },
 };
 
@@ -196,10 +196,10 @@ fn attack_14_a_user_of_this_machine_revoked_in_mid_session() {
         let listed = json(&run(lab.admin().args(["sessions", "--json"])).stdout);
         listed["sessions"][0]["session"].as_str().unwrap().to_owned()
     };
-    let is_out = |(mut forward, mut near): (Daemon, std::net::TcpStream)| {
+    let is_out = |(mut forward, near): (Daemon, std::net::TcpStream)| {
         forward.wait_for_line("error[revoked]");
         assert_eq!(forward.wait().code(), Some(255));
-        assert!(matches!(near.read(&mut [0]), Ok(0) | Err(_)), "nothing more comes");
+        assert!(crate::support::ends(&near), "nothing more comes");
         let stderr = fails(lab.here(&home, own_uid()).args(["check", ".", "connect", "127.0.0.1:9"]), 2);
         assert!(stderr.starts_with("error[revoked]") && stderr.contains("was revoked or removed"), "{stderr}");
     };
@@ -208,10 +208,21 @@ fn attack_14_a_user_of_this_machine_revoked_in_mid_session() {
     let held = live();
     run(lab.admin().args(["revoke", "--user", owner.as_str()]));
     is_out(held);
+    let listed = |way: &str| {
+        let said = text(run(lab.admin().args(["user", "list"])).stdout);
+        assert!(said.contains(&format!("to open it: capuchind {way} {owner})")), "{said}");
+        let users = json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
+        let entry = users.as_array().unwrap().iter().find(|entry| entry["user"] == owner.as_str()).unwrap().clone();
+        assert!(entry["barred"].as_u64() > Some(1_700_000_000), "{entry}");
+        assert_eq!(entry.get("created").is_none(), way == "user add", "whether he has an entry: {entry}");
+    };
+    listed("user add");
     run(lab.admin().args(["user", "add", owner.as_str()]));
+    assert!(!text(run(lab.admin().args(["user", "list"])).stdout).contains("to open it"));
     let held = live();
     run(lab.admin().args(["revoke", "--device", &device]));
     is_out(held);
+    listed("invite");
     run(lab.admin().args(["invite", owner.as_str()]));
     let held = live();
     run(lab.admin().args(["revoke", "--session", &session()]));

@@ -10,7 +10,7 @@ use std::{
 
 use capuchin::{
     lend::owner_name,
-    proto::{ErrorKind, Frame, FromLender, Kind, Request, Target, message},
+    proto::{ErrorKind, Frame, FromBorrower, FromLender, Kind, Request, Target, message},
     trust::tls,
 };
 
@@ -118,12 +118,23 @@ async fn a_log_that_cannot_be_written_holds_up_nobody_who_comes() {
         while !matches!(peer.hear().await.expect("a live session"), Frame::Data { .. }) {}
     }
     let strangers: Vec<_> = (0..300).map(|_| connect_from(Ipv4Addr::new(127, 0, 0, 9), lab.address)).collect();
+    // Heard at once, and let in once their lines are in the log.
+    let mut honest = Vec::new();
     for _ in 0..3 {
-        still_serves(&lab, &home).await;
+        let config = Credentials::of(&home, "alice").config();
+        let mut peer = Peer::dial_from(HONEST, lab.address, config, "lab").await.unwrap();
+        let login = ticket_login(&saved_ticket(&home, "alice"), peer.exporter(tls::Purpose::Login));
+        peer.greet().await;
+        assert!(matches!(peer.hear_message().await, Some(FromLender::Greeting(_))), "it is not heard");
+        peer.say(&FromBorrower::Login(login)).await;
+        honest.push(peer);
     }
     drop(strangers);
     assert!(!lab.audit().iter().any(|line| line["event"] == "connections-closed"), "it has not been written");
     clock.go_on();
+    for peer in &mut honest {
+        assert!(matches!(peer.hear_message().await, Some(FromLender::Welcome(_))), "it is not let in");
+    }
     let closed = lab.wait_for_audit("those who were not heard", |line| line["event"] == "connections-closed");
     assert!(closed["count"].as_u64().is_some_and(|count| count > 0), "{closed}");
     still_serves(&lab, &home).await;

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     clock::Lent,
     still_serves,
-    support::{LOOPBACK, Lab, PATIENCE, clock::Clock, fails, json, run},
+    support::{LOOPBACK, Lab, PATIENCE, clock::Clock, fails, json, run, text},
 };
 
 const NOTHING: &str = "[[allow]]\nwho = [\"bob\"]\nconnect = [\"127.0.0.0/8:*\"]\n\
@@ -23,7 +23,8 @@ fn a_grant_is_in_force_at_once_and_takes_its_connections_with_it() {
     let address = target.local_addr().unwrap().to_string();
     fails(home.capuchin().args(["check", "lab", "connect", &address]), 1);
 
-    run(lab.admin().args(["allow", "alice", "connect", &address, "--for", "1h"]));
+    let allowed = run(lab.admin().args(["allow", "alice", "connect", &address, "--for", "1h"]));
+    assert_eq!(text(allowed.stdout), "1\n", "its number, for scripts");
     run(home.capuchin().args(["check", "lab", "connect", &address]));
     fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 1);
     let (_forward, local) = home.forward(&[&format!("0:{address}")]);
@@ -37,7 +38,7 @@ fn a_grant_is_in_force_at_once_and_takes_its_connections_with_it() {
     let grant = &listed["grants"][0];
     assert_eq!((&grant["user"], &grant["target"]), (&"alice".into(), &address.clone().into()));
     run(lab.admin().args(["grants", "remove", &grant["grant"].to_string()]));
-    assert!(matches!(near.read(&mut [0]), Ok(0) | Err(_)), "its connection went with it");
+    assert!(crate::support::ends(&near), "its connection went with it");
     lab.wait_for_audit("the cut", |line| {
         line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("policy has changed"))
     });
@@ -74,6 +75,7 @@ async fn a_deny_beats_a_grant_and_what_no_policy_could_say_is_refused() {
     for (args, why) in [
         (["allow", "alice", "connect", "127.0.0.1", "--for", "1h"], "port"),
         (["allow", "Alice!", "connect", "127.0.0.1:1", "--for", "1h"], "user name"),
+        (["allow", "alcie", "connect", "127.0.0.1:1", "--for", "1h"], "there is no user alcie"),
     ] {
         let said = fails(lab.admin().args(args), 255);
         assert!(said.starts_with("error[usage]") && said.contains(why), "{said}");

@@ -200,13 +200,20 @@ async fn attack_65_hostile_certificate_requests() {
         peer.say(&request).await;
         let (kind, text) = refused(&mut peer).await;
         assert!(kind == ErrorKind::Identity && text.contains(why), "{text}");
+        let line = lab.wait_for_audit("it", |line| line["event"] == "join" && line["why"] == text.as_str());
+        assert_eq!(
+            (&line["verdict"], &line["user"], line["device"].is_null()),
+            (&"refused".into(), &"alice".into(), true)
+        );
     }
     // A mebibyte does not fit into a frame before the login.
     let mut peer = dial(&lab, &line).await;
     let mut header = crate::support::peer::frame(0, capuchin::proto::Kind::Data, false, false, b"");
     header[6..8].copy_from_slice(&[0xff, 0xff]);
     peer.send(&header).await;
-    assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol);
+    let goaway = peer.hear_goaway().await;
+    assert_eq!(goaway.kind, ErrorKind::Protocol);
+    lab.wait_for_audit("the frame", |line| line["event"] == "join" && line["why"] == goaway.text.as_str());
 
     // What a request wishes for is not what it gets.
     let (_, wishes) = wishful_request();

@@ -8,9 +8,10 @@ use capuchin::{
 };
 
 use crate::{
+    audit::everything_is_written,
     still_serves,
     support::{
-        LOOPBACK, Lab, PASSWORD,
+        LOOPBACK, Lab, PASSWORD, fails,
         peer::{Credentials, Peer, frame, password_login, saved_ticket, ticket_login},
         run, run_with,
     },
@@ -227,4 +228,24 @@ async fn attack_23_a_password_of_a_mebibyte() {
     lab.wait_for_verdict("login", "refused");
     run(home.capuchin().args(["login", "lab", "--password-file"]).arg(home.password_file(PASSWORD)));
     still_serves(&lab, &home).await;
+}
+
+#[test]
+fn a_login_whose_line_cannot_be_written_fails_and_hands_out_no_ticket() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let password = home.password_file(PASSWORD);
+    let before = saved_ticket(&home, "alice");
+    everything_is_written(&lab);
+    let log = lab.dir().join("audit/audit.jsonl");
+    let kept = lab.dir().join("kept.jsonl");
+    std::fs::rename(&log, &kept).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    let stderr = fails(home.capuchin().args(["login", "lab", "--password-file"]).arg(&password), 255);
+    assert!(stderr.starts_with("error[busy]") && stderr.contains("cannot write its audit log"), "{stderr}");
+    assert!(saved_ticket(&home, "alice").ticket.as_bytes() == before.ticket.as_bytes(), "it has a new ticket");
+    std::fs::remove_dir(&log).unwrap();
+    std::fs::rename(&kept, &log).unwrap();
+    run(home.capuchin().args(["login", "lab", "--password-file"]).arg(&password));
+    assert!(saved_ticket(&home, "alice").ticket.as_bytes() != before.ticket.as_bytes());
 }

@@ -21,8 +21,8 @@ const POLICY: &str = "[groups]\nstaff = [\"alice\", \"carol\"]\n\
 async fn a_user_is_told_his_own_rules_and_grants_as_they_are_now() {
     let lab = Lab::start(POLICY);
     let [alice, bob] = [lab.join("alice"), lab.join("bob")];
-    run(lab.admin().args(["user", "add", "carol"]));
     run(lab.admin().args(["allow", "alice", "listen", "127.0.0.1:8000", "--for", "1h"]));
+    run(lab.admin().args(["user", "add", "carol"]));
     run(lab.admin().args(["allow", "carol", "listen", "127.0.0.1:9000", "--for", "1h"]));
     let rules = borrower(&alice).await.own_rules().await.unwrap();
     let file = lab.dir().join("policy.toml").display().to_string();

@@ -37,6 +37,7 @@ fn request(argv: &[&[u8]], variables: &[&str]) -> (Spawn, Vec<u8>) {
         terminal: None,
         piped: [false; 3],
         detach: false,
+        offered: Vec::new(),
     };
     (spawn, words)
 }
@@ -264,6 +265,43 @@ async fn requests_that_are_none_break_the_protocol_and_orders_that_are_none_end_
     still_serves(&lab, &home).await;
 }
 
+/// All that comes on a stream until its end.
+async fn said_on(peer: &mut Peer, number: u64) -> Vec<u8> {
+    let mut said = Vec::new();
+    loop {
+        match peer.hear().await.expect("frames") {
+            Frame::Data { stream, payload, fin, .. } if stream.number() == number => {
+                said.extend_from_slice(&payload);
+                if fin {
+                    return said;
+                }
+            }
+            Frame::Rst { stream, reset } if stream.number() == number => panic!("{reset:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// The program starts when its streams are there, which may be long after it was judged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_variable_that_a_policy_takes_back_before_the_start_is_not_sent() {
+    let rules = |send: &str| policy(&format!("exec = [{{ path = \"*\" }}]\nenv = {{ send = [{send}] }}"));
+    let lab = Lab::start(&rules("\"KEPT\", \"TAKEN\""));
+    let home = lab.join("alice");
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    let (spawn, words) = request(&[b"env"], &[]);
+    let offered = vec![b"KEPT=1".to_vec(), b"TAKEN=1".to_vec()];
+    open(&mut peer, 1, Spawn { piped: [false, true, false], offered, ..spawn }, &words).await;
+    lab.wait_for_verdict("spawn", "granted");
+    std::fs::write(lab.dir().join("policy.toml"), rules("\"KEPT\"")).unwrap();
+    lab.wait_for_audit("the other policy", |line| line["event"] == "policy-loaded");
+    let output = message::encode_prefixed(&Request::SpawnStdio(SpawnStdio { spawn: 1, which: Stdio::Out }));
+    peer.send(&frame(3, Kind::Data, true, false, &output)).await;
+    let said = String::from_utf8(said_on(&mut peer, 3).await).unwrap();
+    assert!(said.contains("KEPT=1") && !said.contains("TAKEN"), "{said}");
+    still_serves(&lab, &home).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_for_another_sessions_program_or_for_none_gets_nothing() {
     let lab = Lab::start(&policy("exec = [{ path = \"*\" }]"));
@@ -280,19 +318,7 @@ async fn a_stream_for_another_sessions_program_or_for_none_gets_nothing() {
     // Only when the owner's own are there does it start.
     owner.send(&frame(3, Kind::Data, true, true, &[&attach(Stdio::In)[..], b"own"].concat())).await;
     owner.send(&frame(5, Kind::Data, true, false, &attach(Stdio::Out))).await;
-    let mut said = Vec::new();
-    loop {
-        match owner.hear().await.expect("frames") {
-            Frame::Data { stream, payload, fin, .. } if stream.number() == 5 => {
-                said.extend_from_slice(&payload);
-                if fin {
-                    break;
-                }
-            }
-            Frame::Rst { stream, reset } if stream.number() == 5 => panic!("{reset:?}"),
-            _ => {}
-        }
-    }
+    let said = said_on(&mut owner, 5).await;
     assert_eq!(said, b"own");
     // A refused program gives its streams back.
     let mut peer = Peer::logged_in(lab.address, &home, "alice").await;

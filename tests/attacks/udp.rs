@@ -74,9 +74,8 @@ async fn attack_51_broadcast_multicast_and_what_a_wildcard_does_not_open() {
         assert_eq!(told.peer, SocketAddr::new(to.ip().to_canonical(), to.port()));
         let UdpBody::Refused(refusal) = told.body else { panic!("{to}: {told:?}") };
         assert_eq!((refusal.kind(), refusal.errno().map(|errno| errno.0)), (ErrorKind::Policy, Some(13)), "{to}");
-        if to.ip().is_multicast() {
-            lab.wait_for_audit("its line", |line| line["event"] == "udp-send" && line["why"] == refusal.text());
-        }
+        let line = lab.wait_for_audit("its line", |line| line["event"] == "udp-send" && line["why"] == refusal.text());
+        assert_eq!(line["verdict"], "refused", "{to}: {line}");
     }
     still_serves(&lab, &home).await;
 }

@@ -11,5 +11,5 @@ modprobe -a tun fuse
 bin=target/x86_64-unknown-linux-gnu/debug
 echo "== $(uname -sr), $(nproc) cores"
 "$bin/capuchin" doctor
-tests/ns.sh timeout 3000 target/kernels/within --test-threads 2 "$@"
+tests/ns.sh timeout 3000 target/kernels/within --test-threads 1 "$@"
 echo "kernels: ended with $?"

@@ -1,7 +1,6 @@
 //! The lender's own machine: no join, the OS user is the user, and the rest is as over the network.
 
 use std::{
-    io::Read,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -114,10 +113,10 @@ fn a_lender_that_dies_ends_its_visitors_and_the_next_one_replaces_the_socket() {
     let mut lab = Lab::start(&loopback_for(&[owner_name().0.as_str()]));
     let (home, server) = (Home::new(), origin(echo));
     let (mut forward_process, local) = forward(&lab, &home, own_uid(), &format!("0:{server}"));
-    let mut socket = dial(local);
+    let socket = dial(local);
     round_trip(&socket, b"alive").unwrap();
     lab.daemon.kill();
-    assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)), "nothing more comes");
+    assert!(crate::support::ends(&socket), "nothing more comes");
     forward_process.wait_for_line("reconnecting");
     assert!(lab.door().metadata().unwrap().file_type().is_socket(), "a crash leaves it");
     let stderr = fails(lab.here(&home, own_uid()).args(["check", ".", "connect", &server.to_string()]), 2);

@@ -171,13 +171,42 @@ fn a_target_that_is_down_ends_its_connection_and_not_the_forward() {
     drop(gone);
     let (forward, local) = home.forward(&[&format!("0:{address}")]);
     for _ in 0..2 {
-        let mut socket = dial(local[0]);
-        assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)));
+        assert!(crate::support::ends(dial(local[0])));
     }
     forward.wait_for_line("Connection refused");
     let back = TcpListener::bind(address).unwrap();
     thread::spawn(move || back.incoming().map_while(Result::ok).for_each(echo));
     round_trip(&dial(local[0]), b"it is up again").unwrap();
+}
+
+/// Of a connection that the lender refuses, when the forward stands and the policy has changed.
+#[test]
+fn a_refusal_in_mid_forward_is_a_line_with_what_to_send_to_the_admin() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let server = origin(echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    std::fs::write(lab.dir().join("policy.toml"), LOOPBACK.replace("connect", "udp")).unwrap();
+    lab.wait_for_audit("the other policy", |line| line["event"] == "policy-loaded");
+    let mut socket = dial(local[0]);
+    assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    forward.wait_for_lines([crate::proxy::refused_in_one_line(&server.to_string())]);
+}
+
+#[test]
+fn each_forward_says_from_where_to_where_and_through_whom() {
+    let lab = Lab::start(&format!("{LOOPBACK}listen = \"127.0.0.1:*\"\n"));
+    let home = lab.join("alice");
+    let mut command = home.capuchin();
+    command.args(["forward", "lab", "-L", "0:localhost:9", "-R", "0:localhost:3000", "-D", "0"]);
+    let forward = Daemon::spawn(&mut command);
+    for more in ["localhost:9", "at lab -> localhost:3000", "SOCKS and HTTP"] {
+        let line = forward.wait_for_line("Forwarding ");
+        let from = line.split(' ').nth(1).unwrap();
+        assert!(from.parse::<std::net::SocketAddr>().is_ok_and(|from| from.ip().is_loopback()), "{line}");
+        let arrow = if more.starts_with("at ") { "" } else { "-> " };
+        assert_eq!(line, format!("Forwarding {from} {arrow}{more} (via lab)"));
+    }
 }
 
 #[test]

@@ -177,11 +177,14 @@ async fn a_borrower_that_does_not_accept_holds_back_who_connects() {
     let listener = bound.listen(64).await.unwrap();
     // The pending ones, the kernel's queue, and then nobody: SYNs go unanswered, also the second after a second.
     let mut visitors = Vec::new();
+    // Those for whom there is room come in, however long it takes.
+    while visitors.len() < 128 {
+        visitors.push(TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+    }
     while let Ok(visitor) = TcpStream::connect_timeout(&address, Duration::from_millis(1500)) {
         visitors.push(visitor);
         assert!(visitors.len() < 250, "nothing holds them back");
     }
-    assert!(visitors.len() >= 128, "{} were let in", visitors.len());
     // Nothing was lost: each is accepted in the end, and is who it is.
     for visitor in &visitors {
         let (mut stream, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use capuchin::{Borrower, Profiles, proto::ErrorKind};
+use capuchin::{
+    Borrower, Profiles,
+    proto::{ErrorKind, Machine},
+};
 use serde_json::json;
 
 use crate::support::{Home, named::NamedLab};
@@ -52,6 +55,31 @@ async fn a_profile_has_no_names_that_may_not_be_looked_up() {
     let machine = borrower(&home).await.profile(&[]).await.unwrap();
     let names: Vec<_> = machine.hosts.iter().flat_map(|line| &line.names).collect();
     assert_eq!(names, ["db.internal"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_only_listen_is_told_his_variables_and_nothing_else() {
+    let policy = "[[allow]]\nwho = \"alice\"\nlisten = [\"*:8000-8999\"]\nenv = { read = [\"CAPUCHIND_DIR\"] }\n";
+    let named = NamedLab::start(policy, &json!({}));
+    let alice = borrower(&named.lab.join("alice")).await;
+    let machine = alice.profile(&["CAPUCHIND_DIR"]).await.unwrap();
+    assert_eq!(machine.variables.len(), 1);
+    assert_eq!(Machine { variables: Vec::new(), ..machine }, Machine::default());
+    let granted = named.lab.wait_for_verdict("profile", "granted");
+    assert!(granted["rule"].as_str().unwrap().ends_with("listen = \"*:8000-8999\""), "{granted}");
+    // All of it, or nothing: not by way of a variable either.
+    let error = alice.profile(&["CAPUCHIND_DIR", "HOME"]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Policy, "{error}");
+
+    // What he may know follows the policy, both ways.
+    for (more, knows) in [("connect = [\"10.77.0.1:80\"]\n", true), ("", false)] {
+        let is_load = |line: &serde_json::Value| line["event"] == "policy-loaded";
+        let loads = named.lab.audit().iter().filter(|line| is_load(line)).count();
+        std::fs::write(named.lab.dir().join("policy.toml"), format!("{policy}{more}")).unwrap();
+        named.lab.wait_for_audits("the new policy", loads + 1, is_load);
+        let machine = alice.profile(&[]).await.unwrap();
+        assert_eq!((!machine.routes.is_empty(), !machine.hosts.is_empty()), (knows, knows), "{machine:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

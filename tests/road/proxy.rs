@@ -36,6 +36,14 @@ fn proxy(lab: &Lab) -> (crate::support::Home, Daemon, SocketAddr) {
     (home, daemon, opened[0].parse().unwrap())
 }
 
+/// What the person at the command reads: one line that ends with what to send.
+pub fn refused_in_one_line(target: &str) -> String {
+    format!(
+        "capuchin: lab: connect {target} is refused: no rule allows it; \
+         to send to the lender's admin: capuchind allow alice connect {target} --for 1h"
+    )
+}
+
 #[test]
 fn curl_goes_through_it_by_every_protocol_and_the_lender_resolves_names() {
     let lab = Lab::start(LOOPBACK);
@@ -70,7 +78,7 @@ fn what_the_lender_refuses_or_cannot_reach_is_told_in_the_clients_protocol() {
     // curl says the number of the reply.
     let (code, said) = curl(&format!("socks5h://{proxy}"), &["http://10.0.0.1:80/"]);
     assert!(code == Some(97) && said.contains("(2)"), "not allowed by the ruleset: {code:?} {said}");
-    daemon.wait_for_line("connect 10.0.0.1:80 is refused");
+    daemon.wait_for_lines([refused_in_one_line("10.0.0.1:80")]);
     let (code, said) = curl(&format!("socks5h://{proxy}"), &[&format!("http://{gone}/")]);
     assert!(code == Some(97) && said.contains("(5)"), "connection refused: {code:?} {said}");
     for (target, status) in [("10.0.0.1:80".to_owned(), "403"), (gone.to_string(), "502")] {

@@ -13,7 +13,7 @@ use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Request, Target, TcpConnec
 use crate::{
     listen::session,
     support::{
-        Lab, fails, json, own_uid,
+        LOOPBACK, Lab, fails, json, own_uid,
         peer::{Peer, frame},
     },
 };
@@ -82,13 +82,32 @@ fn check_says_the_same_on_both_sides() {
             assert_eq!(json(&output.stdout)["allowed"], allowed, "{output:?}");
         }
     }
+    for (user, told) in [("alice", false), ("alcie", true)] {
+        let output = lab.admin().args(["check", user, "connect", "127.0.0.1:22"]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said.contains("warning: there is no user alcie"), told, "{said}");
+    }
     for question in [&["connect", "nonsense"][..], &["read", "srv"], &["shell", "x"], &["read"]] {
         fails(home.capuchin().args(["check", "lab"]).args(question), 2);
         fails(lab.admin().args(["check", "alice"]).args(question), 2);
     }
     for side in [home.capuchin().args(["check", "lab"]), lab.admin().args(["check", "alice"])] {
-        assert!(fails(side.args(["lisen", "127.0.0.1:1"]), 255).contains("listen"));
+        assert!(fails(side.args(["lisen", "127.0.0.1:1"]), 2).contains("listen"));
     }
+}
+
+#[test]
+fn a_target_that_check_refuses_to_read_is_not_forwarded_in_another_spelling() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    for target in [format!("[127.0.0.1]:{port}"), format!("127.0.0.1:0{port}")] {
+        assert!(!home.capuchin().args(["check", "lab", "connect", &target]).output().unwrap().status.success());
+        fails(home.capuchin().args(["forward", "lab", "-W", &target]), 255);
+    }
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was dialled");
 }
 
 #[test]
@@ -224,10 +243,10 @@ fn a_removed_user_borrows_nothing_more_and_is_told() {
     let home = lab.join("alice");
     let server = crate::origin(crate::echo);
     let (mut forward, local) = home.forward(&[&format!("0:{server}")]);
-    let mut socket = crate::dial(local[0]);
+    let socket = crate::dial(local[0]);
     crate::round_trip(&socket, b"still a user").unwrap();
     crate::support::run(lab.admin().args(["user", "remove", "alice"]));
-    assert!(matches!(std::io::Read::read(&mut socket, &mut [0]), Ok(0) | Err(_)));
+    assert!(crate::support::ends(&socket));
     forward.wait_for_line("error[revoked]");
     assert_eq!(forward.wait().code(), Some(255));
 }

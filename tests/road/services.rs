@@ -158,7 +158,9 @@ async fn a_new_policy_takes_back_either_end() {
     let (mut used, mut offered) = (used.unwrap(), offered.unwrap());
     let narrowed = POLICY.replace("\"payroll\", ", "").replace("pay*", "payroll");
     std::fs::write(two.lab.dir().join("policy.toml"), narrowed).unwrap();
-    assert_eq!(used.read_u8().await.unwrap_err().raw_os_error(), Some(13), "bob may not use it any more");
+    let error = used.read_u8().await.unwrap_err();
+    let taken = capuchin::session::TakenBack::of(&error).map(|taken| taken.0);
+    assert_eq!(taken, Some(ErrorKind::Policy), "bob may not use it any more: {error}");
     assert!(offered.read_u8().await.is_err(), "alice may not offer it any more");
     assert_eq!(errno(&paymaster.accept().await.err().unwrap()), Some(13));
     two.lab.wait_for_audit("its end", |line| {

@@ -86,12 +86,20 @@ fn a_bare_forward_opens_what_is_settled_for_its_host() {
     settle(&home, &format!("[host.lab]\nforwards = [\"-L 0:{server}\", \"-D 0\"]\n"));
     let (_forward, opened) = crate::remote::forward(&home, &[], 2);
     crate::round_trip(&crate::dial(opened[0].parse().unwrap()), b"settled").unwrap();
-    settle(&home, "[host.lab]\nforwards = [\"-L 80\"]\n");
-    let said = fails(home.capuchin().args(["forward", "lab"]), 255);
-    assert!(said.starts_with("error[config]: forwards of lab in config.toml"), "{said}");
-    settle(&home, "");
-    let said = fails(home.capuchin().args(["forward", "lab"]), 255);
-    assert!(said.starts_with("error[usage]: there is nothing to forward"), "{said}");
+    let output = run(home.capuchin().args(["forward", "lab", "-f"]));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let local = said.split(' ').nth(1).unwrap().parse().unwrap();
+    crate::round_trip(&crate::dial(local), b"settled, in the background").unwrap();
+    for words in [&["forward", "lab"][..], &["forward", "lab", "-f"]] {
+        settle(&home, "[host.lab]\nforwards = [\"-L 80\"]\n");
+        let said = fails(home.capuchin().args(words), 255);
+        assert!(said.starts_with("error[config]: forwards of lab in config.toml"), "{said}");
+        settle(&home, "");
+        let said = fails(home.capuchin().args(words), 255);
+        assert!(said.starts_with("error[usage]: there is nothing to forward"), "{said}");
+    }
+    // Ends what is in the background, too.
+    run(lab.admin().args(["revoke", "--user", "alice"]));
 }
 
 #[test]

@@ -27,7 +27,9 @@ fn a_forward_is_listed_with_its_ports_while_it_runs_and_not_when_it_was_killed()
     let person = text(run(home.capuchin().arg("status")).stdout);
     assert!(person.contains("forward lab\tas alice at lab") && person.contains(&local[0].to_string()), "{person}");
     forward.signal(rustix::process::Signal::STOP);
-    assert_eq!(status(&home), serde_json::json!([{ "pid": forward.child.id(), "state": "no answer" }]));
+    // Its threads stop one after the other.
+    let silent = serde_json::json!([{ "pid": forward.child.id(), "state": "no answer" }]);
+    wait_until("it does not answer", || status(&home) == silent);
     forward.signal(rustix::process::Signal::CONT);
     lab.daemon.kill();
     forward.wait_for_line("reconnecting");

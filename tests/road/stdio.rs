@@ -118,6 +118,38 @@ fn openssh_runs_a_program_over_it_and_its_bytes_and_status_arrive() {
 }
 
 #[test]
+fn a_connection_that_is_taken_back_ends_with_the_reason() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    let connection = || {
+        let mut command = home.capuchin();
+        command.args(["forward", "lab", "-W", &address]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (mut far, _) = target.accept().unwrap();
+        far.write_all(b"!").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        (child, far)
+    };
+    let ends = |(child, _far): (std::process::Child, std::net::TcpStream), said: &str| {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(output.stderr)), (Some(255), format!("{said}\n")));
+    };
+    let held = connection();
+    let sessions = crate::support::json(&run(lab.admin().args(["sessions", "--json"])).stdout);
+    let session = &sessions["sessions"][0];
+    let stream = format!("{}/{}", session["session"].as_str().unwrap(), session["streams"][0]["stream"]);
+    run(lab.admin().args(["cut", &stream]));
+    let failed = format!("the connection to {address} failed: the lender took it back");
+    ends(held, &format!("error[revoked]: {failed}: its admin has cut it"));
+
+    let held = connection();
+    std::fs::write(lab.dir().join("policy.toml"), "[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:1\"\n").unwrap();
+    ends(held, &format!("error[policy]: {failed}: its policy does not allow it any more"));
+}
+
+#[test]
 fn git_clones_and_pushes_over_it() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");

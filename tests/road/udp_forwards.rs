@@ -249,7 +249,7 @@ fn a_port_that_the_lender_takes_back_ends_the_command() {
     let (mut forward, opened) = forward(&home, &["-R", &format!("0:{server}/udp")], 1);
     round_trip(&client(address(&opened[0])), b"before").unwrap();
     std::fs::write(lab.dir().join("policy.toml"), "[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:1\"\n").unwrap();
-    forward.wait_for_line("Permission denied");
+    forward.wait_for_line("was taken back: its policy does not allow it any more");
     assert_eq!(forward.wait().code(), Some(255));
     UdpSocket::bind(address(&opened[0])).unwrap();
 }

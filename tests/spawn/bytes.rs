@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     exec, lab,
-    support::{Lab, fails, run, run_with, text},
+    support::{Home, Lab, fails, run, run_with, text, wait_until},
 };
 
 /// Bytes that repeat nowhere near.
@@ -82,6 +82,22 @@ fn stderr_stays_apart_and_a_closed_stdin_is_an_end() {
     assert_eq!(text(run_with(&mut command, "unread").stdout), "");
 }
 
+/// As with docker run -d.
+#[test]
+fn what_is_detached_reads_nothing_of_our_stdin() {
+    let lab = Lab::start(&(crate::EVERYTHING.to_owned() + "detach = true\n"));
+    let home = lab.join("alice");
+    let (part, whole) = (home.folder.path().join("part"), home.folder.path().join("whole"));
+    let script = "cat > \"$0\"; mv \"$0\" \"$1\"";
+    let mut command = home.capuchin();
+    command.args(["exec", "--detach", "lab", "sh", "-c", script]).args([&part, &whole]);
+    let said = run_with(&mut command, vec![b'x'; 1_000_000]);
+    assert!(said.status.success(), "{said:?}");
+    assert!(text(said.stdout).trim_end().parse::<u32>().is_ok());
+    wait_until("it has read to the end", || whole.exists());
+    assert_eq!(std::fs::read(&whole).unwrap(), b"");
+}
+
 #[test]
 fn a_program_that_reads_no_more_breaks_the_pipe_and_not_the_session() {
     let (_lab, home) = lab();
@@ -104,6 +120,28 @@ fn the_environment_is_that_of_a_login_and_what_the_policy_lets_through() {
     assert!(environment.contains("LANG=C.UTF-8\n") && environment.contains("LC_TIME=de_DE\n"));
 }
 
+/// As ssh(1) sends them.
+#[test]
+fn on_a_terminal_the_language_goes_along_where_the_policy_lets_it_through() {
+    let policy = |send: &str| crate::EVERYTHING.to_owned() + &format!("env = {{ send = [{send}] }}\n");
+    let languages = |home: &Home, options: &[&str]| {
+        let mut command = home.capuchin();
+        command.env("LANG", "de_DE").env("LC_TIME", "C").env("LC_ALL", "fr_FR").env("LANGUAGE", "x");
+        let said = text(run(command.arg("exec").args(options).args(["lab", "env"])).stdout);
+        let mut lines: Vec<_> =
+            said.lines().filter(|line| line.starts_with('L') && !line.starts_with("LOGNAME")).collect();
+        lines.sort_unstable();
+        lines.join(" ")
+    };
+    let lab = Lab::start(&policy("\"LANG\", \"LC_T*\""));
+    let home = lab.join("alice");
+    assert_eq!(languages(&home, &["-t"]), "LANG=de_DE LC_TIME=C");
+    assert_eq!(languages(&home, &["-t", "--env", "LANG=C"]), "LANG=C LC_TIME=C", "what is asked for counts more");
+    assert_eq!(languages(&home, &[]), "", "no person reads it");
+    let (_lab, home) = crate::lab();
+    assert_eq!(languages(&home, &["-t"]), "", "and no word of it");
+}
+
 #[test]
 fn the_working_directory_is_home_or_what_is_asked_for() {
     let (_lab, home) = lab();
@@ -116,8 +154,12 @@ fn the_working_directory_is_home_or_what_is_asked_for() {
     assert_eq!(folder, own);
     assert!(pwd(&["--cwd", "/usr/bin"]).starts_with("/usr/bin\n"));
     let mut command = home.capuchin();
-    let stderr = fails(command.args(["exec", "--cwd", "/no/such/folder", "lab", "true"]), 127);
-    assert!(stderr.contains("working directory"), "{stderr}");
+    let stderr = fails(command.args(["exec", "--cwd", "/no/such/folder", "lab", "true"]), 255);
+    let why = "true: the working directory /no/such/folder cannot be entered: No such file or directory";
+    assert!(stderr.contains(why) && stderr.starts_with("error[target]: lab: "), "{stderr}");
+    let mut command = home.capuchin();
+    let stderr = fails(command.args(["exec", "--cwd", "/etc/passwd", "lab", "true"]), 255);
+    assert!(stderr.contains("the working directory /etc/passwd cannot be entered: Not a directory"), "{stderr}");
 }
 
 /// As ssh has it: what the shell that started us has closed is as if it were /dev/null.

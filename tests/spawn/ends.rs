@@ -1,52 +1,86 @@
 //! Ends in the middle: a lender that goes, a policy that changes, a user who is revoked.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     process::{Child, Stdio},
-    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     exec, lab,
-    support::{Home, PATIENCE, run},
+    support::{Daemon, Home, Lab, PATIENCE, run, wait_until},
 };
 
 /// A program that ignores every wish to end, with a child in a session of its own that does so, too, one of nohup(1), and a
-/// daemon whose parents have ended.
-pub fn stubborn(home: &Home) -> (Child, [Pid; 4]) {
-    const WAITS: &str = "echo $$; while :; do sleep 300; done";
-    let script = format!(
-        "trap '' HUP INT TERM; setsid sh -c '{WAITS}' & nohup sh -c '{WAITS}' 2>/dev/null & \
-         (setsid sh -c '(sh -c \"{}\") & exit') & {WAITS}",
-        WAITS.replace('$', "\\$")
-    );
-    let script = script.as_str();
-    let mut child = exec(home, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let pids = [(); 4].map(|()| Pid::from_raw(lines.next().unwrap().unwrap().parse().unwrap()).unwrap());
-    (child, pids)
+/// daemon whose parents have ended. Each notes when it lives, again and again.
+pub struct Stubborn {
+    pub command: Child,
+    pids: [Pid; 4],
+    notes: tempfile::TempDir,
 }
 
-pub fn gone_within(pid: Pid, most: Duration, since: Instant) {
-    if let Ok(watch) = pidfd_open(pid, PidfdFlags::empty()) {
-        let timeout = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-        let mut watched = [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)];
-        assert_eq!(rustix::event::poll(&mut watched, Some(&timeout)), Ok(1), "{pid:?} lives on");
+impl Stubborn {
+    pub fn start(home: &Home) -> Self {
+        let notes = tempfile::tempdir().unwrap();
+        // Whoever they run as.
+        std::fs::set_permissions(notes.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let lives = format!("echo $$; while :; do date +%s%N >> {}/$$; sleep 0.02; done", notes.path().display());
+        let script = format!(
+            "trap '' HUP INT TERM; setsid sh -c '{lives}' & nohup sh -c '{lives}' 2>/dev/null & \
+             (setsid sh -c '(sh -c \"{}\") & exit') & {lives}",
+            lives.replace('$', "\\$")
+        );
+        let mut command = exec(home, &["sh", "-c", &script]);
+        let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(command.stdout.take().unwrap()).lines();
+        let pids = [(); 4].map(|()| Pid::from_raw(lines.next().unwrap().unwrap().parse().unwrap()).unwrap());
+        let stubborn = Self { command, pids, notes };
+        wait_until("each notes that it lives", || stubborn.pids.iter().all(|pid| stubborn.last_note(*pid).is_some()));
+        stubborn
     }
-    assert!(since.elapsed() < most, "{pid:?} took {:?}", since.elapsed());
+
+    /// When it lived for sure, in nanoseconds since 1970.
+    fn last_note(&self, pid: Pid) -> Option<i128> {
+        let text = std::fs::read_to_string(self.notes.path().join(pid.as_raw_nonzero().to_string())).ok()?;
+        let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).next_back();
+        whole.map(|line| line.parse().unwrap())
+    }
+
+    /// Waits until all are gone.
+    pub fn are_gone(&self) {
+        for pid in self.pids {
+            let Ok(watch) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let timeout = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+            let mut watched = [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)];
+            assert_eq!(rustix::event::poll(&mut watched, Some(&timeout)), Ok(1), "{pid:?} lives on");
+        }
+    }
+
+    /// They are gone, and lived for a second at most behind the command of the admin's; how busy this machine is makes their notes
+    /// rarer, and none later.
+    pub fn were_gone_in_a_second(&self, lab: &Lab) {
+        self.are_gone();
+        let revoked = lab.wait_for_audit("the command", |line| line["command"] == "revoke --user");
+        let time = revoked["time"].as_str().unwrap();
+        let revoked = OffsetDateTime::parse(time, &Rfc3339).unwrap().unix_timestamp_nanos();
+        for pid in self.pids {
+            let after = self.last_note(pid).unwrap() - revoked;
+            assert!(after < 1_000_000_000, "{pid:?} lived {} ms behind it", after / 1_000_000);
+        }
+    }
 }
 
 /// Attack 14.
 #[test]
 fn attack_14_a_revoked_users_processes_are_gone_in_a_second() {
     let (lab, home) = lab();
-    let (child, pids) = stubborn(&home);
+    let stubborn = Stubborn::start(&home);
     run(lab.admin().args(["revoke", "--user", "alice"]));
-    let since = Instant::now();
-    pids.into_iter().for_each(|pid| gone_within(pid, Duration::from_secs(1), since));
-    let output = child.wait_with_output().unwrap();
+    stubborn.were_gone_in_a_second(&lab);
+    let output = stubborn.command.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(255));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("error[revoked]"));
 }
@@ -54,13 +88,38 @@ fn attack_14_a_revoked_users_processes_are_gone_in_a_second() {
 #[test]
 fn a_program_that_the_policy_no_longer_allows_is_taken_back() {
     let (lab, home) = lab();
-    let (child, pids) = stubborn(&home);
+    let stubborn = Stubborn::start(&home);
     std::fs::write(lab.dir().join("policy.toml"), "[[allow]]\nwho = \"alice\"\nconnect = \"10.0.0.1:1\"\n").unwrap();
-    pids.into_iter().for_each(|pid| gone_within(pid, PATIENCE, Instant::now()));
+    stubborn.are_gone();
     let line = lab.wait_for_audit("the end", |line| line["event"] == "spawn-ended");
     assert!(line["why"].as_str().unwrap().contains("the policy has changed"), "{line}");
-    let output = child.wait_with_output().unwrap();
+    let output = stubborn.command.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(255), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error[policy]") && stderr.contains("was taken back: its policy"), "{stderr}");
+}
+
+#[test]
+fn a_policy_without_a_variable_ends_who_asked_for_it_and_not_whom_it_was_offered() {
+    let policy = |send: &str| crate::EVERYTHING.to_owned() + &format!("env = {{ send = [{send}] }}\n");
+    let lab = Lab::start(&policy("\"LANG\""));
+    let home = lab.join("alice");
+    let start = |options: &[&str]| {
+        let mut command = home.capuchin();
+        command.env("LANG", "de_DE").stdin(Stdio::piped()).arg("exec").args(options);
+        let program = Daemon::spawn(command.args(["lab", "sh", "-c", "echo has $LANG; read line; echo read $line"]));
+        program.wait_for_line("has de_DE");
+        program
+    };
+    let (mut asked, mut offered) = (start(&["--env", "LANG"]), start(&["-t"]));
+    std::fs::write(lab.dir().join("policy.toml"), policy("\"TZ\"")).unwrap();
+    let loaded = lab.wait_for_audit("the new policy", |line| line["event"] == "policy-loaded");
+    assert_eq!(loaded["why"], "1 handles were taken back");
+    asked.wait_for_line("was taken back: its policy");
+    assert_eq!(asked.wait().code(), Some(255));
+    writeln!(offered.stdin.as_mut().unwrap(), "on").unwrap();
+    offered.wait_for_line("read on");
+    assert_eq!(offered.wait().code(), Some(0));
 }
 
 #[test]

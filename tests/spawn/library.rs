@@ -78,6 +78,29 @@ async fn a_program_that_cannot_run_has_its_errno() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_a_program_does_not_start_is_one_whole_line_whatever_its_paths_are() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    let mut lines = home.folder.path().join("two\nlines");
+    std::fs::write(&lines, "no program").unwrap();
+    let error = borrower.command(&lines).current_dir("/no\nsuch\u{1b}").status().await.unwrap_err().to_string();
+    let why = "two\\nlines: the working directory /no\\nsuch\\u{1b} cannot be entered: No such file or directory (os error 2)";
+    assert!(error.ends_with(why), "{error}");
+    let error = borrower.command(&lines).status().await.unwrap_err().to_string();
+    assert!(error.ends_with("two\\nlines: it cannot be executed: Permission denied (os error 13)"), "{error}");
+
+    lines.pop();
+    let long = (0..14).fold(lines, |folder, _| folder.join("x\n".repeat(100)));
+    std::fs::create_dir_all(long.parent().unwrap()).unwrap();
+    std::fs::write(&long, "no program").unwrap();
+    let error = borrower.command(&long).status().await.unwrap_err().to_string();
+    assert!(error.ends_with("…: it cannot be executed: Permission denied (os error 13)"), "{error}");
+    let error = borrower.command(&long).current_dir(&long).status().await.unwrap_err().to_string();
+    assert!(error.contains("…: the working directory ") && error.len() < 1100, "{error}");
+    assert!(error.ends_with("… cannot be entered: Not a directory (os error 20)"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_programs_run_at_once() {
     let (_lab, home) = lab();
     let borrower = connect(&home).await;

@@ -1,13 +1,16 @@
 //! This side's terminal: as before however a command on it ends, and never flooded for long behind an interrupt.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     lab,
-    pty::Pty,
-    support::{Home, Lab, PATIENCE, wait_until},
+    support::{Daemon, Home, Lab, PATIENCE, pty::Pty, wait_until},
 };
 
 /// What may still come behind an interrupt, in bytes: as much as OpenSSH lets be under way on a channel.
@@ -41,7 +44,7 @@ fn the_terminal_is_as_before_after_every_signal_that_ends_the_command() {
 #[test]
 fn the_terminal_is_as_before_after_an_end_in_good_order_and_after_the_keys_for_one() {
     let (_lab, home) = lab();
-    for (keys, said, code) in [("\n", "", 5), ("~.", "Connection to lab closed.", 255)] {
+    for (keys, said, code) in [("\n", "", 5), ("~.", "~.\r\nConnection to lab closed.", 255)] {
         let mut pty = Pty::open();
         let before = pty.modes();
         let mut child = pty.start(&mut on_terminal(&home, &["sh", "-c", "echo ready $((6*7)); read key; exit 5"]));
@@ -71,6 +74,59 @@ fn the_terminal_is_as_before_when_the_lender_is_lost_and_when_the_user_is_revoke
         assert_eq!(child.wait().unwrap().code(), Some(255));
         assert_eq!(pty.modes(), before);
     }
+}
+
+/// Whether a process is stopped.
+fn is_stopped(child: &Child) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+}
+
+#[test]
+fn the_terminal_is_as_before_while_the_command_is_stopped_and_every_key_is_the_programs_when_it_goes_on() {
+    let (_lab, home) = lab();
+    for stop in [Signal::TSTP, Signal::STOP] {
+        let mut pty = Pty::open();
+        let before = pty.modes();
+        let mut command = on_terminal(&home, &["sh", "-c", "echo ready $((6*7)); read key; echo again $key; read key"]);
+        // In a group that somebody else could continue; in no other does SIGTSTP stop anybody.
+        let mut child = pty.start(command.process_group(0));
+        let pid = Pid::from_child(&child);
+        pty.wait_for("ready 42");
+        let raw = pty.modes();
+        for round in 0..2 {
+            kill_process(pid, stop).unwrap();
+            wait_until("it has stopped", || is_stopped(&child));
+            match stop {
+                Signal::TSTP => assert_eq!(pty.modes(), before, "round {round}"),
+                // Nobody hears this one; it is the shell that has its terminal as it wants it.
+                _ => pty.set_modes(&before),
+            }
+            kill_process(pid, Signal::CONT).unwrap();
+            wait_until("every key is passed on", || pty.modes() == raw);
+        }
+        pty.types(b"x\r");
+        pty.wait_for("again x");
+        kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+        assert_eq!(pty.modes(), before);
+    }
+}
+
+#[test]
+fn signals_that_are_ignored_from_the_start_end_nothing() {
+    let (_lab, home) = lab();
+    let capuchin = home.capuchin();
+    let mut nohup = Command::new("sh");
+    let line = "trap '' HUP INT; exec \"$0\" exec lab -- sh -c 'echo ready; read end; exit 7'";
+    nohup.args(["-c", line]).arg(capuchin.get_program()).stdin(Stdio::piped());
+    nohup.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = Daemon::spawn(&mut nohup);
+    command.wait_for_line("ready");
+    command.signal(Signal::HUP);
+    command.signal(Signal::INT);
+    drop(command.stdin.take());
+    assert_eq!(command.wait().code(), Some(7));
 }
 
 /// The number of the program that has this file open.

@@ -5,12 +5,13 @@ mod support;
 
 mod bytes;
 mod ends;
+mod lenders_terminal;
 mod library;
 mod local_terminal;
 mod offered;
 mod places;
-mod pty;
 mod sharing;
+mod stands_in;
 mod status;
 mod survivors;
 mod terminal;

@@ -16,12 +16,26 @@ fn shells_complete_commands_and_hosts() {
             .env("_CLAP_IFS", "\n")
             .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
         command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true");
-        text(run(command.arg("--").args(words)).stdout)
+        let output = run(command.arg("--").args(words));
+        assert_eq!(text(output.stderr), "", "{words:?}");
+        text(output.stdout)
     };
     assert!(complete(&["capuchin", "ex"]).lines().any(|word| word == "exec"));
     for command in ["exec", "shell", "connect", "forward"] {
         assert!(complete(&["capuchin", command, ""]).lines().any(|word| word == "lab"), "{command}");
     }
+    assert_eq!(complete(&["capuchin", "exec", "alice@la"]), "alice@lab");
+    assert_eq!(complete(&["capuchin", "exec", "bob@la"]), "", "he has not joined");
+    // Paths of the lender are not known, shared session or not, and ours are none of them.
+    for shares in [false, true] {
+        for path in [&["--cwd", "/us"][..], &["lab", "/us"], &["lab", "--", "cat", "/us"]] {
+            assert_eq!(complete(&[&["capuchin", "exec"], path].concat()), "", "{path:?}");
+        }
+        if !shares {
+            run(home.capuchin().args(["connect", "lab"]));
+        }
+    }
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
     for shell in ["bash", "zsh", "fish"] {
         let mut script = home.capuchin();
         assert!(text(run(script.env("COMPLETE", shell)).stdout).contains("capuchin"), "{shell}");
@@ -49,8 +63,17 @@ fn bash_and_zsh_complete_commands_hosts_and_flags_at_the_tab_key() {
         screen.keys(&[&format!("{learns} && echo learned $((6*7))"), "Enter"]);
         screen.wait_for("learned 42");
         screen.keys(&["C-l"]);
-        for (typed, completed) in [("capuchin exe", "capuchin exec"), ("l", "capuchin exec lab")] {
-            screen.keys(&["-l", typed]);
+        for (typed, completed) in [
+            ("capuchin exe", "capuchin exec"),
+            ("l", "capuchin exec lab"),
+            ("capuchin shell alice@", "capuchin shell alice@lab"),
+            ("capuchin forward -p 1 alice@l", "capuchin forward -p 1 alice@lab"),
+            ("--dyn", "capuchin forward -p 1 alice@lab --dynamic"),
+        ] {
+            if typed.contains('@') {
+                screen.keys(&["C-u"]);
+            }
+            screen.keys(&["-l", "--", typed]);
             screen.keys(&["Tab"]);
             screen.wait_until(completed, |shown| shown.trim_end().ends_with(completed));
         }
@@ -79,4 +102,6 @@ fn fish_completes_commands_hosts_and_flags() {
         assert!(completed(&format!("capuchin {command} ")).contains(&"lab".to_owned()), "{command}");
     }
     assert_eq!(completed("capuchin exec --det"), ["--detach"]);
+    assert_eq!(completed("capuchin exec alice@l"), ["alice@lab"]);
+    assert_eq!(completed("capuchin exec bob@l"), [""; 0]);
 }

@@ -6,9 +6,11 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::{
     EVERYTHING, lab,
-    support::{Home, Lab, as_user, fails, own_uid, run, run_with, text, wait_until},
+    support::{Home, Lab, PATIENCE, as_user, fails, own_uid, run, run_with, text, wait_until},
 };
 
 /// `capuchin …` of a home that has a runtime folder of its own.
@@ -182,6 +184,47 @@ fn a_background_session_that_is_killed_leaves_a_socket_that_is_in_nobodys_way() 
     assert!(fails(&mut capuchin(&home, &["connect", "--stop", "lab"]), 255).contains("is not connected"));
     run(&mut capuchin(&home, &["connect", "lab"]));
     wait_until("one keeps it", || sharing(&home).len() == 1);
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+}
+
+/// What a shell has open when it starts a command that stays behind: a lock, or a pipe whose end somebody waits for.
+#[test]
+fn what_stays_in_the_background_holds_nothing_of_the_shell_that_started_it() {
+    let lab = Lab::start(&format!("{EVERYTHING}connect = \"127.0.0.1:9\"\n"));
+    let home = lab.join("alice");
+    for behind in ["connect lab", "forward lab -f -L 0:127.0.0.1:9"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let capuchin = capuchin(&home, &[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec 9>&1; \"$0\" {behind} >/dev/null")]).arg(capuchin.get_program());
+        shell.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        assert!(shell.stdout(writer).status().unwrap().success(), "{behind}");
+        drop(shell);
+        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&patience));
+        assert_eq!(ready, Ok(1), "{behind} holds the other end of the pipe");
+    }
+    assert_eq!(sharing(&home).len(), 1, "it still serves");
+    // Ends both of them.
+    run(lab.admin().args(["revoke", "--user", "alice"]));
+    wait_until("the session has ended", || sharing(&home).is_empty());
+}
+
+/// As where a profile is replaced by that of a lender which was made anew under its name.
+#[test]
+fn two_lenders_of_one_name_share_no_session() {
+    let (first, home) = lab();
+    let second = Lab::start(EVERYTHING);
+    let other = second.join("alice");
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    shared_session(&first, &home);
+    let mut command = other.capuchin();
+    run(command.env("XDG_RUNTIME_DIR", home.runtime()).args(["exec", "lab", "true"]));
+    second.wait_for_audit("its program", |line| line["event"] == "spawn-ended");
+    assert!(first.audit().iter().all(|line| line["event"] != "spawn"));
+    let mut command = other.capuchin();
+    let stop = command.env("XDG_RUNTIME_DIR", home.runtime()).args(["connect", "--stop", "lab"]);
+    assert!(fails(stop, 255).contains("is not connected"));
     run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
 }
 

@@ -106,6 +106,25 @@ fn the_command_ends_as_a_shell_says_it() {
 }
 
 #[test]
+fn a_script_whose_interpreter_is_missing_says_so() {
+    let (_lab, home) = lab();
+    let folder = tempfile::tempdir().unwrap();
+    let said = |first: &str, code| {
+        let script = folder.path().join("script");
+        std::fs::write(&script, first).unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fails(&mut exec(&home, &[script.to_str().unwrap()]), code)
+    };
+    let missing = said("#!/no/such/python3 -u\n", 127);
+    assert!(missing.contains("/script: its interpreter /no/such/python3 cannot be executed: No such"), "{missing}");
+    // As an editor of another system leaves it; what ends the line is shown.
+    let carriage_return = said("#!/bin/sh\r\n", 127);
+    assert!(carriage_return.contains("its interpreter /bin/sh\\r cannot be executed"), "{carriage_return}");
+    let no_program = said("#!/etc/passwd\n", 126);
+    assert!(no_program.contains("it cannot be executed: Permission denied"), "{no_program}");
+}
+
+#[test]
 fn a_login_shell_reads_what_stdin_says() {
     let (_lab, home) = lab();
     let mut command = home.capuchin();

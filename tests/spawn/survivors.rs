@@ -22,15 +22,13 @@ const FAMILY: &str = "\
     (nohup sh -c 'echo $$; exec sleep 300' 2>/dev/null) & \
     (trap '' HUP INT TERM; setsid sh -c 'echo $$; exec sleep 300') &";
 
-/// Waits until a process has ended, and says after how long.
-fn wait_for_end(pid: Pid) -> Duration {
-    let began = Instant::now();
+/// Waits until a process has ended.
+fn wait_for_end(pid: Pid) {
     if let Ok(watch) = pidfd_open(pid, PidfdFlags::empty()) {
         let timeout = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
         let mut watched = [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)];
         assert_eq!(rustix::event::poll(&mut watched, Some(&timeout)), Ok(1), "{pid:?} lives on");
     }
-    began.elapsed()
 }
 
 fn ended(pids: Vec<Pid>) {
@@ -62,7 +60,7 @@ fn what_a_program_leaves_behind_ends_with_it() {
     let output = run(&mut exec(&home, &["sh", "-c", &format!("{FAMILY} sleep 0.3")]));
     let said = String::from_utf8(output.stdout).unwrap();
     for pid in said.lines().map(|line| Pid::from_raw(line.parse().unwrap()).unwrap()) {
-        assert!(wait_for_end(pid) < Duration::from_secs(8));
+        wait_for_end(pid);
     }
     assert_eq!(said.lines().count(), 4);
 }
@@ -123,10 +121,10 @@ fn what_is_detached_lives_on_where_the_policy_says_so() {
     lab.wait_for_verdict("spawn", "refused");
 }
 
-/// Notes the hang-up that it hears in the file that is its argument, and goes; started by nohup(1) as well.
+/// Says that it hears a hang-up, notes it in the file that is its argument, and goes; started by nohup(1) as well.
 const HEARS: &str = r#"
 $| = 1;
-$SIG{HUP} = sub { open(my $note, ">", $ARGV[0]); print $note "heard"; close($note); exit };
+$SIG{HUP} = sub { print "going\n"; open(my $note, ">", $ARGV[0]); print $note "heard"; close($note); exit };
 print "$$\n";
 sleep 1 while 1;
 "#;

@@ -178,11 +178,14 @@ fn keys_that_interrupt_and_stop_reach_the_program_there() {
     screen.keys(&["C-z"]);
     screen.wait_for("Stopped");
     screen.keys(&["fg; echo ended", "Enter"]);
-    screen.wait_for("again\n^Z");
+    // It names what goes on; whoever answers then is in the foreground.
+    screen.wait_for("fg; echo ended\ncat");
+    screen.keys(&["third", "Enter"]);
+    screen.wait_until("its echo", |shown| shown.matches("third").count() == 2);
     screen.keys(&["C-c"]);
     screen.wait_until("the prompt again", |shown| shown.trim_end().ends_with("there>"));
     screen.keys(&["C-l", "exit 7", "Enter"]);
-    screen.wait_until("the local prompt", |shown| shown.trim_end().ends_with("here>"));
+    screen.wait_until("the local prompt", |shown| shown.trim_end().ends_with("\nhere>"));
     screen.keys(&["echo status $?", "Enter"]);
     screen.wait_for("status 7");
 }

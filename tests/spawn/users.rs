@@ -70,13 +70,65 @@ fn programs_run_as_their_user_and_have_given_up_everything_else() {
     assert_eq!(text(output.stdout), format!("{ANA}\n"));
 }
 
+/// A folder in which what is setuid gains by it, as the lender sees it: the owner's and the caller's numbers, and a command that
+/// becomes root for another.
+const SETUID: &str = "mount -t tmpfs -o mode=755 tmpfs /mnt && cp $(command -v id) /mnt/id && cp $(command -v setpriv) /mnt/become \
+                      && chmod 4755 /mnt/id /mnt/become";
+
+#[test]
+fn programs_gain_privileges_where_a_rule_says_setuid_and_nowhere_else() {
+    let (_lab, alice, bob) = lab_after(&with_setuid(), SETUID);
+    let said = |home: &Home| {
+        let script = "/mnt/id -u; id -u; grep NoNewPrivs /proc/self/status";
+        text(run(&mut exec(home, &["sh", "-c", script])).stdout)
+    };
+    assert_eq!(said(&alice), format!("0\n{ANA}\nNoNewPrivs:\t0\n"));
+    assert_eq!(said(&bob), format!("{BOB}\n{BOB}\nNoNewPrivs:\t1\n"));
+}
+
+/// alice's programs may gain privileges.
+fn with_setuid() -> String {
+    POLICY.replace("run_as = \"test-ana\"", "run_as = \"test-ana\"\nsetuid = true")
+}
+
+/// What root mounts by sudo(8) is for the machine, although these programs see their own user's processes only.
+#[test]
+fn what_a_program_mounts_that_has_become_root_is_mounted_for_the_machine() {
+    let (_lab, alice, bob) = lab_after(&with_setuid(), &format!("mount --make-rshared / && {SETUID}"));
+    let become_root = ["/mnt/become", "--reuid=0", "--regid=0", "--clear-groups"];
+    run(&mut exec(&alice, &[&become_root[..], &["mount", "-t", "tmpfs", "seen", "/srv"]].concat()));
+    assert_eq!(text(run(&mut exec(&bob, &["stat", "-f", "-c", "%T", "/srv"])).stdout), "tmpfs\n");
+    // And root sees whom it likes.
+    let seen = text(run(&mut exec(&alice, &[&become_root[..], &["stat", "-c", "%u", "/proc/1"]].concat())).stdout);
+    assert_eq!(seen, "0\n");
+}
+
+#[test]
+fn programs_have_the_groups_of_their_user() {
+    let prepare = "cp /etc/group \"$1/group\" && echo extra:x:54400:test-ana >> \"$1/group\" \
+                   && mount --bind \"$1/group\" /etc/group";
+    let (_lab, alice, bob) = lab_after(POLICY, prepare);
+    let groups = |home: &Home| text(run(&mut exec(home, &["id", "-G"])).stdout);
+    assert_eq!(groups(&alice), format!("{ANA} 54400\n"));
+    assert_eq!(groups(&bob), format!("{BOB}\n"));
+}
+
 #[test]
 fn two_users_cannot_see_signal_or_read_each_other() {
-    let (_lab, alice, bob) = lab_of_root(POLICY);
+    two_users_cannot_see_each_other(POLICY);
+}
+
+#[test]
+fn two_users_cannot_see_each_other_where_their_programs_may_gain_privileges() {
+    two_users_cannot_see_each_other(&POLICY.replace("run_as", "setuid = true\nrun_as"));
+}
+
+fn two_users_cannot_see_each_other(policy: &str) {
+    let (_lab, alice, bob) = lab_of_root(policy);
     let secret = tempfile::tempdir().unwrap();
     std::fs::set_permissions(secret.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let file = secret.path().join("secret");
-    let script = format!("umask 077; echo hidden > {}; echo $$; exec sleep 300", file.display());
+    let script = format!("umask 077; echo hidden > {}; echo $$; exec sleep 365", file.display());
     let mut sleeper = exec(&alice, &["sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut pid = String::new();
     BufReader::new(sleeper.stdout.take().unwrap()).read_line(&mut pid).unwrap();
@@ -89,7 +141,7 @@ fn two_users_cannot_see_signal_or_read_each_other() {
     fails_for_bob(&format!("kill -9 {pid}"));
     fails_for_bob(&format!("cat {}", file.display()));
     fails_for_bob(&format!("cat /proc/{pid}/cmdline"));
-    fails_for_bob("ps -e -o args | grep 'sleep 30[0]'");
+    fails_for_bob("ps -e -o args | grep 'sleep 36[5]'");
     let seen = exec(&alice, &["sh", "-c", &format!("kill -0 {pid} && cat /proc/{pid}/comm && cat {}", file.display())]);
     assert_eq!(text(run(&mut { seen }).stdout), "sleep\nhidden\n", "her own she has");
     // Nor can a program end its supervisor, which is root's.
@@ -111,14 +163,13 @@ fn root_is_refused_unless_a_rule_says_so_twice() {
 #[test]
 fn attack_14_a_revoked_users_processes_are_gone_in_a_second_under_root_too() {
     let (lab, alice, bob) = lab_of_root(POLICY);
-    let (child, pids) = crate::ends::stubborn(&alice);
+    let stubborn = crate::ends::Stubborn::start(&alice);
     let mut other = exec(&bob, &["sh", "-c", "echo up; exec sleep 300"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut up = String::new();
     BufReader::new(other.stdout.take().unwrap()).read_line(&mut up).unwrap();
     run(lab.admin().args(["revoke", "--user", "alice"]));
-    let since = Instant::now();
-    pids.into_iter().for_each(|pid| crate::ends::gone_within(pid, std::time::Duration::from_secs(1), since));
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(255));
+    stubborn.were_gone_in_a_second(&lab);
+    assert_eq!(stubborn.command.wait_with_output().unwrap().status.code(), Some(255));
     assert!(other.try_wait().unwrap().is_none(), "bob's goes on");
     other.kill().unwrap();
     other.wait().unwrap();

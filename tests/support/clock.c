@@ -12,7 +12,10 @@
 
 /* Seconds: of the wall clock, and of the one that is never set. If there is a third, that one stands still, but for so many less one. */
 static const volatile long long *ahead;
-static _Atomic long long stopped_at;
+/* Of the steady clock, in nanoseconds: where it stands, 0 while it goes, and how far it has stayed behind by standing; and the
+   seconds that it was ahead when it was stopped. */
+static _Atomic long long stopped_at, behind, ahead_then;
+static const long long SECOND = 1000000000;
 
 __attribute__((constructor)) static void begin(void) {
     int fd = open(getenv("TEST_CLOCK"), O_RDONLY | O_CLOEXEC);
@@ -21,6 +24,23 @@ __attribute__((constructor)) static void begin(void) {
     ahead = shared;
 }
 
+static long long steady(long long real) {
+    if (ahead[2]) {
+        long long running = 0, here = real + ahead[1] * SECOND - behind;
+        if (!stopped_at) ahead_then = ahead[1];
+        atomic_compare_exchange_strong(&stopped_at, &running, here);
+        return stopped_at + (ahead[2] - 1) * SECOND;
+    }
+    long long stood = stopped_at;
+    if (stood) {
+        behind = real + ahead_then * SECOND - stood;
+        stopped_at = 0;
+    }
+    return real + ahead[1] * SECOND - behind;
+}
+
+static long long nanoseconds(const struct timespec *time) { return time->tv_sec * SECOND + time->tv_nsec; }
+
 int clock_gettime(clockid_t clock, struct timespec *now) {
     static int (*of_libc)(clockid_t, struct timespec *);
     if (!of_libc) of_libc = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
@@ -28,12 +48,8 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     if (result == 0 && ahead) {
         if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += ahead[0];
         if (clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_COARSE || clock == CLOCK_BOOTTIME) {
-            now->tv_sec += ahead[1];
-            if (ahead[2]) {
-                long long running = 0;
-                atomic_compare_exchange_strong(&stopped_at, &running, now->tv_sec + 1);
-                *now = (struct timespec){.tv_sec = stopped_at + ahead[2] - 1};
-            }
+            long long shown = steady(nanoseconds(now));
+            *now = (struct timespec){.tv_sec = shown / SECOND, .tv_nsec = shown % SECOND};
         }
     }
     return result;
@@ -56,7 +72,8 @@ long syscall(long number, ...) {
         struct timespec shown, real;
         clock_gettime(clock, &shown);
         of_libc(SYS_clock_gettime, (long)clock, (long)&real);
-        until.tv_sec -= shown.tv_sec - real.tv_sec;
+        long long then = nanoseconds(&until) - (nanoseconds(&shown) - nanoseconds(&real));
+        until = (struct timespec){.tv_sec = then / SECOND, .tv_nsec = then > 0 ? then % SECOND : 0};
         given[3] = (long)&until;
     }
     return of_libc(number, given[0], given[1], given[2], given[3], given[4], given[5]);

@@ -64,7 +64,7 @@ impl Clock {
         self.show();
     }
 
-    /// It goes on, from where it would be by now; a log, which waits a moment for more lines, needs that.
+    /// It goes on from where it stood, so that nothing is due that waited meanwhile, however long that was.
     pub fn go_on(&self) {
         self.steady.set(self.steady.get() + self.stopped.replace(0) - 1);
         self.show();

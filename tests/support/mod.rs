@@ -3,14 +3,16 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod clock;
+pub mod disk;
 pub mod half_open;
 pub mod named;
 pub mod peer;
+pub mod pty;
 pub mod wire;
 
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
@@ -21,11 +23,27 @@ use std::{
 use serde_json::Value;
 
 pub const PASSWORD: &str = "correct horse battery";
-/// No wait of a test takes longer, on the slowest machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// No wait of a test takes longer, on the slowest machine; ten times as long on a processor that is emulated (tests/kernels.sh).
+pub const PATIENCE: Duration =
+    Duration::from_secs(if option_env!("CAPUCHIN_TESTS_EMULATED").is_some() { 300 } else { 30 });
 
 /// What lets alice reach any port of this machine's loopback.
 pub const LOOPBACK: &str = "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"127.0.0.0/8:*\", \"[::1]:*\"]\n";
+
+/// Whether a connection ends here, in good order or broken off.
+///
+/// # Panics
+/// If nothing comes for as long as its own time: that is no end.
+pub fn ends(mut socket: impl Read) -> bool {
+    match socket.read(&mut [0]) {
+        Ok(length) => length == 0,
+        Err(error) => {
+            let is_silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            assert!(!is_silent, "it is not over: {error}");
+            true
+        }
+    }
+}
 
 /// A running `capuchind` with its folder.
 pub struct Lab {
@@ -240,6 +258,19 @@ impl Daemon {
                 Ok(line) => seen.push(line),
                 Err(error) => panic!("no line with {what:?} ({error}); it said {seen:#?}"),
             }
+        }
+    }
+
+    /// Waits for a line for each of these, in any order, which is that and no more.
+    pub fn wait_for_lines(&self, lines: impl IntoIterator<Item = String>) {
+        let (mut missing, mut seen) = (lines.into_iter().collect::<Vec<_>>(), Vec::new());
+        let (line_rx, end) = (self.line_rx.lock().unwrap(), Instant::now() + PATIENCE);
+        while !missing.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = line_rx.recv_timeout(left);
+            let line = line.unwrap_or_else(|error| panic!("no lines {missing:#?} ({error}); it said {seen:#?}"));
+            missing.retain(|one| *one != line);
+            seen.push(line);
         }
     }
 

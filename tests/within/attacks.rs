@@ -1,5 +1,7 @@
 //! Addresses and names that no rule for names opens (THREATS.md §8, 42 to 49), asked for by a program that knows nothing of them.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use crate::{
@@ -42,10 +44,38 @@ for target in sys.argv[1:]:
         print(target, address, errno.errorcode.get(result, "OK"), flush=True)
 "#;
 
-/// What the program prints, and what its user is told.
-fn reach(within: &Within, targets: &[&str]) -> (String, String) {
-    let output = run(within.python(REACH).args(targets));
-    (text(output.stdout), text(output.stderr))
+/// A user, and how a program of his is held.
+struct Borrower {
+    within: Within,
+    options: &'static [&'static str],
+}
+
+impl Borrower {
+    /// Each in each kind of network, and without one.
+    fn all(machine: &Machine) -> Vec<Self> {
+        let held = machine.everybody().into_iter().map(|within| Self { within, options: &[] });
+        let bare = machine.borrowers().into_iter().map(|within| Self { within, options: &["--no-netns"] });
+        held.chain(bare).collect()
+    }
+
+    fn who(&self) -> String {
+        format!("{} {}", self.within.who(), self.options.concat())
+    }
+
+    /// What a program hears of a refusal which in a network of its own is `errno`: without one it hears what it is.
+    fn refusal(&self, errno: &str) -> String {
+        if self.options.is_empty() { errno.to_owned() } else { "EACCES".to_owned() }
+    }
+
+    fn python(&self, source: &str) -> Command {
+        self.within.run_with(self.options, &["python3", "-c", source])
+    }
+
+    /// What the program prints, and what its user is told.
+    fn reach(&self, targets: &[&str]) -> (String, String) {
+        let output = run(self.python(REACH).args(targets));
+        (text(output.stdout), text(output.stderr))
+    }
 }
 
 /// The lender refused it, for this reason, and its log says so.
@@ -58,22 +88,21 @@ fn is_in_the_log(machine: &Machine, target: &str, why: &str) {
 
 /// Each is refused to the program as `errno`, to its user in words, and in the log; and the next honest connection works.
 fn refused(machine: &Machine, targets: &[(&str, &str, &str, &str)]) {
-    for within in machine.everybody() {
+    for borrower in Borrower::all(machine) {
         for (target, address, errno, why) in targets {
             let port = target.rsplit(':').next().unwrap();
-            let (printed, told) = reach(&within, &[target]);
-            assert_eq!(printed, format!("{target} {address} {errno}\n"), "as {}: {told}", within.who());
+            let (printed, told) = borrower.reach(&[target]);
+            let expected = format!("{target} {address} {}\n", borrower.refusal(errno));
+            assert_eq!(printed, expected, "as {}: {told}", borrower.who());
             let asked = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
             let asked = asked.replace("[::ffff:169.254.169.254]", "169.254.169.254");
-            assert!(
-                told.contains(&format!("connect {asked} is refused")),
-                "as {}: {told} {:#?}",
-                within.who(),
-                machine.lab.audit()
-            );
+            let audit = machine.lab.audit();
+            let is_told = told.contains(&format!("connect {asked} is refused"));
+            assert!(is_told, "as {}: {told} {audit:#?}", borrower.who());
             is_in_the_log(machine, &asked, why);
         }
-        assert_eq!(reach(&within, &["10.77.0.1:7000"]).0, "10.77.0.1:7000 10.77.0.1 OK\n", "as {}", within.who());
+        let honest = borrower.reach(&["10.77.0.1:7000"]).0;
+        assert_eq!(honest, "10.77.0.1:7000 10.77.0.1 OK\n", "as {}", borrower.who());
     }
 }
 
@@ -109,10 +138,10 @@ fn attack_46_numbers_that_the_c_library_reads_as_loopback() {
     let machine = machine();
     refused(&machine, &targets);
     // To a kernel, the unspecified address is loopback.
-    for within in machine.everybody() {
-        let (printed, told) = reach(&within, &["0:80", "0.0.0.0:80"]);
-        assert!(!printed.contains("OK"), "as {}: {printed}", within.who());
-        assert!(told.contains(":80 is refused"), "as {}: {told}", within.who());
+    for borrower in Borrower::all(&machine) {
+        let (printed, told) = borrower.reach(&["0:80", "0.0.0.0:80"]);
+        assert!(!printed.contains("OK"), "as {}: {printed}", borrower.who());
+        assert!(told.contains(":80 is refused"), "as {}: {told}", borrower.who());
     }
 }
 
@@ -128,13 +157,20 @@ fn attack_47_loopback_and_metadata_inside_addresses_of_ipv6() {
 #[test]
 fn attack_43_a_name_that_is_another_address_the_second_time() {
     let zone = json!({ "rebind.test A": [["rebind.test 0 A 10.77.0.1"], ["rebind.test 0 A 127.0.0.1"]] });
-    for by_tun in [false, true] {
+    for way in 0..3 {
         let machine = Machine::with_names(POLICY, &zone, EVERYWHERE);
-        let within = if by_tun { machine.anybody().over_tun() } else { machine.anybody() };
-        let (printed, told) = reach(&within, &["rebind.test:80", "rebind.test:80", "10.77.0.1:80"]);
-        let expected =
-            "rebind.test:80 10.77.0.1 OK\nrebind.test:80 127.0.0.1 EHOSTUNREACH\n10.77.0.1:80 10.77.0.1 OK\n";
-        assert_eq!(printed, expected, "as {}: {told}", within.who());
+        let [netfilter, tun] = machine.anybody_in_each_network();
+        let borrower = match way {
+            0 => Borrower { within: netfilter, options: &[] },
+            1 => Borrower { within: tun, options: &[] },
+            _ => Borrower { within: netfilter, options: &["--no-netns"] },
+        };
+        let (printed, told) = borrower.reach(&["rebind.test:80", "rebind.test:80", "10.77.0.1:80"]);
+        let expected = format!(
+            "rebind.test:80 10.77.0.1 OK\nrebind.test:80 127.0.0.1 {}\n10.77.0.1:80 10.77.0.1 OK\n",
+            borrower.refusal("EHOSTUNREACH")
+        );
+        assert_eq!(printed, expected, "as {}: {told}", borrower.who());
         is_in_the_log(&machine, "127.0.0.1:80", "loopback");
     }
 }
@@ -145,16 +181,14 @@ fn attack_44_good_and_bad_addresses_in_one_answer() {
     let six = ["mixed.test 60 AAAA ::ffff:169.254.169.254", "mixed.test 60 AAAA ::1", "mixed.test 60 AAAA fd77::1"];
     let machine =
         Machine::with_names(POLICY, &json!({ "mixed.test A": [mixed], "mixed.test AAAA": [six] }), EVERYWHERE);
-    for within in machine.everybody() {
-        let (printed, told) = reach(&within, &["mixed.test:80"]);
-        for line in ["169.254.169.254 EHOSTUNREACH", "127.0.0.1 EHOSTUNREACH", "10.77.0.1 OK", "fd77::1 OK"] {
-            assert!(
-                printed.contains(&format!("mixed.test:80 {line}\n")),
-                "{line} as {}: {printed}{told}",
-                within.who()
-            );
+    for borrower in Borrower::all(&machine) {
+        let (printed, told) = borrower.reach(&["mixed.test:80"]);
+        let no = borrower.refusal("EHOSTUNREACH");
+        for (address, end) in [("169.254.169.254", &*no), ("127.0.0.1", &no), ("10.77.0.1", "OK"), ("fd77::1", "OK")] {
+            let line = format!("mixed.test:80 {address} {end}\n");
+            assert!(printed.contains(&line), "{line} as {}: {printed}{told}", borrower.who());
         }
-        assert_eq!(printed.matches("OK").count(), 2, "as {}: {printed}", within.who());
+        assert_eq!(printed.matches("OK").count(), 2, "as {}: {printed}", borrower.who());
     }
 }
 
@@ -167,17 +201,18 @@ fn attack_48_every_spelling_and_alias_of_a_denied_name() {
         "alias.test A": [["alias.test 60 CNAME db.secret.test", "db.secret.test 60 A 10.77.0.1"]],
     });
     let machine = Machine::with_names(POLICY, &zone, EVERYWHERE);
-    for within in machine.everybody() {
+    for borrower in Borrower::all(&machine) {
         let spellings =
             ["db.secret.test:80", "DB.Secret.TEST:80", "db.secret.test.:80", "bücher.test:80", "XN--BCHER-KVA.test:80"];
-        let (printed, told) = reach(&within, &spellings);
+        let (printed, told) = borrower.reach(&spellings);
         let expected: String = spellings.iter().map(|target| format!("{target} has no address\n")).collect();
-        assert_eq!(printed, expected, "as {}: {told}", within.who());
-        assert!(told.contains("resolve db.secret.test is refused"), "as {}: {told}", within.who());
+        assert_eq!(printed, expected, "as {}: {told}", borrower.who());
+        assert!(told.contains("resolve db.secret.test is refused"), "as {}: {told}", borrower.who());
         // An alias may be looked up, and where it leads is known by that.
-        let (printed, told) = reach(&within, &["alias.test:80", "open.test:80"]);
-        let expected = "alias.test:80 10.77.0.1 EHOSTUNREACH\nopen.test:80 10.77.0.2 OK\n";
-        assert_eq!(printed, expected, "as {}: {told}", within.who());
+        let (printed, told) = borrower.reach(&["alias.test:80", "open.test:80"]);
+        let no = borrower.refusal("EHOSTUNREACH");
+        let expected = format!("alias.test:80 10.77.0.1 {no}\nopen.test:80 10.77.0.2 OK\n");
+        assert_eq!(printed, expected, "as {}: {told}", borrower.who());
         is_in_the_log(&machine, "10.77.0.1:80", "a rule denies it");
     }
     let asked = std::fs::read_to_string(machine.lab.dir().join("asked")).unwrap();
@@ -200,9 +235,9 @@ for name in 'door.sock', 'admin.sock':
     except OSError as e:
         print(name, 'no')";
     machine.lab.open_folder();
-    for within in machine.everybody() {
+    for borrower in Borrower::all(&machine) {
         // As whoever gives commands to a lender with a folder of its own.
-        let said = text(run(within.python(looks).arg(&folder).env("CAPUCHIND_DIR", &folder)).stdout);
-        assert_eq!(said, "door.sock no\nadmin.sock no\n", "as {}", within.who());
+        let said = text(run(borrower.python(looks).arg(&folder).env("CAPUCHIND_DIR", &folder)).stdout);
+        assert_eq!(said, "door.sock no\nadmin.sock no\n", "as {}", borrower.who());
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     around::none_is_open,
-    machine::Machine,
+    machine::{Machine, Within},
     support::{Daemon, fails, run, text},
 };
 
@@ -33,6 +33,36 @@ fn no_way_around_is_open() {
     let variables = [("INHERITED", inherited.as_raw_fd().to_string()), ("OUTSIDE", outside)];
     for within in machine.everybody() {
         none_is_open(&within, &[], WAYS, &["inherited EBADF", "mark EPERM", "setns E"], &variables);
+    }
+}
+
+/// NET_ADMIN, NET_RAW, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, SYS_BOOT, PERFMON and BPF, by their numbers in capabilities(7).
+const TAKEN_FROM_ROOT: [u32; 9] = [12, 13, 16, 17, 19, 21, 22, 38, 39];
+
+#[test]
+fn a_user_has_no_capability_and_root_none_over_networks_and_over_the_machine() {
+    let machine = Machine::start();
+    let field = |status: &str, name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":")).unwrap();
+        u64::from_str_radix(value.trim(), 16).unwrap()
+    };
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let taken = TAKEN_FROM_ROOT.iter().fold(0, |set, number| set | 1_u64 << number);
+    let check = |within: &Within, options: &[&str]| {
+        let status = text(run(&mut within.run_with(options, &["cat", "/proc/self/status"])).stdout);
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            // What root has here he keeps, but for those.
+            let expected = if within.uid == 0 { field(&own, set) & !taken } else { 0 };
+            assert_eq!(field(&status, set), expected, "{set} {options:?} as {}: {status}", within.who());
+        }
+        assert_eq!(field(&status, "NoNewPrivs"), 1, "{options:?} as {}", within.who());
+        assert_eq!(field(&status, "Seccomp"), 2, "a filter: {options:?} as {}", within.who());
+    };
+    for within in machine.everybody() {
+        check(&within, &[]);
+    }
+    for within in machine.borrowers() {
+        check(&within, &["--no-netns"]);
     }
 }
 

@@ -1,18 +1,22 @@
 //! Datagrams of programs: sent by the lender, answered from where they were sent to, and refused as the lender's are.
 
+use std::{io::Write, process::Stdio};
+
 use crate::{
     machine::Machine,
     support::{Daemon, run, text},
 };
 
 /// Sends to each target, connected and not, and prints what came of it.
-const PROBE: &str = r#"
+pub const PROBE: &str = r#"
 import errno, socket, sys
 for target in sys.argv[1:]:
     host, port = target.rsplit(":", 1)
+    result = "OK"
     for connected in (True, False):
         s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-        s.settimeout(20 if connected else 3)
+        # Whoever has answered will answer again; of the others who is not connected hears nothing.
+        s.settimeout(30 if result == "OK" else 3)
         try:
             for size in (0, 1, 1200, 20000):
                 message = bytes(size)
@@ -90,7 +94,68 @@ fn a_refused_destination_is_told_on_standard_error() {
     let said = run(&mut machine.anybody().python(sends));
     assert_eq!(text(said.stdout), "113\n");
     let told = text(said.stderr);
-    assert!(told.contains("udp 10.78.0.1:7000 is refused: no rule allows it"), "{told}");
+    let whole = "capuchin: lab: udp 10.78.0.1:7000 is refused: no rule allows it; \
+                 to send to the lender's admin: capuchind allow alice udp 10.78.0.1:7000 --for 1h";
+    assert_eq!(told.lines().collect::<Vec<_>>(), [whole]);
+}
+
+/// A program that sends to where it may not, and is gone before anybody has said so.
+pub const SENDS_AND_ENDS: &str = r#"
+import os, socket
+s = socket.socket(type=socket.SOCK_DGRAM)
+s.sendto(b"x", ("10.77.0.1", 9))
+s.sendto(b"x", ("10.78.0.1", 7000))
+os._exit(0)
+"#;
+pub const REFUSED_AT_LAST: &str = "udp 10.78.0.1:7000 is refused: no rule allows it";
+
+#[test]
+fn a_refusal_that_comes_after_the_end_of_the_program_is_told() {
+    let machine = Machine::start();
+    for within in machine.everybody() {
+        for _ in 0..10 {
+            let told = text(run(&mut within.python(SENDS_AND_ENDS)).stderr);
+            assert_eq!(told.matches(REFUSED_AT_LAST).count(), 1, "as {}: {told}", within.who());
+        }
+    }
+}
+
+/// A server that answers one question and is gone, again and again: each answer comes from where it was asked.
+#[test]
+fn the_last_answer_of_a_server_that_closes_behind_it_arrives() {
+    let machine = Machine::start();
+    let server = r#"
+import os, socket
+for number in range(30):
+    s = socket.socket(type=socket.SOCK_DGRAM)
+    s.bind(("0.0.0.0", 8040))
+    print("bound", number, flush=True)
+    data, peer = s.recvfrom(99)
+    s.sendto(data.upper(), peer)
+    if number == 29:
+        os._exit(0)
+    s.close()
+"#;
+    let asks = r#"
+import socket, sys
+for line in sys.stdin:
+    s = socket.socket(type=socket.SOCK_DGRAM)
+    s.connect(("10.77.0.1", 8040))
+    s.settimeout(30)
+    s.send(line.strip().encode())
+    print("answer", s.recv(99).decode(), flush=True)
+"#;
+    for within in machine.everybody() {
+        let mut asking = Daemon::spawn(machine.there(&["python3", "-c", asks]).stdin(Stdio::piped()));
+        let mut server = Daemon::spawn(&mut within.python(server));
+        for number in 0..30 {
+            server.wait_for_line(&format!("bound {number}"));
+            writeln!(asking.stdin.as_mut().unwrap(), "question {number}").unwrap();
+            let answer = asking.wait_for_line("");
+            assert_eq!(answer, format!("answer QUESTION {number}"), "as {}", within.who());
+        }
+        assert!(server.wait().success());
+    }
 }
 
 /// A program that sends and is gone, as a logger is: what it said arrives.
@@ -293,5 +358,20 @@ fn a_server_of_datagrams_answers_strangers_from_the_address_that_they_asked() {
             machine.wait_for_close_of_datagrams(address);
         }
         assert_eq!(ask(&machine, "", 0, &["10.77.0.1:8030"]), "ECONNREFUSED\n");
+    }
+}
+
+#[test]
+fn a_port_that_is_published_is_met_by_datagrams_as_by_connections() {
+    let machine = Machine::start();
+    for within in machine.anybody_in_each_network() {
+        let mut command = within.run_with(&["--publish", "8041:8033"], &["python3", "-c", SERVER, "127.0.0.1:8033"]);
+        let mut server = Daemon::spawn(command.stdin(Stdio::piped()));
+        server.wait_for_line("bound");
+        assert_eq!(ask(&machine, "", 1200, &["127.0.0.1:8041"]), "answered\n", "as {}", within.who());
+        assert_eq!(ask(&machine, "", 0, &["127.0.0.1:8033", "10.77.0.1:8041"]), "ECONNREFUSED\n".repeat(2));
+        drop(server.stdin.take());
+        assert!(server.wait().success());
+        machine.wait_for_close_of_datagrams("127.0.0.1:8041");
     }
 }

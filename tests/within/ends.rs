@@ -108,21 +108,69 @@ fn closes(machine: &Machine, within: &Within, ports: [u16; 4], how: &str, end: E
     assert_eq!(nobody, "ECONNREFUSED\n".repeat(2), "{how}, as {}", within.who());
 }
 
+/// Four threads that do nothing but bind: some call is always on its way.
+const BINDS: &str = r#"
+import os, socket, threading
+def bind(port):
+    told = False
+    while True:
+        s = socket.socket()
+        try:
+            s.bind(("0.0.0.0", port))
+            if not told:
+                print("binds", os.getpid(), flush=True)
+            told = True
+        except OSError:
+            pass
+        s.close()
+for port in range(8200, 8204):
+    threading.Thread(target=bind, args=(port,)).start()
+"#;
+
+#[test]
+fn a_bind_that_is_on_its_way_when_its_program_is_killed_leaves_no_port_behind() {
+    let machine = Machine::start();
+    let takes = "import socket\nfor port in range(8200, 8204): socket.socket().bind(('0.0.0.0', port))";
+    let [netfilter, tun] = machine.anybody_in_each_network();
+    for round in 0..6 {
+        let within = if round % 2 == 0 { &netfilter } else { &tun };
+        let mut program = Daemon::spawn(&mut within.python(BINDS));
+        let lines: Vec<_> = (0..4).map(|_| program.wait_for_line("binds ")).collect();
+        let pid = Pid::from_raw(lines[0].rsplit(' ').next().unwrap().parse().unwrap()).unwrap();
+        if round < 3 {
+            kill_process(pid, Signal::KILL).unwrap();
+            assert_eq!(program.wait().code(), Some(128 + 9));
+        } else {
+            program.kill();
+        }
+        machine.lab.wait_for_audits("its end", round + 1, |line| line["event"] == "session-ended");
+        // As long as one is bound, it is nobody else's.
+        let is_free = || machine.there(&["python3", "-c", takes]).stderr(Stdio::null()).status().unwrap().success();
+        wait_until("all four are free", is_free);
+    }
+}
+
+/// A server whose port closed with the session, and is open again; by the wire, which is to be kept.
+pub fn met_again_after_a_cut(machine: &Machine, within: &Within, port: u16) -> (Daemon, Wire) {
+    let wire = Wire::to(machine.lab.address);
+    run(within.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (at, met_at) = (format!("0.0.0.0:{port}"), format!("10.77.0.1:{port}"));
+    let (server, _) = serves(within, &[], &[&at]);
+    assert_eq!(visit(machine, "", 0, &[&met_at]), "met\n", "as {}", within.who());
+    wire.cut();
+    machine.wait_for_close(&at);
+    assert_eq!(visit(machine, "", 0, &[&met_at]), "ECONNREFUSED\n", "as {}", within.who());
+    wire.mend(machine.lab.address);
+    wait_until("it is met again", || visit(machine, "", 0, &[&met_at]) == "met\n");
+    (server, wire)
+}
+
 #[test]
 fn a_cut_closes_the_ports_and_the_next_session_opens_them_again() {
     let machine = Machine::start();
     for within in machine.anybody_in_each_network() {
-        let wire = Wire::to(machine.lab.address);
-        run(within.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
         let port = if within.by_tun { 8091 } else { 8090 };
-        let (at, met_at) = (format!("0.0.0.0:{port}"), format!("10.77.0.1:{port}"));
-        let (mut server, _) = serves(&within, &[], &[&at]);
-        assert_eq!(visit(&machine, "", 0, &[&met_at]), "met\n", "as {}", within.who());
-        wire.cut();
-        machine.wait_for_close(&at);
-        assert_eq!(visit(&machine, "", 0, &[&met_at]), "ECONNREFUSED\n", "as {}", within.who());
-        wire.mend(machine.lab.address);
-        wait_until("it is met again", || visit(&machine, "", 0, &[&met_at]) == "met\n");
+        let (mut server, _wire) = met_again_after_a_cut(&machine, &within, port);
         drop(server.stdin.take());
         assert!(server.wait().success());
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Listens where it is told, says so, and answers each visitor with his address and what he said, when he has said it all.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 import socket, sys, threading
 def answer(conn, peer):
     said = b""
@@ -140,11 +140,17 @@ print("met")
 fn visitors_wait_while_the_program_does_not_accept() {
     let machine = Machine::start();
     let program = r#"
-import socket, sys
+import socket, sys, threading
 s = socket.socket()
 s.bind(("0.0.0.0", 8010))
 s.listen(8)
 print("ready", flush=True)
+def answer_others():
+    other = socket.create_server(("0.0.0.0", 8011))
+    print("beside", flush=True)
+    while True:
+        other.accept()[0].sendall(b"other")
+threading.Thread(target=answer_others, daemon=True).start()
 sys.stdin.readline()
 for _ in range(100):
     conn, _ = s.accept()
@@ -167,10 +173,40 @@ print("answered")
     let within = machine.anybody();
     let mut server = Daemon::spawn(within.python(program).stdin(Stdio::piped()));
     server.wait_for_line("ready");
+    server.wait_for_line("beside");
     let mut visiting = Daemon::spawn(&mut machine.there(&["python3", "-c", visitors]));
     visiting.wait_for_line("here");
+    // The port whose queue is full holds up no other.
+    let reads = "import socket; print(socket.create_connection(('10.77.0.1', 8011), 30).recv(9).decode())";
+    assert_eq!(text(run(&mut machine.there(&["python3", "-c", reads])).stdout), "other\n");
     std::io::Write::write_all(server.stdin.as_mut().unwrap(), b"\n").unwrap();
     visiting.wait_for_line("answered");
     server.wait_for_line("all");
     assert!(server.wait().success() && visiting.wait().success());
+}
+
+/// As listen(2) was told it, each time: so many wait at the lender before the program accepts.
+#[test]
+fn the_backlog_of_a_listen_is_the_lenders() {
+    let machine = Machine::start();
+    let program = r#"
+import socket, sys
+s = socket.socket()
+s.bind(("10.77.0.1", 8014))
+for backlog in (8, 9, 3):
+    s.listen(backlog)
+    print("listens", backlog, flush=True)
+    sys.stdin.readline()
+"#;
+    for within in machine.anybody_in_each_network() {
+        let mut server = Daemon::spawn(within.python(program).stdin(Stdio::piped()));
+        for backlog in ["8", "9", "3"] {
+            server.wait_for_line(&format!("listens {backlog}"));
+            let listed = text(run(&mut machine.there(&["ss", "-Hltn", "sport = :8014"])).stdout);
+            assert_eq!(listed.split_whitespace().nth(2), Some(backlog), "as {}: {listed}", within.who());
+            std::io::Write::write_all(server.stdin.as_mut().unwrap(), b"\n").unwrap();
+        }
+        assert!(server.wait().success());
+        machine.wait_for_close("10.77.0.1:8014");
+    }
 }

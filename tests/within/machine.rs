@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Home, Lab, as_user, capuchind, own_uid, run};
+use crate::support::{Daemon, Home, Lab, as_user, capuchind, json, own_uid, run};
 
 /// Everything that is there, but for 10.78.0.1 and fd88::1. Of the ports, 7000 is taken, and 81 out of a plain user's reach.
 pub const POLICY: &str = r#"
@@ -87,9 +87,18 @@ impl Machine {
 
     /// With more in its network: a line of the shell.
     pub fn with_network(more: &str) -> Self {
+        Self::with(POLICY, more)
+    }
+
+    /// With this policy.
+    pub fn with_policy(policy: &str) -> Self {
+        Self::with(policy, "")
+    }
+
+    fn with(policy: &str, more: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        Self::at(address, Command::new("unshare"), OwnedFd::from(listener).into(), POLICY, more)
+        Self::at(address, Command::new("unshare"), OwnedFd::from(listener).into(), policy, more)
     }
 
     /// With this policy, and a resolver that answers as `zone` says, in the form that names.py takes; it is asked on 127.0.0.1.
@@ -152,6 +161,21 @@ impl Machine {
         let count = ended.entry((event, target.to_owned())).or_default();
         *count += 1;
         self.lab.wait_for_audits(target, *count, |line| line["event"] == event && line["target"] == target);
+    }
+
+    /// Cuts the one stream of all sessions of which the list says this.
+    pub fn cut(&self, field: &str, value: &str) {
+        let list = json(&run(self.lab.admin().args(["sessions", "--json"])).stdout);
+        let fits = |stream: &&Value| stream[field] == value;
+        let sessions = list["sessions"].as_array().unwrap().iter();
+        let found: Vec<_> = sessions
+            .flat_map(|session| {
+                let streams = session["streams"].as_array().unwrap().iter().filter(fits);
+                streams.map(|stream| format!("{}/{}", session["session"].as_str().unwrap(), stream["stream"]))
+            })
+            .collect();
+        assert_eq!(found.len(), 1, "{field} {value}: {list}");
+        run(self.lab.admin().arg("cut").args(found));
     }
 
     /// A borrower who is nobody in particular, in each kind of network.

@@ -2,9 +2,11 @@
 
 use std::process::Stdio;
 
+use rustix::process::Signal;
+
 use crate::{
     machine::Machine,
-    support::{Daemon, run, text},
+    support::{Daemon, run, text, wait_until},
 };
 
 #[test]
@@ -195,21 +197,34 @@ while left:
         signal.pause()
     os.read(ready, 1)
     pids.append(pid)
-print("ready", len(pids), flush=True)
+print("ready", len(pids), os.getpid(), flush=True)
 sys.stdin.readline()
 for pid in pids:
     os.kill(pid, 9)
 for pid in pids:
     os.waitpid(pid, 0)
-print("closed", flush=True)
+print("killed", flush=True)
 kept.accept()[0].sendall(b"kept")
 "#;
     let within = machine.anybody();
-    let mut server = Daemon::spawn(within.python(program).stdin(Stdio::piped()));
+    let mut command = within.python(program);
+    let mut server = Daemon::spawn(command.stdin(Stdio::piped()).env("CAPUCHIN_LOG", "capuchin=debug"));
     let line = server.wait_for_line("ready ");
-    let children: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let words: Vec<_> = line.split(' ').collect();
+    let [_, children, program] = *words else { panic!("{line}") };
+    // While nobody hears what the kernel tells, it loses what it has no room for: the last column but one.
+    server.signal(Signal::STOP);
     std::io::Write::write_all(server.stdin.as_mut().unwrap(), b"\n").unwrap();
-    server.wait_for_line("closed");
+    server.wait_for_line("killed");
+    let sockets = format!("/proc/{program}/net/netlink");
+    wait_until("the kernel has lost some", || {
+        let listed = std::fs::read_to_string(&sockets).unwrap();
+        let mut listeners = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        listeners.any(|columns| columns[3] == "0000000f" && columns[8] != "0")
+    });
+    server.signal(Signal::CONT);
+    server.wait_for_line("more sockets were closed at once than the kernel could tell");
+    let children: usize = children.parse().unwrap();
     for port in 0..children * 8 {
         machine.wait_for_close(&format!("10.77.0.1:{}", 8100 + port));
     }

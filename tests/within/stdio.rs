@@ -49,6 +49,17 @@ fn a_program_is_given_the_stdin_and_stdout_that_another_offers() {
     }
 }
 
+/// It may remove what it has sent, else.
+#[test]
+fn who_offers_hears_that_no_program_was_there_to_read() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let mut child = offer(&within, &["upper", "stdio", "--once"]);
+    child.stdin.take().unwrap().write_all(b"little\n").unwrap();
+    fails(&mut within.run_with(&["--stdio", "service:upper"], &["/nonexistent/program"]), 127);
+    assert_eq!(child.wait().unwrap().code(), Some(255));
+}
+
 #[test]
 fn without_an_offer_no_program_starts_and_with_its_end_the_program_sees_one() {
     let machine = Machine::start();

@@ -23,14 +23,18 @@ fn each_way(machine: &Machine) -> [Within; 2] {
 
 #[test]
 fn a_reader_that_never_reads_stops_the_program_and_fills_no_memory() {
-    // Writes until nothing has fitted for two seconds, and meanwhile has another connection echoed.
+    // Writes until twice in a row nothing has fitted for two seconds, and meanwhile has another connection echoed.
     let program = r#"
 import select, socket, sys
 held = socket.create_connection(("10.77.0.1", 7003))
 held.setblocking(False)
-count = 0
-while select.select([], [held], [], 2)[1]:
-    count += held.send(bytes(65536))
+count = full = 0
+while full < 2:
+    if select.select([], [held], [], 2)[1]:
+        count += held.send(bytes(65536))
+        full = 0
+    else:
+        full += 1
 print("held", count, flush=True)
 sys.stdin.readline()
 other = socket.create_connection(("10.77.0.1", 7000))
@@ -54,26 +58,28 @@ sys.stdin.readline()
 }
 
 /// Two small writes and a read, as most protocols do. With Nagle's algorithm on the way, each round would wait forty milliseconds
-/// for an acknowledgement: twenty seconds.
+/// for an acknowledgement. A machine that is busy is slow in some rounds and not in four of five.
 #[test]
 fn small_writes_of_a_program_that_turned_nagle_off_are_not_held_back() {
     let program = r#"
 import socket, time
 s = socket.create_connection(("10.77.0.1", 7000))
 s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-began = time.monotonic()
+rounds = []
 for _ in range(500):
+    began = time.monotonic()
     s.send(b"a")
     s.send(b"b")
     heard = b""
     while len(heard) < 2:
         heard += s.recv(2)
-print(time.monotonic() - began)
+    rounds.append(time.monotonic() - began)
+print(sorted(rounds)[100])
 "#;
     let machine = Machine::start();
     for within in each_way(&machine) {
         let seconds: f32 = text(run(&mut within.python(program)).stdout).trim().parse().unwrap();
-        assert!(seconds < 15.0, "{seconds} s as {}", within.who());
+        assert!(seconds < 0.035, "{seconds} s for each round as {}", within.who());
     }
 }
 
@@ -106,7 +112,10 @@ print(heard.decode())
     let server = Daemon::spawn(&mut machine.there(&["python3", "-c", server]));
     server.wait_for_line("serves");
     for within in each_way(&machine) {
-        assert_eq!(text(run(&mut within.python(program)).stdout), "over\n", "as {}", within.who());
+        let output = run(&mut within.python(program));
+        assert_eq!(text(output.stdout), "over\n", "as {}", within.who());
+        let told = text(output.stderr);
+        assert!(!told.contains("the session with lab is over"), "as {}: {told}", within.who());
         server.wait_for_line("read 3000000");
     }
 }

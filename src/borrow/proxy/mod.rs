@@ -29,6 +29,7 @@ use self::outcome::Outcome;
 use super::{
     BorrowError, Borrower,
     endpoint::Endpoint,
+    forward::still_lent,
     local::{LocalListener, LocalSocket},
     tcp::connect,
 };
@@ -213,7 +214,7 @@ impl Client {
             let _ = stream.write_all_bytes(bytes).await;
         }
         Box::pin(relay(self.socket, &stream, &Meter::default())).await;
-        Ok(())
+        still_lent(&stream, &self.borrower, &target)
     }
 
     /// Hears where it wants to go; `None` when it does not say. What it sent behind that stays in `heard`.

@@ -44,9 +44,9 @@ pub enum ToInner {
 /// From inner to outer.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FromInner {
-    /// The network stands; the descriptors of [`Doors`](super::doors::Doors) come with it.
+    /// The network stands, in this way, with IPv6 or without; the descriptors of [`Doors`](super::doors::Doors) come with it.
     #[n(0)]
-    Ready(#[n(0)] Way),
+    Ready(#[n(0)] Way, #[n(1)] bool),
     /// A step of the set-up failed, and inner is gone.
     #[n(1)]
     Failed(#[n(0)] Step, #[n(1)] i32),

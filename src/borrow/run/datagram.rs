@@ -21,24 +21,35 @@ pub fn packet(from: SocketAddr, to: SocketAddr, content: &[u8]) -> Option<Vec<u8
     }
     // Not longer than 16 bits, by the line above.
     let length = ((UDP_HEADER_BYTES + content.len()) as u16).to_be_bytes();
-    let mut packet = match (from.ip(), to.ip()) {
-        // The kernel writes the length and the sum.
-        (IpAddr::V4(_), IpAddr::V4(_)) => vec![0x45, 0, 0, 0, 0, 0, 0, 0, HOPS, UDP, 0, 0],
-        (IpAddr::V6(_), IpAddr::V6(_)) => vec![0x60, 0, 0, 0, length[0], length[1], UDP, HOPS],
+    let mut packet = Vec::with_capacity(IPV6_HEADER_BYTES + UDP_HEADER_BYTES + content.len());
+    // Both addresses, which the sum covers as well.
+    let addresses = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            // The kernel writes the length and the sum.
+            packet.extend_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, HOPS, UDP, 0, 0]);
+            packet.extend_from_slice(&from.octets());
+            packet.extend_from_slice(&to.octets());
+            packet.len() - 2 * 4
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            packet.extend_from_slice(&[0x60, 0, 0, 0, length[0], length[1], UDP, HOPS]);
+            packet.extend_from_slice(&from.octets());
+            packet.extend_from_slice(&to.octets());
+            packet.len() - 2 * 16
+        }
         _ => return None,
     };
-    let (source, destination) = (octets(from.ip()), octets(to.ip()));
-    packet.extend([&source[..], &destination].concat());
-    let mut udp = [from.port().to_be_bytes(), to.port().to_be_bytes(), length, [0; 2]].concat();
-    udp.extend_from_slice(content);
-    let pseudo_header = [&source[..], &destination, &[0, UDP], &length].concat();
-    let sum = match checksum(pseudo_header, &udp) {
+    let udp = packet.len();
+    for field in [from.port().to_be_bytes(), to.port().to_be_bytes(), length, [0; 2]] {
+        packet.extend_from_slice(&field);
+    }
+    packet.extend_from_slice(content);
+    let sum = match checksum([0, UDP, length[0], length[1]], packet.get(addresses..).unwrap_or_default()) {
         // 0 would say that there is none (RFC 768).
         [0, 0] => [0xff; 2],
         sum => sum,
     };
-    udp[6..8].copy_from_slice(&sum);
-    packet.extend(udp);
+    packet[udp + 6..udp + 8].copy_from_slice(&sum);
     Some(packet)
 }
 

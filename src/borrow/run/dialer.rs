@@ -1,12 +1,8 @@
 //! What a program connects to, as the lender connects to it.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, sync::mpsc, time::Instant};
+use tokio::{net::TcpStream, sync::mpsc};
 
 use super::{
     names::Names,
@@ -14,23 +10,23 @@ use super::{
 };
 use crate::{
     BorrowError, Borrower,
-    borrow::tcp,
+    borrow::{
+        give_up::{GiveUps, Rate},
+        tcp,
+    },
     proto::{Errno, ErrorKind, Target, TcpConnected},
-    session::Stream,
+    session::{Session, Stream},
 };
 
-/// Attempts that are given up at once, and the time between any more: a lender takes a storm of resets for an attack
-/// (`proto/mux/flood`), and a program that closes thousands of sockets is none.
-const GIVEN_UP_BURST: u32 = 500;
-const GIVEN_UP_STEP: Duration = Duration::from_millis(20);
+/// Attempts that one program gives up.
+const GIVEN_UP: Rate = Rate { burst: 500, step: Duration::from_millis(20) };
 
 /// Dials through the lender, and has names asked of it.
 pub struct Dialer {
     borrower: Borrower,
     names: Arc<Names>,
     refused_tx: mpsc::Sender<BorrowError>,
-    /// When the next attempt may be given up, less what may be given up at once.
-    give_up_due: Mutex<Instant>,
+    give_ups: GiveUps,
 }
 
 /// Why a program's connection is not made.
@@ -45,7 +41,12 @@ pub struct NotDialed {
 impl Dialer {
     /// Dials through `borrower`. `refused_tx` gets what the lender refuses, as far as there is room.
     pub fn new(borrower: Borrower, names: Arc<Names>, refused_tx: mpsc::Sender<BorrowError>) -> Self {
-        Self { borrower, names, refused_tx, give_up_due: Mutex::new(Instant::now()) }
+        Self { borrower, names, refused_tx, give_ups: GiveUps::new(GIVEN_UP) }
+    }
+
+    /// The session on which it dials now.
+    pub fn session(&self) -> Session {
+        self.borrower.session()
     }
 
     /// Connects from the lender; an address that was asked for by name on a session that is over is asked for once more.
@@ -56,6 +57,10 @@ impl Dialer {
     /// # Cancellation
     /// The lender gives up.
     pub async fn dial(&self, target: SocketAddr) -> Result<(Stream, TcpConnected), NotDialed> {
+        if target.port() == 0 {
+            // Nobody is there, and no request names it.
+            return Err(NotDialed { outcome: Outcome::Refused, errno: Errno::ECONNREFUSED });
+        }
         let wanted = Target { host: target.ip().to_string(), port: target.port() };
         let mut dialed = tcp::connect(&self.borrower, &wanted).await;
         if let Err(BorrowError::Refused { kind: ErrorKind::Policy, .. }) = &dialed
@@ -79,13 +84,7 @@ impl Dialer {
     /// # Cancellation
     /// It counts as given up.
     pub async fn may_give_up(&self) {
-        let due = {
-            let mut due = self.give_up_due.lock().unwrap_or_else(PoisonError::into_inner);
-            let earliest = Instant::now().checked_sub(GIVEN_UP_STEP * GIVEN_UP_BURST);
-            *due = earliest.map_or(*due, |earliest| earliest.max(*due)) + GIVEN_UP_STEP;
-            *due
-        };
-        tokio::time::sleep_until(due).await;
+        self.give_ups.next().await;
     }
 
     /// Whether what goes there is a question of names.

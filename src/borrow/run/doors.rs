@@ -2,9 +2,10 @@
 //! in, whoever holds it: inner makes them, while it still may, and the outer half works with them.
 
 use std::{
-    io,
+    io, iter,
     net::{TcpListener, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    vec,
 };
 
 use minicbor::{Decode, Encode};
@@ -64,12 +65,27 @@ pub enum Catch {
     Tun(OwnedFd),
 }
 
-/// One socket for each family.
+/// One socket for each family that the network has.
 pub struct PerFamily {
     /// IPv4.
     pub v4: OwnedFd,
     /// IPv6.
-    pub v6: OwnedFd,
+    pub v6: Option<OwnedFd>,
+}
+
+impl PerFamily {
+    /// Of what `make` gives for a family, told whether it is IPv6.
+    fn of<E>(has_ipv6: bool, mut make: impl FnMut(bool) -> Result<OwnedFd, E>) -> Result<Self, E> {
+        Ok(Self { v4: make(false)?, v6: has_ipv6.then(|| make(true)).transpose()? })
+    }
+
+    fn raw(has_ipv6: bool, mark: u32) -> Result<Self, (Step, io::Error)> {
+        Self::of(has_ipv6, |is_ipv6| sys::raw_socket(is_ipv6, mark)).map_err(|error| (Step::Sockets, error))
+    }
+
+    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        iter::once(&self.v4).chain(&self.v6).map(AsFd::as_fd)
+    }
 }
 
 impl Doors {
@@ -78,24 +94,27 @@ impl Doors {
     ///
     /// # Errors
     /// Which step the kernel does not take, and why.
-    pub fn build(wanted: Option<Way>) -> Result<Self, (Step, io::Error)> {
+    pub fn build(wanted: Option<Way>, has_ipv6: bool) -> Result<Self, (Step, io::Error)> {
         match wanted {
-            Some(Way::Tun) => Self::open(|_| Catch::by_tun()),
-            Some(Way::Nftables) => Self::open(Catch::by_rules),
-            None => match Self::open(Catch::by_rules) {
-                Err((step, error)) if is_missing(step, &error) => Self::open(|_| Catch::by_tun()),
+            Some(way) => Self::open(way, has_ipv6),
+            None => match Self::open(Way::Nftables, has_ipv6) {
+                Err((step, error)) if is_missing(step, &error) => Self::open(Way::Tun, has_ipv6),
                 built => built,
             },
         }
     }
 
-    fn open(catch: impl FnOnce(&TcpListener) -> Result<Catch, (Step, io::Error)>) -> Result<Self, (Step, io::Error)> {
+    fn open(way: Way, has_ipv6: bool) -> Result<Self, (Step, io::Error)> {
         let failed = |error| (Step::Sockets, error);
-        let connections = sys::transparent_listener().map_err(failed)?;
+        let connections = sys::transparent_listener(has_ipv6).map_err(failed)?;
+        let catch = match way {
+            Way::Nftables => Catch::by_rules(&connections, has_ipv6),
+            Way::Tun => Catch::by_tun(has_ipv6),
+        };
         Ok(Self {
-            catch: catch(&connections)?,
+            catch: catch?,
             connections,
-            own: raw(MARK_OWN).map_err(failed)?,
+            own: PerFamily::raw(has_ipv6, MARK_OWN)?,
             listeners: sys::netlink_socket(NETLINK_SOCK_DIAG).map_err(failed)?,
             destroyed: sys::netlink_listener(NETLINK_SOCK_DIAG, SOCKETS_GONE).map_err(failed)?,
         })
@@ -112,10 +131,12 @@ impl Doors {
     /// Their descriptors, to be passed.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let Self { connections, own, listeners, destroyed, catch } = self;
-        let mut fds = vec![connections.as_fd(), own.v4.as_fd(), own.v6.as_fd(), listeners.as_fd(), destroyed.as_fd()];
+        let mut fds = vec![connections.as_fd(), listeners.as_fd(), destroyed.as_fd()];
+        fds.extend(own.fds());
         match catch {
             Catch::Nftables { datagrams, taps, held } => {
-                fds.extend([datagrams.as_fd(), taps.v4.as_fd(), taps.v6.as_fd(), held.v4.as_fd(), held.v6.as_fd()])
+                fds.push(datagrams.as_fd());
+                fds.extend(taps.fds().chain(held.fds()));
             }
             Catch::Tun(device) => fds.push(device.as_fd()),
         }
@@ -123,50 +144,45 @@ impl Doors {
     }
 
     /// The sockets that were passed; `None` if they are not so many.
-    pub fn from_fds(way: Way, fds: Vec<OwnedFd>) -> Option<Self> {
-        let mut fds = fds.into_iter();
-        let mut next = || fds.next();
-        let (connections, own) = (next()?.into(), PerFamily { v4: next()?, v6: next()? });
-        let (listeners, destroyed) = (next()?, next()?);
+    pub fn from_fds(way: Way, has_ipv6: bool, fds: Vec<OwnedFd>) -> Option<Self> {
+        let fds = &mut fds.into_iter();
+        let per_family = |fds: &mut vec::IntoIter<_>| PerFamily::of(has_ipv6, |_| fds.next().ok_or(())).ok();
+        let (connections, listeners, destroyed) = (fds.next()?.into(), fds.next()?, fds.next()?);
+        let own = per_family(fds)?;
         let catch = match way {
-            Way::Nftables => Catch::Nftables {
-                datagrams: next()?.into(),
-                taps: PerFamily { v4: next()?, v6: next()? },
-                held: PerFamily { v4: next()?, v6: next()? },
-            },
-            Way::Tun => Catch::Tun(next()?),
+            Way::Nftables => {
+                let datagrams = fds.next()?.into();
+                Catch::Nftables { datagrams, taps: per_family(fds)?, held: per_family(fds)? }
+            }
+            Way::Tun => Catch::Tun(fds.next()?),
         };
         Some(Self { connections, own, listeners, destroyed, catch })
     }
 }
 
 impl Catch {
-    fn by_rules(connections: &TcpListener) -> Result<Self, (Step, io::Error)> {
+    fn by_rules(connections: &TcpListener, has_ipv6: bool) -> Result<Self, (Step, io::Error)> {
         let failed = |error| (Step::Sockets, error);
-        let datagrams = sys::transparent_udp().map_err(failed)?;
-        let tap = |is_ipv6| sys::syn_tap(is_ipv6).map_err(failed);
-        let (taps, held) = (PerFamily { v4: tap(false)?, v6: tap(true)? }, raw(MARK_HELD).map_err(failed)?);
-        load_rules(connections, &datagrams).map_err(|error| (Step::Rules, error))?;
+        let datagrams = sys::transparent_udp(has_ipv6).map_err(failed)?;
+        let taps = PerFamily::of(has_ipv6, sys::syn_tap).map_err(failed)?;
+        let held = PerFamily::raw(has_ipv6, MARK_HELD)?;
+        load_rules(connections, &datagrams, has_ipv6).map_err(|error| (Step::Rules, error))?;
         Ok(Self::Nftables { datagrams, taps, held })
     }
 
-    fn by_tun() -> Result<Self, (Step, io::Error)> {
+    fn by_tun(has_ipv6: bool) -> Result<Self, (Step, io::Error)> {
         let failed = |error| (Step::Tun, error);
         let device = sys::tun_device(tun::DEVICE).map_err(failed)?;
-        tun::prepare().map_err(failed)?;
+        tun::prepare(has_ipv6).map_err(failed)?;
         Ok(Self::Tun(device))
     }
 }
 
-fn load_rules(connections: &TcpListener, datagrams: &UdpSocket) -> io::Result<()> {
+fn load_rules(connections: &TcpListener, datagrams: &UdpSocket, has_ipv6: bool) -> io::Result<()> {
     let ports = (connections.local_addr()?.port(), datagrams.local_addr()?.port());
-    let (messages, last) = rules::batch(ports.0, ports.1);
+    let (messages, last) = rules::batch(ports.0, ports.1, has_ipv6);
     let socket = sys::netlink_socket(NETLINK_NETFILTER)?;
     sys::netlink_exchange(&socket, messages.bytes(), |datagram| netlink::acknowledged(datagram, last))
-}
-
-fn raw(mark: u32) -> io::Result<PerFamily> {
-    Ok(PerFamily { v4: sys::raw_socket(false, mark)?, v6: sys::raw_socket(true, mark)? })
 }
 
 /// Whether the kernel was built without nf_tables or transparent proxying, or does not find a module of theirs.

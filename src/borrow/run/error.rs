@@ -1,6 +1,6 @@
 //! Why `run` does not start a program, and how to mend it.
 
-use std::{fs, io, net::IpAddr, path::Path};
+use std::{fs, io, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
 
 use super::control::Step;
 use crate::{BorrowError, proto::ErrorKind};
@@ -86,7 +86,10 @@ impl RunError {
     }
 
     pub(crate) fn local(what: &'static str, source: impl Into<io::Error>) -> Self {
-        Self::SetUp { what, source: source.into(), notes: Vec::new() }
+        let source = source.into();
+        let notes =
+            if source.raw_os_error() == Some(libc::EMFILE) { vec![MORE_DESCRIPTORS.to_owned()] } else { Vec::new() };
+        Self::SetUp { what, source, notes }
     }
 
     /// What inner reported.
@@ -147,6 +150,9 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
     } else {
         of_step(step, errno, machine).iter().map(|line| (*line).to_owned()).collect()
     };
+    if errno == libc::EMFILE {
+        lines.push(MORE_DESCRIPTORS.to_owned());
+    }
     if step == Step::Namespaces || forbidden && machine.apparmor_restricts {
         lines.push(WITHOUT.to_owned());
     }
@@ -194,6 +200,14 @@ fn of_step(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str]
             "note: another process is asked about the system calls of this one (seccomp): this is inside `capuchin run`, or a supervisor like it",
             "help: leave it first; a network cannot be borrowed twice",
         ],
+        Step::Confine if machine.has_seccomp && (forbidden || errno == libc::ENOSYS) => &[
+            "note: a seccomp profile, perhaps of a container, forbids programs to have a filter of their own (seccomp(2))",
+            "help: start the container with --security-opt seccomp=unconfined (docker, podman), or use `capuchin forward`",
+        ],
+        Step::Reach if machine.has_seccomp && (forbidden || errno == libc::ENOSYS) => &[
+            "note: a seccomp profile, perhaps of a container, keeps one process from another (pidfd_getfd(2), process_vm_readv(2))",
+            "help: start the container with --security-opt seccomp=unconfined or --cap-add SYS_PTRACE (docker, podman)",
+        ],
         Step::Reach if forbidden => &[
             "note: kernel.yama.ptrace_scope, or a security module, keeps one process of a user from another",
             "help: sudo sysctl kernel.yama.ptrace_scope=1",
@@ -203,12 +217,24 @@ fn of_step(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str]
     }
 }
 
+/// For who allows too few.
+const MORE_DESCRIPTORS: &str = "help: allow more open files (ulimit -n): each connection of the program takes two";
+
 /// For machines where nobody mends it.
-const WITHOUT: &str = "help: or add --no-netns, which needs no namespace and is weaker (capuchin run --help says how)";
+pub const WITHOUT: &str =
+    "help: or add --no-netns, which needs no namespace and is weaker (capuchin run --help says how)";
 
 /// The profile for the command at `path`.
 pub fn apparmor_profile(path: &Path) -> String {
-    APPARMOR_PROFILE.replace("{path}", &path.display().to_string())
+    APPARMOR_PROFILE.replace("{path}", &quoted(path.as_os_str().as_bytes()))
+}
+
+/// As apparmor.d(5) reads a path that means itself: with quotes, and what is a pattern, a variable or an end there by its number.
+fn quoted(path: &[u8]) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let written = |byte: &u8| if is_plain(byte) { char::from(*byte).to_string() } else { format!("\\{byte:03o}") };
+    let text: String = path.iter().map(written).collect();
+    if path.iter().all(is_plain) { text } else { format!("\"{text}\"") }
 }
 
 #[cfg(test)]
@@ -236,6 +262,12 @@ mod tests {
         assert!(mended(Step::Namespaces, libc::EPERM, machine()).contains("--no-netns"));
         assert!(!mended(Step::Mask, libc::ENOENT, machine()).contains("--no-netns"));
         assert!(mended(Step::Reach, libc::EPERM, machine()).contains("ptrace_scope"));
+        for (step, mend) in [(Step::Reach, "--cap-add SYS_PTRACE"), (Step::Confine, "seccomp=unconfined")] {
+            for errno in [libc::EPERM, libc::ENOSYS] {
+                let container = Machine { has_seccomp: true, ..machine() };
+                assert!(mended(step, errno, container).contains(mend), "{step:?} {errno}");
+            }
+        }
         assert!(mended(Step::Rules, libc::ENOENT, machine()).contains("modprobe"));
         assert!(mended(Step::Network, libc::EOPNOTSUPP, machine()).contains("table of routes"));
         for (errno, mend) in [(libc::ENOENT, "modprobe tun"), (libc::EACCES, "chmod")] {
@@ -249,5 +281,8 @@ mod tests {
     fn the_profile_names_the_command_and_nothing_else() {
         let profile = apparmor_profile(Path::new("/opt/bin/capuchin"));
         assert!(profile.contains("profile capuchin /opt/bin/capuchin flags=(unconfined) {\n  userns,"));
+        let odd = apparmor_profile(Path::new("/opt/my \"b*n\"/\u{fc}\n@{x}"));
+        let expected = r#"profile capuchin "/opt/my\040\042b\052n\042/\303\274\012\100\173x\175" flags=(unconfined) {"#;
+        assert!(odd.lines().any(|line| line == expected), "{odd}");
     }
 }

@@ -19,12 +19,15 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::mpsc,
     task::JoinSet,
     time::{Duration, timeout},
 };
 
-use super::{datagram, hold::Hold, outcome::Outcome, own_address::OwnAddresses, packet::Unreachable};
+use super::{
+    datagram, hold::Hold, outcome::Outcome, own_address::OwnAddresses, packet::Unreachable, read_out::ReadOut,
+};
 use crate::{
     BorrowError, Borrower,
     borrow::{
@@ -66,8 +69,10 @@ pub struct Flows {
     /// Who has sent something to which of the program's ports.
     heard: Mutex<HashSet<(Source, SocketAddr)>>,
     own_addresses: OwnAddresses,
+    read_out: ReadOut,
     tasks: Mutex<JoinSet<()>>,
     refused_tx: mpsc::Sender<BorrowError>,
+    runtime: Handle,
 }
 
 /// The ports that strangers reach.
@@ -85,16 +90,18 @@ struct Server {
 }
 
 impl Flows {
-    /// Flows to what `borrower` may send to. `refused_tx` gets what the lender refuses, as far as there is room.
+    /// Flows to what `borrower` may send to. `refused_tx` gets what the lender refuses, as far as there is room. To be called in a
+    /// tokio runtime.
     pub fn new(
         borrower: Borrower,
-        hold: Arc<Hold>,
+        (hold, read_out): (Arc<Hold>, ReadOut),
         own_addresses: OwnAddresses,
         refused_tx: mpsc::Sender<BorrowError>,
     ) -> Arc<Self> {
         let (lanes, tasks) = (Mutex::new(Lanes::new(FLOWS_MAX)), Mutex::default());
         let (servers, heard) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { borrower, hold, lanes, servers, heard, own_addresses, tasks, refused_tx })
+        let runtime = Handle::current();
+        Arc::new(Self { borrower, hold, lanes, servers, heard, own_addresses, read_out, tasks, refused_tx, runtime })
     }
 
     /// Whether `to` is known to be the lender's: it has sent something to the program's `from`.
@@ -140,14 +147,20 @@ impl Flows {
             }
         }
         let Some((number, lane)) = self.lanes().send(source, outgoing, bytes) else { return };
-        let mut tasks = self.tasks();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(self.clone().run(source, number, lane));
+        self.spawn(self.clone().run(source, number, lane));
     }
 
-    /// Ends every flow once what the program has sent is with the lender. For a program that is over.
+    /// Runs what is to be over before a drain is.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Ends every flow once what the program has sent is with the lender. For a program that is over, and whose datagrams are read.
     pub async fn drain(&self) {
         self.lanes().end_all();
+        self.servers().by_source.clear();
         let mut tasks = std::mem::take(&mut *self.tasks());
         let _ = timeout(LAST_WORDS_MAX, async { while tasks.join_next().await.is_some() {} }).await;
     }
@@ -263,7 +276,7 @@ impl Side for Program<'_> {
     }
 }
 
-/// A server's port is the program's until this is dropped.
+/// A server's port is the program's until this is dropped, and what was sent before is read.
 pub struct OpenServer {
     flows: Arc<Flows>,
     number: u64,
@@ -272,15 +285,20 @@ pub struct OpenServer {
 
 impl Drop for OpenServer {
     fn drop(&mut self) {
-        let mut servers = self.flows.servers();
-        for source in &self.sources {
-            if let Some(of_port) = servers.by_source.get_mut(source) {
-                of_port.retain(|server| server.number != self.number);
-                if of_port.is_empty() {
-                    servers.by_source.remove(source);
+        let (flows, number, sources) = (self.flows.clone(), self.number, std::mem::take(&mut self.sources));
+        self.flows.spawn(async move {
+            // The last answer of a server that closes behind it is still its own.
+            flows.read_out.all_read().await;
+            let mut servers = flows.servers();
+            for source in &sources {
+                if let Some(of_port) = servers.by_source.get_mut(source) {
+                    of_port.retain(|server| server.number != number);
+                    if of_port.is_empty() {
+                        servers.by_source.remove(source);
+                    }
                 }
             }
-        }
+        });
     }
 }
 

@@ -14,7 +14,7 @@
 //! two SYNs, so that one which is long overdue will not come.
 
 use std::{
-    collections::HashMap,
+    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
@@ -23,17 +23,18 @@ use std::{
 };
 
 use rustix::net::{SendFlags, sendto};
-use tokio::{io::unix::AsyncFd, net::TcpStream, time::Instant};
+use tokio::{io::unix::AsyncFd, net::TcpStream, sync::Notify, time::Instant};
 
 use super::{
     dialer::Dialer,
     doors::PerFamily,
+    held_syns::{Again, HeldSyns},
     listeners::Listeners,
     listening::Ports,
     local::Local,
     outcome::Outcome,
     own_address::OwnAddresses,
-    packet::Syn,
+    packet::{Length, Syn, Unreachable},
     way_in::{Accepted, Ends, WayIn},
 };
 use crate::{
@@ -42,12 +43,8 @@ use crate::{
     sys,
 };
 
-/// SYNs held at once: as many as a session has streams by default. Of more, the kernel sends each again in a second.
-const HELD_MAX: usize = 4096;
-/// What the next SYN may be late, beyond twice the time that the program has waited so far and the first second.
-const OVERDUE: Duration = Duration::from_secs(3);
-/// A connection whose SYN was sent again is accepted within microseconds, or when the kernel has sent it once more.
-const ACCEPTED_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked for connections that were let in and are not accepted in their time.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is at the other end of a program's connection.
 pub enum Far {
@@ -69,15 +66,9 @@ pub struct Hold {
     ports: OnceLock<Weak<Ports>>,
     way_in: WayIn,
     own: PerFamily,
-    table: Mutex<HashMap<Ends, Entry>>,
-}
-
-struct Entry {
-    /// As it came last: a new socket may have the ends of one that is gone.
-    syn: Syn,
-    first: Instant,
-    last: Instant,
-    far: Option<Far>,
+    held: Mutex<HeldSyns<Far>>,
+    /// A connection was let in.
+    lets_in: Notify,
 }
 
 impl Hold {
@@ -88,8 +79,8 @@ impl Hold {
         (listeners, own_addresses): (Arc<Listeners>, OwnAddresses),
         (way_in, own): (WayIn, PerFamily),
     ) -> Arc<Self> {
-        let (table, ports) = (Mutex::default(), OnceLock::new());
-        Arc::new(Self { dialer, local, listeners, own_addresses, ports, way_in, own, table })
+        let (held, lets_in, ports) = (Mutex::new(HeldSyns::new()), Notify::new(), OnceLock::new());
+        Arc::new(Self { dialer, local, listeners, own_addresses, ports, way_in, own, held, lets_in })
     }
 
     /// Serves one tap, for ever.
@@ -110,7 +101,7 @@ impl Hold {
     /// The connection that was accepted, and its far end.
     pub fn accepted(&self, from: SocketAddr, to: SocketAddr) -> Option<(Accepted, Far)> {
         let accepted = self.way_in.accepted(from, to)?;
-        let far = self.table().remove(&accepted.ends)?.far?;
+        let far = self.held().accepted(&accepted.ends)?;
         Some((accepted, far))
     }
 
@@ -127,35 +118,26 @@ impl Hold {
     /// Takes a SYN of the program.
     pub fn take(self: &Arc<Self>, syn: Syn) {
         let (ends, now) = ((syn.from, syn.to), Instant::now());
-        if let Some(entry) = self.table().get_mut(&ends) {
-            entry.last = now;
-            entry.syn = syn;
-            if entry.far.is_some() {
-                // The listener had no room for it.
-                self.way_in.let_in(&entry.syn, &self.own);
+        if let Some(again) = self.held().again(&syn, now) {
+            if let Again::Connected(syn) = again {
+                self.way_in.let_in(syn, &self.own);
             }
             return;
         }
         // A program that listens at an address of the machine's own is met inside.
-        if self.own_addresses.contains(syn.to.ip()) && self.is_programs_own(syn.to) {
+        if self.own_addresses.contains(syn.to.ip()) && known(self.listeners.has(syn.to)) {
             self.way_in.leave(ends);
             return send(&self.own, syn.to.ip(), &syn.again());
         }
-        let mut table = self.table();
-        if table.len() < HELD_MAX {
-            table.insert(ends, Entry { syn, first: now, last: now, far: None });
-            drop(table);
-            tokio::spawn(self.clone().attempt(ends));
+        let is_held = self.held().hold(syn, now);
+        if is_held {
+            self.dialer.session().spawn(self.clone().attempt(ends));
         }
     }
 
-    fn is_programs_own(&self, target: SocketAddr) -> bool {
-        known(self.listeners.has(target.ip(), target.port()))
-    }
-
-    /// Whether a datagram to `target` is for a socket of the program itself.
-    pub fn keeps_datagram(&self, target: SocketAddr) -> bool {
-        self.own_addresses.contains(target.ip()) && known(self.listeners.has_datagrams(target.ip(), target.port()))
+    /// Whether a datagram is for a socket of the program itself.
+    pub fn keeps_datagram(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        self.own_addresses.contains(to.ip()) && known(self.listeners.has_datagrams(from, to))
     }
 
     /// Whether `target` stays on this machine.
@@ -163,53 +145,54 @@ impl Hold {
         self.local.iter().any(|local| local.holds(target))
     }
 
-    /// One entry, from the first SYN to its end.
+    /// Whether `target` stays on this machine, and its port was named.
+    pub fn names_local_port(&self, target: SocketAddr) -> bool {
+        self.local.iter().any(|local| local.names_port(target))
+    }
+
+    /// One SYN, from when it came first until it is answered, or let in.
     async fn attempt(self: Arc<Self>, ends: Ends) {
         let connected = tokio::select! {
             connected = self.connect(ends.1) => connected,
             () = self.given_up(ends) => {
-                self.table().remove(&ends);
+                self.held().remove(&ends);
                 return;
             }
         };
         match connected {
-            Ok(far) => {
-                self.let_in(ends, far);
-                self.forget(ends).await;
-            }
+            Ok(far) => self.let_in(ends, far),
             Err(outcome) => {
-                let Some(Entry { syn, .. }) = self.table().remove(&ends) else { return };
+                let Some(syn) = self.held().remove(&ends) else { return };
                 match outcome {
                     Outcome::Refused => send(&self.own, ends.0.ip(), &syn.refused()),
-                    Outcome::Unreachable(why) => send(&self.own, ends.0.ip(), &syn.unreachable(why)),
+                    Outcome::Unreachable(why) => self.tell_unreachable(&syn, why),
                     Outcome::Silence => {}
                 }
             }
         }
     }
 
-    fn let_in(&self, ends: Ends, far: Far) {
-        if let Some(entry) = self.table().get_mut(&ends) {
-            entry.far = Some(far);
-            self.way_in.let_in(&entry.syn, &self.own);
+    fn tell_unreachable(&self, syn: &Syn, why: Unreachable) {
+        if try_send(&self.own, syn.from.ip(), &syn.unreachable(why, Length::Long)).is_err() {
+            self.send_to_program(syn.from.ip(), &syn.unreachable(why, Length::Short));
         }
     }
 
-    /// Drops a connection that is not accepted in its time, which begins anew with each SYN.
-    async fn forget(&self, ends: Ends) {
+    fn let_in(&self, ends: Ends, far: Far) {
+        if let Some(syn) = self.held().connect(&ends, far) {
+            self.way_in.let_in(syn, &self.own);
+            self.lets_in.notify_one();
+        }
+    }
+
+    /// Drops the connections that are not accepted in their time, for ever. One task looks at all of them: there is one for each
+    /// connection that a program makes, for an instant.
+    pub async fn sweep(self: Arc<Self>) -> Infallible {
         loop {
-            let until = {
-                let mut table = self.table();
-                // Accepted, or another one by now, which has its own time.
-                let Some(entry) = table.get(&ends).filter(|entry| entry.far.is_some()) else { return };
-                let until = entry.last + ACCEPTED_MAX;
-                if until <= Instant::now() {
-                    table.remove(&ends);
-                    return;
-                }
-                until
-            };
-            tokio::time::sleep_until(until).await;
+            self.lets_in.notified().await;
+            while self.held().drop_late(Instant::now()) {
+                tokio::time::sleep(LOOK).await;
+            }
         }
     }
 
@@ -227,7 +210,7 @@ impl Hold {
             ports.close_what_is_gone(target.port()).await;
         }
         // A name that is asked for over TCP must not leave by an address that was kept for something else.
-        if self.dialer.catches(target) && !self.local.iter().any(|local| local.names_port(target)) {
+        if self.dialer.catches(target) && !self.names_local_port(target) {
             return Ok(Far::Names);
         }
         if self.is_local(target) {
@@ -241,7 +224,7 @@ impl Hold {
     /// Ready once the program does not wait any more, and its attempt may be given up.
     async fn given_up(&self, ends: Ends) {
         loop {
-            let Some(next) = self.table().get(&ends).map(Entry::next_syn) else { break };
+            let Some(next) = self.held().next_syn(&ends) else { break };
             if next <= Instant::now() {
                 break;
             }
@@ -250,17 +233,9 @@ impl Hold {
         self.dialer.may_give_up().await;
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<Ends, Entry>> {
+    fn held(&self) -> MutexGuard<'_, HeldSyns<Far>> {
         // Every change under the lock is complete by itself.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entry {
-    /// When the next SYN has come if any more does.
-    fn next_syn(&self) -> Instant {
-        let waited = self.last.duration_since(self.first);
-        self.last + waited + Duration::from_secs(1) + OVERDUE
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -273,10 +248,16 @@ fn known(answer: io::Result<bool>) -> bool {
 
 /// Sends a whole packet. One that is lost is as one that a wire lost: TCP sends again.
 pub fn send(sockets: &PerFamily, to: IpAddr, packet: &[u8]) {
-    let socket = if to.is_ipv4() { &sockets.v4 } else { &sockets.v6 };
-    if let Err(error) = sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddr::new(to, 0)) {
+    if let Err(error) = try_send(sockets, to, packet) {
         tracing::debug!(%error, %to, "a packet was not sent");
     }
+}
+
+fn try_send(sockets: &PerFamily, to: IpAddr, packet: &[u8]) -> io::Result<()> {
+    let socket = if to.is_ipv4() { Some(&sockets.v4) } else { sockets.v6.as_ref() };
+    let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
+    sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddr::new(to, 0))?;
+    Ok(())
 }
 
 async fn receive(tap: &AsyncFd<OwnedFd>, packet: &mut [u8]) -> io::Result<usize> {

@@ -87,14 +87,16 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     let is_root = sys::enter_borrowed_network().map_err(|error| (Step::Namespaces, error))?;
     network::set_loopback_up().map_err(|error| (Step::Loopback, error))?;
     network::let_ping(is_root);
-    let doors = Doors::build(plan.way)?;
+    network::limit_first_buffers();
+    let has_ipv6 = sys::has_ipv6();
+    let doors = Doors::build(plan.way, has_ipv6)?;
     let way = doors.way();
-    control::send(control, &FromInner::Ready(way), &doors.fds()).map_err(control_failed)?;
+    control::send(control, &FromInner::Ready(way, has_ipv6), &doors.fds()).map_err(control_failed)?;
     // Whoever closes a tap last waits until every core is done with it, some 20 ms: that is not to be the outer half, whose
     // end is waited for.
     let _catch = doors.catch;
     let Some(machine) = begin(control)? else { return Ok(()) };
-    let network = Network::of(&machine, &own_resolvers());
+    let network = Network::of(&machine, &own_resolvers(), has_ipv6);
     network.set_up().map_err(|error| (Step::Network, error))?;
     if way == Way::Tun {
         tun::divert(&network).map_err(|error| (Step::Network, error))?;

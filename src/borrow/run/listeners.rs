@@ -1,32 +1,40 @@
 //! Which ports the program itself has, for connections and for datagrams: the kernel is asked (sock_diag(7)), since it alone knows of every way in which
 //! a program can come to listen.
+//!
+//! This is on the way of each connection to an address of the machine's own: so the kernel is asked for the one socket that a packet would
+//! find, which it looks up as it would for the packet, and not for a list of all that there are.
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
     netlink::{self, DONE, DUMP, Heard, Messages, REQUEST},
     packet::{TCP, UDP},
 };
-use crate::{proto::Errno, sys};
+use crate::{
+    proto::{Errno, wildcard_like},
+    sys,
+};
 
 // linux/sock_diag.h, inet_diag.h, net/tcp_states.h.
 const BY_FAMILY: u16 = 20;
 const ERROR: u16 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const LISTENING: u32 = 1 << 10;
-/// A UDP socket is in the state of a closed connection, or, when connected, of an established one.
-const BOUND: u32 = 1 << 7 | 1 << 1;
+const LISTENING: u8 = 10;
 /// Every state but TIME_WAIT and that of a connection which nobody has accepted yet: those are no sockets.
 const ALIVE: u32 = !(1 << 6 | 1 << 12);
+/// Where an address is loopback's: a socket that is bound to that device is found by it alone, and any other as well.
+const LOOPBACK: u32 = 1;
 /// Whichever number a socket has (INET_DIAG_NOCOOKIE).
 const ANY_NUMBER: [u8; 8] = [0xff; 8];
-/// Where an `inet_diag_msg` has the number of its socket.
+/// Where an `inet_diag_msg` has the state of its socket.
+const STATE_AT: usize = 1;
+/// And its number.
 const COOKIE_AT: usize = 44;
 
 /// A socket to ask by, one question at a time: the kernel takes no second one before the first is answered.
@@ -36,28 +44,35 @@ struct Asking {
     socket: OwnedFd,
     /// Of the last question: what answers an earlier one is passed over.
     sequence: u32,
+    /// Room for an answer.
+    answer: Vec<u8>,
+    /// The protocols of which the kernel is known to list sockets: one that lists none says of each that it is not there.
+    listed: Vec<u8>,
 }
 
 impl Listeners {
     /// Asks by this socket, which was made in the network that is asked about.
     pub fn new(socket: OwnedFd) -> Self {
-        Self(Mutex::new(Asking { socket, sequence: 0 }))
+        let answer = vec![0; sys::NETLINK_ANSWER_BYTES_MAX];
+        Self(Mutex::new(Asking { socket, sequence: 0, answer, listed: Vec::new() }))
     }
 
-    /// Whether a TCP socket in the network listens on `port` of `address`, or of every address. The kernel answers at once.
+    /// Whether a connection to `target`, from wherever, would find a TCP socket in the network that listens. The kernel answers at once.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn has(&self, address: IpAddr, port: u16) -> io::Result<bool> {
-        self.any((TCP, LISTENING), address, port)
+    pub fn has(&self, target: SocketAddr) -> io::Result<bool> {
+        // From an address that no connection has, so that none is found that stands, or lingers.
+        let listens = |message: &[u8]| message.get(STATE_AT) == Some(&LISTENING);
+        Ok(self.find(TCP, target, wildcard_like(target.ip()))?.as_deref().is_some_and(listens))
     }
 
-    /// As [`Self::has`], for a UDP socket.
+    /// Whether a datagram from `from` to `to` would find a UDP socket in the network.
     ///
     /// # Errors
     /// As [`Self::has`].
-    pub fn has_datagrams(&self, address: IpAddr, port: u16) -> io::Result<bool> {
-        self.any((UDP, BOUND), address, port)
+    pub fn has_datagrams(&self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
+        Ok(self.find(UDP, to, from)?.is_some())
     }
 
     /// The kernel's numbers of the sockets, of UDP or of TCP, that have `port`, in whatever state but for what lingers; those
@@ -71,69 +86,93 @@ impl Listeners {
         Ok(cookies)
     }
 
-    /// The kernel's number of the TCP socket that is connected, or being connected, from `local` to `peer`; both of one family.
+    /// The kernel's number of the TCP socket that is connected, or being connected, from `local` to `peer`, both of loopback and of one
+    /// family.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn between(&self, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>> {
-        let mut asking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut messages = Messages::after(asking.sequence);
-        let asked = messages.push(BY_FAMILY, REQUEST, |body| {
-            body.raw(&[if local.is_ipv4() { AF_INET } else { AF_INET6 }, TCP, 0, 0]).raw(&ALIVE.to_ne_bytes());
-            body.raw(&local.port().to_be_bytes()).raw(&peer.port().to_be_bytes());
-            body.raw(&padded(local.ip())).raw(&padded(peer.ip())).raw(&[0; 4]).raw(&ANY_NUMBER);
-        });
-        asking.sequence = asked;
-        let mut found = None;
-        sys::netlink_exchange(&asking.socket, messages.bytes(), |datagram| {
-            for Heard { kind, body, sequence } in netlink::heard(datagram) {
-                match kind {
-                    _ if sequence != asked => {}
-                    ERROR if body.first_chunk() == Some(&(-libc::ENOENT).to_ne_bytes()) => return Ok(true),
-                    ERROR => return Err(Errno::EACCES.into()),
-                    _ => {
-                        found = cookie(body);
-                        return Ok(true);
-                    }
-                }
-            }
-            Ok(false)
-        })?;
-        Ok(found)
+        Ok(self.find(TCP, local, peer)?.as_deref().and_then(cookie))
     }
 
-    fn any(&self, kind: (u8, u32), address: IpAddr, port: u16) -> io::Result<bool> {
-        let mut found = false;
-        self.each(kind, port, |message| {
-            found |= bound_to(message).is_some_and(|bound| bound.is_unspecified() || bound == address);
-        })?;
+    /// The `inet_diag_msg` of the socket that a packet from `peer` to `local` finds which comes in by the loopback device.
+    fn find(&self, protocol: u8, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Vec<u8>>> {
+        let found = self.asking().find(protocol, local, peer)?;
+        if found.is_none() && !self.asking().listed.contains(&protocol) {
+            self.each((protocol, ALIVE), local.port(), |_| {})?;
+            self.asking().listed.push(protocol);
+        }
         Ok(found)
     }
 
     /// Hands each `inet_diag_msg` of a socket that has `port` to `hear`.
     fn each(&self, (protocol, states): (u8, u32), port: u16, mut hear: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut asking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asking = self.asking();
         for family in [AF_INET, AF_INET6] {
             let mut messages = Messages::after(asking.sequence);
-            let asked = messages.push(BY_FAMILY, REQUEST | DUMP, |body| {
+            messages.push(BY_FAMILY, REQUEST | DUMP, |body| {
                 body.raw(&[family, protocol, 0, 0]).raw(&states.to_ne_bytes());
                 let [high, low] = port.to_be_bytes();
                 body.raw(&[high, low, 0, 0]).raw(&[0; 44]);
             });
-            asking.sequence = asked;
-            sys::netlink_exchange(&asking.socket, messages.bytes(), |datagram| {
-                for Heard { kind, body, sequence } in netlink::heard(datagram) {
-                    match kind {
-                        _ if sequence != asked => {}
-                        DONE => return Ok(true),
-                        ERROR => return Err(Errno::EACCES.into()),
-                        _ => hear(body),
-                    }
+            asking.ask(&messages, |kind, body| match kind {
+                // With the number of an error, if it could not list them.
+                DONE => match body.first_chunk().map_or(0, |number| i32::from_ne_bytes(*number)) {
+                    number if number < 0 => Err(io::Error::from_raw_os_error(number.saturating_neg())),
+                    _ => Ok(true),
+                },
+                ERROR => Err(Errno::EACCES.into()),
+                _ => {
+                    hear(body);
+                    Ok(false)
                 }
-                Ok(false)
             })?;
         }
         Ok(())
+    }
+
+    fn asking(&self) -> MutexGuard<'_, Asking> {
+        // An answer that was not heard to its end is passed over by the next question.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asking {
+    /// See [`Listeners::find`].
+    fn find(&mut self, protocol: u8, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Vec<u8>>> {
+        // Of UDP the kernel takes the two for each other, as it always has (`udp_dump_one`).
+        let (source, destination) = if protocol == UDP { (peer, local) } else { (local, peer) };
+        let mut messages = Messages::after(self.sequence);
+        messages.push(BY_FAMILY, REQUEST, |body| {
+            body.raw(&[if local.is_ipv4() { AF_INET } else { AF_INET6 }, protocol, 0, 0]).raw(&ALIVE.to_ne_bytes());
+            body.raw(&source.port().to_be_bytes()).raw(&destination.port().to_be_bytes());
+            body.raw(&padded(source.ip())).raw(&padded(destination.ip()));
+            body.raw(&LOOPBACK.to_ne_bytes()).raw(&ANY_NUMBER);
+        });
+        let mut found = None;
+        self.ask(&messages, |kind, body| match kind {
+            ERROR if body.first_chunk() == Some(&(-libc::ENOENT).to_ne_bytes()) => Ok(true),
+            ERROR => Err(Errno::EACCES.into()),
+            _ => {
+                found = Some(body.to_vec());
+                Ok(true)
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Asks one question, and hands the kind and the body of each message that answers it to `hear` until that has heard enough.
+    fn ask(&mut self, question: &Messages, mut hear: impl FnMut(u16, &[u8]) -> io::Result<bool>) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let asked = self.sequence;
+        sys::netlink_exchange_in(&self.socket, question.bytes(), &mut self.answer, |datagram| {
+            for Heard { kind, body, sequence } in netlink::heard(datagram) {
+                if sequence == asked && hear(kind, body)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
     }
 }
 
@@ -155,42 +194,107 @@ pub fn cookie(message: &[u8]) -> Option<u64> {
     Some(u64::from(high) << 32 | u64::from(low))
 }
 
-/// The address in an `inet_diag_msg`: family, three bytes, two ports, and then it.
-fn bound_to(message: &[u8]) -> Option<IpAddr> {
-    let address = message.get(8..24)?;
-    match *message.first()? {
-        AF_INET => Some(Ipv4Addr::from(*address.first_chunk::<4>()?).into()),
-        AF_INET6 => Some(Ipv6Addr::from(*address.first_chunk::<16>()?).to_canonical()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use rustix::net::{
+        AddressFamily, SocketType, bind, listen, socket,
+        sockopt::{set_ipv6_v6only, set_socket_reuseaddr, socket_cookie},
+    };
 
     use super::*;
 
+    fn listeners() -> Listeners {
+        Listeners::new(sys::netlink_socket(4).unwrap())
+    }
+
+    fn at(ip: &str, port: u16) -> SocketAddr {
+        SocketAddr::new(ip.parse().unwrap(), port)
+    }
+
     #[test]
     fn a_port_is_listened_on_as_long_as_somebody_does() {
-        let listeners = Listeners::new(sys::netlink_socket(4).unwrap());
+        let listeners = listeners();
         let local = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = local.local_addr().unwrap().port();
-        let localhost: IpAddr = Ipv4Addr::LOCALHOST.into();
-        assert!(listeners.has(localhost, port).unwrap());
-        let own = rustix::net::sockopt::socket_cookie(&local).unwrap();
+        assert!(listeners.has(at("127.0.0.1", port)).unwrap());
+        let own = socket_cookie(&local).unwrap();
         assert!(listeners.cookies(false, port).unwrap().contains(&own));
-        assert!(!listeners.has(Ipv4Addr::new(127, 0, 0, 9).into(), port).unwrap());
-        let connected = std::net::TcpStream::connect((localhost, port)).unwrap();
+        assert!(!listeners.has(at("127.0.0.9", port)).unwrap() && !listeners.has(at("::1", port)).unwrap());
+        let connected = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let ends = (connected.local_addr().unwrap(), connected.peer_addr().unwrap());
-        let number = rustix::net::sockopt::socket_cookie(&connected).unwrap();
+        let number = socket_cookie(&connected).unwrap();
         assert_eq!(listeners.between(ends.0, ends.1).unwrap(), Some(number));
-        assert_eq!(listeners.between(ends.0, SocketAddr::new(localhost, 9)).unwrap(), None);
+        assert_eq!(listeners.between(ends.0, at("127.0.0.1", 9)).unwrap(), None);
+        // A port with nothing but a connection is nobody's.
+        assert!(!listeners.has(ends.0).unwrap());
         drop((local, connected));
-        assert!(!listeners.has(localhost, port).unwrap());
+        assert!(!listeners.has(at("127.0.0.1", port)).unwrap());
         assert!(!listeners.cookies(false, port).unwrap().contains(&own));
-        let every = TcpListener::bind("[::]:0").unwrap();
+    }
+
+    #[test]
+    fn who_listens_at_every_address_is_met_at_each_unless_he_keeps_to_ipv6() {
+        let listeners = listeners();
+        for v6_only in [false, true] {
+            let every = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+            set_ipv6_v6only(&every, v6_only).unwrap();
+            bind(&every, &at("::", 0)).unwrap();
+            listen(&every, 1).unwrap();
+            let port = TcpListener::from(every.try_clone().unwrap()).local_addr().unwrap().port();
+            assert!(listeners.has(at("::1", port)).unwrap());
+            for v4 in ["127.0.0.1", "127.0.0.9"] {
+                assert_eq!(listeners.has(at(v4, port)).unwrap(), !v6_only, "{v4}");
+            }
+            let datagrams = socket(AddressFamily::INET6, SocketType::DGRAM, None).unwrap();
+            set_ipv6_v6only(&datagrams, v6_only).unwrap();
+            bind(&datagrams, &at("::", 0)).unwrap();
+            let port = UdpSocket::from(datagrams.try_clone().unwrap()).local_addr().unwrap().port();
+            assert!(listeners.has_datagrams(at("::1", 9), at("::1", port)).unwrap());
+            let from = at("127.0.0.1", 9);
+            assert_eq!(listeners.has_datagrams(from, at("127.0.0.9", port)).unwrap(), !v6_only);
+        }
+        let every = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = every.local_addr().unwrap().port();
-        assert!(listeners.has(localhost, port).unwrap() && listeners.has(Ipv6Addr::LOCALHOST.into(), port).unwrap());
+        assert!(listeners.has(at("127.0.0.9", port)).unwrap() && !listeners.has(at("::1", port)).unwrap());
+    }
+
+    /// As a server has it that was started anew.
+    #[test]
+    fn a_connection_that_lingers_hides_nobody_who_listens() {
+        let listeners = listeners();
+        let bound = |port: u16| {
+            let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            set_socket_reuseaddr(&listener, true).unwrap();
+            bind(&listener, &at("127.0.0.1", port)).unwrap();
+            listen(&listener, 1).unwrap();
+            TcpListener::from(listener)
+        };
+        let first = bound(0);
+        let target = first.local_addr().unwrap();
+        let client = TcpStream::connect(target).unwrap();
+        // Who closes first lingers.
+        drop(first.accept().unwrap());
+        drop((client, first));
+        assert!(!listeners.has(target).unwrap());
+        let _again = bound(target.port());
+        assert!(listeners.has(target).unwrap());
+    }
+
+    #[test]
+    fn a_datagram_finds_who_is_bound_and_of_connected_ones_his_peers_alone() {
+        let listeners = listeners();
+        let (server, client) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let (server_at, client_at) = (server.local_addr().unwrap(), client.local_addr().unwrap());
+        let other = at("127.0.0.1", 9);
+        assert!(listeners.has_datagrams(other, server_at).unwrap());
+        assert!(!listeners.has_datagrams(other, at("127.0.0.9", server_at.port())).unwrap());
+        assert!(listeners.cookies(true, server_at.port()).unwrap().contains(&socket_cookie(&server).unwrap()));
+        client.connect(server_at).unwrap();
+        assert!(listeners.has_datagrams(server_at, client_at).unwrap());
+        assert!(!listeners.has_datagrams(other, client_at).unwrap());
+        drop(server);
+        assert!(!listeners.has_datagrams(other, server_at).unwrap());
     }
 }

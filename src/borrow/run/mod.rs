@@ -44,14 +44,17 @@ mod datagram;
 mod dialer;
 mod doors;
 mod error;
+mod far_end;
 mod filter;
 mod flows;
+mod held_syns;
 mod hold;
 mod inner;
 mod listeners;
 mod listening;
 mod local;
 mod local_copy;
+mod local_flows;
 mod mask;
 mod names;
 mod netlink;
@@ -62,6 +65,7 @@ mod own_address;
 mod packet;
 mod probe;
 mod questions;
+mod read_out;
 mod rules;
 mod stdio;
 mod supervisor;
@@ -70,21 +74,34 @@ mod way_in;
 mod with_namespaces;
 mod without_namespaces;
 
-use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Resource, Rlimit, Signal, getpid, getrlimit, set_child_subreaper, setrlimit},
 };
+use tokio::sync::Notify;
+
+/// What reads a hostile program's bytes and no socket, for the fuzz targets.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::{
+        datagram::{packet, undelivered},
+        listeners::cookie,
+        netlink::{acknowledged, heard},
+        packet::{Length, Syn, Unreachable, checksum},
+        tun::{Outbound, Segment, Translations, read},
+    };
+}
 
 pub use doors::Way;
-pub use error::{RunError, apparmor_profile};
+pub use error::{RunError, WITHOUT, apparmor_profile};
 pub use inner::Plan;
 pub use listening::{Publish, PublishedPort};
 pub use local::Local;
 pub use mask::{Mask, MaskError};
 pub use outer::Serve;
-pub use probe::{Probed, Tried, probe};
+pub use probe::{Probed, Tried, probe, probe_filter};
 pub use stdio::{ProgramPipes, ServiceFeed};
 pub use without_namespaces::WEAKER;
 
@@ -104,6 +121,8 @@ pub struct Run {
     lender_variables: Vec<String>,
     local_unix: Vec<PathBuf>,
     pipes: Option<ProgramPipes>,
+    /// Is told once the program has begun.
+    began: Arc<Notify>,
 }
 
 impl Run {
@@ -141,7 +160,8 @@ impl Run {
                 let program = plan.program.first().map(OsString::as_os_str).unwrap_or_default();
                 let program = program.to_string_lossy().into_owned();
                 let (lender_variables, local_unix) = (plan.lender_variables.clone(), plan.local_unix.clone());
-                Ok(Self { control, program, lender_variables, local_unix, pipes })
+                let began = pipes.as_ref().map(ProgramPipes::began).unwrap_or_default();
+                Ok(Self { control, program, lender_variables, local_unix, pipes, began })
             }
         }
     }

@@ -155,7 +155,7 @@ pub fn acknowledged(datagram: &[u8], last: u32) -> io::Result<bool> {
         if kind == ERROR {
             let number = body.first_chunk().map_or(0, |number| i32::from_ne_bytes(*number));
             if number != 0 {
-                return Err(io::Error::from_raw_os_error(-number));
+                return Err(io::Error::from_raw_os_error(number.saturating_neg()));
             }
             is_last |= sequence == last;
         }
@@ -217,6 +217,7 @@ mod tests {
         assert!(acknowledged(&answer(3, 0), 3).unwrap());
         assert!(!acknowledged(&answer(2, 0), 3).unwrap());
         assert_eq!(acknowledged(&answer(2, -95), 3).unwrap_err().raw_os_error(), Some(95));
+        assert!(acknowledged(&answer(2, i32::MIN), 3).is_err());
     }
 
     #[test]

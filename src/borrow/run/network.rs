@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustix::process::getgid;
 
 use super::netlink::{self, ACK, CREATE, EXCLUSIVE, Messages, REQUEST};
@@ -40,10 +40,15 @@ const TOGETHER_MAX: usize = 64;
 
 /// The end of a private range that nobody uses: of a machine that has no address of its own.
 const NO_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
+/// The same of IPv6. Beside one of IPv4 it comes second (RFC 6724), so that nobody prefers it.
+const NO_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfdff, 0xffff, 0xffff, 0xffff, 0, 0, 0, 1);
+
+/// The first receive buffer of a TCP socket, in bytes (`net.ipv4.tcp_rmem`, tcp(7)).
+const FIRST_BUFFER_BYTES: u64 = 128 * 1024;
 
 /// Multicast and broadcast: nothing of them reaches the lender's network, so that there is no way to them (ENETUNREACH, and
 /// ENODEV for who would join a group), as on a machine without a default route.
-pub(super) const NOBODY: [(IpAddr, u8); 3] = [
+const NOBODY: [(IpAddr, u8); 3] = [
     (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
     (IpAddr::V4(Ipv4Addr::BROADCAST), 32),
     (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
@@ -56,13 +61,15 @@ pub struct Network {
     pub addresses: Vec<IpAddr>,
     /// Where it can send to, and from which of its addresses.
     pub routes: Vec<(IpNet, IpAddr)>,
+    /// Whether this machine has IPv6, without which nothing above is of it.
+    pub has_ipv6: bool,
 }
 
 impl Network {
     /// That of the lender's machine. What it says beyond its own addresses and where they lead is left out, so that the kernel
     /// takes every part: a route from an address that it has not is one from the first that it has. `own_resolvers` are
     /// those of this machine, which a program finds when somebody replaces resolv.conf under it.
-    pub fn of(machine: &Machine, own_resolvers: &[IpAddr]) -> Self {
+    pub fn of(machine: &Machine, own_resolvers: &[IpAddr], has_ipv6: bool) -> Self {
         let is_plain =
             |address: &IpAddr| !address.is_loopback() && !address.is_multicast() && !address.is_unspecified();
         let mut addresses: Vec<IpAddr> = machine.addresses.iter().copied().filter(is_plain).collect();
@@ -73,6 +80,12 @@ impl Network {
             addresses.push(NO_ADDRESS.into());
         }
         let mut routes = BTreeMap::new();
+        if machine.addresses.is_empty() && machine.routes.is_empty() {
+            // Nothing is told to who may only listen, and each visitor must be answered; what else is sent, the lender judges.
+            addresses.push(NO_ADDRESS_V6.into());
+            routes.insert(Ipv4Net::default().into(), NO_ADDRESS.into());
+            routes.insert(Ipv6Net::default().into(), NO_ADDRESS_V6.into());
+        }
         for route in &machine.routes {
             let from_same_family = |address: &&IpAddr| address.is_ipv4() == route.prefix.addr().is_ipv4();
             let Some(source) = route.source else { continue };
@@ -92,8 +105,11 @@ impl Network {
             prefix.addr().is_loopback() || addresses.iter().any(|address| IpNet::from(*address) == *prefix)
         };
         let same_family = |(prefix, source): &(IpNet, IpAddr)| prefix.addr().is_ipv4() == source.is_ipv4();
-        let routes = routes.into_iter().filter(|(prefix, _)| !is_own(prefix)).filter(same_family).collect();
-        Self { addresses, routes }
+        let has = |address: IpAddr| address.is_ipv4() || has_ipv6;
+        let routes = routes.into_iter().filter(|(prefix, _)| !is_own(prefix)).filter(same_family);
+        let routes = routes.filter(|(_, source)| has(*source)).collect();
+        addresses.retain(|address| has(*address));
+        Self { addresses, routes, has_ipv6 }
     }
 
     /// Gives it to the network namespace of this process.
@@ -108,10 +124,15 @@ impl Network {
         for (prefix, source) in &self.routes {
             push_route(&mut messages, *prefix, *source);
         }
-        for (address, bits) in NOBODY {
+        for (address, bits) in self.nobody() {
             push_no_route(&mut messages, address, bits);
         }
         send(&messages)
+    }
+
+    /// Where nobody is, in the families that it has.
+    pub(super) fn nobody(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        NOBODY.into_iter().filter(|(address, _)| address.is_ipv4() || self.has_ipv6)
     }
 }
 
@@ -134,6 +155,22 @@ pub fn let_ping(is_root: bool) {
     let groups = if is_root { "0 2147483647".to_owned() } else { format!("{0} {0}", getgid().as_raw()) };
     // In a container with a read-only /proc/sys ping goes without, as it does there outside.
     let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", groups);
+}
+
+/// Lets sockets of TCP begin with no more of a receive buffer than Linux gives them by itself, where the machine was tuned to give
+/// more: the longest ICMP message must not fit into it (see [`Length::Long`](super::packet::Length)). It grows as ever.
+pub fn limit_first_buffers() {
+    let path = "/proc/sys/net/ipv4/tcp_rmem";
+    if let Some(limited) = fs::read_to_string(path).ok().and_then(|sizes| limited(&sizes)) {
+        // In a container with a read-only /proc/sys they stay as they are.
+        let _ = fs::write(path, limited);
+    }
+}
+
+/// The least, first and largest size, of which the first is too large.
+fn limited(sizes: &str) -> Option<String> {
+    let [least, first, largest] = *sizes.split_whitespace().collect::<Vec<_>>() else { return None };
+    (first.parse::<u64>().ok()? > FIRST_BUFFER_BYTES).then(|| format!("{least} {FIRST_BUFFER_BYTES} {largest}"))
 }
 
 fn push_address(messages: &mut Messages, address: IpAddr) {
@@ -203,7 +240,7 @@ mod tests {
             ..Machine::default()
         };
         let own_resolvers = ["127.0.0.1", "192.0.2.53"].map(|text| text.parse().unwrap());
-        let network = Network::of(&machine, &own_resolvers);
+        let network = Network::of(&machine, &own_resolvers, true);
         let pair = |prefix: &str, source: &str| (prefix.parse().unwrap(), source.parse().unwrap());
         assert_eq!(
             network.routes,
@@ -214,6 +251,20 @@ mod tests {
                 pair("fd00::/8", "fd00::7")
             ]
         );
+    }
+
+    #[test]
+    fn a_machine_without_ipv6_gives_none_of_it() {
+        let machine = Machine {
+            addresses: ["10.0.0.7", "fd00::7"].map(|text| text.parse().unwrap()).into(),
+            routes: vec![route("0.0.0.0/0", Some("10.0.0.7")), route("::/0", Some("fd00::7"))],
+            resolvers: vec!["fd00::53".parse().unwrap()],
+            ..Machine::default()
+        };
+        let network = Network::of(&machine, &[], false);
+        assert_eq!(network.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(network.routes, [("0.0.0.0/0".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
+        assert!(network.nobody().all(|(address, _)| address.is_ipv4()));
     }
 
     #[test]
@@ -229,9 +280,28 @@ mod tests {
             resolvers: vec!["fd00::53".parse().unwrap()],
             ..Machine::default()
         };
-        let network = Network::of(&machine, &[]);
+        let network = Network::of(&machine, &[], true);
         assert_eq!(network.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
         assert_eq!(network.routes, [("10.0.0.0/8".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
-        assert_eq!(Network::of(&Machine::default(), &[]).addresses, [IpAddr::from(NO_ADDRESS)]);
+    }
+
+    #[test]
+    fn only_a_first_buffer_that_is_larger_than_usual_is_made_smaller() {
+        assert_eq!(limited("4096\t131072\t6291456\n"), None);
+        assert_eq!(limited("4096\t1048576\t33554432\n").unwrap(), "4096 131072 33554432");
+        assert_eq!((limited("4096 x 1"), limited("")), (None, None));
+    }
+
+    #[test]
+    fn a_machine_that_tells_nothing_has_a_way_to_everywhere() {
+        let network = Network::of(&Machine::default(), &[], true);
+        assert_eq!(network.addresses, [IpAddr::from(NO_ADDRESS), NO_ADDRESS_V6.into()]);
+        let everywhere = [("0.0.0.0/0", "10.255.255.1"), ("::/0", "fdff:ffff:ffff:ffff::1")];
+        assert_eq!(
+            network.routes,
+            everywhere.map(|(prefix, source)| (prefix.parse().unwrap(), source.parse().unwrap()))
+        );
+        let silent = Machine { addresses: vec!["10.0.0.7".parse().unwrap()], ..Machine::default() };
+        assert_eq!(Network::of(&silent, &[], true).routes, []);
     }
 }

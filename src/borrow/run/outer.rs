@@ -4,11 +4,15 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
-use rustix::process::{Signal, getpid, kill_process};
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Pid, Signal, getpid, kill_process};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{Notify, mpsc},
+};
 
 use super::{
     PASSED_ON, Run, RunError,
@@ -22,6 +26,7 @@ use super::{
 };
 use crate::{
     BorrowError, Borrower,
+    borrow::share,
     sys::{self, ReceivedSignal},
 };
 
@@ -31,7 +36,7 @@ const CONFIRMED_MAX: Duration = Duration::from_secs(5);
 const SIGNALLED: u8 = 128;
 
 /// How a borrowed network is served.
-pub struct Serve<R> {
+pub struct Serve<R, O> {
     /// What stays on this machine.
     pub local: Vec<Local>,
     /// What of the program is met at the lender.
@@ -40,6 +45,8 @@ pub struct Serve<R> {
     pub refused: R,
     /// Is called once if the network is not made in the first way.
     pub told: fn(Way),
+    /// Is called when the program is over, and what it has sent is with the lender or given up: the session ends with it.
+    pub over: O,
 }
 
 impl Run {
@@ -51,11 +58,11 @@ impl Run {
     pub async fn serve<E: From<RunError>>(
         self,
         log_in: impl Future<Output = Result<Borrower, E>>,
-        serve: Serve<impl FnMut(BorrowError)>,
+        serve: Serve<impl FnMut(BorrowError), impl FnOnce()>,
     ) -> Result<u8, E> {
-        let Self { control, program, lender_variables, local_unix, pipes: _ } = self;
+        let Self { control, program, lender_variables, local_unix, pipes: _, began } = self;
         let failed = |error: io::Error| RunError::local("cannot serve the program", error);
-        let inner = Inner { control: sys::await_readable(control).map_err(failed)?, program };
+        let inner = Inner { control: sys::await_readable(control).map_err(failed)?, program, began };
         let signals = sys::signal_fd(&PASSED_ON).and_then(sys::await_readable).map_err(failed)?;
         let doors = async { inner.doors().await.map_err(E::from) };
         let meet = async {
@@ -68,11 +75,11 @@ impl Run {
             both = async { tokio::try_join!(doors, meet) } => both?,
             number = interrupted(&signals) => return Err(RunError::Interrupted(number).into()),
         };
-        let Serve { local, publish, refused, told } = serve;
+        let Serve { local, publish, refused, told, over } = serve;
         let Some(doors) = doors else {
             let served = WithoutNamespaces::serve(borrower.clone(), &machine, local, &local_unix)?;
             inner.say(&ToInner::Begin(machine))?;
-            return Ok(attend(&inner, &signals, (served, borrower), refused).await?);
+            return Ok(attend(&inner, &signals, (served, borrower), (refused, over)).await?);
         };
         let way = doors.way();
         let machine = match way {
@@ -87,7 +94,7 @@ impl Run {
         };
         let network = WithNamespaces::serve(doors, borrower.clone(), &machine, local, publish)?;
         inner.say(&ToInner::Begin(machine))?;
-        Ok(attend(&inner, &signals, (network, borrower), refused).await?)
+        Ok(attend(&inner, &signals, (network, borrower), (refused, over)).await?)
     }
 }
 
@@ -96,7 +103,7 @@ async fn attend(
     inner: &Inner,
     signals: &AsyncFd<OwnedFd>,
     (mut network, borrower): (impl Served, Borrower),
-    mut refused: impl FnMut(BorrowError),
+    (mut refused, over): (impl FnMut(BorrowError), impl FnOnce()),
 ) -> Result<u8, RunError> {
     let mut status = None;
     loop {
@@ -115,10 +122,13 @@ async fn attend(
                     network.confined(calls, can_wait)?;
                 }
                 Some((FromInner::Sockets(is_ipv6), made)) => network.put_sockets(is_ipv6, made),
-                Some((FromInner::Ready(_) | FromInner::NoNetwork | FromInner::Started, _)) => {}
+                Some((FromInner::Started, _)) => inner.began.notify_one(),
+                Some((FromInner::Ready(..) | FromInner::NoNetwork, _)) => {}
                 None => {
-                    // The program died with inner; what it started came to us.
-                    sys::signal_descendants(getpid(), &[], Signal::KILL);
+                    // The program died with inner; what it started came to us. So would a session in the background that we
+                    // began, and which others share.
+                    let sharing = share::keeper(borrower.shared().access()).await.and_then(Pid::from_raw);
+                    sys::signal_descendants(getpid(), sharing.as_slice(), Signal::KILL);
                     return Err(RunError::Lost);
                 }
             },
@@ -141,7 +151,12 @@ async fn attend(
         refused(refusal);
     }
     let drain = async {
-        if network.drain().await {
+        let Drained { is_unconfirmed, mut untold } = network.drain().await;
+        while let Ok(refusal) = untold.try_recv() {
+            refused(refusal);
+        }
+        over();
+        if is_unconfirmed {
             // With the session the lender delivers what had come. One that cannot say so has told its end already.
             let _ = tokio::time::timeout(CONFIRMED_MAX, borrower.close()).await;
         }
@@ -175,9 +190,16 @@ pub trait Served {
     /// A refusal that nobody was told of yet.
     fn untold(&mut self) -> Option<BorrowError>;
 
-    /// Delivers what a program that is over has sent. `true`: some of it may be on its way still, and only the end of the
-    /// session can tell.
-    async fn drain(self) -> bool;
+    /// Delivers what a program that is over has sent.
+    async fn drain(self) -> Drained;
+}
+
+/// What is left to do when nothing of a program is served any more.
+pub struct Drained {
+    /// Some of what it sent may be on its way still, and only the end of the session can tell.
+    pub is_unconfirmed: bool,
+    /// What was refused meanwhile.
+    pub untold: mpsc::Receiver<BorrowError>,
 }
 
 /// What is to be done for a network.
@@ -192,6 +214,7 @@ pub enum Asked {
 struct Inner {
     control: AsyncFd<OwnedFd>,
     program: String,
+    began: Arc<Notify>,
 }
 
 impl Inner {
@@ -199,7 +222,9 @@ impl Inner {
     async fn doors(&self) -> Result<Option<Doors>, RunError> {
         match self.hear().await? {
             Some((FromInner::NoNetwork, _)) => Ok(None),
-            Some((FromInner::Ready(way), fds)) => Doors::from_fds(way, fds).map(Some).ok_or(RunError::Lost),
+            Some((FromInner::Ready(way, has_ipv6), fds)) => {
+                Doors::from_fds(way, has_ipv6, fds).map(Some).ok_or(RunError::Lost)
+            }
             Some((FromInner::Failed(step, errno), _)) => Err(self.failed(step, errno)),
             _ => Err(RunError::Lost),
         }

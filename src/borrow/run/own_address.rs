@@ -17,7 +17,7 @@ pub struct OwnAddresses {
 impl OwnAddresses {
     /// Those of `network`.
     pub fn of(network: Network) -> Self {
-        let Network { addresses, mut routes } = network;
+        let Network { addresses, mut routes, .. } = network;
         routes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
         Self { addresses, routes }
     }
@@ -59,8 +59,8 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let routes = [("0.0.0.0/0", "10.0.0.7"), ("192.168.0.0/16", "192.168.1.7"), ("fd00::/8", "fd00::7")];
         let routes = routes.map(|(prefix, source)| (prefix.parse().unwrap(), ip(source))).into();
-        let own =
-            OwnAddresses::of(Network { addresses: ["10.0.0.7", "192.168.1.7", "fd00::7"].map(ip).into(), routes });
+        let addresses = ["10.0.0.7", "192.168.1.7", "fd00::7"].map(ip).into();
+        let own = OwnAddresses::of(Network { addresses, routes, has_ipv6: true });
         for (peer, met_at) in [
             ("198.51.100.1", "10.0.0.7:53"),
             ("192.168.9.9", "192.168.1.7:53"),

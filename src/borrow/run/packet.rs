@@ -19,6 +19,8 @@ pub const TCP_HEADER_BYTES: usize = 20;
 pub const UDP_HEADER_BYTES: usize = 8;
 /// Every answer says how many machines it may still pass; it passes none.
 const HOPS: u8 = 64;
+/// The largest packet that the loopback device takes, less 36 bytes.
+const LONG_BYTES: usize = 65_500;
 /// TCP flags, with a header of five words.
 const RESET_AND_ACK: [u8; 2] = [0x50, 0x14];
 
@@ -43,6 +45,21 @@ pub enum Unreachable {
     Host,
     /// Administratively prohibited: EACCES over IPv6, EHOSTUNREACH over IPv4, whose kernel knows no better.
     Prohibited,
+}
+
+/// How long an answer of ICMP is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// As long as a packet can be, with zeros behind what it says.
+    ///
+    /// Linux puts the ICMP message that ends a connection on the socket's error queue first and sets the socket's error
+    /// afterwards. Whoever polls on another processor is woken between the two, finds SO_ERROR to be 0 and takes the connection
+    /// for made: one of a thousand. The queue has room for as much as the receive buffer, 128 KiB
+    /// ([`limit_first_buffers`](super::network::limit_first_buffers)) unless a program asks for more, and the kernel counts what it
+    /// had to allocate: a message that takes more than 64 KiB takes 128 KiB, and its error is all that there is.
+    Long,
+    /// What it says, for a kernel that has not the memory for more.
+    Short,
 }
 
 impl Syn {
@@ -108,7 +125,7 @@ impl Syn {
     }
 
     /// The answer of the network on the way to the target.
-    pub fn unreachable(&self, why: Unreachable) -> Vec<u8> {
+    pub fn unreachable(&self, why: Unreachable, length: Length) -> Vec<u8> {
         let (kind, code) = match (self.to, why) {
             (SocketAddr::V4(_), Unreachable::Network) => (3, 0),
             (SocketAddr::V4(_), Unreachable::Host) => (3, 1),
@@ -119,6 +136,9 @@ impl Syn {
         };
         let mut icmp = vec![kind, code, 0, 0, 0, 0, 0, 0];
         icmp.extend_from_slice(&self.bytes);
+        if length == Length::Long {
+            icmp.resize(LONG_BYTES - IPV6_HEADER_BYTES, 0);
+        }
         let pseudo_header = match self.to {
             SocketAddr::V4(_) => Vec::new(),
             SocketAddr::V6(_) => self.pseudo_header(ICMPV6, icmp.len(), self.to.ip(), self.from.ip()),
@@ -159,7 +179,7 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// No packet of ours is longer than two headers in ICMP.
+/// No packet of ours is longer than [`LONG_BYTES`].
 fn length(bytes: usize) -> [u8; 2] {
     (bytes as u16).to_be_bytes()
 }
@@ -186,16 +206,16 @@ pub fn ipv6(bytes: &[u8], offset: usize) -> Option<Ipv6Addr> {
 }
 
 /// The sum of RFC 1071, over what comes before the packet and the packet, whose own sum is 0.
-pub fn checksum(before: Vec<u8>, packet: &[u8]) -> [u8; 2] {
-    let words = |bytes: &[u8]| -> u32 {
-        let word = |pair: &[u8]| match *pair {
-            [high, low] => u32::from(u16::from_be_bytes([high, low])),
-            [high] => u32::from(high) << 8,
-            _ => 0,
-        };
-        bytes.chunks(2).map(word).sum()
+pub fn checksum(before: impl AsRef<[u8]>, packet: &[u8]) -> [u8; 2] {
+    // Four bytes at a time are two words whose carries are not lost yet: of the longest packet the sum has 46 bits.
+    let words = |bytes: &[u8]| -> u64 {
+        let (words, rest) = bytes.as_chunks::<4>();
+        let sum: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
+        let mut last = [0; 4];
+        last.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
+        sum + u64::from(u32::from_be_bytes(last))
     };
-    let mut sum = words(&before) + words(packet);
+    let mut sum = words(before.as_ref()) + words(packet);
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -267,10 +287,12 @@ mod tests {
                 (Unreachable::Host, [3, 1], [1, 3]),
                 (Unreachable::Prohibited, [3, 13], [1, 1]),
             ] {
-                let packet = syn.unreachable(why);
                 let (start, kind, protocol) = if syn.to.is_ipv4() { (20, v4, ICMP) } else { (40, v6, ICMPV6) };
-                assert_eq!(packet[start..start + 2], kind);
-                assert!(sums_to_zero(&packet, protocol, &syn) && packet.ends_with(&syn.bytes));
+                for (length, bytes) in [(Length::Short, start + 8 + syn.bytes.len()), (Length::Long, start + 65_460)] {
+                    let packet = syn.unreachable(why, length);
+                    assert_eq!((packet.len(), &packet[start..start + 2]), (bytes, &kind[..]));
+                    assert!(sums_to_zero(&packet, protocol, &syn) && packet[start + 8..].starts_with(&syn.bytes));
+                }
             }
         }
     }
@@ -293,7 +315,27 @@ mod tests {
         assert_eq!(Syn::parse(&short_header), None);
     }
 
+    /// As RFC 1071 has it, word by word.
+    fn sum_by_words(bytes: &[u8]) -> [u8; 2] {
+        let mut sum = 0_u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        (!(sum as u16)).to_be_bytes()
+    }
+
     proptest! {
+        #[test]
+        fn the_sum_is_that_of_the_words(
+            packet in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0), Just(255)], 0..200), before: [u8; 4], full in 0..3_usize,
+        ) {
+            prop_assert_eq!(checksum(before, &packet), sum_by_words(&[&before[..], &packet].concat()));
+            // The longest, where every carry is met.
+            let longest = vec![255; 65_535 - full];
+            prop_assert_eq!(checksum([], &longest), sum_by_words(&longest));
+        }
+
         #[test]
         fn whatever_comes_is_a_syn_that_is_sent_again_as_it_is_or_nothing(
             mut packet in proptest::collection::vec(any::<u8>(), 0..120), version in prop_oneof![0x45..=0x4f_u8, Just(0x60), any::<u8>()],
@@ -315,7 +357,7 @@ mod tests {
                 let ends = (SocketAddr::new(syn.from.ip(), ports.0), SocketAddr::new(syn.to.ip(), ports.1));
                 prop_assert_eq!(again, Some(ends));
                 prop_assert!(sums_to_zero(&syn.refused(), TCP, &syn));
-                syn.unreachable(Unreachable::Host);
+                syn.unreachable(Unreachable::Host, Length::Long);
             }
         }
     }

@@ -1,5 +1,5 @@
 //! What a program sends in datagrams: questions of names are answered from the address that was asked, what is for a socket
-//! of its own stays inside, and the rest goes to the lender.
+//! of its own stays inside, what `--local` keeps goes to this machine, and the rest to the lender.
 
 use std::{io, os::fd::AsFd, sync::Arc};
 
@@ -9,7 +9,9 @@ use super::{
     datagram,
     flows::{Flows, Outgoing},
     hold::Hold,
+    local_flows::LocalFlows,
     names::Names,
+    read_out::ReadOutCalls,
 };
 use crate::{
     Borrower,
@@ -27,6 +29,8 @@ pub struct Questions {
     borrower: Borrower,
     hold: Arc<Hold>,
     flows: Arc<Flows>,
+    /// Of what stays on this machine.
+    local: LocalFlows,
     answering: JoinSet<()>,
     /// A port of ours, where nobody is to be met.
     own_port: Option<u16>,
@@ -35,31 +39,52 @@ pub struct Questions {
 impl Questions {
     /// Asks `borrower` what `names` catches; the program's own sockets are those that `hold` knows.
     pub fn new(names: Arc<Names>, borrower: Borrower, hold: Arc<Hold>, flows: Arc<Flows>) -> Self {
-        Self { names, borrower, hold, flows, answering: JoinSet::new(), own_port: None }
+        let local = LocalFlows::new(hold.clone());
+        Self { names, borrower, hold, flows, local, answering: JoinSet::new(), own_port: None }
     }
 
-    /// Takes what arrives on `socket`, for ever.
+    /// Takes what arrives on `socket`, for ever, and all that is there when it is called to.
     ///
     /// # Errors
     /// The socket fails.
-    pub async fn serve(mut self, socket: UdpSocket) -> io::Result<()> {
+    pub async fn serve(mut self, socket: UdpSocket, mut calls: ReadOutCalls) -> io::Result<()> {
         self.own_port = Some(socket.local_addr()?.port());
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let receive = socket.async_io(Interest::READABLE, || sys::receive_datagram(socket.as_fd(), &mut buffer));
-            let arrived = match receive.await {
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
-                arrived => arrived?,
-            };
-            self.take(&arrived, buffer.get(..arrived.length).unwrap_or_default());
+            tokio::select! {
+                arrived = receive => self.take_arrived(arrived, &buffer)?,
+                all_read = calls.next() => {
+                    // The kernel is asked itself: what the runtime has heard of is not all that is there.
+                    loop {
+                        match sys::receive_datagram(socket.as_fd(), &mut buffer) {
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                            arrived => self.take_arrived(arrived, &buffer)?,
+                        }
+                    }
+                    drop(all_read);
+                }
+            }
         }
+    }
+
+    fn take_arrived(&mut self, arrived: io::Result<Arrived>, buffer: &[u8]) -> io::Result<()> {
+        match arrived {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            arrived => {
+                let arrived = arrived?;
+                self.take(&arrived, buffer.get(..arrived.length).unwrap_or_default());
+            }
+        }
+        Ok(())
     }
 
     /// Takes one datagram.
     pub fn take(&mut self, arrived: &Arrived, content: &[u8]) {
         while self.answering.try_join_next().is_some() {}
-        // A resolver of the program's own is asked by itself.
-        if !self.names.catches(arrived.to) || self.hold.keeps_datagram(arrived.to) {
+        // A resolver of the program's own is asked by itself, as is one of this machine's that was named.
+        let is_question = self.names.catches(arrived.to) && !self.hold.names_local_port(arrived.to);
+        if !is_question || self.hold.keeps_datagram(arrived.from, arrived.to) {
             return self.pass_on(arrived, content);
         }
         if self.answering.len() >= ANSWERING_MAX {
@@ -76,13 +101,15 @@ impl Questions {
     }
 
     /// A datagram that is no question of names.
-    fn pass_on(&self, arrived: &Arrived, content: &[u8]) {
+    fn pass_on(&mut self, arrived: &Arrived, content: &[u8]) {
         let (from, to) = (arrived.from, arrived.to);
-        let (receiver, packet) = if Some(to.port()) == self.own_port || self.hold.is_local(to) {
+        let (receiver, packet) = if Some(to.port()) == self.own_port {
             (from, datagram::undelivered(from, to, None))
-        } else if !self.flows.has_heard(from, to) && self.hold.keeps_datagram(to) {
+        } else if !self.flows.has_heard(from, to) && self.hold.keeps_datagram(from, to) {
             let packet = datagram::packet(from, to, content);
             (to, packet.map(|packet| datagram::with_header(packet, arrived.hops, arrived.class)))
+        } else if self.hold.is_local(to) {
+            return self.local.send(from, to, content);
         } else {
             return self.flows.send(Outgoing { from, to, content: content.to_vec() });
         };

@@ -7,10 +7,10 @@
 //!         meta mark OWN accept                                    # to a socket of the program itself, or from us
 //!         meta l4proto tcp tcp flags & (syn|ack) == syn meta mark != HELD drop    # the tap has it; it comes again
 //!         meta nfproto ipv4 meta mark HELD tproxy ip to :TCP      # the lender is connected: to our listener
-//!         meta nfproto ipv6 meta mark HELD tproxy ip6 to :TCP
 //!         meta nfproto ipv4 meta l4proto udp tproxy ip to :UDP    # datagrams, and questions of names
-//!         meta nfproto ipv6 meta l4proto udp tproxy ip6 to :UDP
 //!         icmp type echo-request drop                             # every address is local: an answer would be a lie
+//!         meta nfproto ipv6 meta mark HELD tproxy ip6 to :TCP     # the same three where the kernel has IPv6
+//!         meta nfproto ipv6 meta l4proto udp tproxy ip6 to :UDP
 //!         icmpv6 type echo-request drop
 //!     }
 //! }
@@ -57,7 +57,7 @@ const SYN: u8 = 0x02;
 const SYN_AND_ACK: u8 = 0x12;
 
 /// The batch, and the number of the message whose acknowledgement says that all of it stands.
-pub fn batch(tcp_port: u16, udp_port: u16) -> (Messages, u32) {
+pub fn batch(tcp_port: u16, udp_port: u16, has_ipv6: bool) -> (Messages, u32) {
     let mut messages = Messages::default();
     let header = |family: u8, resource: u16| {
         let [high, low] = resource.to_be_bytes();
@@ -76,7 +76,7 @@ pub fn batch(tcp_port: u16, udp_port: u16) -> (Messages, u32) {
         });
         body.text(7, "filter").number(5, ACCEPT);
     });
-    let rules = rules(tcp_port, udp_port);
+    let rules = rules(tcp_port, udp_port, has_ipv6);
     let mut last = 0;
     for (number, rule) in rules.iter().enumerate() {
         let ack = if number + 1 == rules.len() { ACK } else { 0 };
@@ -91,7 +91,7 @@ pub fn batch(tcp_port: u16, udp_port: u16) -> (Messages, u32) {
     (messages, last)
 }
 
-fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
+fn rules(tcp_port: u16, udp_port: u16, has_ipv6: bool) -> Vec<Vec<Step>> {
     let mark = |operation, mark: u32| [Step::Meta(META_MARK), Step::Compare(operation, mark.to_ne_bytes().to_vec())];
     let meta = |key, value: u8| [Step::Meta(key), Step::Compare(EQUAL, vec![value])];
     let field = |base, offset, value: &[u8]| {
@@ -115,7 +115,7 @@ fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
         let steps = meta(META_FAMILY, family).into_iter().chain(meta(META_PROTOCOL, protocol));
         steps.chain(field(TRANSPORT_HEADER, 0, &[kind])).chain([Step::Verdict(DROP)]).collect()
     };
-    vec![
+    let mut rules: Vec<Vec<Step>> = vec![
         mark(EQUAL, MARK_OWN).into_iter().chain([Step::Verdict(ACCEPT)]).collect(),
         meta(META_PROTOCOL, TCP)
             .into_iter()
@@ -124,12 +124,14 @@ fn rules(tcp_port: u16, udp_port: u16) -> Vec<Vec<Step>> {
             .chain([Step::Verdict(DROP)])
             .collect(),
         held(FAMILY_IPV4),
-        held(FAMILY_IPV6),
         datagrams(FAMILY_IPV4),
-        datagrams(FAMILY_IPV6),
         echo(FAMILY_IPV4, ICMP, ECHO_REQUEST),
-        echo(FAMILY_IPV6, ICMPV6, ECHO_REQUEST_V6),
-    ]
+    ];
+    // A kernel without IPv6 may not take them.
+    if has_ipv6 {
+        rules.extend([held(FAMILY_IPV6), datagrams(FAMILY_IPV6), echo(FAMILY_IPV6, ICMPV6, ECHO_REQUEST_V6)]);
+    }
+    rules
 }
 
 /// What a rule is made of; one that does not hold ends its rule.
@@ -207,17 +209,19 @@ mod tests {
 
     #[test]
     fn the_batch_is_framed_and_its_last_rule_is_acknowledged() {
-        let (messages, last) = batch(40_000, 40_001);
-        let kinds: Vec<u16> = heard(messages.bytes()).map(|message| message.kind).collect();
-        assert_eq!((kinds.first(), kinds.last()), (Some(&BATCH_BEGIN), Some(&BATCH_END)));
-        assert_eq!(kinds.iter().filter(|kind| **kind == NEW_RULE).count(), 8);
-        assert_eq!(last as usize, kinds.len() - 1);
+        for (has_ipv6, rules) in [(true, 8), (false, 5)] {
+            let (messages, last) = batch(40_000, 40_001, has_ipv6);
+            let kinds: Vec<u16> = heard(messages.bytes()).map(|message| message.kind).collect();
+            assert_eq!((kinds.first(), kinds.last()), (Some(&BATCH_BEGIN), Some(&BATCH_END)));
+            assert_eq!(kinds.iter().filter(|kind| **kind == NEW_RULE).count(), rules);
+            assert_eq!(last as usize, kinds.len() - 1);
+        }
     }
 
     #[test]
     #[cfg(target_endian = "little")]
     fn a_rule_has_its_golden_bytes() {
-        let (messages, _) = batch(40_000, 40_001);
+        let (messages, _) = batch(40_000, 40_001, true);
         let accept_marked = heard(messages.bytes()).find(|message| message.kind == NEW_RULE).unwrap();
         let golden = concat!(
             "010000000d000100636170756368696e000000000d0002006172726976696e670000000084000480",

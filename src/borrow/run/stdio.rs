@@ -17,13 +17,14 @@ use std::{
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{
     net::unix::pipe::{Receiver, Sender},
+    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
 
 use crate::{
     ServiceStream,
-    session::{Meter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
+    session::{Meter, Stalled, Stream, Unended, pipe_to_stream, stream_to_pipe},
 };
 
 /// What a program that is over has said is delivered for as long as bytes move; after such a pause nobody takes them.
@@ -33,16 +34,22 @@ const STALLED: Duration = Duration::from_secs(5);
 pub struct ProgramPipes {
     stdin: OwnedFd,
     stdout: OwnedFd,
+    began: Arc<Notify>,
 }
 
 /// Our ends, and the program's: its stdin and its stdout.
 pub(super) fn pipes() -> io::Result<(ProgramPipes, [OwnedFd; 2])> {
     let (their_stdin, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-    Ok((ProgramPipes { stdin, stdout }, [their_stdin, their_stdout]))
+    Ok((ProgramPipes { stdin, stdout, began: Arc::default() }, [their_stdin, their_stdout]))
 }
 
 impl ProgramPipes {
+    /// To be told once the program has begun: the end of what one says that never did is no end in good order.
+    pub(super) fn began(&self) -> Arc<Notify> {
+        self.began.clone()
+    }
+
     /// Joins them with a service.
     ///
     /// # Errors
@@ -63,15 +70,19 @@ impl ProgramPipes {
         });
         let (to, counts) = (stream.clone(), meter.clone());
         output.spawn(async move {
+            self.began.notified().await;
             // A service that hears no more is a closed pipe to the program.
             let _ = pipe_to_stream(&stdout, &to, &counts, &Stalled::default()).await;
         });
-        Ok(ServiceFeed { input, output, broke_off, stream, meter })
+        Ok(ServiceFeed { unended: Unended::of(&stream), input, output, broke_off, stream, meter })
     }
 }
 
-/// Moves the bytes, until it is dropped.
+/// Moves the bytes, until it is dropped: before its program has begun, or ended, the service breaks off then, so that who offers
+/// it does not take what was sent for read.
 pub struct ServiceFeed {
+    /// The first that is dropped.
+    unended: Unended,
     input: JoinSet<()>,
     output: JoinSet<()>,
     broke_off: Arc<Mutex<Option<io::Error>>>,
@@ -85,7 +96,8 @@ impl ServiceFeed {
     /// # Errors
     /// The service broke off while the program read, so that not everything came.
     pub async fn drain(self) -> io::Result<()> {
-        let Self { mut input, mut output, broke_off, stream, meter } = self;
+        let Self { unended, mut input, mut output, broke_off, stream, meter } = self;
+        unended.has_ended();
         loop {
             let before = meter.to_stream();
             match timeout(STALLED, output.join_next()).await {

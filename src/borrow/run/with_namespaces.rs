@@ -1,22 +1,15 @@
 //! The outer half of a program that has a network of its own.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, iter, os::fd::OwnedFd, sync::Arc};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::mpsc,
-    task::JoinSet,
 };
 
 use super::{
     RunError,
-    carry::Carrier,
+    carry::{Carrier, Carrying, tell_by},
     dialer::Dialer,
     doors::{Catch, Doors, PerFamily},
     flows::Flows,
@@ -25,15 +18,21 @@ use super::{
     listening::{Means, Ports, Publish, Stock, Visitors},
     local::Local,
     names::Names,
-    network,
-    outer::{Asked, Served},
+    network::Network,
+    outer::{Asked, Drained, Served},
     own_address::OwnAddresses,
     questions::Questions,
+    read_out::{ReadOut, ReadOutCalls, read_out},
     supervisor,
     tun::Tun,
     way_in::{Translator, WayIn},
 };
-use crate::{BorrowError, Borrower, proto::Machine, sys};
+use crate::{
+    BorrowError, Borrower,
+    proto::Machine,
+    session::{Crew, Session},
+    sys,
+};
 
 /// Families of which more sockets may be asked for at once: both.
 const FAMILIES: usize = 2;
@@ -41,15 +40,13 @@ const FAMILIES: usize = 2;
 const VISITORS_MAX: usize = 64;
 /// Refusals that wait to be told; more at once are not new.
 const REFUSED_MAX: usize = 64;
-/// How long the datagrams of a program that is over may take to be read from its network.
-const READ_MAX: Duration = Duration::from_secs(1);
 
 /// What serves it.
 pub struct WithNamespaces {
-    taps: JoinSet<io::Result<()>>,
-    /// Where they find the program's datagrams.
-    caught: OwnedFd,
-    carrier: Carrier,
+    taps: Crew<io::Result<()>>,
+    /// Of the program's datagrams.
+    read_out: ReadOut,
+    carrying: Carrying,
     flows: Arc<Flows>,
     hold: Arc<Hold>,
     visitors: Arc<Visitors>,
@@ -80,33 +77,35 @@ impl WithNamespaces {
         let (visitor_tx, visitor_rx) = mpsc::channel(VISITORS_MAX);
         let names = Arc::new(Names::new(machine, refused_tx.clone()));
         let listeners = Arc::new(Listeners::new(listeners));
-        let own_addresses = OwnAddresses::of(network::Network::of(machine, &[]));
+        let own_addresses = OwnAddresses::of(Network::of(machine, &[], own.v6.is_some()));
         let inside = (listeners.clone(), own_addresses.clone());
-        let (way_in, caught, serving) = match catch {
+        let (way_in, serving) = match catch {
             Catch::Nftables { datagrams, taps, held } => {
-                let caught = datagrams.as_fd().try_clone_to_owned().map_err(failed)?;
                 let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
-                (WayIn::Marked(held), caught, Serving::Nftables { datagrams, taps })
+                (WayIn::Marked(held), Serving::Nftables { datagrams, taps })
             }
             Catch::Tun(device) => {
                 let translator = Translator::new(connections.local_addr().map_err(failed)?.port());
-                let caught = device.try_clone().map_err(failed)?;
-                (WayIn::Translated(translator.clone()), caught, Serving::Tun { device, translator })
+                (WayIn::Translated(translator.clone()), Serving::Tun { device, translator })
             }
         };
         let dialer = Dialer::new(borrower.clone(), names.clone(), refused_tx.clone());
         let hold = Hold::new(dialer, local, inside, (way_in, own));
-        let flows = Flows::new(borrower.clone(), hold.clone(), own_addresses, refused_tx.clone());
+        let (read_out, calls) = read_out();
+        let flows = Flows::new(borrower.clone(), (hold.clone(), read_out.clone()), own_addresses, refused_tx.clone());
         let questions = Questions::new(names, borrower.clone(), hold.clone(), flows.clone());
-        let mut taps = JoinSet::new();
-        serving.start(&mut taps, &hold, questions);
+        let (mut taps, session) = (Crew::new(), borrower.session());
+        serving.start((&mut taps, &session), &hold, (questions, calls));
+        let sweeping = hold.clone();
+        taps.spawn(&session, async move { match sweeping.sweep().await {} });
         let connections = TcpListener::from_std(connections).map_err(failed)?;
-        let carrier = Carrier::new(connections, hold.clone(), visitor_rx);
+        let tell = tell_by(&borrower, refused_tx.clone());
+        let carrying = Carrier::new(connections, hold.clone(), visitor_rx, tell).start(&session);
         let visitors = Arc::new(Visitors::new(Stock::new(wanted_tx), visitor_tx));
         let means =
             Means { network, can_wait: false, listeners, visitors: visitors.clone(), flows: flows.clone(), refused_tx };
         let listening = Some((borrower, publish, means, destroyed));
-        Ok(Self { taps, caught, carrier, flows, hold, visitors, wanted_rx, refused_rx, listening })
+        Ok(Self { taps, read_out, carrying, flows, hold, visitors, wanted_rx, refused_rx, listening })
     }
 }
 
@@ -114,9 +113,10 @@ impl Served for WithNamespaces {
     fn confined(&mut self, calls: OwnedFd, can_wait: bool) -> Result<(), RunError> {
         let failed = |error: io::Error| RunError::local("cannot serve the program's calls", error);
         let Some((borrower, publish, means, destroyed)) = self.listening.take() else { return Ok(()) };
+        let session = borrower.session();
         let ports = Ports::new(borrower, publish, Means { can_wait, ..means });
         self.hold.know(&ports);
-        self.taps.spawn(ports.clone().watch(destroyed));
+        self.taps.spawn(&session, ports.clone().watch(destroyed));
         supervisor::supervise(calls, move |call| ports.take(call)).map_err(failed)
     }
 
@@ -128,7 +128,7 @@ impl Served for WithNamespaces {
         tokio::select! {
             Some(is_ipv6) = self.wanted_rx.recv() => Ok(Asked::Sockets(is_ipv6)),
             Some(refusal) = self.refused_rx.recv() => Ok(Asked::Tell(refusal)),
-            () = self.carrier.serve() => std::future::pending().await,
+            error = self.carrying.broke_off() => Err(error),
             Some(_) = self.taps.join_next() => {
                 let source = io::Error::from(io::ErrorKind::BrokenPipe);
                 Err(RunError::local("a tap of the program's network failed", source))
@@ -140,16 +140,11 @@ impl Served for WithNamespaces {
         self.refused_rx.try_recv().ok()
     }
 
-    async fn drain(self) -> bool {
-        let Self { carrier, visitors, flows, caught, taps: _taps, .. } = self;
-        // The task that reads what was sent last has had no turn yet, perhaps.
-        let all_read = async {
-            while is_readable(&caught) {
-                tokio::task::yield_now().await;
-            }
-        };
-        let _ = tokio::time::timeout(READ_MAX, all_read).await;
-        tokio::join!(carrier.drain(|| visitors.are_coming()), flows.drain()).0
+    async fn drain(self) -> Drained {
+        let Self { carrying, visitors, flows, read_out, refused_rx, taps: _taps, .. } = self;
+        read_out.all_read().await;
+        let (is_unconfirmed, ()) = tokio::join!(carrying.drain(|| visitors.are_coming()), flows.drain());
+        Drained { is_unconfirmed, untold: refused_rx }
     }
 }
 
@@ -160,22 +155,22 @@ enum Serving {
 }
 
 impl Serving {
-    fn start(self, taps: &mut JoinSet<io::Result<()>>, hold: &Arc<Hold>, questions: Questions) {
+    fn start(
+        self,
+        (taps, session): (&mut Crew<io::Result<()>>, &Session),
+        hold: &Arc<Hold>,
+        (questions, calls): (Questions, ReadOutCalls),
+    ) {
         match self {
             Self::Nftables { datagrams, taps: PerFamily { v4, v6 } } => {
-                taps.spawn(hold.clone().watch(v4));
-                taps.spawn(hold.clone().watch(v6));
-                taps.spawn(questions.serve(datagrams));
+                for tap in iter::once(v4).chain(v6) {
+                    taps.spawn(session, hold.clone().watch(tap));
+                }
+                taps.spawn(session, questions.serve(datagrams, calls));
             }
             Self::Tun { device, translator } => {
-                taps.spawn(Tun { hold: hold.clone(), questions, translator }.serve(device));
+                taps.spawn(session, Tun { hold: hold.clone(), questions, translator }.serve(device, calls));
             }
         }
     }
-}
-
-fn is_readable(fd: &OwnedFd) -> bool {
-    let mut ready = [PollFd::new(fd, PollFlags::IN)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut ready, Some(&at_once)).is_ok() && ready[0].revents().contains(PollFlags::IN)
 }

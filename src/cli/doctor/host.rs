@@ -114,8 +114,14 @@ async fn way(profile: &Profile) -> Vec<Check> {
     checks
 }
 
-/// TLS, the login, the round trip, and what the policy says.
+/// TLS, the login, the round trip, and what the policy says; over the session that commands share, if there is one.
 async fn session(host: &str) -> Vec<Check> {
+    if let (Ok(Some(borrower)), Ok(Some(pid))) =
+        (Borrower::shared_by_others(host).await, Borrower::sharing_process(host).await)
+    {
+        let text = format!("that of `capuchin connect`, process {pid}, as {}", borrower.user());
+        return use_of(&borrower, Check::ok("session", text)).await;
+    }
     let began = Instant::now();
     let borrower = match Borrower::connect(host).await {
         Ok(borrower) => borrower,
@@ -128,11 +134,18 @@ async fn session(host: &str) -> Vec<Check> {
             return vec![failed(name, &error)];
         }
     };
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-    let mut checks = vec![
-        Check::ok("tls", format!("{} has shown its certificate", borrower.lender())),
-        Check::ok("login", format!("as {} in {:.1} ms", borrower.user(), milliseconds(began.elapsed()))),
-    ];
+    let login = Check::ok("login", format!("as {} in {:.1} ms", borrower.user(), milliseconds(began.elapsed())));
+    let tls = Check::ok("tls", format!("{} has shown its certificate", borrower.lender()));
+    [tls].into_iter().chain(use_of(&borrower, login).await).collect()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// What a session that has begun is good for.
+async fn use_of(borrower: &Borrower, begun: Check) -> Vec<Check> {
+    let mut checks = vec![begun];
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let began = Instant::now();

@@ -18,6 +18,8 @@ pub enum Mode {
     Filter,
     /// Not at all: it is held already.
     Nested,
+    /// Not at all: this machine gives neither.
+    None,
 }
 
 /// Everything that can be looked at here, and how a program would be held. Before any thread exists.
@@ -54,21 +56,35 @@ fn network() -> (Vec<Check>, Mode) {
     match run::probe() {
         Ok(Probed { tried, without }) => {
             let mut checks: Vec<_> = tried.into_iter().map(|(name, outcome)| step(name, outcome)).collect();
-            let works = checks.iter().all(|check| check.state == State::Ok);
-            let mode = match without {
-                _ if !works => Mode::Filter,
-                None => Mode::Namespaces(Way::Nftables),
-                Some(_) => Mode::Namespaces(Way::Tun),
-            };
+            let works = checks.iter().all(|check| check.state != State::Fail);
+            let mode = Mode::Namespaces(if without.is_none() { Way::Nftables } else { Way::Tun });
             let way = without.map_or_else(by_nftables, by_tun);
             // Where neither works, what is broken says all.
             if works || way.state != State::Ok {
                 checks.push(way);
             }
-            (checks, mode)
+            if works { (checks, mode) } else { by_filter(checks) }
         }
-        Err(error) => (vec![Check::fail("namespaces", error.to_string(), error.notes())], Mode::Filter),
+        Err(error) => by_filter(vec![Check::fail("namespaces", error.to_string(), error.notes())]),
     }
+}
+
+/// What is left where `broken` says why there are no namespaces.
+fn by_filter(mut broken: Vec<Check>) -> (Vec<Check>, Mode) {
+    let (left, mode) = match run::probe_filter() {
+        Ok(()) => {
+            let text =
+                "a program can be held by a filter of its calls alone (`capuchin run --no-netns`), which is weaker";
+            (Check::ok("no-netns", text), Mode::Filter)
+        }
+        Err(error) => {
+            // No advice that would disappoint.
+            broken.iter_mut().for_each(|check| check.mend.retain(|line| line != run::WITHOUT));
+            (Check::fail("no-netns", error.to_string(), error.notes()), Mode::None)
+        }
+    };
+    broken.push(left);
+    (broken, mode)
 }
 
 fn step(name: &'static str, outcome: Result<(), run::RunError>) -> Check {
@@ -81,9 +97,15 @@ fn step(name: &'static str, outcome: Result<(), run::RunError>) -> Check {
                 "tproxy" => "transparent sockets and packet taps open in it",
                 "nf_tables" => "its packet filter loads",
                 "routes" => "every address can be made local in it",
-                _ => "a program can be confined to it",
+                "seccomp" => "a program can be confined to it",
+                _ => "what a program binds can be bound at the lender before",
             },
         ),
+        // A program that only connects does without.
+        Err(error) if name == "listening" => {
+            let text = format!("programs under `capuchin run` cannot listen: {error}");
+            Check { name, state: State::Warn, text, mend: error.notes() }
+        }
         Err(error) => Check::fail(name, error.to_string(), error.notes()),
     }
 }

@@ -68,6 +68,10 @@ fn held(mode: Mode) -> Check {
              datagrams do not come to it, and debuggers do not work in it",
             "help: mend what is named above, or add --no-netns (capuchin run --help says how it is weaker)",
         ),
+        Mode::None => {
+            let help = "help: mend what is named above; `capuchin forward` needs none of it".to_owned();
+            Check::fail("mode", "it would not run: nothing on this machine can hold it", vec![help])
+        }
         Mode::Nested => {
             Check::warn("mode", "it would not be given another network inside this one", "help: leave this one first")
         }
@@ -196,6 +200,7 @@ mod tests {
             (Mode::Namespaces(Way::Tun), State::Warn, "TUN device"),
             (Mode::Filter, State::Warn, "--no-netns"),
             (Mode::Nested, State::Warn, "inside"),
+            (Mode::None, State::Fail, "would not run"),
         ] {
             let Check { state: found, text, mend, .. } = held(mode);
             assert!(found == state && text.contains(word) && mend.is_empty() == (state == State::Ok), "{text}");

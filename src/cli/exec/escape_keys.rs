@@ -1,7 +1,7 @@
 //! The keys that steer the session and not the program: `~` behind a newline, as in ssh(1).
 
-/// What stands in the output of a terminal for `~?`.
-pub const HELP: &str = "\
+/// What stands in the output of a terminal for `~?`, with the character as it is typed in the place of each `~`.
+const HELP: &str = "\
 Supported escape sequences:\r
  ~.   - end the session\r
  ~^Z  - suspend capuchin\r
@@ -49,6 +49,23 @@ impl EscapeKeys {
     /// At the beginning of a line.
     pub fn new(escape: Option<u8>) -> Self {
         Self { escape, place: Place::Start }
+    }
+
+    /// What keys there are.
+    pub fn help(&self) -> String {
+        HELP.replace('~', &self.shown())
+    }
+
+    /// A key behind the escape character as a person sees it typed, for what nobody else echoes; and a new line.
+    pub fn echo(&self, key: &str) -> String {
+        format!("{}{key}\r\n", self.shown())
+    }
+
+    fn shown(&self) -> String {
+        match self.escape.unwrap_or_default() {
+            control @ ..0x20 => format!("^{}", char::from(control ^ 0x40)),
+            plain => char::from(plain).to_string(),
+        }
     }
 
     /// Takes what was typed.
@@ -128,6 +145,14 @@ mod tests {
         assert_eq!(keys.take(b"ls\r"), [bytes("ls\r")]);
         assert_eq!(keys.take(b"~"), []);
         assert_eq!(keys.take(b"."), [Typed::End]);
+    }
+
+    #[test]
+    fn the_help_and_the_echo_have_the_character_that_is_typed() {
+        assert_eq!(EscapeKeys::new(Some(b'~')).help(), HELP);
+        let keys = EscapeKeys::new(Some(2));
+        assert!(keys.help().contains("\n ^B^Z  - suspend") && keys.help().contains("\n ^B^B   - send"));
+        assert_eq!(keys.echo("."), "^B.\r\n");
     }
 
     #[test]

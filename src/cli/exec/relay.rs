@@ -4,23 +4,19 @@ use std::{
     io,
     os::{fd::BorrowedFd, unix::process::ExitStatusExt},
     process::ExitStatus,
-    task::Poll,
 };
 
-use rustix::{
-    process::{Signal, kill_current_process_group},
-    stdio::{stderr, stdout},
-};
+use rustix::stdio::{stderr, stdout};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
 
 use super::{
-    escape_keys::{EscapeKeys, HELP, Typed},
+    escape_keys::{EscapeKeys, Typed},
     failed,
     local_terminal::{self, LocalTerminal},
+    signals::{Event, Signals, stop_job, stop_self},
     streams::{Input, Output, write_out},
 };
 use crate::{
@@ -28,15 +24,13 @@ use crate::{
     borrow::ProgramStream,
     cli::report::{Failure, escape, warn},
     proto::ErrorKind,
-    session::{Crew, Session},
+    session::{Crew, Session, let_driver_send},
 };
 
 /// What a shell adds to a signal's number for the exit status of a program that it ended.
 const SIGNALLED: u8 = 128;
 /// What a shell says of a program that SIGPIPE ended.
 const BROKEN_PIPE: u8 = SIGNALLED + 13;
-/// What goes to the program, by Linux's number; SIGHUP last.
-const PASSED_ON: [u8; 4] = [2, 3, 15, 1];
 
 /// Runs `command` to its end, with a terminal if one is `wanted`.
 pub async fn run(borrower: &Borrower, mut command: Command, wanted: bool, escape: Option<u8>) -> Result<(), Failure> {
@@ -50,6 +44,9 @@ pub async fn run(borrower: &Borrower, mut command: Command, wanted: bool, escape
         child = command.spawn() => child.map_err(failed)?,
         number = signals.end() => return Err(Failure::silent(SIGNALLED + number)),
     };
+    if terminal.is_some() {
+        signals.listen_for_stops()?;
+    }
     let raw = terminal.as_ref().map(LocalTerminal::raw);
     let ended = converse(borrower, &mut child, &mut signals, terminal.as_ref(), escape).await;
     // Before anything is said on it.
@@ -119,21 +116,25 @@ async fn converse(
             // Here, on the first thread: it stops before it goes on, and another might not.
             Some(done_tx) = suspend_rx.recv() => {
                 if let Some(terminal) = terminal {
-                    suspend(terminal, &control).await;
+                    suspend(terminal, &control, stop_job).await;
                 }
                 let _ = done_tx.send(());
             }
-            event = signals.event() => match event {
-                Event::Resized => {
+            event = signals.event() => match (event, terminal) {
+                (Event::Resized, _) => {
                     if let Some(size) = local_terminal::size() {
                         control.resize(size).await.map_err(End::Lost)?;
                     }
                 }
+                (Event::Stop, Some(terminal)) => suspend(terminal, &control, stop_self).await,
+                // Behind SIGSTOP too, which nobody hears: whoever had the terminal meanwhile has set it to its own modes.
+                (Event::GoOn, Some(terminal)) => resume(terminal, &control).await,
+                (Event::Stop | Event::GoOn, None) => {}
                 // On a terminal keys are the program's, so that a signal means this command.
-                Event::Signal(number) if terminal.is_some() || passed_on.contains(&number) => {
+                (Event::Signal(number), _) if terminal.is_some() || passed_on.contains(&number) => {
                     return Err(End::Signal(number));
                 }
-                Event::Signal(number) => {
+                (Event::Signal(number), _) => {
                     passed_on.push(number);
                     control.signal(number).await.map_err(End::Lost)?;
                 }
@@ -209,6 +210,7 @@ async fn feed(stdin: ChildStdin, mut input: Input, mut keys: Option<Keys>) -> bo
             if stdin.stream().write_all_bytes(bytes).await.is_err() {
                 return false;
             }
+            let_driver_send().await;
             continue;
         };
         for typed in keys.typed.take(&bytes) {
@@ -218,10 +220,14 @@ async fn feed(stdin: ChildStdin, mut input: Input, mut keys: Option<Keys>) -> bo
                         return false;
                     }
                 }
-                Typed::End => return true,
-                Typed::Help => tell(HELP),
-                Typed::List => tell(&keys.held),
+                Typed::End => {
+                    tell(&keys.typed.echo("."));
+                    return true;
+                }
+                Typed::Help => tell(&(keys.typed.echo("?") + &keys.typed.help())),
+                Typed::List => tell(&(keys.typed.echo("#") + &keys.held)),
                 Typed::Suspend => {
+                    tell(&keys.typed.echo("^Z"));
                     let (done_tx, done_rx) = oneshot::channel();
                     if keys.suspend_tx.send(done_tx).await.is_ok() {
                         let _ = done_rx.await;
@@ -229,15 +235,20 @@ async fn feed(stdin: ChildStdin, mut input: Input, mut keys: Option<Keys>) -> bo
                 }
             }
         }
+        let_driver_send().await;
     }
     false
 }
 
 /// Stops this process until it is told to go on, with the terminal as it was.
-async fn suspend(terminal: &LocalTerminal, control: &ChildControl) {
+async fn suspend(terminal: &LocalTerminal, control: &ChildControl, stop: fn()) {
     terminal.restore();
-    // The whole job, as Ctrl-Z would; who started us waits for all of it.
-    let _ = kill_current_process_group(Signal::TSTP);
+    stop();
+    resume(terminal, control).await;
+}
+
+/// Every key is the program's again, and its terminal as large as ours is by now.
+async fn resume(terminal: &LocalTerminal, control: &ChildControl) {
     terminal.set_raw();
     if let Some(size) = local_terminal::size() {
         let _ = control.resize(size).await;
@@ -245,12 +256,7 @@ async fn suspend(terminal: &LocalTerminal, control: &ChildControl) {
 }
 
 fn held(borrower: &Borrower) -> String {
-    format!(
-        "\r\nOne program in session {} at {} as {}.\r\n",
-        borrower.session_id(),
-        escape_host(borrower),
-        borrower.user()
-    )
+    format!("One program in session {} at {} as {}.\r\n", borrower.session_id(), escape_host(borrower), borrower.user())
 }
 
 fn escape_host(borrower: &Borrower) -> String {
@@ -269,49 +275,4 @@ fn exit(status: ExitStatus) -> Result<(), Failure> {
         (None, None) => super::super::report::FAILURE,
     };
     if code == 0 { Ok(()) } else { Err(Failure::silent(code)) }
-}
-
-/// The signals that mean the program or us, and those that say that the terminal is of another size.
-struct Signals {
-    ends: Vec<(u8, tokio::signal::unix::Signal)>,
-    size: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let failed = |error| Failure::new(ErrorKind::Local, format!("cannot listen for signals: {error}"));
-        let listen = |kind| signal(kind).map_err(failed);
-        let mut ends = Vec::new();
-        for number in PASSED_ON {
-            ends.push((number, listen(SignalKind::from_raw(number.into()))?));
-        }
-        Ok(Self { ends, size: listen(SignalKind::window_change())? })
-    }
-
-    /// The next that means the program or us.
-    async fn end(&mut self) -> u8 {
-        loop {
-            if let Event::Signal(number) = self.event().await {
-                return number;
-            }
-        }
-    }
-
-    async fn event(&mut self) -> Event {
-        std::future::poll_fn(|cx| {
-            for (number, signal) in &mut self.ends {
-                if signal.poll_recv(cx).is_ready() {
-                    return Poll::Ready(Event::Signal(*number));
-                }
-            }
-            self.size.poll_recv(cx).map(|_| Event::Resized)
-        })
-        .await
-    }
-}
-
-/// What a signal means.
-enum Event {
-    Signal(u8),
-    Resized,
 }

@@ -11,7 +11,10 @@ use super::{
     Wanted,
     spec::{Spec, Specs},
 };
-use crate::{BorrowError, Borrower, Forward, Proxy, RemoteForward, RemoteUdpForward, UdpForward, proto::ErrorKind};
+use crate::{
+    BorrowError, Borrower, Forward, Proxy, RemoteForward, RemoteUdpForward, UdpForward, cli::report::one_line,
+    proto::ErrorKind,
+};
 
 /// Bound at once: a range of ports is there after few round trips.
 const BINDING_MAX: usize = 16;
@@ -79,7 +82,7 @@ impl Open {
         for bound in self.0 {
             let failure_tx = failure_tx.clone();
             // A full queue holds enough of the same.
-            let tell = move |error: &BorrowError| drop(failure_tx.try_send(error.to_string()));
+            let tell = move |error: &BorrowError| drop(failure_tx.try_send(one_line(error)));
             match bound {
                 Bound::Local(forward) => serving.spawn(forward.serve(tell)),
                 Bound::LocalUdp(forward) => serving.spawn(forward.serve(tell)),

@@ -10,7 +10,7 @@ use crate::{
     Borrower, OwnedReadHalf, OwnedWriteHalf,
     cli::report::{Failure, of_stdout},
     proto::{ErrorKind, Target},
-    session::Ended,
+    session::{Ended, TakenBack},
     sys,
 };
 
@@ -59,8 +59,9 @@ fn failure(target: &Target, broken: Broken) -> Failure {
     match broken {
         Broken::Stdout(error) => of_stdout(&error),
         Broken::Stream(error) => {
-            let ended = error.get_ref().and_then(|inner| inner.downcast_ref::<Ended>());
-            let kind = ended.map_or(ErrorKind::Target, |ended| ended.kind);
+            let inner = error.get_ref();
+            let ended = inner.and_then(|inner| inner.downcast_ref::<Ended>()).map(|ended| ended.kind);
+            let kind = ended.or(TakenBack::of(&error).map(|taken| taken.0)).unwrap_or(ErrorKind::Target);
             Failure::new(kind, format!("the connection to {target} failed: {error}"))
         }
     }

@@ -158,12 +158,16 @@ pub enum AdminReply {
 pub struct UserEntry {
     /// The name.
     pub user: String,
-    /// Seconds since 1970.
-    pub created: u64,
+    /// Since when, in seconds since 1970; none for who has no entry, and is listed only because the door is closed to him.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
     /// Whether a password was set.
     pub password: bool,
     /// Ids of the devices that are not revoked.
     pub devices: Vec<String>,
+    /// Since when the door of the lender's own machine is closed to a user of this name, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub barred: Option<u64>,
 }
 
 /// The daemon's no.

@@ -10,7 +10,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -36,6 +36,15 @@ const BYTES_KEPT_MAX: u64 = 1024 * 1024 * 1024;
 const RESERVE_BYTES: u64 = 64 * 1024;
 /// A clock that goes back by more than this is noted; less is what setting it right costs.
 const CLOCK_BACK: Duration = Duration::SECOND;
+
+/// Whose lines stand behind what the head knows.
+#[derive(Clone, Copy)]
+enum Behind {
+    /// Ours, if they follow from it: a crash came between them and the head.
+    Crash,
+    /// Somebody else's: the head was told of everything.
+    Foreign,
+}
 
 /// When a new file begins, and how much is kept.
 #[derive(Clone, Copy)]
@@ -71,11 +80,18 @@ pub(super) struct Journal {
     reserved: u64,
     /// Lines that could not be written.
     lost: u64,
+    /// Whether the file still has its name; what is written to another one is read by nobody.
+    in_place: bool,
 }
 
 impl Journal {
     /// Opens the log in `dir`, mends it, and goes on with its chain. What was mended waits to be committed.
     pub(super) fn open(dir: &Path, limits: Limits, now: OffsetDateTime) -> Result<Self, AuditError> {
+        Self::go_on(dir, limits, now, Behind::Crash)
+    }
+
+    fn go_on(dir: &Path, limits: Limits, now: OffsetDateTime, behind: Behind) -> Result<Self, AuditError> {
+        let is_new = !dir.exists();
         keyfile::create_dir(dir)?;
         let path = files::active(dir);
         let (head, marks) = Head::open(dir)?;
@@ -94,7 +110,12 @@ impl Journal {
             }
         };
         let headless = marks.is_none();
-        let (marks, at, mut found) = reconcile(marks, at);
+        let foreign = match (marks, behind) {
+            (Some(marks), Behind::Crash) if marks.last.seq < at.seq => stranger_behind(dir, marks.last)?,
+            (Some(marks), Behind::Foreign) if marks.last.seq < at.seq => Some(marks.last.seq + 1),
+            _ => None,
+        };
+        let (marks, at, mut found) = reconcile(marks, at, is_new, foreign);
         if headless {
             // Before any line: a log without a head is one whose head was taken away.
             head.write(&marks)?;
@@ -118,6 +139,7 @@ impl Journal {
             half_written: false,
             reserved: 0,
             lost: 0,
+            in_place: true,
         };
         for why in found {
             tracing::warn!(folder = %dir.display(), why, "the audit log was mended");
@@ -126,8 +148,46 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Looks whether the file is still there before lines are written to it. One that was removed or replaced cannot be
+    /// brought back: another is begun, which says what is missing, and the chain goes on so that
+    /// [`verify`](super::verify) misses it, too.
+    pub(super) fn stay_in_place(&mut self, now: OffsetDateTime) {
+        let checked = self.has_its_name().and_then(|has| if has { Ok(()) } else { self.begin_anew(now) });
+        if let Err(error) = &checked
+            && self.in_place
+        {
+            tracing::error!(%error, "the audit log was removed, and cannot be begun anew");
+        }
+        self.in_place = checked.is_ok();
+    }
+
+    fn has_its_name(&self) -> Result<bool, AuditError> {
+        let path = files::active(&self.dir);
+        let ours = self.file.metadata().map_err(io_error(&path))?;
+        match fs::symlink_metadata(&path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error(&path)(error)),
+        }
+    }
+
+    fn begin_anew(&mut self, now: OffsetDateTime) -> Result<(), AuditError> {
+        keyfile::create_dir(&self.dir)?;
+        // First, and with all that was written: it is what opening the log measures it by.
+        let marks = Marks { last: self.at, ..self.marks };
+        Head::open(&self.dir)?.0.write(&marks)?;
+        let lost = self.lost;
+        *self = Self::go_on(&self.dir, self.limits, now, Behind::Foreign)?;
+        self.lost += lost;
+        Ok(())
+    }
+
     /// Writes a line. One that cannot be written is counted, and said to be missing as soon as there is room.
     pub(super) fn append(&mut self, event: &Event, now: OffsetDateTime) {
+        if !self.in_place {
+            self.lost += 1;
+            return;
+        }
         let written = self.write_missing(now).and_then(|()| self.write(event, now));
         if let Err(error) = written {
             if self.lost == 0 {
@@ -137,8 +197,16 @@ impl Journal {
         }
     }
 
+    /// Whether every line so far stands in the file.
+    pub(super) fn is_whole(&self) -> bool {
+        self.in_place && self.lost == 0
+    }
+
     /// Brings everything to the disk. `false` while something is missing or room runs out: nothing new may begin then.
     pub(super) fn commit(&mut self, now: OffsetDateTime) -> bool {
+        if !self.in_place {
+            return false;
+        }
         let committed = self.write_missing(now).and_then(|()| self.reserve()).and_then(|()| {
             self.file.sync_data().map_err(self.failed())?;
             if self.marks.last == self.at {
@@ -159,7 +227,7 @@ impl Journal {
         }
         // Not before there is room to go on: between two lines that are lost nothing is won by saying so.
         self.reserve()?;
-        let why = "these lines could not be written: the disk was full or failed".to_owned();
+        let why = "these lines could not be written: the disk was full or failed, or the log was removed".to_owned();
         self.write(&Event { count: Some(self.lost), ..Event::of_log("lines-lost", why) }, now)?;
         tracing::info!(lines = self.lost, "the audit log is written again");
         self.lost = 0;
@@ -263,11 +331,25 @@ impl Journal {
 
 /// Compares the head with the end of the log; gives where the chain goes on, and what is wrong.
 ///
-/// A log that ends before its head was cut. The chain then goes on from the head, so that the gap stays for
-/// [`verify`](super::verify) to find.
-fn reconcile(marks: Option<Marks>, end: Position) -> (Marks, Position, Vec<String>) {
+/// A log that ends before its head was cut, and one with a line of somebody else behind it, `foreign`, was put in its place.
+/// The chain then goes on from the head, so that the gap stays for [`verify`](super::verify) to find.
+fn reconcile(
+    marks: Option<Marks>,
+    end: Position,
+    is_new: bool,
+    foreign: Option<u64>,
+) -> (Marks, Position, Vec<String>) {
+    if let (Some(marks), Some(line)) = (marks, foreign) {
+        let why = format!("line {line} is none that was written: it does not follow from line {}", marks.last.seq);
+        return (marks, marks.last, vec![why]);
+    }
     match marks {
-        None if end.seq == 0 => (Marks { last: end, base: end }, end, Vec::new()),
+        None if end.seq == 0 => {
+            let why =
+                "its folder was there with neither head nor line: whether a log was removed from it cannot be said";
+            let found = if is_new { Vec::new() } else { vec![why.to_owned()] };
+            (Marks { last: end, base: end }, end, found)
+        }
         None => {
             let why = "its head was missing or broken; whether lines before this one are missing cannot be said";
             (Marks { last: end, base: Position::GENESIS }, end, vec![why.to_owned()])
@@ -281,6 +363,26 @@ fn reconcile(marks: Option<Marks>, end: Position) -> (Marks, Position, Vec<Strin
         }
         Some(marks) => (marks, end, Vec::new()),
     }
+}
+
+/// The first line behind `last` that does not follow from it, by its number.
+fn stranger_behind(dir: &Path, last: Position) -> Result<Option<u64>, AuditError> {
+    let old = files::list_old(dir).map_err(io_error(dir))?;
+    // Of files that end before it nothing is read.
+    let begins = old.iter().rposition(|(first, _)| *first <= last.seq + 1).unwrap_or(0);
+    let paths = old.into_iter().skip(begins).map(|(_, path)| path).chain([files::active(dir)]);
+    let mut at = last;
+    for path in paths {
+        let mut lines = files::Lines::new(File::open(&path).map_err(io_error(&path))?);
+        while let Some(line) = lines.next().map_err(io_error(&path))? {
+            match parse(&line) {
+                Some(line) if line.at.seq <= last.seq => {}
+                Some(line) if at.then(line.body) == line.at => at = line.at,
+                _ => return Ok(Some(at.seq + 1)),
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The newest full file with its last line.

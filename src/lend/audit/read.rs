@@ -159,6 +159,7 @@ impl AuditWatch {
     /// # Cancellation
     /// Nothing is lost.
     pub async fn changed(&mut self) -> Result<(), AuditError> {
-        self.watch.changed().await.map_err(io_error(&self.dir))
+        // Whatever has changed: it is in several files.
+        self.watch.changed(None).await.map(drop).map_err(io_error(&self.dir))
     }
 }

@@ -67,7 +67,12 @@ pub fn prove(dir: &Path) -> Result<AuditProof, AuditError> {
             let why = format!("the lines {} to {} are missing", last.seq + 1, head.seq);
             Err(AuditError::Broken { path, line: number + 1, why })
         }
-        None if last.seq > 0 => {
+        // A lender writes the head before any line.
+        None if lines == 0 => {
+            let why = "it is missing or broken, and there is no line: the log was removed, or never begun".to_owned();
+            Err(AuditError::Broken { path: Head::path(dir), line: 1, why })
+        }
+        None => {
             let why = "it is missing or broken: whether the end of the log was cut off cannot be said".to_owned();
             Err(AuditError::Broken { path: Head::path(dir), line: 1, why })
         }

@@ -9,7 +9,7 @@ use crate::{
         borrower::Borrower,
         own_user::{self, Actor},
     },
-    policy::{self, Connect, Facts, Granted, Listen, Profile},
+    policy::{self, Connect, Facts, Granted, Listen},
     proto::Refusal,
 };
 
@@ -37,7 +37,7 @@ pub(in crate::lend) fn still_listens(borrower: &Borrower, grant: &Granted<Listen
 }
 
 /// As [`still`], for what the rules alone decide: a UDP port or socket, a destination of datagrams, either end of a
-/// service.
+/// service, the profile.
 pub(in crate::lend) fn still_by_rules<R: policy::Request>(
     borrower: &Borrower,
     grant: &Granted<R>,
@@ -55,10 +55,4 @@ pub(in crate::lend) fn still_unix<R: policy::Request>(
     let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
     grant.again(&borrower.lender.policy(), &borrower.principal, &facts).map_err(|no| refusal(&no))?;
     own_user::still_acts(&borrower.lender, &borrower.principal.user, actor)
-}
-
-/// Whether the policy of now gives the profile.
-pub(in crate::lend) fn still_profile(borrower: &Borrower) -> Result<(), Refusal> {
-    let policy = borrower.lender.policy();
-    policy::decide(&policy, &borrower.principal, Profile, &Facts::default()).map(drop).map_err(|no| refusal(&no))
 }

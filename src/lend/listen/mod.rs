@@ -91,7 +91,7 @@ pub(super) async fn service(
     let offered = match borrower.lender.shared.services.offer(&target, wanted.at_once) {
         Ok(offered) => offered,
         Err(refusal) => {
-            log(borrower, "listen-failed", target, Some(refusal.text().to_owned())).await;
+            borrower.log("listen-failed", target, Some(refusal.text().to_owned())).await;
             return refuse(&stream, refusal).await;
         }
     };
@@ -125,7 +125,7 @@ impl Listener {
             Err(refusal) => return refuse(&stream, refusal).await,
         };
         let Ok(place) = borrower.lender.shared.sockets.try_acquire() else {
-            log(borrower, "listen-failed", target, Some(descriptors::NONE_LEFT.to_owned())).await;
+            borrower.log("listen-failed", target, Some(descriptors::NONE_LEFT.to_owned())).await;
             return refuse(&stream, descriptors::none_left()).await;
         };
         if let Some(backlog) = backlog
@@ -151,7 +151,7 @@ impl Listener {
         let why = held.why_taken();
         taken_tx.send_replace(why.is_some());
         drop((held, stream));
-        log(borrower, "listen-closed", target, why).await;
+        borrower.log("listen-closed", target, why).await;
         while connections.join_next().await.is_some() {}
     }
 
@@ -251,14 +251,14 @@ impl Arrival {
             Ok(stream) => stream,
             Err(error) => {
                 came.reset();
-                return log(&borrower, "accept-failed", target, Some(error.to_string())).await;
+                return borrower.log("accept-failed", target, Some(error.to_string())).await;
             }
         };
         let held = match borrower.hold(&stream, "accepted", target.clone(), Box::new(move |borrower| still(borrower))) {
             Ok(held) => held,
             Err(refusal) => {
                 came.reset();
-                return log(&borrower, "accept-failed", target, Some(refusal.text().to_owned())).await;
+                return borrower.log("accept-failed", target, Some(refusal.text().to_owned())).await;
             }
         };
         let answer = async {
@@ -302,15 +302,10 @@ async fn taken_back(mut taken: watch::Receiver<bool>) {
 /// Tells the borrower and the log that there is no listener.
 async fn failed(borrower: &Borrower, stream: &Stream, target: String, error: &io::Error) {
     let refusal = refusal(error);
-    log(borrower, "listen-failed", target, Some(refusal.text().to_owned())).await;
+    borrower.log("listen-failed", target, Some(refusal.text().to_owned())).await;
     refuse(stream, refusal).await;
 }
 
 fn refusal(error: &io::Error) -> Refusal {
     Refusal::new(ErrorKind::Target, format!("the lender cannot listen there: {error}")).with_errno(Errno::of(error))
-}
-
-async fn log(borrower: &Borrower, event: &'static str, target: String, why: Option<String>) {
-    let event = Event { target: Some(target), why, ..borrower.event(event) };
-    borrower.lender.shared.audit.log(event).await;
 }

@@ -9,6 +9,7 @@ use rustix::net::{
 
 use super::port::{Family, Port};
 use crate::{
+    lend::keepalive::keep_alive,
     policy::{Granted, Listen},
     proto::{Errno, TcpListen},
     trust::random,
@@ -57,6 +58,8 @@ fn open(wanted: &TcpListen) -> io::Result<OwnedFd> {
         sockopt::set_ipv6_v6only(&socket, wanted.v6_only)?;
     }
     sockopt::set_socket_reuseaddr(&socket, wanted.reuse_address)?;
+    // What it accepts has it from here.
+    keep_alive(&socket)?;
     Ok(socket)
 }
 

@@ -1,7 +1,7 @@
 //! What one session was answered: which name each address was given for, for as long as a program may use it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -19,6 +19,8 @@ pub(super) struct Answers {
     facts: HashMap<Answered, Kept>,
     /// By age, so that the oldest is found.
     order: BTreeMap<u64, Answered>,
+    /// The places in `order` of what is known of an address, which each connection by address asks for.
+    by_address: HashMap<IpAddr, BTreeSet<u64>>,
     next: u64,
 }
 
@@ -31,27 +33,37 @@ impl Answers {
     /// Notes what was answered at `now`. Noted again it is as young as a new one, and holds no shorter than it did.
     pub(super) fn note(&mut self, answered: Answered, ttl_seconds: u32, now: Instant) {
         let mut until = now + KEPT_MIN.max(Duration::from_secs(ttl_seconds.into()));
-        if let Some(before) = self.facts.remove(&answered) {
-            self.order.remove(&before.place);
+        if let Some(before) = self.forget(&answered) {
             until = until.max(before.until);
         }
         while self.facts.len() >= ANSWERS_MAX {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
-            self.facts.remove(&oldest);
+            let Some(oldest) = self.order.first_entry().map(|oldest| oldest.get().clone()) else { break };
+            self.forget(&oldest);
         }
         let place = self.next;
         self.next += 1;
+        self.by_address.entry(answered.address).or_default().insert(place);
         self.order.insert(place, answered.clone());
         self.facts.insert(answered, Kept { place, until });
     }
 
     /// What holds at `now` about `address`, the oldest first.
     pub(super) fn about(&self, address: IpAddr, now: Instant) -> Vec<Answered> {
-        let address = address.to_canonical();
-        let mut found: Vec<_> =
-            self.facts.iter().filter(|(fact, kept)| fact.address == address && now < kept.until).collect();
-        found.sort_by_key(|(_, kept)| kept.place);
-        found.into_iter().map(|(fact, _)| fact.clone()).collect()
+        let places = self.by_address.get(&address.to_canonical()).into_iter().flatten();
+        let facts = places.filter_map(|place| self.order.get(place));
+        facts.filter(|fact| self.facts.get(fact).is_some_and(|kept| now < kept.until)).cloned().collect()
+    }
+
+    fn forget(&mut self, fact: &Answered) -> Option<Kept> {
+        let kept = self.facts.remove(fact)?;
+        self.order.remove(&kept.place);
+        if let Some(places) = self.by_address.get_mut(&fact.address) {
+            places.remove(&kept.place);
+            if places.is_empty() {
+                self.by_address.remove(&fact.address);
+            }
+        }
+        Some(kept)
     }
 }
 
@@ -103,5 +115,6 @@ mod tests {
         let known = |number: usize| !answers.about(nth(number).address, now).is_empty();
         assert!(known(0) && !known(1) && known(2) && known(ANSWERS_MAX));
         assert_eq!((answers.facts.len(), answers.order.len()), (ANSWERS_MAX, ANSWERS_MAX));
+        assert_eq!(answers.by_address.len(), ANSWERS_MAX, "an address of which nothing is known any more is forgotten");
     }
 }

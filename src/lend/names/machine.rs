@@ -32,9 +32,10 @@ impl Machine {
         }
     }
 
-    /// The hosts of now.
-    pub(super) async fn hosts(&self) -> Arc<Hosts> {
-        read(&self.hosts).await
+    /// The hosts of now and resolv.conf, looked at together: each question asks.
+    pub(super) async fn now(&self) -> (Arc<Hosts>, Arc<ResolvConf>) {
+        let (hosts, resolver) = (self.hosts.clone(), self.resolver.clone());
+        blocking(move || (hosts.read(), resolver.read())).await
     }
 
     /// The first lines of hosts, as many as a profile may have.
@@ -46,12 +47,11 @@ impl Machine {
     pub(in crate::lend) async fn resolver_file(&self) -> Arc<ResolvConf> {
         read(&self.resolver).await
     }
+}
 
-    /// The resolvers of now, in the order in which they are asked.
-    pub(super) async fn resolvers(&self) -> Arc<[SocketAddr]> {
-        let file = self.resolver_file().await;
-        file.resolvers.iter().map(|address| (*address, DNS_PORT).into()).collect()
-    }
+/// The resolvers that this file names, in the order in which they are asked.
+pub(super) fn resolvers(file: &ResolvConf) -> Arc<[SocketAddr]> {
+    file.resolvers.iter().map(|address| (*address, DNS_PORT).into()).collect()
 }
 
 async fn read<T: Send + Sync + 'static>(file: &Arc<Followed<T>>) -> Arc<T> {

@@ -4,11 +4,7 @@
 //! Each try has an id and a source port of its own, both random, takes datagrams from the one resolver only, and only an
 //! answer to its very question.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,6 +17,7 @@ use crate::{
     proto::{
         UserName,
         dns::{ANSWER_BYTES_MAX, Question, Reply},
+        wildcard_like,
     },
 };
 
@@ -88,8 +85,7 @@ async fn exchange(
 }
 
 async fn over_udp(resolver: SocketAddr, id: u16, query: &[u8], question: &Question) -> io::Result<Reply> {
-    let any: IpAddr = if resolver.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
+    let socket = UdpSocket::bind(wildcard_like(resolver.ip())).await?;
     socket.connect(resolver).await?;
     socket.send(query).await?;
     let mut buffer = vec![0; ANSWER_BYTES_MAX];

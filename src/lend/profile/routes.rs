@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
-use crate::proto::{MACHINE_ADDRESSES_MAX, MachineRoute, ROUTES_MAX};
+use crate::proto::{MACHINE_ADDRESSES_MAX, MachineRoute, ROUTES_MAX, wildcard_like};
 
 /// Routes that are looked at; who knows more speaks BGP, and has a default route.
 const READ_MAX: usize = 4096;
@@ -102,8 +102,7 @@ fn inside(prefix: &IpNet) -> IpAddr {
 
 /// The address that a datagram there would come from.
 fn chosen_for(destination: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
+    let socket = UdpSocket::bind(wildcard_like(destination)).ok()?;
     socket.connect((destination, PROBE_PORT)).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
 }

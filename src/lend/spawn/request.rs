@@ -16,7 +16,7 @@ use crate::{
         own_user::{ALLOW_ROOT, run_as},
         worker::Job,
     },
-    policy::{self, Exec, Facts, Granted, SendVariable, Shell, Terms},
+    policy::{self, Exec, Facts, Granted, Policy, Principal, SendVariable, Shell, Terms},
     proto::{ErrorKind, Program, Refusal, Spawn, UserName},
 };
 
@@ -27,6 +27,8 @@ pub(in crate::lend) struct SpawnGrant {
     /// The arguments, as the program is to see them.
     arguments: Vec<Vec<u8>>,
     variables: Vec<(Granted<SendVariable>, Vec<u8>)>,
+    /// Those that can be left out. Once the program has them nothing takes them from it: they are judged until it starts.
+    offered: Vec<(Granted<SendVariable>, Vec<u8>)>,
     account: Account,
     setuid: bool,
     detach: bool,
@@ -69,10 +71,26 @@ pub(in crate::lend) async fn judge(
     };
     allow_detach(&terms, &who.user, wanted.detach)?;
     let (account, setuid, detach) = (account?, terms.setuid, wanted.detach);
-    Ok(SpawnGrant { program, arguments, variables: granted, account, setuid, detach })
+    let offered = offered(&policy, who, &facts, &wanted.offered);
+    Ok(SpawnGrant { program, arguments, variables: granted, offered, account, setuid, detach })
 }
 
-/// Judges a program that runs by the policy of now.
+/// Of the variables that may be left out, those that the policy lets through.
+fn offered(
+    policy: &Policy,
+    who: &Principal,
+    facts: &Facts<'_>,
+    variables: &[Vec<u8>],
+) -> Vec<(Granted<SendVariable>, Vec<u8>)> {
+    let allowed = |variable: &Vec<u8>| {
+        let name = std::str::from_utf8(variable.split(|byte| *byte == b'=').next()?).ok()?;
+        let grant = policy::decide(policy, who, SendVariable::parse(name).ok()?, facts).ok()?;
+        Some((grant, variable.clone()))
+    };
+    variables.iter().filter_map(allowed).collect()
+}
+
+/// Judges a program that runs by the policy of now. What was only offered to it is no reason to end it: nobody asked for that.
 pub(in crate::lend) fn still(borrower: &Borrower, grant: &SpawnGrant) -> Result<(), Refusal> {
     let (lender, who) = (&borrower.lender, &borrower.principal);
     let policy = lender.policy();
@@ -97,6 +115,14 @@ pub(in crate::lend) fn still(borrower: &Borrower, grant: &SpawnGrant) -> Result<
 }
 
 impl SpawnGrant {
+    /// Leaves out what was offered and may not be sent by the policy of now, which the program is about to have.
+    pub(super) fn judge_offered_again(&mut self, borrower: &Borrower) {
+        let (lender, who) = (&borrower.lender, &borrower.principal);
+        let policy = lender.policy();
+        let facts = Facts { own_folders: lender.own_folders(), ..Facts::default() };
+        self.offered.retain(|(variable, _)| variable.again(&policy, who, &facts).is_ok());
+    }
+
     /// The rule that allowed the program.
     pub(in crate::lend) fn rule(&self) -> String {
         match &self.program {
@@ -132,7 +158,7 @@ impl SpawnGrant {
 
     /// What the worker is to do.
     pub(super) fn into_job(self, wanted: &Spawn) -> Job {
-        let Self { program, mut arguments, variables, account, setuid, detach: _ } = self;
+        let Self { program, mut arguments, variables, offered, account, setuid, detach: _ } = self;
         let file = match program {
             GrantedProgram::Shell(_) => {
                 // A login shell is one whose name begins so.
@@ -158,7 +184,8 @@ impl SpawnGrant {
             None => folders(&account).to_vec(),
         };
         let term = wanted.terminal.as_ref().map(|terminal| terminal.term.as_str()).filter(|term| !term.is_empty());
-        let sent = variables.into_iter().map(|(_, variable)| variable).collect();
+        // First: of two of a name the one counts that was asked for in earnest.
+        let sent = offered.into_iter().chain(variables).map(|(_, variable)| variable).collect();
         Job {
             file,
             arguments: arguments.into_iter().map(Into::into).collect(),

@@ -9,9 +9,11 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWriteExt, copy, sink},
     net::unix::pipe::{Receiver, Sender},
+    runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
 };
 
 use super::places::PROGRAMS_MAX;
@@ -23,6 +25,9 @@ use crate::{
 /// What a terminal reads as the end of its input, where the program has not changed it: once for a line that was begun,
 /// once for the end.
 const END_OF_INPUT: [u8; 2] = [4, 4];
+
+/// A program that is ended has been killed by then (`worker/supervisor`).
+const LAST_WORDS_MAX: Duration = Duration::from_secs(6);
 
 /// The programs of a session: how many, and the streams that wait for theirs.
 pub(in crate::lend) struct Programs {
@@ -146,7 +151,7 @@ pub(super) struct Input {
 /// What a program writes.
 pub(super) struct Output {
     stream: Stream,
-    pipe: Receiver,
+    pipe: Mouth,
     stalled: Arc<Stalled>,
 }
 
@@ -163,7 +168,7 @@ impl Ends {
             let sender = Sender::from_owned_fd_unchecked(master.try_clone()?)?;
             let receiver = Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
             this.input = stdin.map(|stream| Input::new(stream, sender, true));
-            this.outputs.extend(stdout.map(|stream| Output::new(stream, receiver)));
+            this.outputs.extend(stdout.map(|stream| Output::new(stream, Mouth::of_terminal(receiver))));
             this.terminal = Some(master);
             return Ok(this);
         }
@@ -171,7 +176,7 @@ impl Ends {
             this.input = Some(Input::new(stream, Sender::from_owned_fd(next()?)?, false));
         }
         for stream in [stdout, stderr].into_iter().flatten() {
-            this.outputs.push(Output::new(stream, Receiver::from_owned_fd(next()?)?));
+            this.outputs.push(Output::new(stream, Mouth::of_pipe(Receiver::from_owned_fd(next()?)?)));
         }
         Ok(this)
     }
@@ -196,14 +201,52 @@ impl Input {
 }
 
 impl Output {
-    fn new(stream: Stream, pipe: Receiver) -> Self {
+    fn new(stream: Stream, pipe: Mouth) -> Self {
         Self { stream, pipe, stalled: Arc::default() }
     }
 
     /// Passes on what the program says until it ends, or until nobody reads it, which the program's writes then say.
-    async fn copy(self, meter: &Meter) {
-        if let Err(error) = pipe_to_stream(&self.pipe, &self.stream, meter, &self.stalled).await {
+    async fn copy(mut self, meter: &Meter) {
+        let Some(pipe) = &self.pipe.open else { return };
+        let copied = pipe_to_stream(pipe, &self.stream, meter, &self.stalled).await;
+        // With the session the program ends as well, in good order.
+        if self.stream.over().is_none() {
+            self.pipe.close();
+        }
+        if let Err(error) = copied {
             self.stream.reset(reset_of(&error));
+        }
+    }
+}
+
+/// Where a program is heard. Dropped before its end it goes on to be heard, by nobody, for as long as the program may take to end: whoever
+/// cleans up and says so must not be ended by the first word.
+struct Mouth {
+    open: Option<Receiver>,
+    is_pipe: bool,
+}
+
+impl Mouth {
+    fn of_pipe(receiver: Receiver) -> Self {
+        Self { open: Some(receiver), is_pipe: true }
+    }
+
+    /// One that is closed has hung up, which is what its program is to hear.
+    fn of_terminal(receiver: Receiver) -> Self {
+        Self { open: Some(receiver), is_pipe: false }
+    }
+
+    fn close(&mut self) {
+        self.open = None;
+    }
+}
+
+impl Drop for Mouth {
+    fn drop(&mut self) {
+        let pipe = self.open.take().filter(|_| self.is_pipe);
+        // Places of programs bound how many there are: theirs are held until nothing of them is left.
+        if let (Some(mut pipe), Ok(runtime)) = (pipe, Handle::try_current()) {
+            runtime.spawn(async move { timeout(LAST_WORDS_MAX, copy(&mut pipe, &mut sink())).await });
         }
     }
 }

@@ -26,7 +26,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use self::peers::{Peers, Standing};
+use self::peers::{May, Peers, Standing};
 use super::{
     audit::Event,
     borrower::Borrower,
@@ -66,7 +66,7 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
         Err(refusal) => return refuse(&stream, refusal).await,
     };
     let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
-        log(borrower, "udp-failed", wanted.address.to_string(), Some(descriptors::NONE_LEFT.to_owned())).await;
+        borrower.log("udp-failed", wanted.address.to_string(), Some(descriptors::NONE_LEFT.to_owned())).await;
         return refuse(&stream, descriptors::none_left()).await;
     };
     let mut lent = Lent {
@@ -123,7 +123,7 @@ async fn open(
         Ok(opened) => Ok(opened),
         Err(error) => {
             let text = format!("the lender cannot open a UDP socket there: {error}");
-            log(borrower, "udp-failed", wanted.address.to_string(), Some(error.to_string())).await;
+            borrower.log("udp-failed", wanted.address.to_string(), Some(error.to_string())).await;
             Err(Refusal::new(ErrorKind::Target, text).with_errno(Errno::of(&error)))
         }
     }
@@ -174,16 +174,21 @@ impl Lent<'_> {
                     let more = more?;
                     self.send_all(stream, reader).await?;
                     if !more {
-                        return Ok(());
+                        // What was refused at last; who is over may hear that still.
+                        return self.queue.flush(stream);
                     }
                 }
                 drained = self.queue.drain(stream), if waiting => drained?,
                 ready = self.socket.ready(Interest::READABLE | Interest::ERROR) => {
-                    ready?;
+                    let has_errors = ready?.is_error();
                     let bytes = self.receive(stream);
-                    self.hear_errors(stream);
+                    if has_errors {
+                        self.hear_errors(stream);
+                    }
                     self.queue.flush(stream)?;
                     self.meter.keep_pace(bytes).await;
+                    // Waiting for a socket that is always ready costs no budget: who floods it would keep this worker.
+                    tokio::task::coop::consume_budget().await;
                 }
             }
             self.queue.flush(stream)?;
@@ -202,22 +207,22 @@ impl Lent<'_> {
         let UdpBody::Datagram(payload) = message.body else { return };
         let peer = SocketAddr::new(message.peer.ip().to_canonical(), message.peer.port());
         self.meter.keep_pace(payload.len()).await;
-        let standing = lock(&self.peers).standing(peer, Instant::now());
-        match standing {
-            Some(true) => {}
-            Some(false) => return self.fail(stream, peer, Errno::EACCES),
+        let may = lock(&self.peers).may(peer, Instant::now());
+        let met_at = match may {
+            Some(May::BeSentTo { met_at }) => met_at,
+            Some(May::NotBeSentTo) => return self.fail(stream, peer, Errno::EACCES),
             None => {
                 if let Err(refusal) = self.judge(peer).await {
                     lock(&self.peers).note(peer, Standing::Refused, Instant::now());
                     self.queue.push(stream, &UdpMessage { peer, body: UdpBody::Refused(refusal) });
                     return;
                 }
+                lock(&self.peers).met_at(peer)
             }
-        }
+        };
         let Some(to) = self.reachable(peer) else { return self.fail(stream, peer, Errno::EAFNOSUPPORT) };
-        let met_at = lock(&self.peers).met_at(peer);
         let sent = match met_at {
-            Some(source) => socket::send_from(&self.socket, source, peer, payload),
+            Some(source) => socket::send_from(&self.socket, self.is_ipv6, source, peer, payload),
             None => self.socket.try_send_to(payload, to),
         };
         let sent = sent.or_else(|error| match error.kind() {
@@ -278,8 +283,11 @@ impl Lent<'_> {
                 Ok((peer, errno)) if lock(&self.peers).was_sent_to(peer, Instant::now()) => {
                     self.fail(stream, peer, errno);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(_) | Err(_) => {}
+                // Nobody here has sent it, or it is of no datagram.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                // No more, or none that can be heard now.
+                Err(_) => return,
             }
         }
     }
@@ -321,9 +329,4 @@ impl Logged {
 fn lock(peers: &Mutex<Peers>) -> MutexGuard<'_, Peers> {
     // Every change under the lock is complete by itself.
     peers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn log(borrower: &Borrower, event: &'static str, target: String, why: Option<String>) {
-    let event = Event { target: Some(target), why, ..borrower.event(event) };
-    borrower.lender.shared.audit.log(event).await;
 }

@@ -27,6 +27,16 @@ pub(super) enum Standing {
     Came,
 }
 
+/// Whether a far end may be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum May {
+    /// From this address of the machine, if it came to one.
+    BeSentTo {
+        met_at: Option<IpAddr>,
+    },
+    NotBeSentTo,
+}
+
 /// The far ends of one socket.
 #[derive(Default)]
 pub(super) struct Peers {
@@ -42,13 +52,13 @@ struct Peer {
 
 impl Peers {
     /// Whether `peer` may be sent to; `None` where that is still to be judged. One that may is known for longer by it.
-    pub(super) fn standing(&mut self, peer: SocketAddr, now: Instant) -> Option<bool> {
+    pub(super) fn may(&mut self, peer: SocketAddr, now: Instant) -> Option<May> {
         let known = self.table.get_mut(&peer).filter(|known| now < known.until)?;
-        let may = !matches!(known.standing, Standing::Refused);
-        if may {
-            known.until = now + QUIET_MAX;
+        if matches!(known.standing, Standing::Refused) {
+            return Some(May::NotBeSentTo);
         }
-        Some(may)
+        known.until = now + QUIET_MAX;
+        Some(May::BeSentTo { met_at: known.met_at })
     }
 
     /// Whether something was sent to `peer` not too long ago, or it came by itself where it may.
@@ -108,6 +118,9 @@ mod tests {
         proto::DeviceId,
     };
 
+    const YES: Option<May> = Some(May::BeSentTo { met_at: None });
+    const NO: Option<May> = Some(May::NotBeSentTo);
+
     fn granted(peer: SocketAddr) -> Standing {
         let policy = Policy::parse("[[allow]]\nwho = \"ana\"\nudp = \"*:*\"", "policy.toml").unwrap();
         let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_bytes([0; 8]) };
@@ -122,13 +135,13 @@ mod tests {
     #[test]
     fn a_far_end_answers_until_it_was_quiet_for_too_long() {
         let (mut peers, t0) = (Peers::default(), Instant::now());
-        assert_eq!(peers.standing(peer(1), t0), None);
+        assert_eq!(peers.may(peer(1), t0), None);
         peers.note(peer(1), granted(peer(1)), t0);
         peers.note(peer(2), Standing::Refused, t0);
-        assert_eq!((peers.standing(peer(1), t0), peers.standing(peer(2), t0)), (Some(true), Some(false)));
+        assert_eq!((peers.may(peer(1), t0), peers.may(peer(2), t0)), (YES, NO));
         assert!(peers.was_sent_to(peer(1), t0) && !peers.was_sent_to(peer(2), t0) && !peers.was_sent_to(peer(3), t0));
-        assert_eq!(peers.standing(peer(2), t0 + REFUSED_FOR), None, "a refusal is judged again soon");
-        assert_eq!(peers.standing(peer(1), t0 + QUIET_MAX / 2), Some(true));
+        assert_eq!(peers.may(peer(2), t0 + REFUSED_FOR), None, "a refusal is judged again soon");
+        assert_eq!(peers.may(peer(1), t0 + QUIET_MAX / 2), YES);
         assert!(peers.was_sent_to(peer(1), t0 + QUIET_MAX), "sending keeps it known");
         assert!(!peers.was_sent_to(peer(1), t0 + QUIET_MAX * 2));
     }
@@ -152,7 +165,7 @@ mod tests {
         peers.note(peer(2), Standing::Refused, t0);
         peers.note(peer(3), Standing::Came, t0);
         peers.judge_again(|_| false);
-        let known = [1, 2, 3].map(|number| peers.standing(peer(number), t0));
-        assert_eq!(known, [None, None, Some(true)]);
+        let known = [1, 2, 3].map(|number| peers.may(peer(number), t0));
+        assert_eq!(known, [None, None, YES]);
     }
 }

@@ -38,12 +38,17 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usiz
     socket.try_io(Interest::READABLE, receive).map(|sys::Arrived { length, from, to, .. }| (length, from, to.ip()))
 }
 
-/// Sends a datagram, from this address of the machine.
+/// Sends a datagram by a socket of this family, from this address of the machine.
 ///
 /// # Errors
 /// As for any socket of tokio's.
-pub(super) fn send_from(socket: &UdpSocket, source: IpAddr, to: SocketAddr, payload: &[u8]) -> io::Result<usize> {
-    let is_ipv6 = socket.local_addr()?.is_ipv6();
+pub(super) fn send_from(
+    socket: &UdpSocket,
+    is_ipv6: bool,
+    source: IpAddr,
+    to: SocketAddr,
+    payload: &[u8],
+) -> io::Result<usize> {
     let send = || sys::send_datagram_from(socket, is_ipv6, source, to, payload);
     socket.try_io(Interest::WRITABLE, send).map(|()| payload.len())
 }
@@ -60,7 +65,7 @@ pub(super) fn sending(wanted: &UdpBind) -> io::Result<(UdpSocket, SocketAddr)> {
 /// The next error of a datagram, and where that was sent to.
 ///
 /// # Errors
-/// `WouldBlock` when there is no more.
+/// `WouldBlock` when there is no more; `InvalidData` for one that is of no datagram.
 pub(super) fn next_error(socket: &UdpSocket) -> io::Result<(SocketAddr, Errno)> {
     let error = match sys::take_datagram_error(socket) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -70,7 +75,8 @@ pub(super) fn next_error(socket: &UdpSocket) -> io::Result<(SocketAddr, Errno)> 
         error => error?,
     };
     let (destination, errno) = error;
-    Ok((destination, Errno(u16::try_from(errno).map_err(io::Error::other)?)))
+    let errno = u16::try_from(errno).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((destination, Errno(errno)))
 }
 
 fn open(wanted: &UdpBind) -> io::Result<OwnedFd> {

@@ -6,7 +6,7 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     proto::{Terminal, WORDS_BYTES_MAX, WORDS_MAX},
-    sys::{Become, Step},
+    sys::{Become, NotLaunched},
 };
 
 /// Longest job, in bytes: all words, what CBOR needs for each, and the rest of it.
@@ -95,6 +95,9 @@ pub(super) struct Outcome {
     /// The step that failed.
     #[n(2)]
     pub(super) step: u8,
+    /// The folder or interpreter that the system said it of; empty if it has no name.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub(super) what: Vec<u8>,
 }
 
 /// From the daemon to a supervisor.
@@ -121,11 +124,12 @@ pub(super) enum Report {
 
 impl Outcome {
     pub(super) fn started(pid: u32) -> Self {
-        Self { pid: Some(pid), errno: 0, step: 0 }
+        Self { pid: Some(pid), errno: 0, step: 0, what: Vec::new() }
     }
 
-    pub(super) fn failed(step: Step, error: &io::Error) -> Self {
-        Self { pid: None, errno: error.raw_os_error().unwrap_or(0), step: step as u8 }
+    pub(super) fn failed(why: NotLaunched) -> Self {
+        let NotLaunched { step, source, what } = why;
+        Self { pid: None, errno: source.raw_os_error().unwrap_or(0), step: step as u8, what }
     }
 }
 

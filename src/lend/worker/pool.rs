@@ -19,14 +19,14 @@ use super::{
     passing::{DESCRIPTORS_MAX, receive, send},
 };
 use crate::{
-    lend::os_user::Account,
+    lend::{os_user::Account, shown_path::shown_path},
     policy::LenderPath,
     proto::{Errno, FromProgram, message},
-    sys::Step,
+    sys::{Step, WHAT_BYTES_MAX},
 };
 
-/// Longest answer to a job, in bytes: a few small numbers.
-const OUTCOME_BYTES_MAX: usize = 64;
+/// Longest answer to a job, in bytes: a few small numbers and a path.
+const OUTCOME_BYTES_MAX: usize = 64 + WHAT_BYTES_MAX;
 
 /// The daemon's worker.
 #[derive(Default)]
@@ -49,10 +49,12 @@ pub(in crate::lend) enum Failed {
     #[error("the lender cannot start its worker: {0}")]
     Worker(io::Error),
     /// A step of its start.
-    #[error("{}: {source}", what(*.step))]
+    #[error("{}: {source}", describe(*.step, .what))]
     Start {
         /// Which.
         step: Step,
+        /// The folder or interpreter that the system said it of, as it is shown; empty if it has no name.
+        what: String,
         /// What the system said.
         source: io::Error,
     },
@@ -138,9 +140,9 @@ impl Worker {
         match outcome.pid {
             Some(pid) => Ok((pid, ends, supervised)),
             None => {
-                let steps = [Step::Session, Step::User, Step::Privileges, Step::Folder];
-                let step = steps.into_iter().find(|step| *step as u8 == outcome.step).unwrap_or(Step::Program);
-                Err(Failed::Start { step, source: io::Error::from_raw_os_error(outcome.errno) })
+                let step = Step::ALL.into_iter().find(|step| *step as u8 == outcome.step).unwrap_or(Step::Program);
+                let what = shown_path(&outcome.what);
+                Err(Failed::Start { step, what, source: io::Error::from_raw_os_error(outcome.errno) })
             }
         }
     }
@@ -259,6 +261,14 @@ impl Running {
 const KILL: u8 = 9;
 
 impl Failed {
+    /// Whether nothing is said of the program itself, because a step before failed.
+    pub(in crate::lend) fn is_before_program(&self) -> bool {
+        match self {
+            Self::NotOffered | Self::Worker(_) => true,
+            Self::Start { step, .. } => !matches!(step, Step::Program | Step::Interpreter),
+        }
+    }
+
     /// What a system call would have said.
     pub(in crate::lend) fn errno(&self) -> Option<Errno> {
         match self {
@@ -268,13 +278,15 @@ impl Failed {
     }
 }
 
-fn what(step: Step) -> &'static str {
+fn describe(step: Step, what: &str) -> String {
     match step {
-        Step::Session => "a session and a terminal cannot be made",
-        Step::User => "the user cannot be taken on",
-        Step::Privileges => "privileges cannot be given up",
-        Step::Folder => "the working directory cannot be entered",
-        Step::Program => "it cannot be executed",
+        Step::Session => "a session and a terminal cannot be made".to_owned(),
+        Step::User => "the user cannot be taken on".to_owned(),
+        Step::Privileges => "privileges cannot be given up".to_owned(),
+        Step::Folder => format!("the working directory {what} cannot be entered"),
+        Step::Program => "it cannot be executed".to_owned(),
+        Step::Interpreter if what.is_empty() => "the interpreter or loader that it needs cannot be executed".to_owned(),
+        Step::Interpreter => format!("its interpreter {what} cannot be executed"),
     }
 }
 

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     proto::message,
     session::widen_pipe,
-    sys::{self, Launch, Launched, Step},
+    sys::{self, Launch, Launched, NotLaunched, Step},
 };
 
 /// From HUP to KILL.
@@ -56,7 +56,7 @@ pub(super) fn run(socket: OwnedFd, signals: &OwnedFd) -> io::Result<()> {
     };
     match start(job) {
         Ok(starting) => Supervisor::of(socket, starting).serve(signals),
-        Err((step, error)) => say(&socket, &Outcome::failed(step, &error), &[]),
+        Err(why) => say(&socket, &Outcome::failed(why), &[]),
     }
 }
 
@@ -136,9 +136,9 @@ impl Supervisor {
                 let kept: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
                 say(&self.socket, &Outcome::started(launched.pid.as_raw_nonzero().get().unsigned_abs()), &kept)
             }
-            Some(Err((step, error))) => {
+            Some(Err(why)) => {
                 self.program = None;
-                say(&self.socket, &Outcome::failed(step, &error), &[])
+                say(&self.socket, &Outcome::failed(why), &[])
             }
         };
         if said.is_err() {
@@ -232,7 +232,7 @@ impl Supervisor {
 }
 
 /// Starts the program, and does not wait for it: what it needs may lie on a file system that hangs.
-fn start(job: Job) -> Result<Starting, (Step, io::Error)> {
+fn start(job: Job) -> Result<Starting, NotLaunched> {
     let mut command = Command::new(OsStr::from_bytes(&job.file));
     let mut arguments = job.arguments.iter().map(|word| OsStr::from_bytes(word));
     command.arg0(arguments.next().unwrap_or_default()).args(arguments).env_clear();
@@ -246,14 +246,14 @@ fn start(job: Job) -> Result<Starting, (Step, io::Error)> {
         Some(terminal) => terminal::attach(&mut command, terminal, job.who.as_ref()).map(|master| vec![master]),
         None => pipes(&mut command, &job.piped, job.who.as_ref()),
     };
-    let kept = kept.map_err(|error| (Step::Session, error))?;
+    let kept = kept.map_err(NotLaunched::at(Step::Session))?;
     let launch = Launch {
         terminal: job.terminal.is_some(),
-        who: job.becomes().map_err(|error| (Step::User, error))?,
+        who: job.becomes().map_err(NotLaunched::at(Step::User))?,
         setuid: job.setuid,
         folders: job.folders.iter().map(|folder| OsStr::from_bytes(folder).into()).collect(),
     };
-    let launched = sys::launch(command, launch).map_err(|error| (Step::Program, error))?;
+    let launched = sys::launch(command, launch).map_err(NotLaunched::at(Step::Program))?;
     Ok(Starting { launched, kept })
 }
 

@@ -33,7 +33,7 @@ use crate::{
     lend::real_path::open_place,
     proto::Errno,
     session::SocketFile,
-    sys::{self, Step},
+    sys::{self, NotLaunched, Step},
 };
 
 /// A server whose queue is full gives EAGAIN to who does not wait (unix(7)): asked again so often, for so long.
@@ -42,16 +42,16 @@ const QUEUE_TRIES: usize = 1000;
 
 /// Does the job, and stays as long as what came of it needs a process.
 pub(super) fn run(socket: &OwnedFd, job: &SocketJob) -> io::Result<()> {
-    let made = sys::become_user(&job.who()?).map_err(|error| (Step::User, error)).and_then(|()| {
+    let made = sys::become_user(&job.who()?).map_err(NotLaunched::at(Step::User)).and_then(|()| {
         let path = Path::new(OsStr::from_bytes(&job.path));
         let made = match job.to {
             Use::Connect => reach(path, socket).map(|connected| (connected, None)),
             Use::Listen => bind(path).map(|(bound, file)| (bound, Some(file))),
         };
-        made.map_err(|error| (Step::Program, error))
+        made.map_err(NotLaunched::at(Step::Program))
     });
     match made {
-        Err((step, error)) => say(socket, &Outcome::failed(step, &error), &[]),
+        Err(why) => say(socket, &Outcome::failed(why), &[]),
         Ok((made, file)) => {
             say(socket, &Outcome::started(0), &[made.as_fd()])?;
             file.map_or(Ok(()), |file| keep(socket, &made, file))

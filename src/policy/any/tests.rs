@@ -88,6 +88,28 @@ fn connections_bring_every_name_along_unless_their_own_rule_narrows_that() {
 }
 
 #[test]
+fn who_may_only_listen_is_told_nothing_of_the_network() {
+    let policy = |rules: &str| Policy::parse(&format!("[[allow]]\nwho = \"ana\"\n{rules}"), "policy.toml").unwrap();
+    let ask = |rules: &str| decide(&policy(rules), &ana(), Profile::default(), &Facts::default());
+    let listen = "listen = \"*:8000\"";
+    let granted = ask(listen).unwrap();
+    assert!(!granted.request().shows_network());
+    assert_eq!(granted.rule().to_string(), "policy.toml:3 listen = \"*:8000\"");
+    for more in ["connect = \"db.internal:1\"", "udp = \"10.0.0.1:1\"", "resolve = \"a.b\""] {
+        let whole = ask(&format!("{listen}\n{more}")).unwrap();
+        assert!(whole.request().shows_network(), "{more}");
+        let again = |rules: &str| whole.again(&policy(rules), &ana(), &Facts::default()).is_ok();
+        assert!(again(more) && !again(listen), "what is told may not be told any more: {more}");
+        assert!(granted.again(&policy(more), &ana(), &Facts::default()).is_ok(), "{more}");
+    }
+    let uses = ask("services = { use = [\"backup\"] }").unwrap();
+    assert!(!uses.request().shows_network());
+    assert_eq!(uses.rule().to_string(), "policy.toml:3 services.use = \"backup\"");
+    assert!(ask("services = { offer = [\"backup\"] }").is_err());
+    assert!(ask("exec = [{ path = \"/bin/true\" }]").is_err());
+}
+
+#[test]
 fn datagrams_have_rules_of_their_own_and_every_trap_of_addresses() {
     let policy = Policy::parse("[[allow]]\nwho = \"ana\"\nudp = \"*:53\"\nconnect = \"*:80\"", "policy.toml").unwrap();
     let send = |target: &str, to: &str| {

@@ -257,6 +257,32 @@ fn a_test_is_checked_as_strictly_as_a_rule() {
 }
 
 #[test]
+fn a_test_of_a_pattern_is_an_error_whatever_it_expects() {
+    for target in [
+        "connect = \"10.0.0.0/8:22\"",
+        "connect = \"*.internal:22\"",
+        "connect = \"*:22\"",
+        "connect = \"[10.0.0.1]:22\"",
+        "connect = \"[fd00::/8]:22\"",
+        "connect = \"a..b:1\"",
+        "udp = \"*:53\"",
+        "resolve = \"*.internal\"",
+    ] {
+        for expect in ["allow", "deny"] {
+            let error = error(&format!("[[test]]\nwho = \"ana\"\n{target}\nexpect = \"{expect}\"\n"));
+            assert!(error.starts_with("policy.toml:3: "), "{error}");
+            assert!(error.contains("a test names one target, not a pattern"), "{error}");
+        }
+    }
+    // What resolvers make an address of is refused, whatever a rule says.
+    let numeric = |expect: &str| {
+        let rules = allow("connect = \"*:*\"");
+        parse(&format!("{rules}[[test]]\nwho = \"ana\"\nconnect = \"0x7f.1:22\"\nexpect = \"{expect}\"\n"))
+    };
+    assert!(numeric("deny").is_ok() && numeric("allow").is_err());
+}
+
+#[test]
 fn a_file_has_a_largest_size_and_a_largest_number_of_patterns() {
     let text = "#".repeat(POLICY_BYTES_MAX + 1);
     assert!(parse(&text[1..]).is_ok());

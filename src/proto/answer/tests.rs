@@ -25,7 +25,13 @@ fn answers_have_their_golden_bytes() {
     let wire = message::encode(&refused);
     assert_eq!(hex(&wire), "a101a40007010d02626e6f0381616e");
     assert_eq!(message::decode::<Answer<TcpConnected>>("answer", &wire), Ok(refused));
+    let folder: Answer<Resolving> =
+        Answer::Refused(Refusal::new(ErrorKind::Target, "no").with_errno(Some(Errno(2))).with_before_program(true));
+    let wire = message::encode(&folder);
+    assert_eq!(hex(&wire), "a101a50009010202626e6f038005f5");
+    assert_eq!(message::decode::<Answer<Resolving>>("answer", &wire), Ok(folder));
     let checked = Refusal::new(ErrorKind::Policy, "no");
+    assert_eq!(checked.clone().with_before_program(false), checked);
     assert_eq!(checked.clone().with_warnings([]), checked);
     let warned: Answer<Verdict> = Answer::Refused(checked.with_warnings(["w".into()]));
     let wire = message::encode(&warned);

@@ -237,6 +237,14 @@ impl Mux {
         self.streams.get(&id).map_or(0, |stream| stream.out.queued())
     }
 
+    /// Why the peer has reset this stream, if it has; asked while the stream is held.
+    pub fn reset_by_peer(&self, id: StreamId) -> Option<Reset> {
+        match self.streams.get(&id)?.incoming {
+            Incoming::Reset(reset) => Some(reset),
+            Incoming::Open | Incoming::Finished => None,
+        }
+    }
+
     /// Whether the peer has reset this stream.
     pub fn was_reset(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_none_or(|stream| stream.outgoing == Outgoing::Reset)

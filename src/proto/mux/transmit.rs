@@ -26,6 +26,13 @@ impl Batch {
         self.bytes += part.len();
         self.parts.push_back(part);
     }
+
+    /// Takes the first bytes out, as they were put in or what is left of them.
+    pub fn pop(&mut self) -> Option<Bytes> {
+        let part = self.parts.pop_front()?;
+        self.bytes -= part.len();
+        Some(part)
+    }
 }
 
 impl Buf for Batch {

@@ -97,7 +97,22 @@ fn targets_read_as_people_write_them() {
         assert_eq!((target.host.as_str(), target.port), (host, port));
         assert_eq!(target.to_string(), text);
     }
-    for bad in ["", "db", "db:", ":80", "db:0", "db:65536", "::1:80", "[::1:80", "db:-1", "[]:80"] {
+    for bad in [
+        "",
+        "db",
+        "db:",
+        ":80",
+        "db:0",
+        "db:65536",
+        "::1:80",
+        "[::1:80",
+        "db:-1",
+        "[]:80",
+        "[127.0.0.1]:80",
+        "[db]:80",
+        "db:080",
+        "db:+80",
+    ] {
         assert!(bad.parse::<Target>().is_err(), "{bad}");
     }
 }

@@ -11,6 +11,7 @@ fn spawn() -> Spawn {
         terminal: None,
         piped: [true, true, false],
         detach: false,
+        offered: Vec::new(),
     }
 }
 
@@ -22,6 +23,8 @@ fn hex(bytes: &[u8]) -> String {
 fn golden_bytes() {
     let encoded = message::encode(&Request::Spawn(spawn()));
     assert_eq!(hex(&encoded), "a70065737061776e0164657865630202030104 0e070308f4".replace(' ', ""));
+    let offered = message::encode(&Request::Spawn(Spawn { offered: vec![b"LANG=C".to_vec()], ..spawn() }));
+    assert_eq!(hex(&offered), "a80065737061776e0164657865630202030104 0e070308f40981464c414e473d43".replace(' ', ""));
     let stdio = message::encode(&Request::SpawnStdio(SpawnStdio { spawn: 1, which: Stdio::Err }));
     assert_eq!(hex(&stdio), "a3006b737061776e2d737464696f01010202");
     for (message, golden) in [
@@ -49,7 +52,8 @@ fn a_request_reads_as_it_was_written() {
     };
     let shell = Spawn { what: Program::Shell, arguments: 0, ..spawn() };
     let whole = Spawn { folder: Some(b"/srv/\xff".to_vec()), terminal: Some(terminal), detach: true, ..spawn() };
-    for request in [spawn(), shell, whole] {
+    let offering = Spawn { offered: vec![b"A=\xff=".to_vec(), b"B=".to_vec()], ..whole.clone() };
+    for request in [spawn(), shell, whole, offering] {
         let encoded = message::encode(&Request::Spawn(request.clone()));
         assert_eq!(Request::decode(&encoded), Ok(Ok(Request::Spawn(request))));
     }
@@ -61,12 +65,17 @@ fn what_no_program_has_breaks_the_protocol() {
         let terminal = Terminal { term: term.to_owned(), size: TerminalSize::default(), modes: Vec::new() };
         Spawn { terminal: Some(terminal), ..spawn() }
     };
+    let offering = |variables: &[&[u8]]| Spawn { offered: variables.iter().map(|it| it.to_vec()).collect(), ..spawn() };
     for request in [
         Spawn { words_bytes: WORDS_BYTES_MAX + 1, ..spawn() },
         Spawn { arguments: WORDS_MAX, ..spawn() },
         Spawn { arguments: 0, ..spawn() },
         Spawn { what: Program::Shell, ..spawn() },
         Spawn { folder: Some(vec![b'x'; FOLDER_BYTES_MAX + 1]), ..spawn() },
+        offering(&[b"LANG"]),
+        offering(&[b"LANG=C\0x"]),
+        offering(&[&b"A="[..]; OFFERED_MAX + 1]),
+        offering(&[&[b'='; OFFERED_BYTES_MAX][..], b"="]),
         terminal("x\x1b[2J"),
         terminal(&"x".repeat(TERM_BYTES_MAX + 1)),
     ] {

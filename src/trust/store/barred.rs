@@ -1,8 +1,8 @@
 //! Users of the lender's own machine who were taken away: a name that needs no entry to come in needs one to stay out.
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 
-use super::{Store, StoreError, grants, storage};
+use super::{Store, StoreError, grants, storage, user_name};
 use crate::{proto::UserName, trust::UnixTime};
 
 impl Store {
@@ -12,7 +12,22 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn bar(&self, user: &UserName, now: UnixTime) -> Result<(), StoreError> {
-        self.write(|txn| bar(txn, user, now))
+        self.take_back(|txn| bar(txn, user, now))
+    }
+
+    /// All who are kept out, by name, and since when.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn list_barred(&self) -> Result<Vec<(UserName, UnixTime)>, StoreError> {
+        let txn = self.read()?;
+        let barred = txn.open_table(BARRED).map_err(storage)?;
+        let mut found = Vec::new();
+        for entry in barred.iter().map_err(storage)? {
+            let (name, since) = entry.map_err(storage)?;
+            found.push((user_name(BARRED.name(), name.value())?, UnixTime(since.value())));
+        }
+        Ok(found)
     }
 
     /// As [`Self::bar`], and ends what the user was granted: what [`Self::revoke_user`] does for a user without an entry.
@@ -20,7 +35,7 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn revoke_local(&self, user: &UserName, now: UnixTime) -> Result<(), StoreError> {
-        self.write(|txn| {
+        self.take_back(|txn| {
             bar(txn, user, now)?;
             grants::remove_all(txn, user)
         })

@@ -1,6 +1,6 @@
 //! Devices: whose they are, and whether they were taken away.
 
-use redb::{Durability, ReadableTable, TableHandle, WriteTransaction};
+use redb::{ReadableTable, TableHandle, WriteTransaction};
 
 use super::{Cbor, Id, Store, StoreError, barred, decode, get, put, remove_if, storage, user_name, users};
 use crate::{
@@ -55,7 +55,8 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn device(&self, id: DeviceId) -> Result<Option<Device>, StoreError> {
-        let devices = self.read()?.open_table(DEVICES).map_err(storage)?;
+        let txn = self.read()?;
+        let devices = txn.open_table(DEVICES).map_err(storage)?;
         let record: Option<DeviceRecord> = get(&devices, DEVICES.name(), *id.as_bytes())?;
         record.map(|record| record.shown(id)).transpose()
     }
@@ -65,7 +66,8 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn list_devices(&self) -> Result<Vec<Device>, StoreError> {
-        let devices = self.read()?.open_table(DEVICES).map_err(storage)?;
+        let txn = self.read()?;
+        let devices = txn.open_table(DEVICES).map_err(storage)?;
         let mut found = Vec::new();
         for entry in devices.iter().map_err(storage)? {
             let (id, value) = entry.map_err(storage)?;
@@ -79,10 +81,7 @@ impl Store {
     /// # Errors
     /// If the device is not known.
     pub fn touch(&self, id: DeviceId, now: UnixTime) -> Result<(), StoreError> {
-        let mut txn = self.db.begin_write().map_err(storage)?;
-        txn.set_durability(Durability::None).map_err(storage)?;
-        change(&txn, id, |record| record.last_seen = now)?;
-        txn.commit().map_err(storage)
+        self.write_lazily(|txn| change(txn, id, |record| record.last_seen = now))
     }
 
     /// Takes a device away from its user. Its live sessions are the caller's business.
@@ -90,7 +89,7 @@ impl Store {
     /// # Errors
     /// If the device is not known.
     pub fn revoke_device(&self, id: DeviceId, now: UnixTime) -> Result<(), StoreError> {
-        self.write(|txn| {
+        self.take_back(|txn| {
             change(txn, id, |record| {
                 record.revoked.get_or_insert(now);
             })

@@ -1,5 +1,7 @@
 //! Timed grants: what an admin allowed a user for a while, in the words of the policy.
 
+use std::cell::Cell;
+
 use redb::{ReadableTable, TableHandle, WriteTransaction};
 
 use super::{Cbor, Id, META, Store, StoreError, decode, put, remove_if, storage, user_name};
@@ -64,7 +66,8 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn list_grants(&self, now: UnixTime) -> Result<Vec<TimedGrant>, StoreError> {
-        let grants = self.read()?.open_table(GRANTS).map_err(storage)?;
+        let txn = self.read()?;
+        let grants = txn.open_table(GRANTS).map_err(storage)?;
         let mut listed = Vec::new();
         for entry in grants.iter().map_err(storage)? {
             let (number, value) = entry.map_err(storage)?;
@@ -88,10 +91,13 @@ impl Store {
     /// # Errors
     /// If there is none of this number.
     pub fn remove_grant(&self, number: u64) -> Result<(), StoreError> {
-        self.write(|txn| {
+        let found = Cell::new(false);
+        self.take_back(|txn| {
             let mut grants = txn.open_table(GRANTS).map_err(storage)?;
             let removed = grants.remove(number.to_be_bytes()).map_err(storage)?.is_some();
-            removed.then_some(()).ok_or(StoreError::NoGrant(number))
+            // Gone after it was found: an attempt that seemed to fail has lasted.
+            found.set(found.get() || removed);
+            found.get().then_some(()).ok_or(StoreError::NoGrant(number))
         })
     }
 }

@@ -92,7 +92,8 @@ impl Store {
     /// # Errors
     /// If there is none, or it has ended.
     pub fn invitation(&self, id: InvitationId, now: UnixTime) -> Result<Invitation, StoreError> {
-        let invitations = self.read()?.open_table(INVITATIONS).map_err(storage)?;
+        let txn = self.read()?;
+        let invitations = txn.open_table(INVITATIONS).map_err(storage)?;
         let record = open_record(&invitations, id, now)?;
         if record.is_guessed_at() {
             return Err(StoreError::NoInvitation);
@@ -209,7 +210,8 @@ impl Store {
         now: UnixTime,
         mut visit: impl FnMut(InvitationId, InvitationRecord) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let invitations = self.read()?.open_table(INVITATIONS).map_err(storage)?;
+        let txn = self.read()?;
+        let invitations = txn.open_table(INVITATIONS).map_err(storage)?;
         for entry in invitations.iter().map_err(storage)? {
             let (id, value) = entry.map_err(storage)?;
             let record: InvitationRecord = decode(INVITATIONS.name(), value.value())?;

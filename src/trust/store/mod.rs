@@ -7,23 +7,34 @@
 //! Invariants: a ticket is good only while its user's epoch is the one it was issued under; an invitation yields at most
 //! one certificate; what is gone from here is refused at the next handshake, however long its certificate still runs.
 //!
+//! An error of the disk ends nothing for good: the database is opened again under the same lock, and works as soon as the
+//! disk does. What takes something back may use room that is kept free for it, so that it works on a full disk too.
+//!
 //! # Cancellation
-//! Calls block, for a commit to the disk at most (a few milliseconds). Async callers that care use `spawn_blocking`;
-//! an operation that was begun is then finished whoever hangs up.
+//! Calls block: those that write for a commit to the disk (a few milliseconds), those that read for nothing as a rule, but while
+//! the file is opened again, or made larger for somebody's write, for the disk as well. Async callers use `spawn_blocking`; an
+//! operation that was begun is then finished whoever hangs up.
 
 mod barred;
 mod devices;
+mod disk;
 mod grants;
 mod invitations;
+mod opened;
+mod reserve;
+mod retry;
 mod tickets;
 mod users;
 
-use std::path::Path;
-
-use redb::{
-    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
-    backends::FileBackend,
+use std::{
+    fs::File,
+    path::PathBuf,
+    sync::{Arc, Mutex, RwLock},
 };
+
+use redb::{Key, ReadableTable, Table, TableDefinition};
+
+use self::{opened::Opened, reserve::Reserve, retry::Retry};
 
 pub use self::{
     devices::Device,
@@ -32,7 +43,7 @@ pub use self::{
     tickets::{Login, TicketRefusal},
     users::{StoredPassword, User},
 };
-use super::keyfile::{self, KeyFileError};
+use super::keyfile::KeyFileError;
 use crate::proto::{DeviceId, UserName};
 
 /// Version of the layout of the file.
@@ -40,7 +51,12 @@ pub const SCHEMA: u64 = 1;
 
 /// The lender's memory.
 pub struct Store {
-    db: Database,
+    opened: RwLock<Option<Opened>>,
+    reserve: Mutex<Reserve>,
+    retry: Mutex<Retry>,
+    path: PathBuf,
+    /// Locked (flock(2)) for as long as the store is there, also while its database is closed and opened again.
+    file: Arc<File>,
 }
 
 /// Why the store did not do what it was asked to.
@@ -68,7 +84,21 @@ pub enum StoreError {
     /// Asked too late.
     #[error("the lender is stopping")]
     Stopping,
-    /// The disk, or the file as a whole.
+    /// It has not come to an end in time, and may do so later.
+    #[error("the store does not answer in time: its disk is busy or hangs")]
+    Hangs,
+    /// Something else is in its place: it was cut, overwritten, or never was one.
+    #[error(
+        "{} is not a store of capuchind, or is broken ({why}): restore it from a backup; \
+         moved away, a new one without users and revocations can take its place", path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The disk.
     #[error("the store failed")]
     Storage(#[source] Box<redb::Error>),
     /// There is such a user.
@@ -87,7 +117,7 @@ pub enum StoreError {
     #[error("device {0} was revoked")]
     Revoked(DeviceId),
     /// A user of the lender's own machine, taken away from it.
-    #[error("user {0} was revoked or removed")]
+    #[error("user {0} was revoked or removed: at the lender, `capuchind user list` says how he is let in again")]
     Barred(UserName),
     /// There is no such grant, or it has ended.
     #[error("there is no grant {0}: `capuchind grants` lists them")]
@@ -110,57 +140,6 @@ pub enum StoreError {
     /// The login is as old as the policy allows, or its password has changed since.
     #[error("the login has ended: log in again")]
     LoginOver,
-}
-
-impl Store {
-    /// Opens the store, and makes it on first use (0600).
-    ///
-    /// # Errors
-    /// [`StoreError::InUse`] if another process has it open.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = keyfile::open_secret(path)?;
-        let db = FileBackend::new(file)
-            .and_then(|file| {
-                let mut builder = Database::builder();
-                // A broken file is then an error here rather than a panic later. The file is small.
-                builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-                builder.create_with_backend(file)
-            })
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
-                other => storage(other),
-            })?;
-        let store = Self { db };
-        store.write(|txn| {
-            let mut meta = txn.open_table(META).map_err(storage)?;
-            let found = meta.get("schema").map_err(storage)?.map(|version| version.value());
-            match found {
-                None => meta.insert("schema", SCHEMA).map(drop).map_err(storage)?,
-                Some(SCHEMA) => {}
-                Some(got) => return Err(StoreError::Newer { got }),
-            }
-            // Readers may then rely on every table being there.
-            for table in BY_ID {
-                txn.open_table(table).map_err(storage)?;
-            }
-            txn.open_table(barred::BARRED).map_err(storage)?;
-            txn.open_table(users::USERS).map(drop).map_err(storage)
-        })?;
-        Ok(store)
-    }
-
-    /// One transaction: on the disk when it returns `Ok`, without effect when it returns an error.
-    fn write<T, E: From<StoreError>>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, E>) -> Result<T, E> {
-        // A commit is durable and synced unless a transaction says otherwise.
-        let txn = self.db.begin_write().map_err(storage)?;
-        let value = work(&txn)?;
-        txn.commit().map_err(storage)?;
-        Ok(value)
-    }
-
-    fn read(&self) -> Result<ReadTransaction, StoreError> {
-        self.db.begin_read().map_err(storage)
-    }
 }
 
 /// A table of CBOR values; `K` is text or eight bytes.
@@ -219,8 +198,6 @@ fn storage(error: impl Into<redb::Error>) -> StoreError {
 
 const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta");
 const BY_ID: [Cbor<Id>; 4] = [devices::DEVICES, grants::GRANTS, invitations::INVITATIONS, tickets::TICKETS];
-/// redb's own default is 1 GiB, for stores that are not a list of users and devices.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::trust::{
     UnixTime,
     identity::Identity,
     join_line::InvitationId,
+    keyfile,
     proof::{JoinKeys, TicketKey},
     ticket::Ticket,
 };
@@ -134,8 +135,12 @@ fn a_store_of_a_newer_version_is_left_alone() {
 fn a_file_that_is_no_store_is_an_error_and_no_panic() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.redb");
-    keyfile::write(&path, &[7; 100_000], 0o600).unwrap();
-    assert!(matches!(Store::open(&path), Err(StoreError::Storage(_))));
+    for content in [&[7; 100_000][..], &[]] {
+        keyfile::write(&path, content, 0o600).unwrap();
+        let error = Store::open(&path).err().expect("no store");
+        assert!(matches!(error, StoreError::Foreign { .. }), "{error:?}");
+        assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
+    }
 }
 
 #[test]
@@ -387,4 +392,24 @@ fn a_local_user_needs_no_entry_and_is_out_from_a_revocation_to_an_invitation() {
         store.add_user(&user, NOW).unwrap();
     }
     assert!(!out(&store, "ana") && !out(&store, "bob"));
+}
+
+#[test]
+fn a_store_whose_disk_fails_is_no_use_until_the_file_is_there_again_and_needs_no_restart() {
+    let store = Temporary::new();
+    let path = store.dir.path().join("state.redb");
+    store.fail();
+    assert_eq!(store.list_users().unwrap().len(), 1, "it is opened again");
+
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    store.fail();
+    for _ in 0..3 {
+        let error = store.list_users().unwrap_err();
+        assert!(error.is_of_disk(), "{error:?}");
+    }
+    std::fs::write(&path, whole).unwrap();
+    // Who writes need not wait for the pause after a failure.
+    store.add_user(&bob(), NOW).unwrap();
+    assert_eq!(store.list_users().unwrap().len(), 2);
 }

@@ -1,5 +1,7 @@
 //! Users: a name, perhaps a password, and an epoch that ends everything issued before.
 
+use std::cell::Cell;
+
 use redb::{ReadableTable, TableHandle, WriteTransaction};
 
 use super::{
@@ -55,7 +57,8 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        let users = self.read()?.open_table(USERS).map_err(storage)?;
+        let txn = self.read()?;
+        let users = txn.open_table(USERS).map_err(storage)?;
         let mut found = Vec::new();
         for entry in users.iter().map_err(storage)? {
             let (name, value) = entry.map_err(storage)?;
@@ -74,9 +77,12 @@ impl Store {
     /// # Errors
     /// If there is none of this name.
     pub fn remove_user(&self, user: &UserName, now: UnixTime) -> Result<(), StoreError> {
-        self.write(|txn| {
+        let found = Cell::new(false);
+        self.take_back(|txn| {
             let removed = txn.open_table(USERS).map_err(storage)?.remove(user.as_str()).map_err(storage)?.is_some();
-            if !removed {
+            // Gone after it was found: an attempt that seemed to fail has lasted.
+            found.set(found.get() || removed);
+            if !found.get() {
                 return Err(StoreError::NoUser(user.clone()));
             }
             barred::bar(txn, user, now)?;
@@ -92,7 +98,7 @@ impl Store {
     /// # Errors
     /// If there is no such user.
     pub fn set_password(&self, user: &UserName, phc: &str) -> Result<(), StoreError> {
-        self.write(|txn| {
+        self.take_back(|txn| {
             change(txn, user, |record| {
                 record.password = Some(phc.to_owned());
                 record.epoch += 1;
@@ -106,7 +112,7 @@ impl Store {
     /// # Errors
     /// If there is no such user.
     pub fn drop_tickets(&self, user: &UserName) -> Result<(), StoreError> {
-        self.write(|txn| {
+        self.take_back(|txn| {
             change(txn, user, |record| {
                 record.epoch += 1;
                 Ok(())
@@ -120,7 +126,7 @@ impl Store {
     /// # Errors
     /// If there is no such user.
     pub fn revoke_user(&self, user: &UserName, now: UnixTime) -> Result<Vec<DeviceId>, StoreError> {
-        self.write(|txn| {
+        self.take_back(|txn| {
             change(txn, user, |record| {
                 record.epoch += 1;
                 Ok(())
@@ -150,7 +156,8 @@ impl Store {
     /// # Errors
     /// If there is no such user.
     pub fn password_of(&self, user: &UserName) -> Result<StoredPassword, StoreError> {
-        let users = self.read()?.open_table(USERS).map_err(storage)?;
+        let txn = self.read()?;
+        let users = txn.open_table(USERS).map_err(storage)?;
         let record = record_of(&users, user)?;
         Ok(StoredPassword { phc: record.password, epoch: record.epoch })
     }

@@ -1,7 +1,61 @@
 //! Connections: as the lender makes them, and as the program sees them.
 
 use super::*;
-use crate::connects::{PROBE, probed};
+use crate::connects::{NOBODY_AT_ZERO, PORT_ZERO, PROBE, probed};
+
+#[test]
+fn a_connect_to_port_zero_is_refused_and_ends_nothing_else() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        assert_eq!(says(&mut within.bare_python(PORT_ZERO)), NOBODY_AT_ZERO, "as {}", within.uid);
+    }
+}
+
+#[test]
+fn a_socket_of_one_device_is_met_where_that_is_loopback_and_else_told_so() {
+    let machine = Machine::start();
+    let program = r#"
+import errno, os, select, socket
+others = [name for _, name in socket.if_nameindex() if name != "lo"]
+for device in ["lo", *others[:1]]:
+    for waits in (True, False):
+        for host in ("10.77.0.1", "fd77::1"):
+            s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            s.setblocking(waits)
+            error = s.connect_ex((host, 7000))
+            if error == errno.EINPROGRESS:
+                select.select([], [s], [], 30)
+                error = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error == 0:
+                s.setblocking(True)
+                s.sendall(b"x")
+                assert s.recv(1) == b"x"
+            print("lo" if device == "lo" else "another", errno.errorcode.get(error, "OK"))
+print(len(others) > 0)
+"#;
+    for within in machine.borrowers() {
+        let said = says(&mut within.bare_python(program));
+        let expected = "lo OK\n".repeat(4);
+        let with_another = expected.clone() + &"another ENETUNREACH\n".repeat(4) + "True\n";
+        assert!(said == with_another || said == expected + "False\n", "as {}: {said}", within.uid);
+    }
+}
+
+#[test]
+fn groups_and_everybody_are_out_of_reach_of_connections_as_of_datagrams() {
+    let machine = Machine::start();
+    let program = r#"
+import errno, socket
+for family, host in ((2, "224.0.0.1"), (2, "255.255.255.255"), (10, "ff02::1"), (10, "::ffff:224.0.0.1")):
+    print(errno.errorcode[socket.socket(family).connect_ex((host, 80))])
+"#;
+    for within in machine.borrowers() {
+        let output = run(&mut within.bare_python(program));
+        assert_eq!(text(output.stdout), "ENETUNREACH\n".repeat(4), "as {}", within.uid);
+        assert!(!text(output.stderr).contains("is refused"), "as {}", within.uid);
+    }
+}
 
 #[test]
 fn connect_fails_as_the_lenders_does() {

@@ -3,6 +3,33 @@
 use super::*;
 
 #[test]
+fn a_time_to_receive_in_that_is_none_is_an_error_and_receives_nothing() {
+    let machine = Machine::start();
+    let program = r#"
+import ctypes, errno, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.sendto(b"first", ("10.77.0.1", 7000))
+print(s.recv(99))
+s.sendto(b"second", ("10.77.0.1", 7000))
+content = ctypes.create_string_buffer(9)
+part = (ctypes.c_size_t * 2)(ctypes.addressof(content), 9)
+header = ctypes.create_string_buffer(struct.pack("=QI4xQQQQi4xI4x", 0, 0, ctypes.addressof(part), 1, 0, 0, 0, 0), 64)
+def receive(seconds, nanoseconds):
+    time = ctypes.create_string_buffer(struct.pack("=qq", seconds, nanoseconds), 16)
+    return libc.recvmmsg(s.fileno(), header, 1, 0, time)
+for time in ((-1, 0), (-1, 10**9), (0, 10**9), (0, -1), (2**63 - 1, 2**32 - 1)):
+    print(receive(*time), errno.errorcode[ctypes.get_errno()])
+print(receive(60, 0), content.value)
+print(receive(0, 1), errno.errorcode[ctypes.get_errno()])
+"#;
+    let expected = format!("b'first'\n{}1 b'second'\n-1 EAGAIN\n", "-1 EINVAL\n".repeat(5));
+    for within in machine.borrowers() {
+        assert_eq!(says(&mut within.bare_python(program)), expected, "as {}", within.uid);
+    }
+}
+
+#[test]
 fn datagrams_come_from_whom_they_were_sent_to() {
     let machine = Machine::start();
     let program = r#"

@@ -128,3 +128,36 @@ impl Holders {
 fn key(Place { transport, at_lender, options, .. }: Place) -> AtLender {
     (transport, at_lender, options.v6_only)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::visitors::Inside, *};
+    use crate::borrow::TcpOptions;
+
+    fn port(transport: Transport, number: u16) -> Arc<Port> {
+        let address = SocketAddr::from(([0; 4], number));
+        let options = TcpOptions { v6_only: false, reuse_address: false };
+        Port::of_nobody(Place { transport, at_lender: address, options, inside: Inside { bound: address } })
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_and_no_more_is_believed_where_the_kernel_lists_none_such() {
+        for lists_bound in [false, true] {
+            let mut holders = Holders::default();
+            let (shared, datagrams, other) =
+                (port(Transport::Tcp, 80), port(Transport::Udp, 80), port(Transport::Tcp, 81));
+            for (cookie, port) in [(1, &shared), (2, &shared), (3, &datagrams), (4, &other)] {
+                holders.hold(cookie, Held::Port(port.clone()));
+            }
+            holders.hold(5, Held::Refused(None));
+            holders.listens(2);
+            let known = |holders: &Holders| (1..=5).filter(|cookie| holders.knows(*cookie)).collect::<Vec<_>>();
+            holders.keep_only((Transport::Tcp, 80), lists_bound, |_| false);
+            assert_eq!(known(&holders), if lists_bound { vec![3, 4, 5] } else { vec![1, 3, 4, 5] });
+            assert_eq!(Arc::strong_count(&shared), if lists_bound { 1 } else { 2 }, "it is open as long as one has it");
+            holders.keep_only((Transport::Tcp, 81), lists_bound, |cookie| cookie == 4);
+            holders.keep_only((Transport::Udp, 80), lists_bound, |_| false);
+            assert_eq!(known(&holders), if lists_bound { vec![4, 5] } else { vec![1, 4, 5] });
+        }
+    }
+}

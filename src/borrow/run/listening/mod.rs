@@ -378,3 +378,18 @@ fn lists_bound(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_lists_what_is_bound_and_no_more_from_its_release_on() {
+        for release in ["6.8", "6.8.0-45-generic", "6.18.44", "7.0-rc1", "10.1"] {
+            assert!(lists_bound(release), "{release}");
+        }
+        for release in ["6.7.12", "6.1.0-26-amd64", "5.19", "5.15.0", "", "linux"] {
+            assert!(!lists_bound(release), "{release}");
+        }
+    }
+}

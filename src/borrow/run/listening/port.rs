@@ -95,6 +95,13 @@ impl Port {
         Self::serve(surroundings, State::Bound(bound), place)
     }
 
+    /// One that no lender knows.
+    #[cfg(test)]
+    pub fn of_nobody(place: Place) -> Arc<Self> {
+        let (serves, closed_rx) = (Serves::Connections(mpsc::channel(1).0), watch::channel(()).1);
+        Arc::new(Self { place, serves, closed_rx })
+    }
+
     /// As [`Self::new`], and it is bound only when it is to listen.
     pub fn unbound(surroundings: Surroundings, place: Place) -> Self {
         Self::serve(surroundings, State::Closed, place)
@@ -104,7 +111,8 @@ impl Port {
         let (listen_tx, listen_rx) = mpsc::channel(CALLS_MAX);
         let (closed_tx, closed_rx) = watch::channel(());
         let serving = Serving { surroundings, place, state, again: None, listen_rx };
-        tokio::spawn(async move {
+        // With the connections that it lets in.
+        serving.surroundings.borrower.session().spawn(async move {
             serving.serve().await;
             drop(closed_tx);
         });

@@ -39,7 +39,7 @@ impl Server {
         let flows = surroundings.flows.clone();
         let (wanted, bound) = (place.udp_bind(), place.inside.bound);
         let serving = Serving { flows: flows.clone(), surroundings, wanted, bound };
-        tokio::spawn(async move {
+        flows.spawn(async move {
             serving.serve(lane, opened_tx).await;
             drop(closed_tx);
         });
@@ -80,7 +80,11 @@ impl Serving {
                 Err(end) => end,
             };
             let again = match end {
-                BorrowError::Ended { .. } => self.open_again().await,
+                BorrowError::Ended { .. } => tokio::select! {
+                    again = self.open_again() => again,
+                    // The program has closed it meanwhile, or is over.
+                    () = lane.over() => return,
+                },
                 // The lender has taken it back.
                 taken => Err(taken),
             };

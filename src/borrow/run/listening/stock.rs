@@ -15,9 +15,10 @@ use tokio::{
 };
 
 /// Made at once, for one message: as many descriptors as one has room for.
-pub const BATCH: usize = 16;
-/// With so few left, more are made while these are used.
-const FEW: usize = 8;
+pub const BATCH: usize = 64;
+/// With so few left, more are made while these are used: where every processor is busy, another process has its turn only after
+/// some milliseconds, in which as many visitors come.
+const FEW: usize = 32;
 /// After such a time without one, inner is asked again: it may have had no descriptor left.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 

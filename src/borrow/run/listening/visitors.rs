@@ -7,9 +7,13 @@ use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use super::stock::Stock;
 use crate::{
-    borrow::{answer::Unanswered, arrivals::Arrival, run::coming::Coming},
+    borrow::{
+        answer::Unanswered,
+        arrivals::Arrival,
+        run::{coming::Coming, far_end::FarEnd},
+    },
     proto::{Errno, Reset},
-    session::{Stream, socket_options},
+    session::Stream,
 };
 
 /// Before a connection is tried again that the program's queue had no room for; doubles up to [`FULL_MAX`]. The kernel
@@ -24,6 +28,8 @@ pub struct Visitor {
     pub socket: TcpStream,
     /// To the visitor.
     pub stream: Stream,
+    /// Who that is.
+    pub far_end: FarEnd,
 }
 
 /// Where a program is met inside.
@@ -77,9 +83,8 @@ impl Visitors {
         std::mem::forget(unanswered);
         match connected {
             Ok(socket) => {
-                socket_options(&socket);
                 // Whoever carries them ends after us.
-                let _ = self.visitor_tx.send(Visitor { socket, stream }).await;
+                let _ = self.visitor_tx.send(Visitor { socket, stream, far_end: FarEnd::From(from.ip()) }).await;
                 true
             }
             Err(error) => {

@@ -31,12 +31,15 @@ use std::{
 
 use tokio::io::unix::AsyncFd;
 
+#[cfg(not(fuzzing))]
 use self::outbound::Outbound;
+#[cfg(fuzzing)]
+pub use self::outbound::{Outbound, Segment, read};
 pub use self::{
-    routes::{DEVICE, PACKET_BYTES_MAX, divert, prepare},
+    routes::{DEVICE, PACKET_BYTES_MAX, WAITING_MAX, divert, prepare},
     translations::Translations,
 };
-use super::{hold::Hold, questions::Questions, way_in::Translator};
+use super::{hold::Hold, questions::Questions, read_out::ReadOutCalls, way_in::Translator};
 use crate::{
     proto::Machine,
     sys::{self, Arrived},
@@ -53,17 +56,31 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Serves the device, for ever.
+    /// Serves the device, for ever, and all that is there when it is called to.
     ///
     /// # Errors
     /// It fails.
-    pub async fn serve(mut self, device: OwnedFd) -> io::Result<()> {
+    pub async fn serve(mut self, device: OwnedFd, mut calls: ReadOutCalls) -> io::Result<()> {
         let device = sys::await_readable(device)?;
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         loop {
-            let length = receive(&device, &mut buffer).await?;
-            if let Some(packet) = buffer.get_mut(..length) {
-                self.take(packet);
+            tokio::select! {
+                length = receive(&device, &mut buffer) => {
+                    let length = length?;
+                    self.take(buffer.get_mut(..length).unwrap_or_default());
+                }
+                all_read = calls.next() => {
+                    // What has come is read before what comes meanwhile; the kernel is asked itself, since what the runtime has heard
+                    // of is not all that is there.
+                    for _ in 0..WAITING_MAX {
+                        match rustix::io::read(device.get_ref(), &mut buffer) {
+                            Ok(length) => self.take(buffer.get_mut(..length).unwrap_or_default()),
+                            Err(rustix::io::Errno::AGAIN) => break,
+                            Err(error) => return Err(error.into()),
+                        }
+                    }
+                    drop(all_read);
+                }
             }
         }
     }

@@ -19,8 +19,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_ind
 use crate::borrow::run::{
     netlink::{ACK, Body, CREATE, EXCLUSIVE, Messages, REQUEST},
     network::{
-        AF_INET, AF_INET6, NEW_LINK, NEW_ROUTE, NOBODY, Network, SCOPE_NOWHERE, SCOPE_UNIVERSE, STATIC, TABLE_LOCAL,
-        THROW, UP, parts, send,
+        AF_INET, AF_INET6, NEW_LINK, NEW_ROUTE, Network, SCOPE_NOWHERE, SCOPE_UNIVERSE, STATIC, TABLE_LOCAL, THROW, UP,
+        parts, send,
     },
     rules::MARK_OWN,
 };
@@ -31,7 +31,7 @@ pub const DEVICE: &str = "capuchin";
 pub const PACKET_BYTES_MAX: usize = 65_535;
 /// Packets that wait to be read; of more, TCP sends again, and datagrams are lost as on any network. It bounds what a program
 /// makes the kernel keep to 128 MiB.
-const WAITING_MAX: u32 = 2048;
+pub const WAITING_MAX: u32 = 2048;
 
 // linux/if_link.h, ip.h, rtnetlink.h, fib_rules.h.
 const LINK_MTU: u16 = 4;
@@ -69,7 +69,7 @@ const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 ///
 /// # Errors
 /// What the kernel says.
-pub fn prepare() -> io::Result<()> {
+pub fn prepare(has_ipv6: bool) -> io::Result<()> {
     let mut messages = Messages::default();
     let device = index()?;
     let link = |body: &mut Body<'_>, flags: u32| {
@@ -86,9 +86,11 @@ pub fn prepare() -> io::Result<()> {
                     conf.attribute(CONF_ROUTE_LOCALNET, &1_u32.to_ne_bytes());
                 });
             });
-            families.nested(OF_INET6, |inet6| {
-                inet6.attribute(INET6_ADDRESSES, &[NO_ADDRESSES]);
-            });
+            if has_ipv6 {
+                families.nested(OF_INET6, |inet6| {
+                    inet6.attribute(INET6_ADDRESSES, &[NO_ADDRESSES]);
+                });
+            }
         });
     });
     messages.push(NEW_LINK, REQUEST | ACK, |body| link(body, UP));
@@ -107,16 +109,19 @@ pub fn divert(network: &Network) -> io::Result<()> {
     for (prefix, source) in routes {
         push_route(&mut messages, device, prefix, source);
     }
-    for (address, bits) in NOBODY {
+    for (address, bits) in network.nobody() {
         push_no_route(&mut messages, address, bits);
     }
-    for family in [AF_INET, AF_INET6] {
+    let families = if network.has_ipv6 { &[AF_INET, AF_INET6][..] } else { &[AF_INET] };
+    for family in families.iter().copied() {
         push_rule(&mut messages, NEW_RULE, family, RULE_OF_OURS, |rule| {
             rule.attribute(RULE_MARK, &MARK_OWN.to_ne_bytes());
         });
     }
-    push_rule_to(&mut messages, Ipv6Addr::LOCALHOST);
-    for family in [AF_INET, AF_INET6] {
+    if network.has_ipv6 {
+        push_rule_to(&mut messages, Ipv6Addr::LOCALHOST);
+    }
+    for family in families.iter().copied() {
         push_rule(&mut messages, DELETE_RULE, family, RULE_OF_KERNEL, |_| {});
     }
     send(&messages)

@@ -19,6 +19,11 @@ pub fn somewhere(target: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether it is of a group, or of everybody.
+pub fn is_for_many(target: IpAddr) -> bool {
+    target.is_multicast() || target == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
 /// A `sockaddr_in` or `sockaddr_in6`.
 pub fn bytes(address: SocketAddr) -> Vec<u8> {
     let port = address.port().to_be_bytes();

@@ -208,7 +208,7 @@ fn look(thread: &Thread, Notification { number, arguments, .. }: &Notification) 
         libc::SYS_getsockopt => Seen::Error(socket, [fourth, fifth]),
         libc::SYS_recvfrom => Seen::Receive(socket, receiving::Wanted::From { arguments: *arguments }),
         libc::SYS_recvmsg => Seen::Receive(socket, receiving::Wanted::Message { place: second, flags: third as i32 }),
-        libc::SYS_recvmmsg => Seen::Receive(socket, receiving::Wanted::Many { arguments: *arguments }),
+        libc::SYS_recvmmsg => Seen::Receive(socket, receiving::Wanted::many(thread, *arguments)?),
         // The filter notifies of nothing else.
         _ => return Err(Errno(libc::ENOSYS as u16)),
     })

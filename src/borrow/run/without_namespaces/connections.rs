@@ -9,14 +9,14 @@
 //! long (see [`held`](super::held)): it becomes writable when it is connected, or has failed; why, SO_ERROR says.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::net::{connect, getpeername, sockopt};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{net::TcpStream, runtime::Handle, sync::mpsc};
 
 use super::{
     address,
@@ -29,13 +29,14 @@ use crate::{
     borrow::run::{
         coming::{Coming, OnItsWay},
         dialer::Dialer,
+        far_end::FarEnd,
         listeners::Listeners,
         listening::{Visitor, program_socket::ProgramSocket},
         local::Local,
         supervisor::Caller,
     },
     proto::Errno,
-    session::{Stream, socket_options},
+    session::Stream,
     sys,
 };
 
@@ -52,7 +53,8 @@ pub struct Connections {
     v4: Held,
     /// A machine may have none.
     v6: Option<Held>,
-    table: Mutex<HashMap<u64, Entry>>,
+    /// In the order of the numbers, which is that of the sockets.
+    table: Mutex<BTreeMap<u64, Entry>>,
     visitor_tx: mpsc::Sender<Visitor>,
     coming: Coming,
     runtime: Handle,
@@ -105,7 +107,7 @@ impl Connections {
             return caller.hear(done);
         };
         let target = SocketAddr::new(address::somewhere(target.ip()), target.port());
-        if target.is_ipv4() && self.own_ports.is_v6_only(&socket) {
+        if address::is_for_many(target.ip()) || target.is_ipv4() && self.own_ports.is_v6_only(&socket) {
             return refuse(socket, caller, Errno::ENETUNREACH);
         }
         if self.stays_here(target) {
@@ -113,7 +115,7 @@ impl Connections {
         }
         if is_waiting(&socket.fd) {
             let connections = self.clone();
-            self.runtime.spawn(async move { connections.connect_and_wait(socket, target, caller).await });
+            self.spawn(async move { connections.connect_and_wait(socket, target, caller).await });
         } else {
             self.begin_to_connect(socket, target, caller);
         }
@@ -215,18 +217,13 @@ impl Connections {
         match met {
             Ok((near, cookie)) => {
                 caller.hear(Ok(()));
-                self.carry(near, far, cookie, on_its_way).await;
+                self.carry(near, (far, target), cookie, on_its_way).await;
             }
             Err(error) => caller.hear(plain(Err(error))),
         }
     }
 
-    async fn meet(
-        &self,
-        socket: &ProgramSocket,
-        target: SocketAddr,
-        far: &Far,
-    ) -> io::Result<(tokio::net::TcpStream, u64)> {
+    async fn meet(&self, socket: &ProgramSocket, target: SocketAddr, far: &Far) -> io::Result<(TcpStream, u64)> {
         let (held, own) = self.start(socket, target)?;
         let near = held.meet(own).await?;
         // Its side has heard of it: a program that is answered now finds itself connected.
@@ -251,7 +248,7 @@ impl Connections {
             }
         };
         let connections = self.clone();
-        self.runtime.spawn(async move { connections.finish(cookie, own, target, is_ipv6).await });
+        self.spawn(async move { connections.finish(cookie, own, target, is_ipv6).await });
         caller.hear(Err(EINPROGRESS));
     }
 
@@ -281,10 +278,17 @@ impl Connections {
         let on_its_way = self.coming.one();
         match (held.meet(own).await, dialed) {
             // It may have given up at the last moment.
-            (Ok(near), Ok(far)) if is_there() => self.carry(near, far, cookie, on_its_way).await,
+            (Ok(near), Ok(far)) if is_there() => self.carry(near, (far, target), cookie, on_its_way).await,
             (Ok(near), Err(_)) => drop(near.set_zero_linger()),
             _ => drop(self.table().remove(&cookie)),
         }
+    }
+
+    /// Runs in the task of the session, where the lender's answer comes and the connection is carried: nobody else need be woken.
+    fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        // The program's calls come on a thread of their own.
+        let _inside = self.runtime.enter();
+        self.dialer.session().spawn(future);
     }
 
     /// Ready once `is_gone` says so, and the attempt may be given up.
@@ -317,6 +321,11 @@ impl Connections {
             Ok(()) => return Err(Errno::EHOSTUNREACH.into()),
         }
         let own = socket.bound().ok_or(Errno::EINVAL)?;
+        if self.listeners.between(own, held.address()).is_ok_and(|there| there != Some(socket.cookie)) {
+            // It is bound to a device of this machine's, by which nobody meets it.
+            renew(socket);
+            return Err(Errno::ENETUNREACH.into());
+        }
         Ok((held, own))
     }
 
@@ -332,11 +341,13 @@ impl Connections {
         self.insert(cookie, Entry::Connected { peer: target, own });
     }
 
-    async fn carry(&self, near: tokio::net::TcpStream, far: Far, cookie: u64, on_its_way: OnItsWay) {
-        socket_options(&near);
+    async fn carry(&self, near: TcpStream, (far, target): (Far, SocketAddr), cookie: u64, on_its_way: OnItsWay) {
         match far {
             // Whoever carries them ends after us.
-            Far::Lender(stream, _) => drop(self.visitor_tx.send(Visitor { socket: near, stream }).await),
+            Far::Lender(stream, _) => {
+                let far_end = FarEnd::To(target);
+                let _ = self.visitor_tx.send(Visitor { socket: near, stream, far_end }).await;
+            }
             Far::Names => {
                 drop(on_its_way);
                 self.dialer.answer_names(near).await;
@@ -349,9 +360,8 @@ impl Connections {
     fn insert(&self, cookie: u64, entry: Entry) -> bool {
         let mut table = self.table();
         if table.len() >= KNOWN_MAX && !table.contains_key(&cookie) {
-            // Numbers are given in order: of those that are connected, the oldest is most likely gone.
-            let oldest =
-                table.iter().filter(|(_, entry)| !matches!(entry, Entry::Dialing)).map(|(cookie, _)| *cookie).min();
+            // Of those that are connected, the oldest is most likely gone.
+            let oldest = table.iter().find(|(_, entry)| !matches!(entry, Entry::Dialing)).map(|(cookie, _)| *cookie);
             let Some(oldest) = oldest else { return false };
             table.remove(&oldest);
         }
@@ -359,7 +369,7 @@ impl Connections {
         true
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
         // Every change under the lock is complete by itself.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

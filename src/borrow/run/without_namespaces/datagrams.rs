@@ -15,7 +15,7 @@
 use std::{
     collections::HashSet,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -207,9 +207,8 @@ impl Datagrams {
 
     fn check(&self, socket: &ProgramSocket, target: SocketAddr) -> Result<SocketAddr, Errno> {
         let target = SocketAddr::new(address::somewhere(target.ip()), target.port());
-        let is_group = target.ip().is_multicast() || matches!(target.ip(), IpAddr::V4(ip) if ip.is_broadcast());
         // As in the other mode: there is no way to groups.
-        if is_group || (target.is_ipv4() && self.own_ports.is_v6_only(socket)) {
+        if address::is_for_many(target.ip()) || (target.is_ipv4() && self.own_ports.is_v6_only(socket)) {
             return Err(Errno::ENETUNREACH);
         }
         Ok(target)

@@ -9,11 +9,11 @@ use crate::{
     BorrowError, Borrower,
     borrow::run::{
         RunError,
-        carry::Carrier,
+        carry::{Carrier, Carrying, tell_by},
         dialer::Dialer,
         local::Local,
         names::Names,
-        outer::{Asked, Served},
+        outer::{Asked, Drained, Served},
         supervisor,
     },
     proto::Machine,
@@ -26,7 +26,7 @@ const REFUSED_MAX: usize = 64;
 
 /// What serves it.
 pub struct WithoutNamespaces {
-    carrier: Carrier,
+    carrying: Carrying,
     connections: Arc<Connections>,
     datagrams: Arc<Datagrams>,
     refused_rx: mpsc::Receiver<BorrowError>,
@@ -51,6 +51,8 @@ impl WithoutNamespaces {
         let (made_tx, made_rx) = mpsc::channel(MADE_MAX);
         let names = Arc::new(Names::new(machine, refused_tx.clone()));
         let own_ports = Arc::new(OwnPorts::new(refused_tx.clone()).map_err(failed)?);
+        let session = borrower.session();
+        let tell = tell_by(&borrower, refused_tx.clone());
         let dialer = Dialer::new(borrower.clone(), names.clone(), refused_tx.clone());
         let connections = Connections::new(dialer, local.clone(), own_ports.clone(), made_tx).map_err(failed)?;
         let datagrams = Datagrams::new((borrower, names), local, own_ports.clone(), refused_tx).map_err(failed)?;
@@ -58,9 +60,9 @@ impl WithoutNamespaces {
         let looked_after = datagrams.clone();
         looking.spawn(async move { looked_after.look_after().await });
         let unix = Arc::new(UnixSockets::new(local_unix));
-        let (carrier, runtime) = (Carrier::of_visitors(made_rx), Handle::current());
+        let (carrying, runtime) = (Carrier::of_visitors(made_rx, tell).start(&session), Handle::current());
         let calls = Calls { connections: connections.clone(), datagrams: datagrams.clone(), own_ports, unix, runtime };
-        Ok(Self { carrier, connections, datagrams, refused_rx, looking, calls: Some(calls) })
+        Ok(Self { carrying, connections, datagrams, refused_rx, looking, calls: Some(calls) })
     }
 }
 
@@ -77,7 +79,7 @@ impl Served for WithoutNamespaces {
     async fn next(&mut self) -> Result<Asked, RunError> {
         tokio::select! {
             Some(refusal) = self.refused_rx.recv() => Ok(Asked::Tell(refusal)),
-            () = self.carrier.serve() => std::future::pending().await,
+            error = self.carrying.broke_off() => Err(error),
             Some(_) = self.looking.join_next() => std::future::pending().await,
         }
     }
@@ -86,7 +88,9 @@ impl Served for WithoutNamespaces {
         self.refused_rx.try_recv().ok()
     }
 
-    async fn drain(self) -> bool {
-        tokio::join!(self.carrier.drain(|| self.connections.are_coming()), self.datagrams.drain()).0
+    async fn drain(self) -> Drained {
+        let Self { carrying, connections, datagrams, refused_rx, .. } = self;
+        let (is_unconfirmed, ()) = tokio::join!(carrying.drain(|| connections.are_coming()), datagrams.drain());
+        Drained { is_unconfirmed, untold: refused_rx }
     }
 }

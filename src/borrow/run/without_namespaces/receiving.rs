@@ -1,7 +1,7 @@
 //! recvfrom, recvmsg and recvmmsg of a program's UDP sockets: a datagram comes from a relay of ours, and the program hears whose it
 //! is.
 
-use std::{net::SocketAddr, os::fd::OwnedFd};
+use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
     fs::{OFlags, fcntl_getfl},
@@ -30,6 +30,10 @@ const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 const CONTROL_BYTES_MAX: usize = 4096;
 /// Pieces of one message (UIO_MAXIOV).
 const PARTS_MAX: usize = 1024;
+/// Of a `timespec`.
+const SPAN_BYTES: usize = 16;
+/// In a second.
+const NANOSECONDS: u32 = 1_000_000_000;
 const HEADER_BYTES: usize = 56;
 const LENGTH_AT: u64 = 56;
 
@@ -52,6 +56,8 @@ pub enum Wanted {
     Many {
         /// Its arguments.
         arguments: [u64; 6],
+        /// The time that it has.
+        patience: Option<Duration>,
     },
 }
 
@@ -78,8 +84,7 @@ pub fn begin(calls: &Calls, socket: OwnedFd, wanted: Wanted, thread: Thread, cal
 }
 
 async fn wait(calls: Calls, socket: ProgramSocket, wanted: Wanted, thread: Thread, caller: Caller) {
-    let patience =
-        sockopt::socket_timeout(&socket.fd, sockopt::Timeout::Recv).ok().flatten().or(wanted.patience(&thread));
+    let patience = sockopt::socket_timeout(&socket.fd, sockopt::Timeout::Recv).ok().flatten().or(wanted.patience());
     let Ok(watched) = socket.fd.try_clone().and_then(sys::await_socket) else { return caller.hear(Err(ENOBUFS)) };
     let late = async {
         match patience {
@@ -124,24 +129,33 @@ fn is_waiting(socket: &ProgramSocket) -> bool {
 }
 
 impl Wanted {
+    /// A recvmmsg(2) of `thread`.
+    ///
+    /// # Errors
+    /// What the program hears: `EINVAL` for a time that is none, before anything is received.
+    pub fn many(thread: &Thread, arguments: [u64; 6]) -> Result<Self, Errno> {
+        let [_, _, _, _, place, _] = arguments;
+        let patience = match place {
+            0 => None,
+            place => Some(span(&memory_of(thread.0, place, SPAN_BYTES)?).ok_or(Errno::EINVAL)?),
+        };
+        Ok(Self::Many { arguments, patience })
+    }
+
     fn flags(&self) -> i32 {
         match self {
-            Self::From { arguments: [_, _, _, flags, ..] } | Self::Many { arguments: [_, _, _, flags, ..] } => {
+            Self::From { arguments: [_, _, _, flags, ..] } | Self::Many { arguments: [_, _, _, flags, ..], .. } => {
                 *flags as i32
             }
             Self::Message { flags, .. } => *flags,
         }
     }
 
-    /// The time that recvmmsg has.
-    fn patience(&self, thread: &Thread) -> Option<std::time::Duration> {
-        let Self::Many { arguments: [_, _, _, _, place, _] } = self else { return None };
-        if *place == 0 {
-            return None;
+    fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Many { patience, .. } => *patience,
+            Self::From { .. } | Self::Message { .. } => None,
         }
-        let time = memory_of(thread.0, *place, 16).ok()?;
-        let word = |at: usize| time.get(at..)?.first_chunk().map(|word| u64::from_ne_bytes(*word));
-        Some(std::time::Duration::new(word(0)?, u32::try_from(word(8)?).ok()?))
     }
 
     fn receive(&self, calls: &Calls, socket: &ProgramSocket, thread: &Thread) -> Result<usize, Errno> {
@@ -155,7 +169,7 @@ impl Wanted {
                 Ok(received.length)
             }
             Self::Message { place, flags } => one(calls, socket, thread, place, flags),
-            Self::Many { arguments: [_, place, count, flags, ..] } => {
+            Self::Many { arguments: [_, place, count, flags, ..], .. } => {
                 let mut received = 0;
                 for number in 0..(count as u32 as usize).min(MESSAGES_MAX) {
                     let place = place.wrapping_add(number as u64 * MANY_BYTES);
@@ -170,6 +184,14 @@ impl Wanted {
             }
         }
     }
+}
+
+/// A `timespec`, if it is one that the kernel takes (`timespec64_valid`).
+fn span(bytes: &[u8]) -> Option<Duration> {
+    let (seconds, rest) = bytes.split_first_chunk()?;
+    let seconds = u64::try_from(i64::from_ne_bytes(*seconds)).ok()?;
+    let nanoseconds = u32::try_from(u64::from_ne_bytes(*rest.first_chunk()?)).ok()?;
+    (nanoseconds < NANOSECONDS).then(|| Duration::new(seconds, nanoseconds))
 }
 
 /// Receives into the `msghdr` at `place`.
@@ -243,6 +265,22 @@ impl Calls {
             own_ports: self.own_ports.clone(),
             unix: self.unix.clone(),
             runtime: self.runtime.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_what_the_kernel_takes_for_one() {
+        let time = |seconds: i64, nanoseconds: i64| span(&[seconds.to_ne_bytes(), nanoseconds.to_ne_bytes()].concat());
+        assert_eq!(time(2, 5), Some(Duration::new(2, 5)));
+        assert_eq!(time(i64::MAX, 999_999_999), Some(Duration::new(i64::MAX as u64, 999_999_999)));
+        for (seconds, nanoseconds) in [(-1, 0), (-1, 1_000_000_000), (0, 1_000_000_000), (0, -1), (i64::MAX, i64::MAX)]
+        {
+            assert_eq!(time(seconds, nanoseconds), None, "{seconds} {nanoseconds}");
         }
     }
 }

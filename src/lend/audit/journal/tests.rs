@@ -13,12 +13,18 @@ fn event(why: &str) -> Event {
 }
 
 struct Log {
-    dir: tempfile::TempDir,
+    top: tempfile::TempDir,
+    dir: PathBuf,
 }
 
 impl Log {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        let top = tempfile::tempdir().unwrap();
+        Self { dir: top.path().join("audit"), top }
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn open(&self) -> Journal {
@@ -26,7 +32,7 @@ impl Log {
     }
 
     fn open_with(&self, limits: Limits) -> Journal {
-        Journal::open(self.dir.path(), limits, at(0)).unwrap()
+        Journal::open(self.dir(), limits, at(0)).unwrap()
     }
 
     /// A log of these lines, closed.
@@ -45,7 +51,7 @@ impl Log {
     }
 
     fn active(&self) -> PathBuf {
-        files::active(self.dir.path())
+        files::active(self.dir())
     }
 
     fn text(&self) -> String {
@@ -62,7 +68,7 @@ impl Log {
     }
 
     fn lines(&self) -> Vec<serde_json::Value> {
-        let mut reader = AuditReader::open(self.dir.path()).unwrap();
+        let mut reader = AuditReader::open(self.dir()).unwrap();
         let next = || reader.next_line().unwrap().map(|line| serde_json::from_str(&line.text).unwrap());
         std::iter::from_fn(next).collect()
     }
@@ -73,7 +79,7 @@ impl Log {
 
     /// The line and the text of what is wrong.
     fn broken(&self) -> (u64, String) {
-        match verify(self.dir.path()).unwrap_err() {
+        match verify(self.dir()).unwrap_err() {
             AuditError::Broken { line, why, .. } => (line, why),
             other => panic!("{other}"),
         }
@@ -84,9 +90,9 @@ impl Log {
 fn the_chain_goes_on_after_a_restart_and_after_a_torn_line() {
     let log = Log::with(&["one"]);
     log.add_text("{\"seq\":2,\"ti");
-    assert_eq!(verify(log.dir.path()).unwrap(), 1, "half a line at the end is no line yet");
+    assert_eq!(verify(log.dir()).unwrap(), 1, "half a line at the end is no line yet");
     log.add(&["two", "three"]);
-    assert_eq!(verify(log.dir.path()).unwrap(), 4);
+    assert_eq!(verify(log.dir()).unwrap(), 4);
     let whys = log.whys();
     assert_eq!(whys[1], "the last line was cut short: 12 bytes of it were dropped");
     assert_eq!((whys[0].as_str(), whys[3].as_str()), ("one", "three"));
@@ -150,32 +156,33 @@ fn a_last_line_that_was_written_anew_stays_found_when_the_log_goes_on() {
 #[test]
 fn a_log_without_its_head_proves_nothing_and_a_restart_says_so() {
     let log = Log::with(&["one"]);
-    fs::remove_file(Head::path(log.dir.path())).unwrap();
+    fs::remove_file(Head::path(log.dir())).unwrap();
     assert!(log.broken().1.contains("cannot be said"));
     log.add(&["two"]);
     assert!(log.whys()[1].contains("head was missing"));
-    assert_eq!(verify(log.dir.path()).unwrap(), 3);
+    assert_eq!(verify(log.dir()).unwrap(), 3);
 }
 
 #[test]
 fn a_crash_between_a_line_and_the_head_breaks_nothing() {
     let log = Log::with(&["one"]);
-    let head = fs::read(Head::path(log.dir.path())).unwrap();
+    let head = fs::read(Head::path(log.dir())).unwrap();
     log.add(&["two", "three"]);
-    fs::write(Head::path(log.dir.path()), head).unwrap();
-    assert_eq!(verify(log.dir.path()).unwrap(), 3);
+    fs::write(Head::path(log.dir()), head).unwrap();
+    assert_eq!(verify(log.dir()).unwrap(), 3);
     log.add(&["four"]);
     assert_eq!(log.whys(), ["one", "two", "three", "four"]);
-    assert_eq!(prove(log.dir.path()).unwrap().last, 4);
+    assert_eq!(prove(log.dir()).unwrap().last, 4);
 }
 
 #[test]
 fn a_file_that_is_none_of_the_log_is_left_alone() {
     let log = Log::new();
+    keyfile::create_dir(log.dir()).unwrap();
     for text in ["a letter\n".to_owned(), "x".repeat(1 << 20)] {
         log.write(&text);
         fs::set_permissions(log.active(), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        assert!(Journal::open(log.dir.path(), Limits::default(), at(0)).is_err());
+        assert!(Journal::open(log.dir(), Limits::default(), at(0)).is_err());
         assert_eq!(log.text(), text);
     }
 }
@@ -193,7 +200,7 @@ fn a_full_file_and_a_new_day_begin_a_file_and_the_chain_goes_on() {
     // Put back: no new file, the chain goes on, and the log says what happened.
     journal.append(&event("today again"), at(0));
     assert!(journal.commit(at(0)));
-    let old = files::list_old(log.dir.path()).unwrap();
+    let old = files::list_old(log.dir()).unwrap();
     assert!(old.len() >= 2, "{old:?}");
     for (_, path) in &old {
         let about = fs::metadata(path).unwrap();
@@ -204,10 +211,10 @@ fn a_full_file_and_a_new_day_begin_a_file_and_the_chain_goes_on() {
     let whys = log.whys();
     assert_eq!(whys[..10], (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!(whys[10..], ["tomorrow", "the clock was put back by 86400 s", "today again"]);
-    assert_eq!(verify(log.dir.path()).unwrap(), 13);
+    assert_eq!(verify(log.dir()).unwrap(), 13);
     drop(journal);
     log.add(&["after a restart"]);
-    assert_eq!(verify(log.dir.path()).unwrap(), 14);
+    assert_eq!(verify(log.dir()).unwrap(), 14);
 }
 
 #[test]
@@ -222,13 +229,13 @@ fn old_files_go_and_what_is_kept_still_proves_itself() {
             journal.append(&event(&format!("{n}")), at(0));
         }
         assert!(journal.commit(at(0)));
-        let old = files::list_old(log.dir.path()).unwrap();
+        let old = files::list_old(log.dir()).unwrap();
         assert!((2..=3).contains(&old.len()), "{old:?}");
-        let proof = prove(log.dir.path()).unwrap();
+        let proof = prove(log.dir()).unwrap();
         assert!(proof.lines < 20, "{proof:?}");
     }
     // But nobody else may remove one.
-    let old = files::list_old(log.dir.path()).unwrap();
+    let old = files::list_old(log.dir()).unwrap();
     fs::remove_file(&old[0].1).unwrap();
     assert_eq!(log.broken(), (1, "the lines before it are missing".to_owned()));
 }
@@ -236,18 +243,18 @@ fn old_files_go_and_what_is_kept_still_proves_itself() {
 #[test]
 fn a_crash_in_the_middle_of_beginning_a_file_loses_nothing() {
     let log = Log::with(&["one", "two"]);
-    fs::rename(log.active(), files::old(log.dir.path(), 1)).unwrap();
-    assert_eq!(verify(log.dir.path()).unwrap(), 2);
+    fs::rename(log.active(), files::old(log.dir(), 1)).unwrap();
+    assert_eq!(verify(log.dir()).unwrap(), 2);
     log.add(&["three"]);
     assert_eq!(log.whys(), ["one", "two", "three"]);
-    assert_eq!(verify(log.dir.path()).unwrap(), 3);
+    assert_eq!(verify(log.dir()).unwrap(), 3);
 }
 
 #[test]
 fn a_reader_goes_on_through_new_files_and_waits_for_whole_lines() {
     let log = Log::new();
     let mut journal = log.open_with(Limits { file_bytes: 500, ..Limits::default() });
-    let mut reader = AuditReader::open(log.dir.path()).unwrap();
+    let mut reader = AuditReader::open(log.dir()).unwrap();
     let mut read = Vec::new();
     for n in 0..20 {
         journal.append(&event(&format!("{n}")), at(0));
@@ -266,4 +273,140 @@ fn a_reader_goes_on_through_new_files_and_waits_for_whole_lines() {
     log.add_text(&whole[whole.len() - 10..]);
     read.push(parse(&reader.next_line().unwrap().unwrap().text).unwrap().at.seq);
     assert_eq!(read, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_log_that_was_emptied_is_not_whole_and_what_follows_says_so() {
+    let log = Log::with(&["one", "two"]);
+    for entry in fs::read_dir(log.dir()).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let (line, why) = log.broken();
+    assert!(line == 1 && why.contains("the log was removed, or never begun"), "{why}");
+    log.add(&["three"]);
+    assert_eq!(log.lines()[0]["event"], "log-mended");
+    assert_eq!(log.whys()[1], "three");
+
+    // A lender that has only just begun has a head.
+    let new = Log::new();
+    drop(new.open());
+    assert_eq!(verify(new.dir()).unwrap(), 0);
+}
+
+#[test]
+fn a_log_that_is_removed_under_the_writer_begins_anew_and_misses_what_was_there() {
+    let away = |log: &Log| fs::rename(log.dir(), log.top.path().join("away")).unwrap();
+    let file = |log: &Log| fs::remove_file(log.active()).unwrap();
+    let all = |log: &Log| fs::remove_dir_all(log.dir()).unwrap();
+    let emptied = |log: &Log| {
+        fs::remove_dir_all(log.dir()).unwrap();
+        keyfile::create_dir(log.dir()).unwrap();
+    };
+    for (what, remove) in [("file", &file as &dyn Fn(&Log)), ("all", &all), ("emptied", &emptied), ("away", &away)] {
+        let log = Log::new();
+        let mut journal = log.open();
+        let mut write = |why: &str| {
+            journal.stay_in_place(at(0));
+            journal.append(&event(why), at(0));
+            assert!(journal.commit(at(0)), "{what}");
+        };
+        write("one");
+        write("two");
+        remove(&log);
+        write("three");
+        write("four");
+        assert_eq!(log.whys(), ["the lines 1 to 2 are missing", "three", "four"], "{what}");
+        assert_eq!(log.lines()[0]["event"], "log-mended", "{what}");
+        assert_eq!(log.broken(), (1, "the lines before it are missing".to_owned()), "{what}");
+        log.add(&["after a restart"]);
+        assert_eq!(log.broken(), (1, "the lines before it are missing".to_owned()), "{what}");
+    }
+}
+
+#[test]
+fn a_copy_in_the_place_of_the_log_is_gone_on_with() {
+    let log = Log::new();
+    let mut journal = log.open();
+    journal.append(&event("one"), at(0));
+    assert!(journal.commit(at(0)));
+    let copy = log.dir().join("copy");
+    fs::copy(log.active(), &copy).unwrap();
+    fs::rename(&copy, log.active()).unwrap();
+    journal.stay_in_place(at(0));
+    journal.append(&event("two"), at(0));
+    assert!(journal.commit(at(0)));
+    assert_eq!((log.whys(), verify(log.dir()).unwrap()), (vec!["one".to_owned(), "two".to_owned()], 2));
+}
+
+/// Lines that somebody writes who knows how, behind the first `kept` of a log.
+fn forged(whole: &str, kept: usize, until: u64) -> String {
+    let mut text: String = whole.lines().take(kept).map(|line| format!("{line}\n")).collect();
+    let mut at = text.lines().last().map_or(Position::GENESIS, |line| parse(line).unwrap().at);
+    while at.seq < until {
+        let body = event("forged").body(at.seq + 1, "2023-11-14T22:13:20Z").unwrap();
+        at = at.then(&body);
+        text += &at.seal(&body);
+    }
+    text
+}
+
+#[test]
+fn a_longer_log_that_is_put_in_the_place_of_the_log_is_not_taken_for_it() {
+    for (kept, running) in [(0, true), (1, true), (2, true), (0, false), (1, false)] {
+        let log = Log::with(&["one", "two"]);
+        let mut journal = log.open();
+        // Told by its number, so that the file is another one.
+        let copy = log.dir().join("copy");
+        fs::write(&copy, forged(&log.text(), kept, 5)).unwrap();
+        fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::rename(&copy, log.active()).unwrap();
+        if running {
+            journal.stay_in_place(at(0));
+        } else {
+            drop(journal);
+            journal = log.open();
+        }
+        journal.append(&event("three"), at(0));
+        assert!(journal.commit(at(0)));
+        let lines = log.lines();
+        assert_eq!(lines[5]["event"], "log-mended", "{kept} {running}: {lines:?}");
+        assert_eq!(lines[5]["why"], "line 3 is none that was written: it does not follow from line 2");
+        assert!(verify(log.dir()).is_err(), "{kept} {running}");
+    }
+}
+
+#[test]
+fn lines_behind_the_head_are_looked_for_in_every_file_since() {
+    let log = Log::with(&["one"]);
+    let head = fs::read(Head::path(log.dir())).unwrap();
+    let mut journal = log.open_with(Limits { file_bytes: 600, ..Limits::default() });
+    for n in 0..9 {
+        journal.append(&event(&format!("{n}")), at(0));
+    }
+    drop(journal);
+    assert!(files::list_old(log.dir()).unwrap().len() > 1);
+    fs::write(Head::path(log.dir()), head).unwrap();
+    log.add(&["ten"]);
+    assert_eq!((log.lines().len(), verify(log.dir()).unwrap()), (11, 11), "a crash, and nothing to mend");
+}
+
+#[test]
+fn while_no_new_log_can_be_begun_nothing_is_sound_and_lines_are_counted() {
+    let log = Log::new();
+    let mut journal = log.open();
+    journal.append(&event("one"), at(0));
+    assert!(journal.commit(at(0)));
+    fs::remove_file(log.active()).unwrap();
+    fs::create_dir(log.active()).unwrap();
+    journal.stay_in_place(at(0));
+    journal.append(&event("lost"), at(0));
+    assert!(!journal.commit(at(0)));
+    fs::remove_dir(log.active()).unwrap();
+    journal.stay_in_place(at(0));
+    journal.append(&event("two"), at(0));
+    assert!(journal.commit(at(0)));
+    let lines = log.lines();
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["log-mended", "lines-lost", "login"]);
+    assert_eq!((&lines[0]["why"], &lines[1]["count"]), (&"the lines 1 to 1 are missing".into(), &1.into()));
 }

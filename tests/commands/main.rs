@@ -1,8 +1,20 @@
 //! The commands as people meet them: each mistake has its own message, and leaves nothing half-made.
 
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::{net::TcpListener, process::Command};
+mod listed;
+mod prompts;
+mod units;
+
+use std::{
+    ffi::OsStr,
+    fs,
+    net::TcpListener,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use support::{Home, LOOPBACK, Lab, PASSWORD, capuchind, fails, json, run, run_with, text};
 
@@ -99,7 +111,7 @@ fn a_broken_policy_names_its_line_and_the_daemon_does_not_start() {
         ("[[allow]\n", ":1", ""),
         ("[[test]]\nwho = \"alice\"\nconnect = \"a:1\"\nexpect = \"allow\"\n", ":1", ""),
     ] {
-        std::fs::write(folder.path().join("policy.toml"), policy).unwrap();
+        fs::write(folder.path().join("policy.toml"), policy).unwrap();
         let stderr = fails(capuchind(folder.path()).arg("serve"), 255);
         assert!(stderr.starts_with("error[config]"), "{stderr}");
         assert!(stderr.contains(&format!("policy.toml{line}")) && stderr.contains(what), "{policy:?} gave {stderr}");
@@ -140,7 +152,7 @@ fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
     let mut up = support::Daemon::spawn(capuchind(&dir).args(["up", "--name", "lab", "--listen", "127.0.0.1:0"]));
     // It listens before it prints the line; which of stdout and stderr is read first is open.
     let line = up.wait_for_line("cap1_");
-    let policy = std::fs::read_to_string(dir.join("policy.toml")).unwrap();
+    let policy = fs::read_to_string(dir.join("policy.toml")).unwrap();
     assert!(policy.contains("connect"), "{policy}");
     let home = Home::new();
     run(home.capuchin().args(["join", &line, "--password-file"]).arg(home.password_file(PASSWORD)));
@@ -186,11 +198,63 @@ fn systemd_leaves_it_a_socket_and_hears_when_it_is_ready() {
 fn what_asks_no_policy_works_beside_a_broken_one() {
     let mut lab = Lab::start(LOOPBACK);
     lab.daemon.kill();
-    std::fs::write(lab.dir().join("policy.toml"), "[[allow]\n").unwrap();
+    fs::write(lab.dir().join("policy.toml"), "[[allow]\n").unwrap();
     let users = run(lab.admin().args(["user", "list"]));
     assert!(text(users.stdout).starts_with("alice"));
     run(lab.admin().args(["user", "remove", "bob"]));
     one_line(&fails(lab.admin().args(["check", "alice", "connect", "127.0.0.1:1"]), 2), "config", "policy.toml");
+}
+
+#[test]
+fn a_question_without_an_answer_is_json_to_a_script() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let asks = |command: &mut Command, kind: &str, what: &str| {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        one_line(&text(output.stderr), kind, what);
+        let document = json(&output.stdout);
+        assert_eq!(document["error"]["kind"], kind, "{document}");
+        assert!(document["error"]["text"].as_str().unwrap().contains(what), "{document}");
+        document
+    };
+    let check = |args: &[&str]| {
+        let mut command = home.capuchin();
+        command.arg("check").args(args).arg("--json");
+        command
+    };
+    asks(&mut check(&["lab", "lisen", "127.0.0.1:1"]), "usage", "lisen");
+    let document = asks(&mut check(&["attic", "connect", "127.0.0.1:1"]), "config", "attic");
+    assert_eq!(
+        (&document["host"], &document["kind"], &document["target"]),
+        (&"attic".into(), &"connect".into(), &"127.0.0.1:1".into())
+    );
+    asks(&mut check(&["lab", "connect", "127.0.0.1"]), "usage", "port");
+    asks(lab.admin().args(["check", "alice", "nonsense", "x", "--json"]), "usage", "nonsense");
+    let document = asks(lab.admin().args(["check", "alice", "connect", "127.0.0.1", "--json"]), "usage", "port");
+    assert_eq!(document["user"], "alice");
+    // A word behind `--` is no option.
+    let output = home.capuchin().args(["check", "lab", "lisen", "--", "--json"]).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+}
+
+#[test]
+fn a_lender_is_not_made_with_addresses_that_nobody_can_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lab");
+    for (option, values) in [
+        ("--advertise", &["lab", "lab:0", "0.0.0.0:2278", "[::]:1", "*:1", "a b:1", ""][..]),
+        ("--listen", &["fd:", "fd:NaN", "fd:-1", "2278", "localhost:1", "127.0.0.1:70000"]),
+    ] {
+        for value in values {
+            let stderr = fails(capuchind(&dir).args(["init", "--name", "lab", option, value]), 255);
+            one_line(&stderr, "usage", option);
+            assert!(!dir.exists(), "{option} {value:?}");
+        }
+    }
+    let many = ["a:1", "b:1", "c:1", "d:1", "e:1"].map(|address| ["--advertise", address]).concat();
+    one_line(&fails(capuchind(&dir).args(["init", "--name", "lab"]).args(many), 255), "usage", "4 at most");
+    assert!(!dir.exists());
 }
 
 #[test]
@@ -201,6 +265,28 @@ fn one_file_is_both_commands() {
     let users = run(capuchind(folder.path()).args(["user", "list", "--json"]));
     assert_eq!(json(&users.stdout), serde_json::json!([]));
     one_line(&fails(capuchind(folder.path()).arg("init"), 255), "config", "holds a lender already");
+}
+
+#[test]
+fn a_lender_that_is_told_nothing_is_at_the_usual_port_of_every_address() {
+    let folder = tempfile::tempdir().unwrap();
+    run(capuchind(folder.path()).args(["init", "--name", "lab"]));
+    let settings = fs::read_to_string(folder.path().join("lender.toml")).unwrap();
+    assert!(settings.lines().any(|line| line == "listen = \"[::]:2278\""), "{settings}");
+}
+
+#[test]
+fn a_lender_that_is_begun_again_keeps_its_policy_and_its_ca() {
+    let folder = tempfile::tempdir().unwrap();
+    let init = || run(capuchind(folder.path()).args(["init", "--name", "lab", "--listen", "127.0.0.1:0"]));
+    let kept = || ["policy.toml", "ca.key", "ca.crt"].map(|name| fs::read(folder.path().join(name)).unwrap());
+    init();
+    fs::write(folder.path().join("policy.toml"), "# mine\n").unwrap();
+    let before = kept();
+    // It is written last: without it, init was interrupted.
+    fs::remove_file(folder.path().join("lender.toml")).unwrap();
+    init();
+    assert_eq!(kept(), before);
 }
 
 /// Runs a command for a test, and ends with its status once nothing that the command started is left: what nobody has waited
@@ -220,9 +306,13 @@ except ChildProcessError:
     sys.exit(status)
 "#;
 
-fn demo(folder: &std::path::Path) -> Command {
+fn demo(folder: &Path) -> Command {
+    demo_of(env!("CARGO_BIN_EXE_capuchin").as_ref(), folder)
+}
+
+fn demo_of(command: &Path, folder: &Path) -> Command {
     let mut demo = Command::new("python3");
-    demo.args(["-c", REAPER, env!("CARGO_BIN_EXE_capuchin"), "demo"]).env("TMPDIR", folder);
+    demo.args(["-c", REAPER]).arg(command).arg("demo").env("TMPDIR", folder).stdin(Stdio::null());
     demo
 }
 
@@ -234,28 +324,54 @@ fn a_demo_that_is_interrupted_leaves_no_keys_and_no_process_behind() {
         demo.wait_for_line("Without capuchin");
         demo.signal(signal);
         assert_eq!(demo.wait().code(), Some(code));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
     }
 }
 
 #[test]
 fn the_demo_shows_the_main_job_and_cleans_up() {
     let folder = tempfile::tempdir().unwrap();
-    let output = run(&mut demo(folder.path()));
+    shows_the_main_job(&mut demo(folder.path()), folder.path());
+}
+
+/// A user with no rights of his own; on Debian it is nobody.
+const ANYBODY: u32 = 65534;
+
+#[test]
+fn the_demo_is_for_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    // The folder of the build may be out of his reach. Another process copies it: a program that this one has open for writing
+    // when a thread forks is busy.
+    let command = folder.path().join("capuchin");
+    run(Command::new("cp").arg(env!("CARGO_BIN_EXE_capuchin")).arg(&command));
+    fs::set_permissions(&command, PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let own = folder.path().join("own");
+    fs::create_dir(&own).unwrap();
+    let uid = if support::own_uid() == 0 { ANYBODY } else { support::own_uid() };
+    std::os::unix::fs::chown(&own, Some(uid), None).unwrap();
+    let mut demo = demo_of(&command, &own);
+    support::as_user(demo.current_dir("/").env("HOME", &own), uid);
+    shows_the_main_job(&mut demo, &own);
+}
+
+fn shows_the_main_job(demo: &mut Command, folder: &Path) {
+    let output = run(demo);
     let (shown, aside) = (text(output.stdout), text(output.stderr));
     assert!(!aside.contains("listens on"), "the lender speaks amid what curl says: {aside}");
     for part in [
         "Could not resolve host",
         "$ capuchin run lab -- curl http://wiki.internal/\nHello from a web server that only the lender can reach.",
         "curl: (7) ",
-        "capuchin: lab: connect 10.77.0.1:22 is refused: no rule allows it",
+        "capuchin: lab: connect 10.77.0.1:22 is refused: no rule allows it; \
+         to send to the lender's admin: capuchind allow demo connect 10.77.0.1:22 --for 1h\n",
         "denied: connect wiki.internal:22",
         "capuchind allow demo connect wiki.internal:22 --for 1h",
         "lab$ curl http://10.77.0.1:8000/hello.txt\nHello from a web server of the borrower's, met at the lender's address.\n10.77.0.1 - - [",
     ] {
         assert!(shown.contains(part), "{part:?} is missing: {shown}");
     }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "the demo's folder is gone");
 }
 
 #[test]
@@ -275,6 +391,75 @@ fn the_apparmor_profile_is_of_this_very_command() {
     let said = text(run(Home::new().capuchin().args(["run", "--print-apparmor"])).stdout);
     let line = format!("profile capuchin {} flags=(unconfined) {{\n  userns,\n", env!("CARGO_BIN_EXE_capuchin"));
     assert!(said.contains(&line), "{said}");
+}
+
+/// What apparmor_parser(8) makes of a profile for the kernel; it is loaded nowhere. A parser before 4.0, which has no kernel that
+/// restricts namespaces either, is spared what it cannot know: the rule `userns`, and the list of what a kernel of 4.0 has.
+fn compiled(profile: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("profile");
+    let parse = |profile: &str| {
+        fs::write(&file, profile).unwrap();
+        let mut parser = Command::new("/sbin/apparmor_parser");
+        parser.args(["--stdout", "--skip-kernel-load", "--skip-cache", "-I"]).arg(folder.path());
+        parser.args(["-I", "/etc/apparmor.d"]).arg(&file);
+        parser
+    };
+    let knows_userns = parse("profile knows { userns, }").output().unwrap().status.success();
+    if knows_userns {
+        return run(&mut parse(profile)).stdout;
+    }
+    fs::create_dir(folder.path().join("abi")).unwrap();
+    fs::copy("/etc/apparmor.d/abi/3.0", folder.path().join("abi/4.0")).unwrap();
+    run(&mut parse(&profile.replace("  userns,\n", ""))).stdout
+}
+
+#[test]
+fn the_apparmor_profile_is_read_as_it_is_meant_wherever_the_command_lies() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let names = [
+        "plain-1.0_x",
+        "with space",
+        "quo\"ted'",
+        "back\\slash",
+        "any*thing?",
+        "[abc]",
+        "{a,b}",
+        "@{HOME}",
+        "#end,",
+        "a^b",
+        "naïve",
+        "line\nprofile evil /** flags=(unconfined) {",
+        "tab\t",
+        "$(x)",
+        "** flags=(complain)",
+    ];
+    for name in names.map(OsStr::new).into_iter().chain([OsStr::from_bytes(b"\xff\xfe")]) {
+        let folder = place.path().join(name);
+        // One of them has a slash.
+        fs::create_dir_all(&folder).unwrap();
+        let command = folder.join("capuchin");
+        fs::hard_link(env!("CARGO_BIN_EXE_capuchin"), &command).unwrap();
+        let printed = text(run(Command::new(&command).args(["run", "--print-apparmor"])).stdout);
+        let whole = compiled(&printed);
+        assert_eq!(printed.matches("profile ").count(), 1, "{printed}");
+        let path = printed
+            .lines()
+            .find_map(|line| line.strip_prefix("profile capuchin ")?.strip_suffix(" flags=(unconfined) {"));
+        // A pattern that anything else matched would be another.
+        let other = |path: &str, instead: &str| compiled(&printed.replace(path, instead));
+        let path = path.unwrap();
+        if name == "any*thing?" {
+            assert_eq!(whole, other(path, &path.replace(r"\052", r"\*").replace(r"\077", r"\?")), "{printed}");
+            assert_ne!(whole, other(path, &path.replace(r"\052", "*")), "{printed}");
+            assert_ne!(whole, other(path, &path.replace(r"\077", "?")), "{printed}");
+        }
+        if name == "[abc]" || name == "{a,b}" {
+            let pattern = [(r"\133", "["), (r"\135", "]"), (r"\173", "{"), (r"\175", "}"), (r"\054", ",")];
+            let pattern = pattern.iter().fold(path.to_owned(), |path, (number, sign)| path.replace(number, sign));
+            assert_ne!(whole, other(path, &pattern), "{printed}");
+        }
+    }
 }
 
 #[test]

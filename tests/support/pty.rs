@@ -13,7 +13,7 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-use crate::support::{PATIENCE, run, text};
+use super::{PATIENCE, run, text};
 
 /// Both ends of a terminal that controls nobody: no signal comes of it, but those that a test sends.
 pub struct Pty {
@@ -43,10 +43,24 @@ impl Pty {
         self.stty(&["-g"])
     }
 
+    /// Sets what [`Self::modes`] gave.
+    pub fn set_modes(&self, saved: &str) {
+        self.stty(&[saved.trim()]);
+    }
+
     /// Starts a command on it.
     pub fn start(&self, command: &mut Command) -> Child {
-        let end = || Stdio::from(self.line.try_clone().unwrap());
-        command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+        command.stdin(self.end()).stdout(self.end()).stderr(self.end()).spawn().unwrap()
+    }
+
+    /// What a program has that is on it.
+    pub fn end(&self) -> Stdio {
+        self.line.try_clone().unwrap().into()
+    }
+
+    /// How much has been typed that nobody has read, in bytes.
+    pub fn typed(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.line).unwrap()
     }
 
     pub fn types(&mut self, keys: &[u8]) {

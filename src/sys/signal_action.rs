@@ -1,0 +1,63 @@
+//! What signals do in this process: asked, and set back for a moment.
+
+use std::{io, mem::MaybeUninit, ptr};
+
+use rustix::process::Signal;
+
+/// Whether nothing happens at `signal`, as nohup(1) and shells have it for what they start.
+pub fn is_ignored(signal: Signal) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is set, and the structure to be filled in outlives the call.
+    let asked = unsafe { libc::sigaction(signal.as_raw(), ptr::null(), now.as_mut_ptr()) };
+    // SAFETY: the call has filled it in; zeroes, which it was before, are one as well.
+    asked == 0 && unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Does `work` while `signal` does what it does by default, whoever else handles it otherwise.
+///
+/// # Errors
+/// EINVAL, for a signal that cannot be handled.
+pub fn with_default_action<T>(signal: Signal, work: impl FnOnce() -> T) -> io::Result<T> {
+    let before = set(signal, &default_action())?;
+    let done = work();
+    set(signal, &before)?;
+    Ok(done)
+}
+
+fn default_action() -> libc::sigaction {
+    // SAFETY: zeroes are a value of each field: no flags, no signals held back, and SIG_DFL.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+/// Sets an action, and gives the one before.
+fn set(signal: Signal, action: &libc::sigaction) -> io::Result<libc::sigaction> {
+    let mut before = MaybeUninit::zeroed();
+    // SAFETY: both structures outlive the call; the action is the default, or one that was in force in this process before.
+    match unsafe { libc::sigaction(signal.as_raw(), action, before.as_mut_ptr()) } {
+        // SAFETY: the call has filled it in.
+        0 => Ok(unsafe { before.assume_init() }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{getpid, kill_process};
+
+    use super::*;
+
+    #[test]
+    fn a_signal_does_by_default_what_it_does_and_then_again_what_was_set() {
+        // By default nothing happens at SIGURG, and nothing here sends one.
+        let ignored = libc::sigaction { sa_sigaction: libc::SIG_IGN, ..default_action() };
+        set(Signal::URG, &ignored).unwrap();
+        let inside = with_default_action(Signal::URG, || {
+            kill_process(getpid(), Signal::URG).unwrap();
+            is_ignored(Signal::URG)
+        });
+        assert!(!inside.unwrap() && is_ignored(Signal::URG));
+        set(Signal::URG, &default_action()).unwrap();
+        assert!(!is_ignored(Signal::URG));
+        assert!(with_default_action(Signal::KILL, || ()).is_err());
+    }
+}

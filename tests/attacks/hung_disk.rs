@@ -1,0 +1,108 @@
+//! A disk that hangs, as one of a network does: whoever needs nothing of it goes on, and nobody is blamed for waiting on it.
+
+use capuchin::proto::ErrorKind;
+
+use crate::{
+    still_serves,
+    support::{
+        Home, LOOPBACK, Lab, PASSWORD,
+        disk::Disk,
+        peer::{Credentials, Peer, saved_ticket, ticket_login},
+        run, text,
+    },
+};
+
+/// Of the store, while somebody's write to it hangs, nothing is read from the disk: all of it is in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_hangs_turns_nobody_away_who_has_a_ticket_and_tells_the_others_to_come_again() {
+    let disk = Disk::new();
+    let lab = disk.serve(Lab::start(LOOPBACK), "state.redb");
+    let home = lab.join("alice");
+    let line = lab.invite("bob");
+    disk.hang();
+    let mut adding = lab.admin().args(["user", "add", "carol"]).spawn().unwrap();
+    disk.wait_for_a_call();
+
+    // A login, and what is done in its session.
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+    still_serves(&lab, &home).await;
+    // Another policy, which the grants belong to.
+    std::fs::write(lab.dir().join("policy.toml"), "").unwrap();
+    lab.wait_for_audits("the other policy", 1, |line| line["event"] == "policy-loaded");
+    let (login, joining) = (log_in(&home), join(line.trim()));
+    for (refused, what) in [(login, "login"), (joining, "join")] {
+        let said = text(refused.stderr);
+        assert!(said.starts_with("error[busy]") && said.contains("does not answer in time"), "{said}");
+        lab.wait_for_verdict(what, "refused");
+    }
+    assert!(adding.try_wait().unwrap().is_none(), "it hangs still");
+    assert!(!lab.audit().iter().any(|line| line["event"] == "source-penalised"), "{:#?}", lab.audit());
+
+    disk.work_again();
+    assert!(adding.wait().unwrap().success());
+    assert!(log_in(&home).status.success());
+    // What was begun has come to its end: the line is used.
+    assert!(text(join(line.trim()).stderr).starts_with("error[identity]"));
+    assert!(join(lab.invite("bob").trim()).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_is_out_while_the_store_hangs_and_stays_out() {
+    let disk = Disk::new();
+    let lab = disk.serve(Lab::start(LOOPBACK), "state.redb");
+    let home = lab.join("alice");
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    disk.hang();
+    let mut revoking = lab.admin().args(["revoke", "--user", "alice"]).spawn().unwrap();
+    let goaway = peer.hear_goaway().await;
+    assert_eq!((goaway.kind, goaway.text.as_str()), (ErrorKind::Revoked, "the user alice was revoked"));
+    assert!(revoking.try_wait().unwrap().is_none(), "it says so when it lasts");
+
+    disk.work_again();
+    assert!(revoking.wait().unwrap().success());
+    let refused = home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]).output().unwrap();
+    assert!(text(refused.stderr).starts_with("error[revoked]"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_hangs_gives_nobody_anything_and_names_the_session_that_was_none() {
+    let disk = Disk::new();
+    let lab = disk.serve(Lab::start(LOOPBACK), "audit.jsonl");
+    let home = lab.join("alice");
+    let line = lab.invite("bob");
+    let mut peer = Peer::dial(lab.address, Credentials::of(&home, "alice").config(), "lab").await.unwrap();
+    disk.hang();
+    let login = ticket_login(&saved_ticket(&home, "alice"), peer.exporter(capuchin::trust::tls::Purpose::Login));
+    let goaway = {
+        peer.greet().await;
+        peer.hear_message().await.expect("the greeting");
+        peer.say(&capuchin::proto::FromBorrower::Login(login)).await;
+        peer.hear_goaway().await
+    };
+    assert_eq!(goaway.kind, ErrorKind::Busy, "{}", goaway.text);
+    let joined = join(line.trim());
+    let said = text(joined.stderr);
+    assert!(said.starts_with("error[busy]") && said.contains("cannot write its audit log"), "{said}");
+
+    disk.work_again();
+    let refused = lab.wait_for_verdict("login", "refused");
+    let of_session = |line: &serde_json::Value| line["event"] == "login" && line["session"] == refused["session"];
+    let lines: Vec<_> = lab.audit().into_iter().filter(of_session).collect();
+    let verdicts: Vec<_> = lines.iter().map(|line| line["verdict"].as_str().unwrap()).collect();
+    assert!(refused["session"].is_string() && verdicts == ["granted", "refused"], "{lines:#?}");
+    assert!(!lab.audit().iter().any(|line| line["event"] == "source-penalised"), "{:#?}", lab.audit());
+    // Nobody has used the line yet.
+    assert!(join(line.trim()).status.success());
+    still_serves(&lab, &home).await;
+}
+
+fn log_in(home: &Home) -> std::process::Output {
+    let password = home.password_file(PASSWORD);
+    home.capuchin().args(["login", "lab", "--password-file"]).arg(password).output().unwrap()
+}
+
+fn join(line: &str) -> std::process::Output {
+    let home = Home::new();
+    let password = home.password_file(PASSWORD);
+    home.capuchin().args(["join", line, "--password-file"]).arg(password).output().unwrap()
+}

@@ -1,0 +1,63 @@
+//! Connections that one end breaks off: the other end sees a reset and no orderly end, wherever it is.
+
+use crate::{
+    machine::{Machine, Within},
+    support::{Daemon, run, text},
+};
+
+/// At the lender: resets each of its visitors, or tells how they end.
+const THERE: &str = r#"
+import errno, socket, struct
+resets, hears = socket.create_server(("10.77.0.1", 7101)), socket.create_server(("10.77.0.1", 7102))
+print("serves", flush=True)
+while True:
+    conn, _ = resets.accept()
+    # When what it has sent has arrived, and is acknowledged by what the program sends.
+    conn.sendall(b"before")
+    assert conn.recv(9) == b"got it"
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conn.close()
+    conn, _ = hears.accept()
+    try:
+        while data := conn.recv(9):
+            conn.sendall(data)
+        print("end", flush=True)
+    except OSError as error:
+        print("hears", errno.errorcode[error.errno], flush=True)
+    conn.close()
+"#;
+
+const PROGRAM: &str = r#"
+import errno, socket, struct
+s = socket.create_connection(("10.77.0.1", 7101))
+print(s.recv(9).decode(), end=" ")
+s.sendall(b"got it")
+try:
+    print("got", s.recv(9))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+s = socket.create_connection(("10.77.0.1", 7102))
+s.sendall(b"before")
+assert s.recv(9) == b"before"
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+s.close()
+"#;
+
+#[test]
+fn a_reset_of_either_end_is_one_at_the_other() {
+    let machine = Machine::start();
+    let there = Daemon::spawn(&mut machine.there(&["python3", "-c", THERE]));
+    there.wait_for_line("serves");
+    let check = |within: &Within, options: &[&str]| {
+        let said = run(&mut within.run_with(options, &["python3", "-c", PROGRAM]));
+        assert_eq!(text(said.stdout), "before ECONNRESET\n", "{options:?} as {}", within.who());
+        let heard = there.wait_for_line("");
+        assert_eq!(heard, "hears ECONNRESET", "{options:?} as {}", within.who());
+    };
+    for within in machine.everybody() {
+        check(&within, &[]);
+    }
+    for within in machine.borrowers() {
+        check(&within, &["--no-netns"]);
+    }
+}
