@@ -1,18 +1,21 @@
 //! A disk that hangs, as one of a network does: whoever needs nothing of it goes on, and nobody is blamed for waiting on it.
 
-use capuchin::proto::ErrorKind;
+use std::process::{Child, Stdio};
+
+use capuchin::{BorrowError, proto::ErrorKind};
 
 use crate::{
+    names::borrower,
     still_serves,
     support::{
         Home, LOOPBACK, Lab, PASSWORD,
         disk::Disk,
         peer::{Credentials, Peer, saved_ticket, ticket_login},
-        run, text,
+        run, text, wait_until,
     },
 };
 
-/// Of the store, while somebody's write to it hangs, nothing is read from the disk: all of it is in memory.
+/// While somebody's write to the store hangs, it is read all the same: all of it is in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_hangs_turns_nobody_away_who_has_a_ticket_and_tells_the_others_to_come_again() {
     let disk = Disk::new();
@@ -62,6 +65,49 @@ async fn who_is_revoked_is_out_while_the_store_hangs_and_stays_out() {
     assert!(revoking.wait().unwrap().success());
     let refused = home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]).output().unwrap();
     assert!(text(refused.stderr).starts_with("error[revoked]"));
+}
+
+/// redb answers nobody while its file is made larger, not even those who only read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_hangs_while_it_grows_keeps_waiting_only_those_who_need_it() {
+    let disk = Disk::new();
+    let lab = disk.serve(Lab::start(LOOPBACK), "state.redb");
+    let home = lab.join("alice");
+    let session = borrower(&home).await;
+    let asks = || async { session.tcp_connect("127.0.0.1:1").await.map(drop).unwrap_err() };
+    // Whoever is served has nothing more at the store.
+    asks().await;
+    disk.hang_from_growth();
+    let mut adding = grow(&disk, &lab);
+    // More of them than the lender has workers on a machine of a few cores.
+    let begin = || home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]).stderr(Stdio::piped()).spawn();
+    let logins: Vec<_> = (0..12).map(|_| begin().unwrap()).collect();
+    for login in logins {
+        let error = asks().await;
+        assert!(matches!(error, BorrowError::Dial { .. }), "{error:?}");
+        let said = text(login.wait_with_output().unwrap().stderr);
+        assert!(said.starts_with("error[busy]") && said.contains("does not answer in time"), "{said}");
+    }
+    assert!(adding.try_wait().unwrap().is_none(), "it hangs still");
+
+    disk.work_again();
+    assert!(adding.wait().unwrap().success());
+    still_serves(&lab, &home).await;
+}
+
+/// Adds long grants until the store must grow for one, and gives the command that waits for it.
+fn grow(disk: &Disk, lab: &Lab) -> Child {
+    let path = format!("/{}", "long".repeat(500));
+    for _ in 0..200 {
+        let mut allow = lab.admin();
+        let mut adding =
+            allow.args(["allow", "alice", "read", &path, "--for", "1h"]).stdout(Stdio::null()).spawn().unwrap();
+        wait_until("added, or waiting", || adding.try_wait().unwrap().is_some() || disk.has_a_call());
+        if adding.try_wait().unwrap().is_none() {
+            return adding;
+        }
+    }
+    panic!("400 KB are in the store, and it has not grown");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,5 @@
-/* A disk that hangs: what a process writes to files of one name, and syncs of them, waits. For programs that are started with this library. */
+/* A disk that hangs: what a process writes to files of one name, and syncs of them, waits. For programs that are started with
+   this library. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -8,10 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-/* Whether it hangs; how many calls wait. */
-static struct { _Atomic int hangs, waiting; } *disk;
+/* Whether it hangs, or will once a file is made larger; how many calls wait. */
+enum { WORKS, HANGS, HANGS_FROM_GROWTH };
+static struct { _Atomic int state, waiting; } *disk;
 static const char *name;
 
 __attribute__((constructor)) static void begin(void) {
@@ -22,16 +25,26 @@ __attribute__((constructor)) static void begin(void) {
     disk = shared;
 }
 
-static void wait_for_disk(int fd) {
+static int is_on_disk(int fd) {
     char link[64], path[PATH_MAX + 1];
-    if (!disk || !disk->hangs) return;
+    if (!disk || disk->state == WORKS) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, PATH_MAX);
     size_t end = strlen(name);
-    if (length < (ssize_t)end || memcmp(path + length - end, name, end)) return;
+    return length >= (ssize_t)end && !memcmp(path + length - end, name, end);
+}
+
+static void wait_for_disk(int fd) {
+    if (!is_on_disk(fd) || disk->state != HANGS) return;
     disk->waiting++;
-    while (disk->hangs) usleep(1000);
+    while (disk->state == HANGS) usleep(1000);
     disk->waiting--;
+}
+
+int ftruncate64(int fd, off64_t length) {
+    struct stat about;
+    if (is_on_disk(fd) && disk->state == HANGS_FROM_GROWTH && !fstat(fd, &about) && about.st_size < length) disk->state = HANGS;
+    return ((int (*)(int, off64_t))dlsym(RTLD_NEXT, "ftruncate64"))(fd, length);
 }
 
 int fdatasync(int fd) {

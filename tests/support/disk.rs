@@ -32,20 +32,31 @@ impl Disk {
     }
 
     pub fn hang(&self) {
-        self.file.write_all_at(&1_i32.to_ne_bytes(), 0).unwrap();
+        self.set(1);
+    }
+
+    /// From the moment on at which the file is made larger.
+    pub fn hang_from_growth(&self) {
+        self.set(2);
     }
 
     pub fn work_again(&self) {
-        self.file.write_all_at(&0_i32.to_ne_bytes(), 0).unwrap();
+        self.set(0);
+    }
+
+    fn set(&self, state: i32) {
+        self.file.write_all_at(&state.to_ne_bytes(), 0).unwrap();
     }
 
     /// Until something waits for it.
     pub fn wait_for_a_call(&self) {
-        let waiting = || {
-            let mut bytes = [0; 4];
-            self.file.read_exact_at(&mut bytes, 4).unwrap();
-            i32::from_ne_bytes(bytes)
-        };
-        wait_until("a call that hangs", || waiting() > 0);
+        wait_until("a call that hangs", || self.has_a_call());
+    }
+
+    /// Whether something waits for it.
+    pub fn has_a_call(&self) -> bool {
+        let mut waiting = [0; 4];
+        self.file.read_exact_at(&mut waiting, 4).unwrap();
+        i32::from_ne_bytes(waiting) > 0
     }
 }
