@@ -7,6 +7,8 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+use super::socket_option::set_option;
+
 /// Room for one control message of one extended error and its offender's address, in bytes, and aligned as they are.
 #[repr(C, align(8))]
 struct Control([u8; 128]);
@@ -17,8 +19,8 @@ struct Control([u8; 128]);
 /// What setsockopt(2) says.
 pub fn keep_datagram_errors(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
     // A socket of both families has those of IPv4 too.
-    set_one(&socket, libc::SOL_IP, libc::IP_RECVERR)?;
-    if ipv6 { set_one(&socket, libc::SOL_IPV6, libc::IPV6_RECVERR) } else { Ok(()) }
+    set_option(&socket, libc::SOL_IP, libc::IP_RECVERR, 1)?;
+    if ipv6 { set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVERR, 1) } else { Ok(()) }
 }
 
 /// The next error, and where the datagram had been sent that failed.
@@ -89,14 +91,5 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
             }
             _ => None,
         }
-    }
-}
-
-fn set_one(socket: &impl AsFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let (one, size): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: the value is one int that outlives the call, and `size` is its size.
-    match unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const one).cast(), size) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -7,6 +7,8 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+use super::socket_option::set_option;
+
 /// Room for one control message with an address, aligned as the kernel reads it.
 #[repr(C)]
 union Control {
@@ -20,8 +22,8 @@ union Control {
 /// What setsockopt(2) says.
 pub fn note_destinations(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
     // A socket of both families tells those of IPv4 by the option of IPv4.
-    set_one(&socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR)?;
-    if ipv6 { set_one(&socket, libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR) } else { Ok(()) }
+    set_option(&socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
+    if ipv6 { set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1) } else { Ok(()) }
 }
 
 /// Sends a datagram from `source`, an address of this machine, without waiting; `ipv6` is the socket's family.
@@ -125,15 +127,6 @@ impl Name {
             Self::V4(name) => ((&raw mut *name).cast(), size_of::<libc::sockaddr_in>() as libc::socklen_t),
             Self::V6(name) => ((&raw mut *name).cast(), size_of::<libc::sockaddr_in6>() as libc::socklen_t),
         }
-    }
-}
-
-fn set_one(socket: &impl AsFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let (one, size): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: the value is one int that outlives the call, and `size` is its size.
-    match unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const one).cast(), size) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

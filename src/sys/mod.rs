@@ -48,6 +48,8 @@ mod signal_action;
 mod signal_number;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod signals;
+#[cfg(any(feature = "borrow", feature = "lend"))]
+mod socket_option;
 #[cfg(feature = "cli")]
 mod stdio;
 #[cfg(feature = "run")]

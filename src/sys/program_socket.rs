@@ -8,6 +8,8 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::socket_option::set_option;
+
 /// bind(2) with the bytes that the program gave.
 ///
 /// # Errors
@@ -36,10 +38,8 @@ pub fn connect_as_given(socket: impl AsFd, address: &[u8]) -> io::Result<()> {
 
 /// Lets the next connect(2) send at once, whatever the program has set (TCP_FASTOPEN_CONNECT).
 pub fn connect_without_delay(socket: impl AsFd) {
-    let (off, size) = (0_i32, size_of::<libc::c_int>() as libc::socklen_t);
-    let option = (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT);
-    // SAFETY: the value is one int that outlives the call, and `size` is its size.
-    let _ = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), option.0, option.1, (&raw const off).cast(), size) };
+    // A socket without the option does not delay.
+    let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 0);
 }
 
 /// getsockname(2), or getpeername(2), as bytes.

@@ -3,10 +3,12 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+
+use super::socket_option::set_option;
 
 /// Connections that may wait to be accepted; the kernel cuts it to somaxconn.
 const BACKLOG: i32 = 4096;
@@ -98,15 +100,6 @@ fn transparent(has_ipv6: bool, kind: SocketType) -> io::Result<OwnedFd> {
     }
     bind(&socket, &any)?;
     Ok(socket)
-}
-
-fn set_option(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is one int that outlives the call, and `size` is its size.
-    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]
