@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod descriptors;
 mod listed;
 mod prompts;
 mod units;
