@@ -67,14 +67,8 @@ pub(super) fn sending(wanted: &UdpBind) -> io::Result<(UdpSocket, SocketAddr)> {
 /// # Errors
 /// `WouldBlock` when there is no more; `InvalidData` for one that is of no datagram.
 pub(super) fn next_error(socket: &UdpSocket) -> io::Result<(SocketAddr, Errno)> {
-    let error = match sys::take_datagram_error(socket) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            // So that tokio waits for the next one.
-            return socket.try_io(Interest::ERROR, || Err(error));
-        }
-        error => error?,
-    };
-    let (destination, errno) = error;
+    // By tokio, so that it waits for the next one when there is no more.
+    let (destination, errno) = socket.try_io(Interest::ERROR, || sys::take_datagram_error(socket))?;
     let errno = u16::try_from(errno).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok((destination, Errno(errno)))
 }
