@@ -30,7 +30,11 @@ fn watch(thread: Pid) -> io::Result<OwnedFd> {
     static IS_OLD: AtomicBool = AtomicBool::new(false);
     if !IS_OLD.load(Ordering::Relaxed) {
         match pidfd_open(thread, THREAD) {
-            Err(rustix::io::Errno::INVAL) => IS_OLD.store(true, Ordering::Relaxed),
+            // From a newer kernel it may mean that the thread has ended. This one has not.
+            Err(rustix::io::Errno::INVAL) => {
+                let here = pidfd_open(rustix::thread::gettid(), THREAD);
+                IS_OLD.store(here.is_err_and(|error| error == rustix::io::Errno::INVAL), Ordering::Relaxed);
+            }
             opened => return Ok(opened?),
         }
     }
