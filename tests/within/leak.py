@@ -1,8 +1,10 @@
 """A program that tries everything to reach the network outside. Arguments: a descriptor that it may have inherited, a program that
-makes i386 calls or "none", and the process id of somebody outside. It tries once for each line of its input.
+makes i386 calls or "none", and the process id of somebody outside. It tries once for each line of its input, but for "keep", which
+makes a connection that the lender allows, and "lose", which waits for its end.
 """
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -17,6 +19,7 @@ PORTS = [53, 80, 4000, 4444]
 SERVICES = ["/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve", "/run/dbus/system_bus_socket",
             "/run/avahi-daemon/socket", "/run/docker.sock", "/run/snapd.socket"]
 QUERY = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\x06LEAKED\x07example\0\0\1\0\1"
+LENT = "10.77.0.1", 7000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -135,7 +138,29 @@ def other_calls():
         subprocess.run([second_table], check=False)
 
 
+def keep():
+    kept = socket.create_connection(LENT, 60)
+    kept.sendall(b"echo")
+    print("kept", kept.recv(9).decode(), flush=True)
+    return kept
+
+
+def lose(kept):
+    try:
+        end = kept.recv(9)
+    except OSError as error:
+        end = errno.errorcode[error.errno]
+    print("lost", end, errno.errorcode[socket.socket().connect_ex(LENT)], flush=True)
+
+
+kept = None
 for line in sys.stdin:
+    if line == "keep\n":
+        kept = keep()
+        continue
+    if line == "lose\n":
+        lose(kept)
+        continue
     for way in (streams, datagrams, other_families, names, services, descriptors, other_calls):
         way()
     print("tried", line.strip(), flush=True)

@@ -14,13 +14,15 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    machine::Within,
+    machine::{Machine, Within},
     outside::{LENDER_PORT, Outside, Seen},
     support::{Daemon, own_uid, run},
 };
 
 /// As little as `run` starts with.
 const HOSTILE: &str = "[[allow]]\nwho = \"alice\"\nconnect = \"10.77.0.1:9\"\nresolve = \"nothing.example\"\n";
+/// Somebody who answers.
+const ONE_TARGET: &str = "[[allow]]\nwho = \"alice\"\nconnect = \"10.77.0.1:7000\"\n";
 
 /// Socket, connect and sendto by i386 calls, in memory that they can name.
 const INT_80: &str = r#"
@@ -191,37 +193,52 @@ fn traces_outside(folder: &Path) -> Vec<String> {
     calls
 }
 
-/// What connects outside for the program is one socket, to the lender.
-fn connects_to_the_lender_alone(within: &Within, leaker: &Leaker, outside: &mut Outside) {
-    let traces = tempfile::tempdir().unwrap();
-    fs::set_permissions(traces.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    outside.seen();
-    let (_outsider, words) = leaker.command(within);
-    let mut command = outside.traced(within, &traces.path().join("trace"));
-    command.args(["run", "lab", "--"]).args(words);
-    let mut program = Daemon::spawn(command.stdin(Stdio::piped()));
-    tries(&mut program, "traced");
-    drop(program.stdin.take());
-    assert!(program.wait().success());
-    let seen = outside.seen();
-    nothing_but_the_lender(&seen, false, &within.who());
+/// A program that tries, with every call of what runs outside for it in a file.
+struct Traced {
+    program: Daemon,
+    calls: tempfile::TempDir,
+    _outsider: Daemon,
+}
 
-    let calls = traces_outside(traces.path());
-    let connects: Vec<_> = calls.iter().filter(|call| call.starts_with("connect(")).collect();
-    // Of a process that lets nobody but root look into it, a tracer without privileges sees the length of an address alone.
-    let to_network = |call: &&String| call.contains("AF_INET") || call.contains(", 16)");
-    let (lender, others): (Vec<_>, Vec<_>) = connects.into_iter().partition(to_network);
-    assert_eq!((lender.len(), seen.to_lender), (1, 1), "as {}: {lender:#?}", within.who());
-    if own_uid() == 0 {
-        let expected = format!("sin_port=htons({LENDER_PORT}), sin_addr=inet_addr(\"127.0.0.1\")");
-        assert!(lender[0].contains(&expected), "as {}: {lender:#?}", within.who());
-        let own = within.home.folder.path().to_str().unwrap();
-        let is_own = |call: &&String| call.contains("AF_NETLINK") || (call.contains("AF_UNIX") && call.contains(own));
-        assert!(others.iter().all(is_own), "as {}: {others:#?}", within.who());
+impl Traced {
+    fn start(outside: &Outside, within: &Within, leaker: &Leaker) -> Self {
+        let calls = tempfile::tempdir().unwrap();
+        fs::set_permissions(calls.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let (outsider, words) = leaker.command(within);
+        let mut command = outside.traced(within, &calls.path().join("trace"));
+        command.arg("run").args(within.network()).args(["lab", "--"]).args(words);
+        Self { program: Daemon::spawn(command.stdin(Stdio::piped())), calls, _outsider: outsider }
     }
-    // Nor is there a socket outside that could send without being connected.
-    let sockets = calls.iter().filter(|call| call.starts_with("socket(AF_INET")).count();
-    assert_eq!(sockets, 1, "as {}: {calls:#?}", within.who());
+
+    /// Once it has ended: how often it was connected outside, each time by a socket of its own, and always to the lender.
+    fn connects_to_the_lender_alone(mut self, within: &Within) -> usize {
+        drop(self.program.stdin.take());
+        assert!(self.program.wait().success());
+        let calls = traces_outside(self.calls.path());
+        let connects = calls.iter().filter(|call| call.starts_with("connect("));
+        // Of a process that lets nobody but root look into it, a tracer without privileges sees the length of an address alone.
+        let to_network = |call: &&String| call.contains("AF_INET") || call.contains(", 16)");
+        let (lender, others): (Vec<_>, Vec<_>) = connects.partition(to_network);
+        if own_uid() == 0 {
+            let expected = format!("sin_port=htons({LENDER_PORT}), sin_addr=inet_addr(\"127.0.0.1\")");
+            assert!(lender.iter().all(|call| call.contains(&expected)), "as {}: {lender:#?}", within.who());
+            let own = within.home.folder.path().to_str().unwrap();
+            let is_own =
+                |call: &&String| call.contains("AF_NETLINK") || (call.contains("AF_UNIX") && call.contains(own));
+            assert!(others.iter().all(is_own), "as {}: {others:#?}", within.who());
+        }
+        // Nor is there a socket outside that could send without being connected.
+        let stays = |call: &&String| call.starts_with("socket(AF_UNIX") || call.starts_with("socket(AF_NETLINK");
+        let sockets: Vec<_> = calls.iter().filter(|call| call.starts_with("socket(") && !stays(call)).collect();
+        assert_eq!(sockets.len(), lender.len(), "as {}: {sockets:#?} {lender:#?}", within.who());
+        lender.len()
+    }
+}
+
+/// Each kind of user in each kind of network.
+fn everybody(outside: &Outside, machine: &Machine) -> Vec<Within> {
+    let by_tun = outside.borrowers(machine).into_iter().map(Within::over_tun);
+    outside.borrowers(machine).into_iter().chain(by_tun).collect()
 }
 
 #[test]
@@ -229,7 +246,45 @@ fn who_runs_outside_for_a_program_connects_to_the_lender_and_to_nobody_else() {
     let mut outside = Outside::start();
     let machine = outside.lender(HOSTILE);
     let leaker = Leaker::new();
-    for within in outside.borrowers(&machine) {
-        connects_to_the_lender_alone(&within, &leaker, &mut outside);
+    for within in everybody(&outside, &machine) {
+        outside.seen();
+        let mut traced = Traced::start(&outside, &within, &leaker);
+        tries(&mut traced.program, "traced");
+        let connects = traced.connects_to_the_lender_alone(&within);
+        let seen = outside.seen();
+        nothing_but_the_lender(&seen, false, &within.who());
+        assert_eq!((connects, seen.to_lender), (1, 1), "as {}", within.who());
+    }
+}
+
+#[test]
+fn once_its_lender_is_gone_a_program_has_no_network_and_still_nobody_else_is_connected_to() {
+    let mut outside = Outside::start();
+    let leaker = Leaker::new();
+    for by_tun in [false, true] {
+        let mut machine = outside.lender(&format!("{HOSTILE}{ONE_TARGET}"));
+        let mut programs = Vec::new();
+        for within in outside.borrowers(&machine) {
+            let within = if by_tun { within.over_tun() } else { within };
+            let mut traced = Traced::start(&outside, &within, &leaker);
+            traced.program.stdin.as_mut().unwrap().write_all(b"keep\n").unwrap();
+            traced.program.wait_for_line("kept echo");
+            programs.push((within, traced));
+        }
+        outside.seen();
+        machine.lab.daemon.kill();
+        let mut again = 0;
+        for (within, mut traced) in programs {
+            traced.program.stdin.as_mut().unwrap().write_all(b"lose\n").unwrap();
+            let lost = traced.program.wait_for_line("lost ");
+            assert_eq!(lost, "lost ECONNRESET ENETUNREACH", "as {}", within.who());
+            tries(&mut traced.program, "gone");
+            let connects = traced.connects_to_the_lender_alone(&within);
+            assert!(connects > 1, "as {}: it never tried again", within.who());
+            again += connects - 1;
+        }
+        let seen = outside.seen();
+        nothing_but_the_lender(&seen, false, if by_tun { "by TUN" } else { "by nftables" });
+        assert_eq!(seen.to_lender, again, "what was seen, and what was called");
     }
 }

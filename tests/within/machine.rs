@@ -231,9 +231,13 @@ impl Within {
     /// As above, with options of `run`.
     pub fn run_with(&self, options: &[&str], program: &[&str]) -> Command {
         let mut command = self.capuchin();
-        command.arg("run").args(if self.by_tun { ["--network", "tun"].as_slice() } else { &[] });
-        command.args(options).args(["lab", "--"]).args(program);
+        command.arg("run").args(self.network()).args(options).args(["lab", "--"]).args(program);
         command
+    }
+
+    /// The options of `run` for its kind of network.
+    pub fn network(&self) -> &'static [&'static str] {
+        if self.by_tun { &["--network", "tun"] } else { &[] }
     }
 
     /// The command itself, for what starts it in a way of its own.
