@@ -203,7 +203,7 @@ enum Protocol {
 async fn handshake(lender: &Lender, socket: TcpStream) -> Result<(Connection, Protocol), HandshakeError> {
     let socket = BufReader::with_capacity(READ_BYTES, socket);
     let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-    let configs = lender.configs().map_err(HandshakeError::Lender)?;
+    let configs = lender.configs().await.map_err(HandshakeError::Lender)?;
     let hello = start.client_hello();
     let offers = |wanted| hello.alpn().into_iter().flatten().any(|protocol| protocol == wanted);
     // Without an open invitation the join protocol does not exist. Whether there is one, a store that cannot be read does not

@@ -1,7 +1,7 @@
 //! The lender's own certificate, renewed before it ends, and the TLS configurations that carry it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -33,11 +33,25 @@ pub(super) struct Configs {
     ends: UnixTime,
 }
 
+impl Configs {
+    /// Whether the certificate has ended.
+    pub(super) fn is_over(&self, now: UnixTime) -> bool {
+        now >= self.ends
+    }
+
+    /// Whether it is in its last third.
+    pub(super) fn is_due(&self, now: UnixTime) -> bool {
+        now >= self.renew_at
+    }
+}
+
 /// Keeps a good server certificate at hand.
 pub(super) struct ServerIdentity {
     dir: LenderDir,
     name: LenderName,
     current: Mutex<Configs>,
+    /// Whose turn it is to renew it.
+    pub(super) renewing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl ServerIdentity {
@@ -52,29 +66,40 @@ impl ServerIdentity {
             other => other?,
         };
         let current = Mutex::new(current);
-        let identity = Self { dir: dir.clone(), name: name.clone(), current };
-        identity.configs(authority, UnixTime::now())?;
+        let identity = Self { dir: dir.clone(), name: name.clone(), current, renewing: Arc::default() };
+        identity.renewed(authority, UnixTime::now())?;
         Ok(identity)
     }
 
-    /// The configurations to serve with; a certificate in its last third is replaced first. Where that fails, as on a full
-    /// disk, the old one goes on as long as it is good.
+    /// The configurations of now.
+    pub(super) fn current(&self) -> Configs {
+        self.lock().clone()
+    }
+
+    /// The configurations to serve with; a certificate that is due is replaced first, which waits for the disk. Where that
+    /// fails, as on a full one, the old certificate goes on as long as it is good. One at a time: see `renewing`.
     ///
     /// # Errors
     /// It has ended, and there is no new one.
-    pub(super) fn configs(&self, authority: &Authority, now: UnixTime) -> Result<Configs, LendError> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= current.renew_at {
-            match issue(&self.dir, authority, &self.name).and_then(|()| read(&self.dir, authority)) {
-                Ok(new) => *current = new,
-                Err(error) if now < current.ends => {
-                    tracing::warn!(%error, "cannot renew the server certificate");
-                    current.renew_at = now.plus(TRY_AGAIN).min(current.ends);
-                }
-                Err(error) => return Err(error),
+    pub(super) fn renewed(&self, authority: &Authority, now: UnixTime) -> Result<Configs, LendError> {
+        if !self.lock().is_due(now) {
+            return Ok(self.current());
+        }
+        let renewed = issue(&self.dir, authority, &self.name).and_then(|()| read(&self.dir, authority));
+        let mut current = self.lock();
+        match renewed {
+            Ok(new) => *current = new,
+            Err(error) if !current.is_over(now) => {
+                tracing::warn!(%error, "cannot renew the server certificate");
+                current.renew_at = now.plus(TRY_AGAIN).min(current.ends);
             }
+            Err(error) => return Err(error),
         }
         Ok(current.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Configs> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,8 +158,12 @@ fn read_certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'stati
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::time::timeout;
+
     use super::*;
-    use crate::lend::{Setup, init};
+    use crate::lend::{Setup, init, test_lender};
 
     fn lender() -> (tempfile::TempDir, LenderDir, LenderName, Authority) {
         let folder = tempfile::tempdir().unwrap();
@@ -160,15 +189,42 @@ mod tests {
     fn a_good_certificate_goes_on_where_no_new_one_can_be_written() {
         let (_folder, dir, name, authority) = lender();
         let identity = ServerIdentity::load(&dir, &authority, &name).unwrap();
-        let ends = identity.configs(&authority, UnixTime::now()).unwrap().ends;
+        let ends = identity.current().ends;
         // In its place stands what no file replaces.
         for path in [dir.server_key(), dir.server_crt()] {
             std::fs::remove_file(&path).unwrap();
             std::fs::create_dir_all(path.join("in the way")).unwrap();
         }
         let last = ends.minus(Duration::from_secs(1));
-        assert_eq!(identity.configs(&authority, last).unwrap().ends, ends);
-        assert!(identity.configs(&authority, ends).is_err());
+        assert_eq!(identity.renewed(&authority, last).unwrap().ends, ends);
+        assert!(identity.renewed(&authority, ends).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_renewal_before_the_certificate_has_ended() {
+        let (_folder, _, lender) = test_lender::lender();
+        let identity = &lender.shared.identity;
+        let ends = identity.current().ends;
+        // As while the disk hangs.
+        let turn = identity.renewing.clone().try_lock_owned().unwrap();
+        identity.lock().renew_at = UnixTime(0);
+        assert_eq!(lender.configs().await.unwrap().ends, ends);
+        identity.lock().ends = UnixTime(1);
+        let mut waiting = pin!(lender.configs());
+        assert!(timeout(Duration::from_secs(60), &mut waiting).await.is_err());
+        drop(turn);
+        assert!(!waiting.await.unwrap().is_due(UnixTime::now()));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_due_is_renewed_beside_whoever_comes() {
+        let (_folder, _, lender) = test_lender::lender();
+        let identity = &lender.shared.identity;
+        identity.lock().renew_at = UnixTime(0);
+        assert!(lender.configs().await.unwrap().is_due(UnixTime::now()));
+        // Its turn is over.
+        drop(identity.renewing.lock().await);
+        assert!(!lender.configs().await.unwrap().is_due(UnixTime::now()));
     }
 
     #[test]

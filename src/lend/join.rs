@@ -12,8 +12,8 @@ use super::{
     Lender,
     accept::Connection,
     admission::Place,
+    at_store::STORE_MAX,
     audit::Event,
-    lender::STORE_MAX,
     stranger::{self, No},
 };
 use crate::{

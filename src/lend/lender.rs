@@ -10,11 +10,10 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{OwnedMutexGuard, Semaphore, watch},
-    time::timeout,
 };
 
 use super::{
-    LendError, LenderConfig, LenderDir, Listen, accept, admin,
+    LendError, LenderConfig, LenderDir, Listen, accept, admin, at_store,
     audit::Audit,
     blocking::blocking,
     descriptors,
@@ -46,15 +45,6 @@ use crate::{
         store::{Store, StoreError, TimedGrant},
     },
 };
-
-/// How long a peer waits for a write to the store: several of them fit into the time of a login.
-pub(super) const STORE_MAX: Duration = Duration::from_secs(5);
-/// How long anybody waits for what the store holds, which it has in memory as a rule: less than a handshake has, which asks it
-/// once.
-const LOOK_MAX: Duration = Duration::from_secs(2);
-/// What peers may have the store write at once, and as many may read it, each on a thread that may wait: while a disk hangs,
-/// these are the threads that hang, and the others are for names, files and policies.
-const AT_STORE_MAX: usize = 64;
 
 /// A lender. Clones share everything.
 ///
@@ -114,12 +104,12 @@ pub(super) struct Shared {
     own_folders: Vec<LenderPath>,
     pub(super) store: Store,
     /// Of what peers have the store write, and of what they read there: whoever writes to a disk that hangs keeps no reader out.
-    writers: Arc<Semaphore>,
-    readers: Arc<Semaphore>,
+    pub(super) writers: Arc<Semaphore>,
+    pub(super) readers: Arc<Semaphore>,
     pub(super) audit: Audit,
     pub(super) passwords: PasswordQueue,
     pub(super) lockout: Mutex<Lockout>,
-    identity: ServerIdentity,
+    pub(super) identity: ServerIdentity,
     /// Where it accepts connections, once it does.
     pub(super) bound: OnceLock<SocketAddr>,
     /// Opened with the listening socket, until it is served.
@@ -188,8 +178,8 @@ impl Lender {
             machine: Machine::new(),
             own_folders: dir.own_folders(),
             store,
-            writers: Arc::new(Semaphore::new(AT_STORE_MAX)),
-            readers: Arc::new(Semaphore::new(AT_STORE_MAX)),
+            writers: at_store::places(),
+            readers: at_store::places(),
             audit,
             passwords: PasswordQueue::new(),
             lockout: Mutex::default(),
@@ -350,82 +340,30 @@ impl Lender {
         self.shared.grants_end.send_replace(look_again);
     }
 
-    pub(super) fn configs(&self) -> Result<Configs, LendError> {
-        self.shared.identity.configs(&self.shared.authority, UnixTime::now())
-    }
-
-    /// Does what waits for the disk where it holds up nobody else.
+    /// What to serve with. A certificate that is due is renewed beside, and waited for only where it has ended: its disk may hang.
     ///
     /// # Cancellation
-    /// What was begun is finished, whoever hangs up.
-    pub(super) async fn store<T, E>(&self, work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
-    {
-        let shared = self.shared.clone();
-        match tokio::task::spawn_blocking(move || work(&shared.store)).await {
-            Ok(done) => done,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(StoreError::Stopping.into()),
+    /// A renewal that was begun goes on.
+    pub(super) async fn configs(&self) -> Result<Configs, LendError> {
+        let (now, identity) = (UnixTime::now(), &self.shared.identity);
+        let current = identity.current();
+        if !current.is_due(now) {
+            return Ok(current);
         }
-    }
-
-    /// As [`Self::store`], for a peer: what a hung disk keeps him waiting for is no offence of his.
-    ///
-    /// # Errors
-    /// Those of `work`; [`StoreError::Hangs`] if it does not come to its end in time, which it may do later.
-    ///
-    /// # Cancellation
-    /// As of [`Self::store`].
-    pub(super) async fn store_within<T, E>(
-        &self,
-        time: Duration,
-        work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
-    {
-        self.in_a_place(&self.shared.writers, time, work).await
-    }
-
-    /// Looks into the store. That waits for nothing as a rule, and is never done on an async worker all the same: the store
-    /// answers nobody while its file is opened again, or while a disk that hangs should make it larger.
-    ///
-    /// # Errors
-    /// As of [`Self::store_within`].
-    ///
-    /// # Cancellation
-    /// None matters.
-    pub(super) async fn look<T, E>(&self, work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
-    {
-        self.in_a_place(&self.shared.readers, LOOK_MAX, work).await
-    }
-
-    async fn in_a_place<T, E>(
-        &self,
-        places: &Arc<Semaphore>,
-        time: Duration,
-        work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
-    {
-        let work = async {
-            // Never closed.
-            let place = places.clone().acquire_owned().await.map_err(|_| StoreError::Stopping)?;
-            self.store(move |store| {
-                let _place = place;
-                work(store)
+        let shared = self.shared.clone();
+        let renew = |turn: OwnedMutexGuard<()>| {
+            blocking(move || {
+                let _turn = turn;
+                shared.identity.renewed(&shared.authority, now)
             })
-            .await
         };
-        timeout(time, work).await.unwrap_or_else(|_| Err(StoreError::Hangs.into()))
+        if current.is_over(now) {
+            return renew(identity.renewing.clone().lock_owned().await).await;
+        }
+        if let Ok(turn) = identity.renewing.clone().try_lock_owned() {
+            tokio::spawn(renew(turn));
+        }
+        Ok(current)
     }
 
     /// The folders that nobody borrows, whatever the policy says.

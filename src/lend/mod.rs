@@ -21,6 +21,7 @@
 mod accept;
 mod admin;
 mod admission;
+mod at_store;
 mod audit;
 mod blocking;
 mod borrower;

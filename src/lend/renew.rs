@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Lender, audit::Event, borrower::Borrower, dispatch::refuse, lender::STORE_MAX, login};
+use super::{Lender, at_store::STORE_MAX, audit::Event, borrower::Borrower, dispatch::refuse, login};
 use crate::{
     proto::{Answer, ErrorKind, Refusal, RenewedCertificate, UserName},
     session::Stream,
