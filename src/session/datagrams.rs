@@ -213,3 +213,108 @@ pub fn receive_datagrams_by<A>(
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::BufReader;
+
+    use super::*;
+    use crate::{
+        proto::{
+            DATAGRAM_BYTES_MAX, UdpBody,
+            mux::{Config, Role},
+        },
+        session::Session,
+    };
+
+    /// The shortest message: of an empty datagram, with its length, kind, port and address.
+    const SHORTEST_BYTES: usize = 2 + 1 + 2 + 4;
+    const PIECES: u8 = 64;
+    const PIECE_BYTES: usize = QUEUE_BYTES / PIECES as usize;
+
+    /// Both ends of a stream, the first with this credit and nothing in it. What is between them moves only while a test waits.
+    async fn stream(credit: u32) -> [Stream; 2] {
+        let (here, there) = tokio::io::duplex(QUEUE_BYTES);
+        let config = Config { initial_credit: credit, peer_initial_credit: credit, ..Config::default() };
+        let start = |connection, role| Session::start(BufReader::new(connection), role, config.clone());
+        let (lender, borrower) = (start(here, Role::Lender), start(there, Role::Borrower));
+        let far = borrower.open(Bytes::from_static(b"?")).unwrap();
+        [lender.accept().await.unwrap(), far]
+    }
+
+    /// A datagram of so many bytes on the wire, each of which is its number.
+    fn push(queue: &mut DatagramQueue, stream: &Stream, number: u8, wire_bytes: usize) -> bool {
+        let payload = vec![number; wire_bytes - SHORTEST_BYTES];
+        queue.push(stream, &UdpMessage::datagram("10.0.0.1:53".parse().unwrap(), &payload))
+    }
+
+    /// The numbers of the next datagrams.
+    async fn receive(stream: &Stream, count: usize) -> Vec<u8> {
+        let (mut reader, mut numbers) = (DatagramReader::default(), Vec::new());
+        while numbers.len() < count {
+            assert!(reader.fill(stream).await.unwrap());
+            while let Some(message) = reader.next_message().unwrap() {
+                let UdpMessage { body: UdpBody::Datagram(payload), .. } = message else { panic!("{message:?}") };
+                numbers.push(payload[0]);
+            }
+        }
+        numbers
+    }
+
+    #[tokio::test]
+    async fn what_comes_on_top_of_64_kib_is_dropped_until_some_of_it_has_left() {
+        let ([near, far], mut queue) = (stream(1024 * 1024).await, DatagramQueue::default());
+        let half = PIECES / 2;
+        assert!((0..half).all(|number| push(&mut queue, &near, number, PIECE_BYTES)));
+        queue.flush(&near).unwrap();
+        assert!(
+            (half..PIECES).all(|number| push(&mut queue, &near, number, PIECE_BYTES)),
+            "what is flushed counts once"
+        );
+        assert!(!push(&mut queue, &near, 99, SHORTEST_BYTES), "before it is flushed");
+        queue.flush(&near).unwrap();
+        assert!(!push(&mut queue, &near, 99, SHORTEST_BYTES), "while it is in the stream");
+        assert_eq!((near.queued(), queue.dropped()), (64 * 1024, 2));
+
+        near.queued_down_to(0).await.unwrap();
+        assert!(push(&mut queue, &near, PIECES, QUEUE_BYTES / 2), "there is room again");
+        assert!(!push(&mut queue, &near, 99, QUEUE_BYTES / 2 + 1), "and no more than before");
+        assert!(push(&mut queue, &near, PIECES + 1, QUEUE_BYTES / 2), "a shorter one still fits");
+        queue.flush(&near).unwrap();
+        assert_eq!((near.queued(), queue.dropped()), (64 * 1024, 3));
+        let expected: Vec<_> = (0..=PIECES + 1).collect();
+        assert_eq!(receive(&far, expected.len()).await, expected);
+    }
+
+    #[tokio::test]
+    async fn the_longest_datagram_has_room_alone_and_a_longer_one_takes_none() {
+        let ([near, _far], mut queue) = (stream(1024 * 1024).await, DatagramQueue::default());
+        let peer = "[fd00::1]:53".parse().unwrap();
+        let longer = [7; DATAGRAM_BYTES_MAX + 1];
+        assert!(!queue.push(&near, &UdpMessage::datagram(peer, &longer)));
+        assert_eq!(queue.dropped(), 1);
+        assert!(queue.push(&near, &UdpMessage::datagram(peer, &longer[1..])));
+        assert!(!push(&mut queue, &near, 99, SHORTEST_BYTES));
+        assert_eq!(queue.dropped(), 2);
+    }
+
+    #[tokio::test]
+    async fn behind_a_datagram_that_waits_for_credit_everything_is_dropped() {
+        let ([near, far], mut queue) = (stream(64 * 1024).await, DatagramQueue::default());
+        assert!((0..PIECES).all(|number| push(&mut queue, &near, number, PIECE_BYTES)));
+        queue.flush(&near).unwrap();
+        assert!(!queue.is_waiting());
+        near.queued_down_to(0).await.unwrap();
+        assert!(push(&mut queue, &near, PIECES, PIECE_BYTES));
+        queue.flush(&near).unwrap();
+        assert!(queue.is_waiting(), "all credit is spent");
+        assert!(!push(&mut queue, &near, 99, PIECE_BYTES));
+        assert_eq!((near.queued(), queue.dropped()), (0, 1));
+
+        let expected: Vec<_> = (0..=PIECES).collect();
+        let (drained, received) = tokio::join!(queue.drain(&near), receive(&far, expected.len()));
+        drained.unwrap();
+        assert_eq!(received, expected);
+        assert!(!queue.is_waiting() && push(&mut queue, &near, 0, PIECE_BYTES), "there is room again");
+    }
+}
