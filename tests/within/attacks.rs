@@ -44,6 +44,30 @@ for target in sys.argv[1:]:
         print(target, address, errno.errorcode.get(result, "OK"), flush=True)
 "#;
 
+/// Sends where somebody would answer who must not be met, and then to somebody who may. Both lie on one way: what comes first
+/// tells of both.
+const SEND: &str = r#"
+import socket
+s = socket.socket(type=socket.SOCK_DGRAM)
+s.settimeout(60)
+s.sendto(b"refused", ("169.254.169.254", 7000))
+s.sendto(b"honest", ("10.77.0.1", 7000))
+print(*s.recvfrom(9))
+"#;
+
+/// What a connected socket hears of the first of them.
+const HEAR: &str = r#"
+import errno, socket
+s = socket.socket(type=socket.SOCK_DGRAM)
+s.settimeout(60)
+s.connect(("169.254.169.254", 7000))
+s.send(b"refused")
+try:
+    print(s.recv(9))
+except OSError as e:
+    print(errno.errorcode[e.errno])
+"#;
+
 /// A user, and how a program of his is held.
 struct Borrower {
     within: Within,
@@ -79,9 +103,9 @@ impl Borrower {
 }
 
 /// The lender refused it, for this reason, and its log says so.
-fn is_in_the_log(machine: &Machine, target: &str, why: &str) {
+fn is_in_the_log(machine: &Machine, event: &str, target: &str, why: &str) {
     machine.lab.wait_for_audit(target, |line| {
-        let refused = line["event"] == "tcp-connect" && line["verdict"] == "refused" && line["target"] == target;
+        let refused = line["event"] == event && line["verdict"] == "refused" && line["target"] == target;
         refused && line["why"].as_str().unwrap().contains(why)
     });
 }
@@ -99,7 +123,7 @@ fn refused(machine: &Machine, targets: &[(&str, &str, &str, &str)]) {
             let audit = machine.lab.audit();
             let is_told = told.contains(&format!("connect {asked} is refused"));
             assert!(is_told, "as {}: {told} {audit:#?}", borrower.who());
-            is_in_the_log(machine, &asked, why);
+            is_in_the_log(machine, "tcp-connect", &asked, why);
         }
         let honest = borrower.reach(&["10.77.0.1:7000"]).0;
         assert_eq!(honest, "10.77.0.1:7000 10.77.0.1 OK\n", "as {}", borrower.who());
@@ -114,14 +138,17 @@ fn machine() -> Machine {
 fn attack_42_the_metadata_service_by_its_address() {
     let machine = machine();
     refused(&machine, &[("169.254.169.254:80", "169.254.169.254", "EHOSTUNREACH", "cloud metadata")]);
-    let sends = "import errno, socket; s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(60)
-s.connect(('169.254.169.254', 7000)); s.send(b'x')
-try: print(s.recv(9))
-except OSError as e: print(errno.errorcode[e.errno])";
-    for within in machine.everybody() {
-        let said = run(&mut within.python(sends));
-        assert_eq!(text(said.stdout), "EHOSTUNREACH\n", "as {}", within.who());
-        assert!(text(said.stderr).contains("udp 169.254.169.254:7000 is refused"));
+    for borrower in Borrower::all(&machine) {
+        let sent = run(&mut borrower.python(SEND));
+        let told = text(sent.stderr);
+        assert_eq!(text(sent.stdout), "b'honest' ('10.77.0.1', 7000)\n", "as {}: {told}", borrower.who());
+        assert!(told.contains("udp 169.254.169.254:7000 is refused"), "as {}: {told}", borrower.who());
+        is_in_the_log(&machine, "udp-send", "169.254.169.254:7000", "cloud metadata");
+        // Without a network of its own no packet comes that says so.
+        if borrower.options.is_empty() {
+            let heard = text(run(&mut borrower.python(HEAR)).stdout);
+            assert_eq!(heard, "EHOSTUNREACH\n", "as {}", borrower.who());
+        }
     }
 }
 
@@ -171,7 +198,7 @@ fn attack_43_a_name_that_is_another_address_the_second_time() {
             borrower.refusal("EHOSTUNREACH")
         );
         assert_eq!(printed, expected, "as {}: {told}", borrower.who());
-        is_in_the_log(&machine, "127.0.0.1:80", "loopback");
+        is_in_the_log(&machine, "tcp-connect", "127.0.0.1:80", "loopback");
     }
 }
 
@@ -213,7 +240,7 @@ fn attack_48_every_spelling_and_alias_of_a_denied_name() {
         let no = borrower.refusal("EHOSTUNREACH");
         let expected = format!("alias.test:80 10.77.0.1 {no}\nopen.test:80 10.77.0.2 OK\n");
         assert_eq!(printed, expected, "as {}: {told}", borrower.who());
-        is_in_the_log(&machine, "10.77.0.1:80", "a rule denies it");
+        is_in_the_log(&machine, "tcp-connect", "10.77.0.1:80", "a rule denies it");
     }
     let asked = std::fs::read_to_string(machine.lab.dir().join("asked")).unwrap();
     assert!(!asked.contains("bcher") && !asked.contains("db.secret.test"), "{asked}");
