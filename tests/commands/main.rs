@@ -3,19 +3,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apparmor;
+mod demo;
 mod descriptors;
 mod listed;
 mod prompts;
 mod units;
 
-use std::{
-    ffi::OsStr,
-    fs,
-    net::TcpListener,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, net::TcpListener, process::Command};
 
 use support::{Home, LOOPBACK, Lab, PASSWORD, capuchind, fails, json, run, run_with, text};
 
@@ -290,91 +285,6 @@ fn a_lender_that_is_begun_again_keeps_its_policy_and_its_ca() {
     assert_eq!(kept(), before);
 }
 
-/// Runs a command for a test, and ends with its status once nothing that the command started is left: what nobody has waited
-/// for comes to this program, and what stays ends it badly.
-const REAPER: &str = r#"
-import ctypes, os, signal, subprocess, sys
-assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
-command = subprocess.Popen(sys.argv[1:])
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: command.send_signal(number))
-status = command.wait()
-signal.alarm(30)
-try:
-    while True:
-        os.waitpid(-1, 0)
-except ChildProcessError:
-    sys.exit(status)
-"#;
-
-fn demo(folder: &Path) -> Command {
-    demo_of(env!("CARGO_BIN_EXE_capuchin").as_ref(), folder)
-}
-
-fn demo_of(command: &Path, folder: &Path) -> Command {
-    let mut demo = Command::new("python3");
-    demo.args(["-c", REAPER]).arg(command).arg("demo").env("TMPDIR", folder).stdin(Stdio::null());
-    demo
-}
-
-#[test]
-fn a_demo_that_is_interrupted_leaves_no_keys_and_no_process_behind() {
-    for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut demo = support::Daemon::spawn(&mut demo(folder.path()));
-        demo.wait_for_line("Without capuchin");
-        demo.signal(signal);
-        assert_eq!(demo.wait().code(), Some(code));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the demo's folder is gone");
-    }
-}
-
-#[test]
-fn the_demo_shows_the_main_job_and_cleans_up() {
-    let folder = tempfile::tempdir().unwrap();
-    shows_the_main_job(&mut demo(folder.path()), folder.path());
-}
-
-/// A user with no rights of his own; on Debian it is nobody.
-const ANYBODY: u32 = 65534;
-
-#[test]
-fn the_demo_is_for_anybody() {
-    let folder = tempfile::tempdir().unwrap();
-    // The folder of the build may be out of his reach. Another process copies it: a program that this one has open for writing
-    // when a thread forks is busy.
-    let command = folder.path().join("capuchin");
-    run(Command::new("cp").arg(env!("CARGO_BIN_EXE_capuchin")).arg(&command));
-    fs::set_permissions(&command, PermissionsExt::from_mode(0o755)).unwrap();
-    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let own = folder.path().join("own");
-    fs::create_dir(&own).unwrap();
-    let uid = if support::own_uid() == 0 { ANYBODY } else { support::own_uid() };
-    std::os::unix::fs::chown(&own, Some(uid), None).unwrap();
-    let mut demo = demo_of(&command, &own);
-    support::as_user(demo.current_dir("/").env("HOME", &own), uid);
-    shows_the_main_job(&mut demo, &own);
-}
-
-fn shows_the_main_job(demo: &mut Command, folder: &Path) {
-    let output = run(demo);
-    let (shown, aside) = (text(output.stdout), text(output.stderr));
-    assert!(!aside.contains("listens on"), "the lender speaks amid what curl says: {aside}");
-    for part in [
-        "Could not resolve host",
-        "$ capuchin run lab -- curl http://wiki.internal/\nHello from a web server that only the lender can reach.",
-        "curl: (7) ",
-        "capuchin: lab: connect 10.77.0.1:22 is refused: no rule allows it; \
-         to send to the lender's admin: capuchind allow demo connect 10.77.0.1:22 --for 1h\n",
-        "denied: connect wiki.internal:22",
-        "capuchind allow demo connect wiki.internal:22 --for 1h",
-        "lab$ curl http://10.77.0.1:8000/hello.txt\nHello from a web server of the borrower's, met at the lender's address.\n10.77.0.1 - - [",
-    ] {
-        assert!(shown.contains(part), "{part:?} is missing: {shown}");
-    }
-    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "the demo's folder is gone");
-}
-
 #[test]
 fn a_program_without_its_separator_or_its_name_is_told_so() {
     let home = Home::new();
@@ -385,82 +295,6 @@ fn a_program_without_its_separator_or_its_name_is_told_so() {
     one_line(&said, "usage", "help: capuchin shell HOST opens a login shell there");
     let said = fails(home.capuchin().args(["forward", "lab", "-R", "1080"]), 255);
     one_line(&said, "usage", "a proxy at the lender");
-}
-
-#[test]
-fn the_apparmor_profile_is_of_this_very_command() {
-    let said = text(run(Home::new().capuchin().args(["run", "--print-apparmor"])).stdout);
-    let line = format!("profile capuchin {} flags=(unconfined) {{\n  userns,\n", env!("CARGO_BIN_EXE_capuchin"));
-    assert!(said.contains(&line), "{said}");
-}
-
-/// What apparmor_parser(8) makes of a profile for the kernel; it is loaded nowhere. A parser before 4.0, which has no kernel that
-/// restricts namespaces either, is spared what it cannot know: the rule `userns`, and the list of what a kernel of 4.0 has.
-fn compiled(profile: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("profile");
-    let parse = |profile: &str| {
-        fs::write(&file, profile).unwrap();
-        let mut parser = Command::new("/sbin/apparmor_parser");
-        parser.args(["--stdout", "--skip-kernel-load", "--skip-cache", "-I"]).arg(folder.path());
-        parser.args(["-I", "/etc/apparmor.d"]).arg(&file);
-        parser
-    };
-    let knows_userns = parse("profile knows { userns, }").output().unwrap().status.success();
-    if knows_userns {
-        return run(&mut parse(profile)).stdout;
-    }
-    fs::create_dir(folder.path().join("abi")).unwrap();
-    fs::copy("/etc/apparmor.d/abi/3.0", folder.path().join("abi/4.0")).unwrap();
-    run(&mut parse(&profile.replace("  userns,\n", ""))).stdout
-}
-
-#[test]
-fn the_apparmor_profile_is_read_as_it_is_meant_wherever_the_command_lies() {
-    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let names = [
-        "plain-1.0_x",
-        "with space",
-        "quo\"ted'",
-        "back\\slash",
-        "any*thing?",
-        "[abc]",
-        "{a,b}",
-        "@{HOME}",
-        "#end,",
-        "a^b",
-        "naïve",
-        "line\nprofile evil /** flags=(unconfined) {",
-        "tab\t",
-        "$(x)",
-        "** flags=(complain)",
-    ];
-    for name in names.map(OsStr::new).into_iter().chain([OsStr::from_bytes(b"\xff\xfe")]) {
-        let folder = place.path().join(name);
-        // One of them has a slash.
-        fs::create_dir_all(&folder).unwrap();
-        let command = folder.join("capuchin");
-        fs::hard_link(env!("CARGO_BIN_EXE_capuchin"), &command).unwrap();
-        let printed = text(run(Command::new(&command).args(["run", "--print-apparmor"])).stdout);
-        let whole = compiled(&printed);
-        assert_eq!(printed.matches("profile ").count(), 1, "{printed}");
-        let path = printed
-            .lines()
-            .find_map(|line| line.strip_prefix("profile capuchin ")?.strip_suffix(" flags=(unconfined) {"));
-        // A pattern that anything else matched would be another.
-        let other = |path: &str, instead: &str| compiled(&printed.replace(path, instead));
-        let path = path.unwrap();
-        if name == "any*thing?" {
-            assert_eq!(whole, other(path, &path.replace(r"\052", r"\*").replace(r"\077", r"\?")), "{printed}");
-            assert_ne!(whole, other(path, &path.replace(r"\052", "*")), "{printed}");
-            assert_ne!(whole, other(path, &path.replace(r"\077", "?")), "{printed}");
-        }
-        if name == "[abc]" || name == "{a,b}" {
-            let pattern = [(r"\133", "["), (r"\135", "]"), (r"\173", "{"), (r"\175", "}"), (r"\054", ",")];
-            let pattern = pattern.iter().fold(path.to_owned(), |path, (number, sign)| path.replace(number, sign));
-            assert_ne!(whole, other(path, &pattern), "{printed}");
-        }
-    }
 }
 
 #[test]
