@@ -24,10 +24,14 @@ const LOCAL_UNIX: &str = "MASK_TEST_LOCAL_UNIX";
 /// An unprivileged user.
 const NOBODY: u32 = 65534;
 
-/// Makes the machine that the program is started on: its own /etc and /run, in a mount namespace that goes with the test.
+/// Makes the machine that the program is started on: its own /etc and /run, in a mount namespace that goes with the test. This program is
+/// $0 and may lie in a folder that is covered, or that not everybody enters.
 const STAGE: &str = r#"
 set -e
+cd /
 mount -t tmpfs stage /mnt
+touch /mnt/mask
+mount --bind "$0" /mnt/mask
 cp -a /etc /mnt/etc
 mount --bind /mnt/etc /etc
 mount -t tmpfs run /run
@@ -195,7 +199,7 @@ fn run(case: &Case, uid: u32) -> Output {
         }
     };
     let script = format!(
-        "{TOOLS}\n{STAGE}\nRUNTIME={runtime}\nexport USER={uid}\n{}\nexport XDG_RUNTIME_DIR={runtime}\n{enter} \"$0\" {WEAR} sh -ec '{}\n'\"$1\"\n{LEFT}",
+        "{TOOLS}\n{STAGE}\nRUNTIME={runtime}\nexport USER={uid}\n{}\nexport XDG_RUNTIME_DIR={runtime}\n{enter} /mnt/mask {WEAR} sh -ec '{}\n'\"$1\"\n{LEFT}",
         case.machine,
         TOOLS.replace('\'', "'\\''"),
     );
