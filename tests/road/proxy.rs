@@ -2,13 +2,13 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
     thread,
 };
 
 use crate::{
-    dial, echo, origin,
+    dial, echo, origin, pattern,
     remote::forward,
     round_trip,
     support::{Daemon, LOOPBACK, Lab, named::NamedLab, text, wire::Wire},
@@ -175,8 +175,86 @@ fn a_killed_lender_resets_the_clients_and_a_restarted_one_serves_the_next() {
     round_trip(&connect().0, b"back").unwrap();
 }
 
+/// How a client of one protocol asks, and how the answers begin.
+struct Asking {
+    protocol: &'static str,
+    request: Vec<u8>,
+    connected: &'static [u8],
+    refused: &'static [u8],
+    down: &'static [u8],
+}
+
+/// By each protocol.
+fn asking_for(target: SocketAddr) -> [Asking; 3] {
+    let SocketAddr::V4(v4) = target else { panic!("{target}") };
+    let (address, port) = (v4.ip().octets(), v4.port().to_be_bytes());
+    [
+        Asking {
+            protocol: "SOCKS5",
+            request: [&[5, 1, 0, 5, 1, 0, 1][..], &address, &port].concat(),
+            connected: &[5, 0, 5, 0, 0, 1],
+            refused: &[5, 0, 5, 2, 0, 1],
+            down: &[5, 0, 5, 5, 0, 1],
+        },
+        Asking {
+            protocol: "SOCKS4",
+            request: [&[4, 1][..], &port, &address, &[0]].concat(),
+            connected: &[0, 90],
+            refused: &[0, 91],
+            down: &[0, 91],
+        },
+        Asking {
+            protocol: "CONNECT",
+            request: format!("CONNECT {target} HTTP/1.1\r\n\r\n").into_bytes(),
+            connected: b"HTTP/1.1 200 ",
+            refused: b"HTTP/1.1 403 ",
+            down: b"HTTP/1.1 502 ",
+        },
+    ]
+}
+
+/// Says all of it and that it is all, then hears the answer to its end.
+fn say_at_once(proxy: SocketAddr, request: &[u8]) -> Vec<u8> {
+    let mut socket = dial(proxy);
+    socket.write_all(request).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    answer
+}
+
 #[test]
-fn a_client_that_hangs_up_while_it_waits_ends_the_dial() {
+fn a_client_that_ends_what_it_sends_at_once_is_connected_and_answered() {
+    let lab = Lab::start(LOOPBACK);
+    let (_home, _daemon, proxy) = proxy(&lab);
+    // Answers once its peer has ended, so what it says tells of the bytes and of the end.
+    let server = origin(|mut socket| {
+        let mut got = b"to the end: ".to_vec();
+        socket.read_to_end(&mut got).unwrap();
+        socket.write_all(&got).unwrap();
+    });
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // More than is taken before the target is connected, too.
+    for early in [&b""[..], b"hey", &pattern(100_000, 1)] {
+        let whole = [b"to the end: ", early].concat();
+        for Asking { protocol, request, connected, .. } in asking_for(server) {
+            let answer = say_at_once(proxy, &[&request, early].concat());
+            let is_whole = answer.starts_with(connected) && answer.ends_with(&whole);
+            assert!(is_whole, "{protocol} with {} bytes: {} came back", early.len(), answer.len());
+        }
+    }
+    for Asking { protocol, request, refused, .. } in asking_for("10.0.0.1:80".parse().unwrap()) {
+        let answer = say_at_once(proxy, &[&request[..], b"hey"].concat());
+        assert!(answer.starts_with(refused), "{protocol} to what no rule allows: {answer:?}");
+    }
+    for Asking { protocol, request, down, .. } in asking_for(gone) {
+        let answer = say_at_once(proxy, &[&request[..], b"hey"].concat());
+        assert!(answer.starts_with(down), "{protocol} to what is down: {answer:?}");
+    }
+}
+
+#[test]
+fn a_client_that_breaks_off_while_it_waits_ends_the_dial() {
     let lab = Lab::start(LOOPBACK);
     let (_home, _daemon, proxy) = proxy(&lab);
     let streams = || {
@@ -185,18 +263,18 @@ fn a_client_that_hangs_up_while_it_waits_ends_the_dial() {
     };
     // Nobody accepts, and there is room for one: the kernel drops the SYNs of the others.
     let full = full_listener();
-    let SocketAddr::V4(target) = full.address else { panic!("{}", full.address) };
-    for speech in [[4, 1].as_slice(), &[5, 1, 0, 5, 1, 0, 1]] {
-        let mut socket = dial(proxy);
-        let (address, port) = (target.ip().octets(), target.port().to_be_bytes());
-        let request = match speech[0] {
-            4 => [speech, &port, &address, &[0]].concat(),
-            _ => [speech, &address, &port, b"early"].concat(),
-        };
-        socket.write_all(&request).unwrap();
-        crate::support::wait_until("the lender dials", || streams() == 1);
-        drop(socket);
-        crate::support::wait_until("the dial has ended", || streams() == 0);
+    for Asking { protocol, request, .. } in asking_for(full.address) {
+        for ends_first in [false, true] {
+            let mut socket = dial(proxy);
+            socket.write_all(&[&request[..], b"early"].concat()).unwrap();
+            if ends_first {
+                socket.shutdown(Shutdown::Write).unwrap();
+            }
+            crate::support::wait_until("the lender dials", || streams() == 1);
+            rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
+            drop(socket);
+            crate::support::wait_until(&format!("the dial of {protocol} has ended"), || streams() == 0);
+        }
     }
 }
 

@@ -197,7 +197,7 @@ impl Client {
         let Wish { target, speech, first } = wish;
         let opened = tokio::select! {
             opened = Box::pin(connect(&self.borrower, &target)) => opened,
-            () = hung_up(&mut self.socket, &mut heard, speech) => return Ok(()),
+            () = broke_off(&mut self.socket, &mut heard) => return Ok(()),
         };
         let (stream, connected) = match opened {
             Ok(opened) => opened,
@@ -253,17 +253,18 @@ impl Client {
     }
 }
 
-/// Ready once a client that waits to be connected is gone; what it sends meanwhile goes behind `heard`, as far as there is
-/// room. The end of what it sends is the end of the client, but for one whose request was whole: it may wait for the answer.
-async fn hung_up(socket: &mut TcpStream, heard: &mut BytesMut, speech: Speech) {
+/// Ready once the socket of a client that waits to be connected has failed; what it sends meanwhile goes behind `heard`, as
+/// far as there is room. The end of what it sends is no end of the client, who may wait for the answer: whether it reads on
+/// is not to be seen before something is written to it.
+async fn broke_off(socket: &mut TcpStream, heard: &mut BytesMut) {
     loop {
         let room = GREETING_BYTES_MAX.saturating_sub(heard.len());
         if room == 0 {
             break;
         }
         match (&mut *socket).take(room as u64).read_buf(heard).await {
-            Ok(0) if speech == Speech::HttpRequest => break,
-            Ok(0) | Err(_) => return,
+            Ok(0) => break,
+            Err(_) => return,
             Ok(_) => {}
         }
     }

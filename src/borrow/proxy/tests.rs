@@ -121,6 +121,48 @@ fn what_the_lender_says_becomes_the_protocols_reply() {
     }
 }
 
+/// A client's socket, and ours.
+async fn socket_pair() -> (TcpStream, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+#[tokio::test]
+async fn the_end_of_what_a_client_sends_leaves_it_waiting_and_its_reset_does_not() {
+    let (mut client, mut ours) = socket_pair().await;
+    let mut heard = BytesMut::new();
+    client.write_all(b"early").await.unwrap();
+    client.shutdown().await.unwrap();
+    {
+        let gone = broke_off(&mut ours, &mut heard);
+        tokio::pin!(gone);
+        // On this one thread it reads until nothing is left to read.
+        for _ in 0..1000 {
+            tokio::select! {
+                biased;
+                () = &mut gone => panic!("it may wait for its answer"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        client.set_zero_linger().unwrap();
+        drop(client);
+        timeout(REPLY_MAX, gone).await.expect("a client that was reset waits for nothing");
+    }
+    assert_eq!(heard, "early");
+}
+
+#[tokio::test]
+async fn a_reset_is_noticed_with_no_room_for_what_a_client_sends() {
+    let (mut client, mut ours) = socket_pair().await;
+    let mut heard = BytesMut::zeroed(GREETING_BYTES_MAX);
+    client.write_all(b"no room").await.unwrap();
+    client.set_zero_linger().unwrap();
+    drop(client);
+    timeout(REPLY_MAX, broke_off(&mut ours, &mut heard)).await.expect("a client that was reset waits for nothing");
+    assert_eq!(heard.len(), GREETING_BYTES_MAX);
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_understood_or_not_and_never_grow_without_end(
