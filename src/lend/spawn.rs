@@ -204,8 +204,7 @@ async fn read_words(stream: &Stream, wanted: &Spawn) -> std::io::Result<Vec<u8>>
 
 /// Joins a stream with the program that it belongs to.
 pub(super) async fn attach(borrower: &Borrower, stdio: SpawnStdio, stream: Stream) {
-    // One that nobody takes is given back.
-    let _ = timeout(REQUEST_MAX, borrower.programs.offer(stdio, stream)).await;
+    borrower.programs.offer(stdio, stream).await;
 }
 
 fn down(name: &str, why: &Failed) -> Refusal {

@@ -303,6 +303,21 @@ async fn a_variable_that_a_policy_takes_back_before_the_start_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_wait_for_a_program_keep_no_session() {
+    let lab = Lab::start(&policy("exec = [{ path = \"*\" }]\nlimits = { sessions = 1 }"));
+    let home = lab.join("alice");
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    let attach = message::encode_prefixed(&Request::SpawnStdio(SpawnStdio { spawn: 7, which: Stdio::In }));
+    peer.send(&frame(1, Kind::Data, true, false, &attach)).await;
+    // Answered behind it, so that the stream waits by now.
+    let (refused, words) = request(&[b"no-such-program"], &[]);
+    open(&mut peer, 3, refused, &words).await;
+    while !matches!(peer.hear().await.expect("an answer"), Frame::Data { stream, .. } if stream.number() == 3) {}
+    drop(peer);
+    still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_for_another_sessions_program_or_for_none_gets_nothing() {
     let lab = Lab::start(&policy("exec = [{ path = \"*\" }]"));
     let home = lab.join("alice");

@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::places::PROGRAMS_MAX;
+use super::{REQUEST_MAX, places::PROGRAMS_MAX};
 use crate::{
     proto::{Errno, Reset, Spawn, SpawnStdio, Stdio, StreamId},
     session::{Meter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
@@ -36,11 +36,8 @@ pub(in crate::lend) struct Programs {
     places: Arc<Semaphore>,
 }
 
-struct Waiting {
-    stream: Stream,
-    /// Dropped when it was taken.
-    _offer: oneshot::Sender<()>,
-}
+/// Asks the task that keeps a stream for it.
+type Waiting = oneshot::Sender<oneshot::Sender<Stream>>;
 
 impl Default for Programs {
     fn default() -> Self {
@@ -59,19 +56,29 @@ impl Programs {
         Expected { programs: self, spawn }
     }
 
-    /// Keeps a stream until its program takes it.
-    ///
-    /// # Cancellation
-    /// The stream is given back.
+    /// Keeps a stream until its program takes it, the borrower does not want it any more, or it has waited for too long.
     pub(super) async fn offer(&self, stdio: SpawnStdio, stream: Stream) {
         let key = (stdio.spawn, stdio.which);
-        let (offer, mut taken) = oneshot::channel();
+        let (waiting, asked) = oneshot::channel();
         // One that is there twice takes the place of the first, which is given back.
-        let earlier = self.lock().insert(key, Waiting { stream, _offer: offer });
-        drop(earlier);
-        let _withdraw = Withdraw { programs: self, key };
+        drop(self.lock().insert(key, waiting));
         self.arrived.notify_waiters();
-        let _ = (&mut taken).await;
+        let taker = tokio::select! {
+            taker = timeout(REQUEST_MAX, asked) => taker.ok().and_then(Result::ok),
+            _ = stream.write_closed() => None,
+        };
+        let left = match taker {
+            Some(taker) => taker.send(stream).err(),
+            None => Some(stream),
+        };
+        if let Some(stream) = left {
+            stream.reset(Reset::Refused);
+        }
+        let mut waiting = self.lock();
+        // Another may have come in its place.
+        if waiting.get(&key).is_some_and(Waiting::is_closed) {
+            waiting.remove(&key);
+        }
     }
 
     /// The streams that a program is to have, once all are there.
@@ -91,8 +98,15 @@ impl Programs {
             tokio::pin!(arrived);
             // Before the look, so that none that comes behind it is missed.
             arrived.as_mut().enable();
-            if let Some(waiting) = self.lock().remove(&key) {
-                return waiting.stream;
+            let waiting = self.lock().remove(&key);
+            if let Some(waiting) = waiting {
+                let (taker, taken) = oneshot::channel();
+                // Whoever has given it up meanwhile does not answer.
+                if waiting.send(taker).is_ok()
+                    && let Ok(stream) = taken.await
+                {
+                    return stream;
+                }
             }
             arrived.await;
         }
@@ -112,23 +126,8 @@ pub(super) struct Expected<'a> {
 impl Drop for Expected<'_> {
     fn drop(&mut self) {
         let mut waiting = self.programs.lock();
-        let left: Vec<_> =
-            Stdio::ALL.iter().filter_map(|which| waiting.remove(&(self.spawn.number(), *which))).collect();
-        drop(waiting);
-        left.iter().for_each(|waiting| waiting.stream.reset(Reset::Refused));
-    }
-}
-
-struct Withdraw<'a> {
-    programs: &'a Programs,
-    key: (u64, Stdio),
-}
-
-impl Drop for Withdraw<'_> {
-    fn drop(&mut self) {
-        let withdrawn = self.programs.lock().remove(&self.key);
-        if let Some(waiting) = withdrawn {
-            waiting.stream.reset(Reset::Refused);
+        for which in Stdio::ALL {
+            waiting.remove(&(self.spawn.number(), which));
         }
     }
 }
