@@ -48,13 +48,20 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     if foreground {
         return signals::interruptible(serve(&text)).await;
     }
+    let is_connected = || print(&format!("{text} is connected already"));
     if Borrower::sharing_process(&text).await?.is_some() {
-        return print(&format!("{text} is connected already"));
+        return is_connected();
     }
     // Here, where a person can be asked for a password; it leaves a ticket for the other.
     // Ended in good order, as the policy may allow one session alone.
     let _ = host.connect().await?.close().await;
-    start(&text)?;
+    if let Err(failure) = start(&text) {
+        // Another command may have been faster, and then there is what was wanted.
+        return match Borrower::sharing_process(&text).await {
+            Ok(Some(_)) => is_connected(),
+            _ => Err(failure),
+        };
+    }
     print(&format!("Connected to {text}; every command shares this session until: capuchin connect --stop {text}"))
 }
 

@@ -35,6 +35,18 @@ fn shared_session(lab: &Lab, home: &Home) -> serde_json::Value {
 }
 
 #[test]
+fn who_connects_at_once_is_connected_once() {
+    let (_lab, home) = lab();
+    let begin = || capuchin(&home, &["connect", "lab"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for connecting in (0..4).map(|_| begin()).collect::<Vec<_>>() {
+        let output = connecting.wait_with_output().unwrap();
+        let said = text(output.stdout);
+        assert!(output.status.success() && said.to_lowercase().contains("connected"), "{said}{}", text(output.stderr));
+    }
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+}
+
+#[test]
 fn commands_share_one_session_and_work_without_it() {
     let (lab, home) = lab();
     run(&mut capuchin(&home, &["exec", "lab", "true"]));
