@@ -13,7 +13,7 @@ use super::{
     sessions, signals,
 };
 use crate::{
-    lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderDir, SecretText, Setup},
+    lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderConfig, LenderDir, SecretText, Setup},
     proto::ErrorKind,
 };
 
@@ -154,7 +154,8 @@ impl Init {
 
 async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
     let (owner, mapped_from) = lend::owner_name();
-    match lend::init(dir, Setup { owner: Some(owner.clone()), ..init.setup() }) {
+    let setup = Setup { owner: Some(owner.clone()), ..init.setup() };
+    match lend::init(dir, setup.clone()) {
         Ok(config) => {
             let policy = dir.policy_toml();
             warn(&format!("lender {} is made in {}", config.name, dir.config().display()));
@@ -163,7 +164,7 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
                 warn(&format!("the user name {from:?} is not one of capuchin's; it is {owner} here"));
             }
         }
-        Err(LendError::Exists(_)) => {}
+        Err(LendError::Exists(_)) => is_as_asked(dir, setup)?,
         Err(error) => return Err(error.into()),
     }
     descriptors::raise_limit();
@@ -185,6 +186,24 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
         }
     }
     serve(&lender, listener).await
+}
+
+/// What a lender was made with is kept in lender.toml: served otherwise than asked for, it would be looked for in vain.
+fn is_as_asked(dir: &LenderDir, asked: Setup) -> Result<(), Failure> {
+    let kept = LenderConfig::load(dir)?;
+    let asked = [
+        ("name", asked.name.map(|name| name.to_string()), kept.name.to_string()),
+        ("listen", asked.listen.map(|listen| listen.to_string()), kept.listen.to_string()),
+        ("advertise", Some(asked.advertise.join(" ")).filter(|all| !all.is_empty()), kept.advertise.join(" ")),
+    ];
+    for (setting, asked, kept) in asked {
+        if let Some(asked) = asked.filter(|asked| *asked != kept) {
+            let text = format!("there is a lender already, and its {setting} is {kept:?} and not {asked:?}");
+            let note = format!("what it was made with stands in {}", dir.lender_toml().display());
+            return Err(Failure { notes: vec![note], ..Failure::new(ErrorKind::Usage, text) });
+        }
+    }
+    Ok(())
 }
 
 /// `capuchind serve --dir DIR`, for the demo.

@@ -57,7 +57,8 @@ impl LenderDir {
         &self.state
     }
 
-    pub(super) fn lender_toml(&self) -> PathBuf {
+    /// What it was made with.
+    pub fn lender_toml(&self) -> PathBuf {
         self.config.join("lender.toml")
     }
 

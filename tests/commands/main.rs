@@ -157,8 +157,14 @@ fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
     assert_eq!(text(id.stdout).trim(), support::own_uid().to_string(), "his own programs, root's too");
     up.signal(rustix::process::Signal::TERM);
     assert_eq!(up.wait().code(), Some(0));
+    // What it was made with is not changed in passing.
+    for other in [["--name", "other"], ["--listen", "127.0.0.1:1"], ["--advertise", "lab.example:1"]] {
+        let refused = capuchind(&dir).arg("up").args(other).output().unwrap();
+        assert_eq!(refused.status.code(), Some(255));
+        one_line(&text(refused.stderr), "usage", "there is a lender already");
+    }
     // A device has joined: no more lines.
-    let again = support::Daemon::spawn(capuchind(&dir).arg("up"));
+    let again = support::Daemon::spawn(capuchind(&dir).args(["up", "--name", "lab", "--listen", "127.0.0.1:0"]));
     let said = again.wait_for_line("");
     assert!(said.contains("listens on"), "{said}");
 }
