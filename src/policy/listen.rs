@@ -208,7 +208,15 @@ impl Wanted<ListenPattern> for Asked<'_> {
     }
 
     fn is_allowed_by(&self, pattern: &ListenPattern) -> bool {
-        pattern.holds(self.listen) && self.port().is_some_and(|port| pattern.ports.to_allow().contains(&port))
+        pattern.holds(self.listen) && self.port().is_some_and(|port| pattern.ports.to_deny().contains(&port))
+    }
+
+    fn guard(&self) -> Option<Reason> {
+        self.port().filter(|port| *port < UNPRIVILEGED_PORT).map(|_| Reason::PrivilegedPort)
+    }
+
+    fn is_opened_by(&self, pattern: &ListenPattern) -> bool {
+        self.port().is_some_and(|port| pattern.ports.to_allow().contains(&port))
     }
 
     /// Another port of the same address, else the same port elsewhere.
@@ -259,6 +267,7 @@ impl ListenPattern {
 }
 
 impl Ports {
+    /// Those that it opens.
     fn to_allow(&self) -> RangeInclusive<u16> {
         match self {
             Self::All => UNPRIVILEGED_PORT..=u16::MAX,
@@ -266,6 +275,7 @@ impl Ports {
         }
     }
 
+    /// Those that it covers.
     fn to_deny(&self) -> RangeInclusive<u16> {
         match self {
             Self::All => ALL_PORTS,

@@ -72,6 +72,9 @@ pub enum Reason {
         /// The tree, e.g. `/proc`.
         tree: &'static str,
     },
+    /// It listens where only privileged programs of Unix may.
+    #[error("ports below 1024 are no part of `*`: a rule must name them")]
+    PrivilegedPort,
     /// It decides what a program does.
     #[error("it steers programs, and a rule must spell it out without `*`")]
     SteeringVariable,
