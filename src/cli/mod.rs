@@ -111,6 +111,7 @@ Examples:
 
 /// What both binaries do.
 pub fn main() -> ExitCode {
+    crate::sys::hear_of_children();
     // Before anything that could start a thread.
     if let Some(status) = crate::lend::serve_as_worker() {
         return status;

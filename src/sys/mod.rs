@@ -12,6 +12,8 @@ mod datagram_source;
 mod descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
+#[cfg(feature = "run")]
+mod inherited_signals;
 #[cfg(feature = "lend")]
 mod interpreter;
 #[cfg(feature = "run")]
@@ -42,7 +44,7 @@ mod ready_fd;
 mod received_signal;
 #[cfg(feature = "run")]
 mod seccomp;
-#[cfg(feature = "cli")]
+#[cfg(feature = "run")]
 mod signal_action;
 #[cfg(feature = "lend")]
 mod signal_number;
@@ -71,6 +73,10 @@ pub use datagram_source::{note_destinations, send_datagram_from};
 pub use descendants::signal_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use fork::{Forked, fork};
+#[cfg(feature = "run")]
+pub use inherited_signals::give_inherited_signals;
+#[cfg(feature = "cli")]
+pub use inherited_signals::hear_of_children;
 #[cfg(feature = "run")]
 pub use landlock::keep_to_itself;
 #[cfg(feature = "lend")]

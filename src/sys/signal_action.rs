@@ -13,6 +13,20 @@ pub fn is_ignored(signal: Signal) -> bool {
     asked == 0 && unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
+/// Has `signal` do what it does by default, where it is ignored.
+#[cfg(feature = "cli")]
+pub(super) fn heed(signal: Signal) {
+    if is_ignored(signal) {
+        // A signal that can be ignored can be heeded.
+        let _ = set(signal, &default_action());
+    }
+}
+
+/// Has nothing happen at `signal`.
+pub(super) fn ignore(signal: Signal) {
+    let _ = set(signal, &libc::sigaction { sa_sigaction: libc::SIG_IGN, ..default_action() });
+}
+
 /// Does `work` while `signal` does what it does by default, whoever else handles it otherwise.
 ///
 /// # Errors
@@ -49,14 +63,13 @@ mod tests {
     #[test]
     fn a_signal_does_by_default_what_it_does_and_then_again_what_was_set() {
         // By default nothing happens at SIGURG, and nothing here sends one.
-        let ignored = libc::sigaction { sa_sigaction: libc::SIG_IGN, ..default_action() };
-        set(Signal::URG, &ignored).unwrap();
+        ignore(Signal::URG);
         let inside = with_default_action(Signal::URG, || {
             kill_process(getpid(), Signal::URG).unwrap();
             is_ignored(Signal::URG)
         });
         assert!(!inside.unwrap() && is_ignored(Signal::URG));
-        set(Signal::URG, &default_action()).unwrap();
+        heed(Signal::URG);
         assert!(!is_ignored(Signal::URG));
         assert!(with_default_action(Signal::KILL, || ()).is_err());
     }

@@ -80,6 +80,27 @@ fn a_shell_is_started_where_no_program_is_named() {
 }
 
 #[test]
+fn a_program_ignores_what_run_was_started_to_ignore_and_its_end_is_heard() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        for options in [&[][..], &["--no-netns"]] {
+            for (ignored, mask) in [("CHLD,PIPE", 0x1_1000), ("PIPE", 0x1000), ("CHLD", 0x1_0000), ("", 0)] {
+                // Shells and Python would set some of them anew.
+                let show = ["awk", "/SigIgn/; END { exit 3 }", "/proc/self/status"];
+                let inner = within.run_with(options, &show);
+                let mut command = within.beside("env");
+                command.arg("--default-signal").arg(format!("--ignore-signal={ignored}"));
+                let mut borrower = Daemon::spawn(command.arg(inner.get_program()).args(inner.get_args()));
+                let line = borrower.wait_for_line("SigIgn:");
+                let seen = u64::from_str_radix(line.trim_start_matches("SigIgn:").trim(), 16).unwrap();
+                assert_eq!(seen & 0x1_1000, mask, "{ignored} {options:?} as {}", within.uid);
+                assert_eq!(borrower.wait().code(), Some(3), "{ignored} {options:?} as {}", within.uid);
+            }
+        }
+    }
+}
+
+#[test]
 fn signals_reach_the_program() {
     let machine = Machine::start();
     let within = machine.anybody();

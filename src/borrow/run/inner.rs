@@ -138,7 +138,8 @@ fn look_after(
     let children = sys::signal_fd(&[Signal::CHILD]).map_err(control_failed)?;
     rustix::process::set_child_subreaper(Some(getpid())).map_err(|error| (Step::Fork, error.into()))?;
     let program = start(control, plan, stdio, machine, held)?;
-    control::send(control, &FromInner::Started, &[]).map_err(control_failed)?;
+    // From here on the program may have children, which are ended below where the outer half is gone.
+    let _ = control::send(control, &FromInner::Started, &[]);
     let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
     charge.look_after().map_err(control_failed)?;
     // What is left to clear away is cleared away when nobody waits for it any more.
@@ -242,6 +243,7 @@ fn become_program(
     for name in &plan.lender_variables {
         command.env_remove(name);
     }
+    sys::give_inherited_signals(&mut command);
     command.envs(machine.variables.iter().map(|variable| (&variable.name, OsStr::from_bytes(&variable.value))));
     (Step::Exec, command.args(arguments).envs(plan.variables.iter().cloned()).exec())
 }
@@ -268,7 +270,8 @@ impl Charge<'_> {
             }
             match control::receive::<ToInner>(self.control, false) {
                 Ok(Some((ToInner::Signal(number), _))) => self.signal(number),
-                Ok(Some((ToInner::Sockets(is_ipv6), _))) => self.make_sockets(is_ipv6)?,
+                // That it is gone is heard next.
+                Ok(Some((ToInner::Sockets(is_ipv6), _))) => drop(self.make_sockets(is_ipv6)),
                 Ok(Some((ToInner::Begin(_), _))) => {}
                 Ok(None) => self.kill_at = Some(Instant::now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
