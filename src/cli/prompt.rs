@@ -1,5 +1,7 @@
 //! Where secrets come from: a terminal, a file, or stdin. Never an argument, never the environment.
 
+mod terminal;
+
 use std::{
     io::{self, Read},
     os::unix::fs::PermissionsExt,
@@ -8,6 +10,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use self::terminal::NoAnswer;
 use super::report::Failure;
 use crate::{
     proto::ErrorKind,
@@ -69,8 +72,7 @@ pub fn password_file(path: &Path) -> Result<Password, Failure> {
 
 /// Asks for a password on the terminal, without showing it.
 pub fn password(prompt: &str) -> Result<Password, Failure> {
-    let typed = ask(prompt, "give the password with --password-file FILE, or - for stdin")?;
-    password_of(Zeroizing::new(typed.as_bytes().to_vec()))
+    password_of(ask(prompt, "password", "give the password with --password-file FILE, or - for stdin")?)
 }
 
 /// Asks twice for a password that is to be set.
@@ -84,7 +86,9 @@ pub fn new_password(prompt: &str) -> Result<Password, Failure> {
 
 /// Asks for a join line; it is a secret too.
 pub fn join_line() -> Result<Zeroizing<String>, Failure> {
-    ask("Join line (cap1_…): ", "give the line as an argument, or - for stdin")
+    let typed = ask("Join line (cap1_…): ", "join line", "give the line as an argument, or - for stdin")?;
+    let line = std::str::from_utf8(&typed).map(|line| Zeroizing::new(line.trim().to_owned()));
+    line.map_err(|_| Failure::new(ErrorKind::Usage, "what was typed is not a join line"))
 }
 
 /// Whether there is somebody to ask: a terminal, and a stderr at it, where a question would be seen.
@@ -92,13 +96,15 @@ pub fn has_terminal() -> bool {
     io::IsTerminal::is_terminal(&io::stderr()) && std::fs::File::open("/dev/tty").is_ok()
 }
 
-/// rpassword asks /dev/tty and nothing else, so a pipe is never taken for a person.
-fn ask(prompt: &str, instead: &str) -> Result<Zeroizing<String>, Failure> {
-    let typed = rpassword::prompt_password(super::report::escape(prompt)).map(Zeroizing::new);
-    typed.map_err(|error| Failure {
-        notes: vec![instead.to_owned()],
-        ..Failure::new(ErrorKind::Usage, format!("there is no terminal to ask on: {error}"))
-    })
+/// The line that is typed, with its newline. /dev/tty and nothing else is asked, so a pipe is never taken for a person.
+fn ask(prompt: &str, what: &str, instead: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let usage = |text: String| Failure { notes: vec![instead.to_owned()], ..Failure::new(ErrorKind::Usage, text) };
+    match terminal::ask(&super::report::escape(prompt)) {
+        Ok(typed) => Ok(typed),
+        Err(NoAnswer::NoTerminal(error)) => Err(usage(format!("there is no terminal to ask on: {error}"))),
+        Err(NoAnswer::Nothing) => Err(usage(format!("no {what} was typed"))),
+        Err(NoAnswer::Signal(signal)) => Err(Failure::silent(signal)),
+    }
 }
 
 fn password_of(bytes: Zeroizing<Vec<u8>>) -> Result<Password, Failure> {
@@ -126,7 +132,8 @@ mod tests {
         std::fs::write(&path, "secret\n").unwrap();
         assert_eq!(password_file(&path).unwrap().as_bytes(), b"secret");
         std::fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
-        assert_eq!(password_file(&path).err().unwrap().kind, ErrorKind::Usage);
+        let failure = password_file(&path).err().unwrap();
+        assert_eq!((failure.kind, &*failure.text), (ErrorKind::Usage, "the password has more than 1024 bytes"));
         assert!(password_file(&dir.path().join("none")).err().unwrap().text.contains("cannot read"));
     }
 }

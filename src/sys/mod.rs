@@ -4,6 +4,8 @@
 
 #[cfg(feature = "run")]
 mod borrowed_network;
+#[cfg(feature = "cli")]
+mod caught_signals;
 #[cfg(feature = "lend")]
 mod datagram_errors;
 #[cfg(any(feature = "borrow", feature = "lend"))]
@@ -65,6 +67,8 @@ mod writers;
 
 #[cfg(feature = "run")]
 pub use borrowed_network::enter_borrowed_network;
+#[cfg(feature = "cli")]
+pub use caught_signals::CaughtSignals;
 #[cfg(feature = "lend")]
 pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
 #[cfg(any(feature = "borrow", feature = "lend"))]

@@ -38,15 +38,16 @@ pub fn with_default_action<T>(signal: Signal, work: impl FnOnce() -> T) -> io::R
     Ok(done)
 }
 
-fn default_action() -> libc::sigaction {
+pub(super) fn default_action() -> libc::sigaction {
     // SAFETY: zeroes are a value of each field: no flags, no signals held back, and SIG_DFL.
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
 /// Sets an action, and gives the one before.
-fn set(signal: Signal, action: &libc::sigaction) -> io::Result<libc::sigaction> {
+pub(super) fn set(signal: Signal, action: &libc::sigaction) -> io::Result<libc::sigaction> {
     let mut before = MaybeUninit::zeroed();
-    // SAFETY: both structures outlive the call; the action is the default, or one that was in force in this process before.
+    // SAFETY: both structures outlive the call; the action is the default, one that was in force in this process
+    // before, or one whose handler does what a handler may.
     match unsafe { libc::sigaction(signal.as_raw(), action, before.as_mut_ptr()) } {
         // SAFETY: the call has filled it in.
         0 => Ok(unsafe { before.assume_init() }),

@@ -1,6 +1,11 @@
 //! What a person is asked at a terminal, and what is not shown there.
 
-use std::process::Command;
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::{Command, ExitStatus},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Home, LOOPBACK, Lab, PASSWORD, pty::Pty, run, run_with, wait_until};
 
@@ -22,19 +27,38 @@ impl Asked {
         Self { pty, child, modes }
     }
 
-    /// Answers a question once nothing that is typed is shown.
-    fn answers(&mut self, question: &str, answer: &str) {
-        self.pty.wait_for(question);
+    /// As a job of a shell's, which says `stopped` when it is, and `went on with` the line that is typed then.
+    fn start_in_shell(command: &Command) -> Self {
+        const SCRIPT: &str = "set -m; \"$@\"; echo stopped; read line; echo \"went on with $line.\"; fg";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SCRIPT, "sh"]).arg(command.get_program()).args(command.get_args());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self::start(&shell)
+    }
+
+    /// Waits for a question, and until nothing that is typed is shown; what has come until then.
+    fn asks(&mut self, question: &str) -> String {
+        let shown = self.pty.wait_for(question);
         wait_until("an answer is not shown", || self.pty.modes() != self.modes);
+        shown
+    }
+
+    fn answers(&mut self, question: &str, answer: &str) {
+        self.asks(question);
         self.pty.types(format!("{answer}\n").as_bytes());
+    }
+
+    /// Its exit status.
+    fn status(mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        assert_eq!(self.pty.modes(), self.modes, "the terminal is as before");
+        status
     }
 
     /// Its last words, with what has come since the last question, and its exit status.
     fn ends(mut self, words: &str) -> (String, Option<i32>) {
         let shown = self.pty.wait_for(words);
-        let status = self.child.wait().unwrap();
-        assert_eq!(self.pty.modes(), self.modes, "the terminal is as before");
-        (shown, status.code())
+        (shown, self.status().code())
     }
 }
 
@@ -92,5 +116,92 @@ fn passwd_asks_twice_and_sets_what_was_typed() {
         assert_eq!(status, Some(code), "{shown}");
         let login = run_with(home.capuchin().args(["login", "lab", "--password-file", "-"]), NEW);
         assert_eq!(login.status.success(), code == 0, "{login:?}");
+    }
+}
+
+#[test]
+fn a_signal_at_a_question_ends_it_with_the_terminal_as_before() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let ends = |command: &Command, question: &str, signal: Signal, key: Option<u8>| {
+        let mut asked = Asked::start(command);
+        asked.asks(question);
+        asked.pty.types(b"half a pass");
+        match key {
+            Some(key) => asked.pty.types(&[key]),
+            None => kill_process(Pid::from_child(&asked.child), signal).unwrap(),
+        }
+        assert_eq!(asked.status().signal(), Some(signal.as_raw()), "{signal:?} {key:?}");
+    };
+    let (mut login, mut passwd) = (home.capuchin(), lab.admin());
+    login.args(["login", "lab"]);
+    passwd.args(["passwd", "alice"]);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        ends(&login, "Password of alice at lab: ", signal, None);
+        ends(&passwd, "New password of alice: ", signal, None);
+    }
+    // The terminal of a test has another key for it than Ctrl-C.
+    ends(&login, "Password of alice at lab: ", Signal::INT, Some(0x07));
+    ends(&login, "Password of alice at lab: ", Signal::QUIT, Some(0x1c));
+}
+
+#[test]
+fn a_question_that_is_suspended_is_asked_again() {
+    const CTRL_Z: u8 = 0x1a;
+    const QUESTION: &str = "Password of alice at lab: ";
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    for by_key in [true, false] {
+        let mut login = Asked::start_in_shell(home.capuchin().args(["login", "lab"]));
+        login.asks(QUESTION);
+        login.pty.types(b"half a pass");
+        if by_key {
+            login.pty.types(&[CTRL_Z]);
+        } else {
+            kill_process(login.pty.foreground(), Signal::TSTP).unwrap();
+        }
+        login.pty.wait_for("stopped");
+        assert_eq!(login.pty.modes(), login.modes, "the terminal is as before");
+        login.pty.types(b"a line\n");
+        let shown = login.asks(QUESTION);
+        assert!(shown.contains("went on with a line."), "{shown}");
+        login.pty.types(format!("{PASSWORD}\n").as_bytes());
+        assert_eq!(login.ends("Logged in at lab as alice.").1, Some(0));
+    }
+}
+
+#[test]
+fn a_question_behind_sigstop_is_asked_again_without_echo() {
+    const QUESTION: &str = "Password of alice at lab: ";
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut login = Asked::start_in_shell(home.capuchin().args(["login", "lab"]));
+    login.asks(QUESTION);
+    kill_process(login.pty.foreground(), Signal::STOP).unwrap();
+    login.pty.wait_for("stopped");
+    // As an interactive shell does.
+    login.pty.set_modes(&login.modes);
+    login.pty.types(b"a line\n");
+    let shown = login.asks(QUESTION);
+    assert!(shown.contains("went on with a line."), "{shown}");
+    login.pty.types(format!("{PASSWORD}\n").as_bytes());
+    let (shown, code) = login.ends("Logged in at lab as alice.");
+    assert_eq!(code, Some(0));
+    assert!(!shown.contains(PASSWORD), "{shown}");
+}
+
+#[test]
+fn the_end_of_input_at_a_question_is_told_as_such() {
+    const CTRL_D: u8 = 0x04;
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    for (arguments, question, words) in [
+        (["login", "lab"].as_slice(), "Password of alice at lab: ", "error[usage]: no password was typed"),
+        (&["join"], "Join line (cap1_…): ", "error[usage]: no join line was typed"),
+    ] {
+        let mut asked = Asked::start(home.capuchin().args(arguments));
+        asked.asks(question);
+        asked.pty.types(&[CTRL_D]);
+        assert_eq!(asked.ends(words).1, Some(255));
     }
 }

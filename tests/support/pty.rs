@@ -10,12 +10,14 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags, open},
+    process::Pid,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::tcgetpgrp,
 };
 
 use super::{PATIENCE, run, text};
 
-/// Both ends of a terminal that controls nobody: no signal comes of it, but those that a test sends.
+/// Both ends of a terminal. Unless a program makes it its own (`setsid --ctty`), no signal comes of it but what a test sends.
 pub struct Pty {
     keys: File,
     line: OwnedFd,
@@ -56,6 +58,11 @@ impl Pty {
     /// What a program has that is on it.
     pub fn end(&self) -> Stdio {
         self.line.try_clone().unwrap().into()
+    }
+
+    /// The process group that has it, where it controls somebody.
+    pub fn foreground(&self) -> Pid {
+        tcgetpgrp(&self.keys).unwrap()
     }
 
     /// How much has been typed that nobody has read, in bytes.
