@@ -30,6 +30,41 @@ print(receive(0, 1), errno.errorcode[ctypes.get_errno()])
 }
 
 #[test]
+fn a_socket_that_is_disconnected_can_be_used_again() {
+    let machine = Machine::start();
+    let program = r#"
+import ctypes, errno, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def disconnect(s):
+    return libc.connect(s.fileno(), b"\0" * 16, 16)
+def failure(work, *arguments):
+    try:
+        return work(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+lab = ("10.77.0.1", 7000)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for turn in (b"one", b"two"):
+    s.connect(lab)
+    s.send(turn)
+    print(s.recv(99), disconnect(s), failure(s.getpeername), failure(s.send, b"to nobody"))
+s.sendto(b"three", lab)
+print(s.recv(99))
+t = socket.socket()
+for turn in (b"one", b"two"):
+    t.connect(lab)
+    t.send(turn)
+    print(t.recv(99), disconnect(t), failure(t.getpeername))
+"#;
+    let datagrams = ["one", "two"].map(|turn| format!("b'{turn}' 0 ENOTCONN EDESTADDRREQ\n")).concat();
+    let streams = ["one", "two"].map(|turn| format!("b'{turn}' 0 ENOTCONN\n")).concat();
+    let expected = format!("{datagrams}b'three'\n{streams}");
+    for within in machine.borrowers() {
+        assert_eq!(says(&mut within.bare_python(program)), expected, "as {}", within.uid);
+    }
+}
+
+#[test]
 fn datagrams_come_from_whom_they_were_sent_to() {
     let machine = Machine::start();
     let program = r#"

@@ -103,6 +103,12 @@ impl ProgramSocket {
             .then(|| SocketAddr::new(Ipv4Addr::from(octets).into(), port))
     }
 
+    /// What it would connect to by these bytes; `None` also for those of no family, which end what it is connected to (connect(2)).
+    pub fn reads_target(&self, address: &[u8]) -> Option<SocketAddr> {
+        let family = i32::from(u16::from_ne_bytes(*address.first_chunk()?));
+        self.reads(address).filter(|_| family != libc::AF_UNSPEC)
+    }
+
     /// bind(2) as the program asked for it. Addresses of IPv6 are local in its network without being the network's own.
     ///
     /// # Errors
@@ -178,7 +184,8 @@ mod tests {
         let plain = bytes(libc::AF_INET, 80, &[10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(v4.reads(&plain), Some("10.0.0.1:80".parse().unwrap()));
         let old = bytes(libc::AF_UNSPEC, 80, &[0; 12]);
-        assert_eq!(v4.reads(&old), Some("0.0.0.0:80".parse().unwrap()));
+        assert_eq!((v4.reads(&old), v4.reads_target(&old)), (Some("0.0.0.0:80".parse().unwrap()), None));
+        assert_eq!(v4.reads_target(&plain), v4.reads(&plain));
         for wrong in
             [&plain[..15], &[], &[2], &bytes(libc::AF_UNSPEC, 80, &[1; 12]), &bytes(libc::AF_UNIX, 0, &[0; 12])]
         {

@@ -95,14 +95,18 @@ impl Connections {
 
     /// Does a connect(2) of TCP, or has it done.
     pub fn connect(self: &Arc<Self>, socket: ProgramSocket, given: &[u8], caller: Caller) {
-        if let Err(errno) = self.state_of(&socket) {
+        // The kernel ends what the socket is connected to.
+        let ends = address::family_of(given) == Some(libc::AF_UNSPEC);
+        if let Err(errno) = self.state_of(&socket)
+            && !(ends && errno == EISCONN)
+        {
             drop(socket);
             return caller.hear(Err(errno));
         }
-        let Some(target) = socket.reads(given) else {
-            // The kernel refuses it, or ends what the socket was connected to (AF_UNSPEC).
-            let ends = address::family_of(given) == Some(libc::AF_UNSPEC);
+        let Some(target) = socket.reads_target(given) else {
             let done = if ends { plain(sys::connect_as_given(&socket.fd, given)) } else { Err(wrong(given)) };
+            // It is forgotten what it was.
+            let _ = self.state_of(&socket);
             drop(socket);
             return caller.hear(done);
         };

@@ -117,7 +117,7 @@ impl Datagrams {
     /// # Errors
     /// What the program hears.
     pub fn connect(self: &Arc<Self>, socket: &ProgramSocket, given: &[u8]) -> Result<(), Errno> {
-        let Some(target) = socket.reads(given) else {
+        let Some(target) = socket.reads_target(given) else {
             if address::family_of(given) != Some(libc::AF_UNSPEC) {
                 return Err(wrong(given));
             }
