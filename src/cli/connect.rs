@@ -54,8 +54,14 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     // Here, where a person can be asked for a password; it leaves a ticket for the other.
     // Ended in good order, as the policy may allow one session alone.
-    let _ = host.connect().await?.close().await;
-    if let Err(failure) = start(&text) {
+    let began = match host.connect().await {
+        Ok(own) => {
+            let _ = own.close().await;
+            start(&text)
+        }
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = began {
         // Another command may have been faster, and then there is what was wanted.
         return match Borrower::sharing_process(&text).await {
             Ok(Some(_)) => is_connected(),

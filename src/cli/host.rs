@@ -83,7 +83,11 @@ impl HostArgument {
         if let Some(borrower) = Borrower::shared_by_others(&host).await? {
             return Ok(borrower);
         }
-        let own = self.connect_asking(|question| signals.let_through(|| prompt::password(question))?).await?;
+        let own = match self.connect_asking(|question| signals.let_through(|| prompt::password(question))?).await {
+            Ok(own) => own,
+            // Another command may have begun to share its session, which is all that the policy allows.
+            Err(failure) => return Borrower::shared_by_others(&host).await?.ok_or(failure),
+        };
         if !is_to_share(&host)? {
             return Ok(own);
         }

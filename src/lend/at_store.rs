@@ -11,7 +11,7 @@ use crate::trust::store::{Store, StoreError};
 pub(super) const STORE_MAX: Duration = Duration::from_secs(5);
 /// How long anybody waits for what the store holds, which it has in memory as a rule: less than a handshake has, which asks it
 /// once.
-const LOOK_MAX: Duration = Duration::from_secs(2);
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(2);
 /// What peers may have the store write at once, and as many may read it, each on a thread that may wait: while a disk hangs,
 /// these are the threads that hang, and the others are for names, files and policies.
 const AT_STORE_MAX: usize = 64;

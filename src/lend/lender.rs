@@ -10,10 +10,12 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{OwnedMutexGuard, Semaphore, watch},
+    time::timeout,
 };
 
 use super::{
-    LendError, LenderConfig, LenderDir, Listen, accept, admin, at_store,
+    LendError, LenderConfig, LenderDir, Listen, accept, admin,
+    at_store::{self, LOOK_MAX},
     audit::Audit,
     blocking::blocking,
     descriptors,
@@ -342,6 +344,9 @@ impl Lender {
 
     /// What to serve with. A certificate that is due is renewed beside, and waited for only where it has ended: its disk may hang.
     ///
+    /// # Errors
+    /// It has ended, and there is no new one yet: of whoever asked that says nothing.
+    ///
     /// # Cancellation
     /// A renewal that was begun goes on.
     pub(super) async fn configs(&self) -> Result<Configs, LendError> {
@@ -358,7 +363,8 @@ impl Lender {
             })
         };
         if current.is_over(now) {
-            return renew(identity.renewing.clone().lock_owned().await).await;
+            let renewed = async { renew(identity.renewing.clone().lock_owned().await).await };
+            return timeout(LOOK_MAX, renewed).await.unwrap_or_else(|_| Err(StoreError::Hangs.into()));
         }
         if let Ok(turn) = identity.renewing.clone().try_lock_owned() {
             tokio::spawn(renew(turn));

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     event::{EventfdFlags, eventfd},
-    process::Signal,
+    process::{Signal, getpid, kill_process},
 };
 
 use super::signal_action::{default_action, set};
@@ -73,7 +73,10 @@ impl Drop for CaughtSignals {
         for (signal, before) in &self.before {
             let _ = set(*signal, before);
         }
-        self.take();
+        // One that came behind the last look does what it does.
+        if let Some(signal) = self.take().filter(|signal| *signal != Signal::CONT) {
+            let _ = kill_process(getpid(), signal);
+        }
     }
 }
 
@@ -100,10 +103,7 @@ static ONE: u64 = 1;
 
 #[cfg(test)]
 mod tests {
-    use rustix::{
-        event::{PollFd, PollFlags, Timespec, poll},
-        process::{getpid, kill_process},
-    };
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
 

@@ -31,6 +31,7 @@ pub(super) fn ignore(signal: Signal) {
 ///
 /// # Errors
 /// EINVAL, for a signal that cannot be handled.
+#[cfg(feature = "cli")]
 pub fn with_default_action<T>(signal: Signal, work: impl FnOnce() -> T) -> io::Result<T> {
     let before = set(signal, &default_action())?;
     let done = work();
@@ -55,7 +56,7 @@ pub(super) fn set(signal: Signal, action: &libc::sigaction) -> io::Result<libc::
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod tests {
     use rustix::process::{getpid, kill_process};
 

@@ -216,7 +216,7 @@ async fn attack_23_a_password_of_a_mebibyte() {
     // As large as a frame may be here, and larger.
     let mut peer = dial(&lab, &home, "alice").await;
     let (kind, text) = refusal(peer.log_in_with(password_login(&[b'x'; 2000])).await);
-    assert!(kind == ErrorKind::Login && text.contains("limit is 1024"), "{text}");
+    assert!(kind == ErrorKind::Login && text.contains("more than 1024 bytes"), "{text}");
     let mut peer = dial(&lab, &home, "alice").await;
     peer.greet().await;
     let body = capuchin::proto::message::encode(&FromBorrower::Login(password_login(&[b'x'; 1 << 20])));

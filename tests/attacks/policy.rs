@@ -255,18 +255,14 @@ async fn attack_50_ports_that_must_be_spelled_out() {
     let rules = "listen = [\"127.0.0.1:9000-9099\", \"127.0.0.2:*\", \"0.0.0.0/0:9500\"]\n";
     let lab = Lab::start(&(broad(&origin) + rules));
     let home = lab.join("alice");
-    for target in [
-        "127.0.0.1:80",
-        "127.0.0.2:80",
-        "0.0.0.0:9500",
-        "[::]:9500",
-        "0.0.0.0:9000",
-        "127.0.0.1:9100",
-        "[::1]:9000",
-        "0.0.0.0:0",
-    ] {
+    for target in
+        ["127.0.0.1:80", "0.0.0.0:9500", "[::]:9500", "0.0.0.0:9000", "127.0.0.1:9100", "[::1]:9000", "0.0.0.0:0"]
+    {
         refused(&lab, &home, &tcp_listen(target), "no rule allows it").await;
         refused(&lab, &home, &udp_listen(target), "no rule allows it").await;
+    }
+    for listen in [tcp_listen("127.0.0.2:80"), udp_listen("127.0.0.2:80")] {
+        refused(&lab, &home, &listen, "ports below 1024 are no part of `*`").await;
     }
     origin.still_serves(&lab, &home).await;
 }

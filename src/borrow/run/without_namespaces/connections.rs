@@ -95,10 +95,10 @@ impl Connections {
 
     /// Does a connect(2) of TCP, or has it done.
     pub fn connect(self: &Arc<Self>, socket: ProgramSocket, given: &[u8], caller: Caller) {
-        // The kernel ends what the socket is connected to.
+        // The kernel ends what the socket is connected to, or failed to be; one that is being dialled is waited for.
         let ends = address::family_of(given) == Some(libc::AF_UNSPEC);
         if let Err(errno) = self.state_of(&socket)
-            && !(ends && errno == EISCONN)
+            && !(ends && errno != EALREADY)
         {
             drop(socket);
             return caller.hear(Err(errno));

@@ -33,6 +33,7 @@
 //!   the program has sent to, and one line says so.
 //! - A datagram that is refused is silence, since no packet comes that says so; groups and broadcast are out of reach (ENETUNREACH,
 //!   ENODEV), and datagrams are not cut by the kernel (UDP_SEGMENT).
+//! - A socket that is being connected cannot be given up by connecting it to no family (AF_UNSPEC): EALREADY until the lender answers.
 //! - A signal handler does not interrupt a call that waits here (a signal that ends the program does), and where a connection has failed,
 //!   a program that reads instead of asking for SO_ERROR or connecting again reads ECONNRESET.
 //! - Before Linux 5.19 any signal begins a call anew that waits here, and the lender's dialing with it.
