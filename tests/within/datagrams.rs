@@ -258,12 +258,29 @@ for family, host, longest in ((socket.AF_INET, "10.77.0.1", 65507), (socket.AF_I
             pass
 "#;
     for within in machine.anybody_in_each_network() {
-        let longest = if within.by_tun { "65487" } else { "65488" };
+        let longest = if within.by_tun { "65487" } else { "65507" };
         let said = run(within.python(sends).arg(longest));
         let expected = format!(
             "65507\n65508 EMSGSIZE\n65527 EMSGSIZE\n65528 EMSGSIZE\nb'end'\n{longest}\n65528 EMSGSIZE\nb'end'\n"
         );
         assert_eq!(text(said.stdout), expected, "as {}", within.who());
+    }
+}
+
+#[test]
+fn the_longest_datagrams_between_a_programs_own_sockets_arrive_whole() {
+    let machine = Machine::start();
+    let inside = r#"
+import socket
+for family, host, longest in ((socket.AF_INET, "127.0.0.1", 65507), (socket.AF_INET6, "::1", 65527), (socket.AF_INET6, "fd77::1", 65527)):
+    server, client = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_DGRAM)
+    server.settimeout(20)
+    server.bind((host, 8000))
+    client.sendto(bytes(longest), (host, 8000))
+    print(len(server.recv(70000)))
+"#;
+    for within in machine.borrowers() {
+        assert_eq!(text(run(&mut within.python(inside)).stdout), "65507\n65527\n65527\n", "as {}", within.uid);
     }
 }
 

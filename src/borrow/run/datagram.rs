@@ -2,18 +2,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::packet::{
-    ICMP, ICMPV6, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP, UDP_HEADER_BYTES, Unreachable, checksum, octets,
+use super::{
+    network::LOOPBACK_PACKET_BYTES_MAX,
+    packet::{
+        ICMP, ICMPV6, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP, UDP_HEADER_BYTES, Unreachable, checksum, octets,
+    },
 };
 
 /// How many machines it may pass; it passes none.
 const HOPS: u8 = 64;
 /// Longest content of IPv4, in bytes: what the length of its packet can say.
 const IPV4_CONTENT_BYTES_MAX: usize = u16::MAX as usize - IPV4_HEADER_BYTES - UDP_HEADER_BYTES;
-/// Longest content of IPv6, in bytes: what the loopback device takes in one piece (65,536), as its raw sockets cut nothing.
-const IPV6_CONTENT_BYTES_MAX: usize = 65_536 - IPV6_HEADER_BYTES - UDP_HEADER_BYTES;
+/// Longest content of IPv6, in bytes: what its length can say, and the loopback device takes in one piece.
+const IPV6_CONTENT_BYTES_MAX: usize = u16::MAX as usize - UDP_HEADER_BYTES;
+const _: () = assert!(IPV6_HEADER_BYTES + UDP_HEADER_BYTES + IPV6_CONTENT_BYTES_MAX <= LOOPBACK_PACKET_BYTES_MAX);
 
-/// The packet; `None` where the addresses are of two families, or the content is longer than 65,507 bytes (IPv4) or 65,488
+/// The packet; `None` where the addresses are of two families, or the content is longer than 65,507 bytes (IPv4) or 65,527
 /// (IPv6).
 pub fn packet(from: SocketAddr, to: SocketAddr, content: &[u8]) -> Option<Vec<u8>> {
     if content.len() > if to.is_ipv4() { IPV4_CONTENT_BYTES_MAX } else { IPV6_CONTENT_BYTES_MAX } {

@@ -27,7 +27,7 @@
 //! Its stdin and stdout are ours, or the two directions of a service that another borrower offers ([`stdio`]).
 //!
 //! # What a program cannot do
-//! There is no way to groups and broadcast, and no datagram of more than 65,488 bytes comes in over IPv6. Datagrams to an
+//! There is no way to groups and broadcast, and no datagram of more than 65,507 bytes, over IPv6 either. Datagrams to an
 //! address of `--local` are answered as by a closed port. Two sockets that share a port by SO_REUSEPORT must be bound to the
 //! same address. Ports below 1024 of its own loopback are the program's, whoever it is. Over a TUN device, `::1` is the
 //! program's alone, and the lender's is not reached by it. `ping` runs and hears nobody: echo requests are not lent.

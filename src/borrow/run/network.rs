@@ -12,7 +12,10 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustix::process::getgid;
 
-use super::netlink::{self, ACK, CREATE, EXCLUSIVE, Messages, REQUEST};
+use super::{
+    netlink::{self, ACK, CREATE, EXCLUSIVE, Messages, REQUEST},
+    packet::IPV6_HEADER_BYTES,
+};
 use crate::{proto::Machine, sys};
 
 /// The loopback device is the first of every network.
@@ -25,6 +28,7 @@ pub(super) const NEW_ROUTE: u16 = 24;
 pub(super) const AF_INET: u8 = 2;
 pub(super) const AF_INET6: u8 = 10;
 pub(super) const UP: u32 = 1;
+pub(super) const LINK_MTU: u16 = 4;
 /// No duplicate address detection: there is nobody to ask.
 const NO_DETECTION: u8 = 2;
 pub(super) const SCOPE_UNIVERSE: u8 = 0;
@@ -34,6 +38,10 @@ pub(super) const TABLE_LOCAL: u8 = 255;
 pub(super) const STATIC: u8 = 4;
 const LOCAL: u8 = 2;
 pub(super) const THROW: u8 = 9;
+
+/// Longest packet of the loopback device, in bytes: a header of IPv6, and as much behind it as its length can say. Linux's own
+/// 65,536 are less, and raw sockets of IPv6 send nothing in pieces.
+pub(super) const LOOPBACK_PACKET_BYTES_MAX: usize = IPV6_HEADER_BYTES + u16::MAX as usize;
 
 /// Messages that are sent together: the answers of as many have room until they are read, beside any other.
 const TOGETHER_MAX: usize = 64;
@@ -136,7 +144,7 @@ impl Network {
     }
 }
 
-/// Brings the loopback device up, with the addresses that it has by itself.
+/// Brings the loopback device up, with the addresses that it has by itself and room for the longest packet.
 ///
 /// # Errors
 /// What the kernel says.
@@ -144,6 +152,7 @@ pub fn set_loopback_up() -> io::Result<()> {
     let mut messages = Messages::default();
     messages.push(NEW_LINK, REQUEST | ACK, |body| {
         body.raw(&[0; 4]).raw(&LOOPBACK.to_ne_bytes()).raw(&UP.to_ne_bytes()).raw(&UP.to_ne_bytes());
+        body.attribute(LINK_MTU, &(LOOPBACK_PACKET_BYTES_MAX as u32).to_ne_bytes());
     });
     send(&messages)
 }

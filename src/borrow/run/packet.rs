@@ -19,7 +19,7 @@ pub const TCP_HEADER_BYTES: usize = 20;
 pub const UDP_HEADER_BYTES: usize = 8;
 /// Every answer says how many machines it may still pass; it passes none.
 const HOPS: u8 = 64;
-/// The largest packet that the loopback device takes, less 36 bytes.
+/// As much as the length of an IPv4 packet can say, less 35 bytes.
 const LONG_BYTES: usize = 65_500;
 /// TCP flags, with a header of five words.
 const RESET_AND_ACK: [u8; 2] = [0x50, 0x14];

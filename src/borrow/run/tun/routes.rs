@@ -19,8 +19,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_ind
 use crate::borrow::run::{
     netlink::{ACK, Body, CREATE, EXCLUSIVE, Messages, REQUEST},
     network::{
-        AF_INET, AF_INET6, NEW_LINK, NEW_ROUTE, Network, SCOPE_NOWHERE, SCOPE_UNIVERSE, STATIC, TABLE_LOCAL, THROW, UP,
-        parts, send,
+        AF_INET, AF_INET6, LINK_MTU, NEW_LINK, NEW_ROUTE, Network, SCOPE_NOWHERE, SCOPE_UNIVERSE, STATIC, TABLE_LOCAL,
+        THROW, UP, parts, send,
     },
     rules::MARK_OWN,
 };
@@ -34,7 +34,6 @@ pub const PACKET_BYTES_MAX: usize = 65_535;
 pub const WAITING_MAX: u32 = 2048;
 
 // linux/if_link.h, ip.h, rtnetlink.h, fib_rules.h.
-const LINK_MTU: u16 = 4;
 const LINK_QUEUE: u16 = 13;
 const LINK_OF_FAMILY: u16 = 26;
 const OF_INET: u16 = 2;
