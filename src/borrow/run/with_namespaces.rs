@@ -15,7 +15,7 @@ use super::{
     flows::Flows,
     hold::Hold,
     listeners::Listeners,
-    listening::{Means, Ports, Publish, Stock, Visitors},
+    listening::{Means, Ports, Publish, ShutDowns, Stock, Visitors},
     local::Local,
     names::Names,
     network::Network,
@@ -102,8 +102,10 @@ impl WithNamespaces {
         let tell = tell_by(&borrower, refused_tx.clone());
         let carrying = Carrier::new(connections, hold.clone(), visitor_rx, tell).start(&session);
         let visitors = Arc::new(Visitors::new(Stock::new(wanted_tx), visitor_tx));
+        let shut_downs = Arc::new(ShutDowns::new().map_err(failed)?);
+        let (met, carried) = (visitors.clone(), flows.clone());
         let means =
-            Means { network, can_wait: false, listeners, visitors: visitors.clone(), flows: flows.clone(), refused_tx };
+            Means { network, can_wait: false, listeners, shut_downs, visitors: met, flows: carried, refused_tx };
         let listening = Some((borrower, publish, means, destroyed));
         Ok(Self { taps, read_out, carrying, flows, hold, visitors, wanted_rx, refused_rx, listening })
     }
@@ -117,6 +119,7 @@ impl Served for WithNamespaces {
         let ports = Ports::new(borrower, publish, Means { can_wait, ..means });
         self.hold.know(&ports);
         self.taps.spawn(&session, ports.clone().watch(destroyed));
+        self.taps.spawn(&session, ports.clone().watch_shut_downs());
         supervisor::supervise(calls, move |call| ports.take(call)).map_err(failed)
     }
 

@@ -6,7 +6,8 @@
 //!                                             └─ publish: where at the lender ─▶ Port ═══ tcp-listen ═══▶ lender
 //!   program ◀─ kernel's TCP ◀─ from the visitor's address ◀─ visitors ◀───────────┘ ◀═══ accepted ═════════┘
 //!
-//!   kernel ─ a socket is gone (sock_diag) ─▶ destroyed ─▶ Ports: the last one of a port closes it
+//!   kernel ─┬ a socket is gone (sock_diag) ─▶ destroyed ─▶ Ports: the last one of a port closes it
+//!           └ one does not listen any more (epoll) ─▶ shut_down ─▶ Port: nobody listens there?
 //! ```
 //! The lender's system decides: its error number is the program's, and its port the program's. A socket is known by the
 //! kernel's number for it (SO_COOKIE), whichever processes have it, so that descriptors may be inherited, passed and
@@ -21,6 +22,7 @@ mod port;
 pub(super) mod program_socket;
 mod publish;
 mod server;
+mod shut_down;
 mod stock;
 mod visitors;
 
@@ -45,6 +47,7 @@ use self::{
 };
 pub use self::{
     publish::{Publish, PublishedPort},
+    shut_down::ShutDowns,
     stock::{BATCH, Stock},
     visitors::{Visitor, Visitors},
 };
@@ -72,7 +75,6 @@ pub struct Ports {
     network: Option<u64>,
     /// Programs can wait for the lender: else they have nothing but loopback.
     can_wait: bool,
-    listeners: Arc<Listeners>,
     /// The kernel lists sockets that are bound and no more.
     lists_bound: bool,
     holders: Mutex<Holders>,
@@ -90,6 +92,8 @@ pub struct Means {
     pub can_wait: bool,
     /// Lists the sockets of the network.
     pub listeners: Arc<Listeners>,
+    /// Tells which of them listen no more.
+    pub shut_downs: Arc<ShutDowns>,
     /// Lets visitors in.
     pub visitors: Arc<Visitors>,
     /// Carries datagrams.
@@ -101,13 +105,12 @@ pub struct Means {
 impl Ports {
     /// None yet. To be called in a tokio runtime.
     pub fn new(borrower: Borrower, publish: Publish, means: Means) -> Arc<Self> {
-        let Means { network, can_wait, listeners, visitors, flows, refused_tx } = means;
+        let Means { network, can_wait, listeners, shut_downs, visitors, flows, refused_tx } = means;
         Arc::new(Self {
-            surroundings: Surroundings { borrower, visitors, flows, refused_tx },
+            surroundings: Surroundings { borrower, listeners, shut_downs, visitors, flows, refused_tx },
             publish,
             network,
             can_wait,
-            listeners,
             lists_bound: lists_bound(&rustix::system::uname().release().to_string_lossy()),
             holders: Mutex::default(),
             binding: tokio::sync::Mutex::default(),
@@ -347,7 +350,7 @@ impl Ports {
         let suspects = self.holders().inside_ports(at_lender);
         for suspect in suspects {
             let (transport, port) = suspect;
-            let list = || self.listeners.cookies(transport == Transport::Udp, port);
+            let list = || self.surroundings.listeners.cookies(transport == Transport::Udp, port);
             // Twice: the kernel lists them in pieces, and one may be missed that moves meanwhile.
             if let (Ok(first), Ok(second)) = (list(), list()) {
                 self.holders()

@@ -4,24 +4,28 @@
 //!   Bound ──listen──▶ Listening ◀──listen── Closed
 //!                        │  ▲                 ▲
 //!        the session ended  └─ the next one   │
-//!                        └──── nobody listens inside, or the lender took it back
+//!                        └──── nobody listens inside (told, or met by a visitor), or the lender took it back
 //! ```
 //! It belongs to all sockets of the program that share it, and is closed with the last of them. One visitor at a time is let
 //! in; while he waits for room in the program's queue, the others wait at the lender.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
-    ProgramSocket, Transport,
+    ProgramSocket, ShutDowns, Transport,
     server::Server,
     visitors::{Inside, Visitors},
 };
 use crate::{
     BorrowError, Borrower,
     borrow::{
-        TcpBound, TcpOptions, arrivals::Arrival, listen_again::listen_again, listener::Listener, run::flows::Flows,
+        TcpBound, TcpOptions,
+        arrivals::Arrival,
+        listen_again::listen_again,
+        listener::Listener,
+        run::{flows::Flows, listeners::Listeners},
     },
     proto::{Errno, UdpBind},
 };
@@ -37,7 +41,8 @@ pub struct Port {
 }
 
 enum Serves {
-    Connections(mpsc::Sender<Listen>),
+    /// And hears that one of its sockets listens no more.
+    Connections(mpsc::Sender<Listen>, Arc<Notify>),
     Datagrams(#[expect(dead_code, reason = "it is there to be dropped")] Server),
 }
 
@@ -46,6 +51,10 @@ enum Serves {
 pub struct Surroundings {
     /// Who lends them.
     pub borrower: Borrower,
+    /// Knows where the program listens.
+    pub listeners: Arc<Listeners>,
+    /// Tells where it does not any more.
+    pub shut_downs: Arc<ShutDowns>,
     /// Lets visitors in.
     pub visitors: Arc<Visitors>,
     /// Carries datagrams.
@@ -98,7 +107,7 @@ impl Port {
     /// One that no lender knows.
     #[cfg(test)]
     pub fn of_nobody(place: Place) -> Arc<Self> {
-        let (serves, closed_rx) = (Serves::Connections(mpsc::channel(1).0), watch::channel(()).1);
+        let (serves, closed_rx) = (Serves::Connections(mpsc::channel(1).0, Arc::default()), watch::channel(()).1);
         Arc::new(Self { place, serves, closed_rx })
     }
 
@@ -110,13 +119,14 @@ impl Port {
     fn serve(surroundings: Surroundings, state: State, place: Place) -> Self {
         let (listen_tx, listen_rx) = mpsc::channel(CALLS_MAX);
         let (closed_tx, closed_rx) = watch::channel(());
-        let serving = Serving { surroundings, place, state, again: None, listen_rx };
+        let shut_down = Arc::new(Notify::new());
+        let serving = Serving { surroundings, place, state, again: None, listen_rx, shut_down: shut_down.clone() };
         // With the connections that it lets in.
         serving.surroundings.borrower.session().spawn(async move {
             serving.serve().await;
             drop(closed_tx);
         });
-        Self { place, serves: Serves::Connections(listen_tx), closed_rx }
+        Self { place, serves: Serves::Connections(listen_tx, shut_down), closed_rx }
     }
 
     /// Binds a port of UDP at the lender.
@@ -141,11 +151,18 @@ impl Port {
     pub async fn listen(&self, socket: ProgramSocket, backlog: i32) -> Result<(), NotListening> {
         let (done_tx, done_rx) = oneshot::channel();
         let down = || NotListening::Here(Errno(libc::ENETDOWN as u16));
-        let Serves::Connections(listen_tx) = &self.serves else {
+        let Serves::Connections(listen_tx, _) = &self.serves else {
             return Err(NotListening::Here(Errno(libc::EOPNOTSUPP as u16)));
         };
         listen_tx.send(Listen { socket, backlog, done_tx }).await.map_err(|_| down())?;
         done_rx.await.map_err(|_| down())?
+    }
+
+    /// One of its sockets listens no more: unless another does, nor does the port.
+    pub fn was_shut_down(&self) {
+        if let Serves::Connections(_, shut_down) = &self.serves {
+            shut_down.notify_one();
+        }
     }
 
     /// Becomes an error when the port is closed at the lender.
@@ -169,6 +186,7 @@ struct Serving {
     /// It listens on the session that follows.
     again: Option<Soon<Result<(Listener, u32), BorrowError>>>,
     listen_rx: mpsc::Receiver<Listen>,
+    shut_down: Arc<Notify>,
 }
 
 impl Serving {
@@ -198,10 +216,13 @@ impl Serving {
                 somebody_listens = ready(&mut letting_in) => {
                     letting_in = None;
                     if !somebody_listens {
-                        self.close().await;
-                        self.again = None;
+                        self.hush().await;
                     }
                 }
+                // It may listen again meanwhile.
+                () = self.shut_down.notified() => if !self.somebody_listens() {
+                    self.hush().await;
+                },
                 arrival = next(&self.state), if letting_in.is_none() && matches!(self.state, State::Listening(..)) => {
                     match arrival {
                         Ok(arrival) => {
@@ -236,6 +257,7 @@ impl Serving {
             }
             return Err(NotListening::Here(Errno::of(&error).unwrap_or(Errno::EINVAL)));
         }
+        self.surroundings.shut_downs.watch(&socket);
         Ok(())
     }
 
@@ -268,6 +290,17 @@ impl Serving {
             // The lender has taken it back.
             error => drop(self.surroundings.refused_tx.try_send(error)),
         }
+    }
+
+    /// Whether one of the program's sockets listens; it is believed to where the kernel does not say.
+    fn somebody_listens(&self) -> bool {
+        self.surroundings.listeners.has(self.place.inside.bound).unwrap_or(true)
+    }
+
+    /// Nobody listens inside.
+    async fn hush(&mut self) {
+        self.close().await;
+        self.again = None;
     }
 
     /// Closes it at the lender, and waits until it is closed.
