@@ -23,11 +23,12 @@ pub fn await_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 ///
 /// # Cancellation
 /// Nothing is lost: what was read is returned at once.
+#[cfg(feature = "run")]
 pub async fn read_when_ready<R>(fd: &AsyncFd<OwnedFd>, read: impl FnMut(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
     fd.async_io(Interest::READABLE, read).await
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "run"))]
 mod tests {
     use std::cell::Cell;
 
