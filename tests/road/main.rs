@@ -21,6 +21,7 @@ mod remote;
 mod services;
 mod settings;
 mod shared;
+mod shared_raw;
 mod status;
 mod stdio;
 mod udp;
