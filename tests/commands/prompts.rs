@@ -136,7 +136,7 @@ fn a_signal_at_a_question_ends_it_with_the_terminal_as_before() {
     let (mut login, mut passwd) = (home.capuchin(), lab.admin());
     login.args(["login", "lab"]);
     passwd.args(["passwd", "alice"]);
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::ALARM, Signal::USR1, Signal::USR2] {
         ends(&login, "Password of alice at lab: ", signal, None);
         ends(&passwd, "New password of alice: ", signal, None);
     }

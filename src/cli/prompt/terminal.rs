@@ -25,8 +25,20 @@ use crate::sys::{self, CaughtSignals};
 const LINE_MAX: usize = 4096;
 /// What a shell adds to a signal's number for the exit status of a program that it ended.
 const SIGNALLED: u8 = 128;
-/// What would leave the terminal behind as it is while a question is asked; SIGCONT last.
-const CAUGHT: [Signal; 6] = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::TSTP, Signal::CONT];
+/// What would leave the terminal behind as it is while a question is asked; SIGCONT last. Those that name a mistake of ours,
+/// such as SIGSEGV, are not among them.
+const CAUGHT: [Signal; 10] = [
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::HUP,
+    Signal::ALARM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::PIPE,
+    Signal::TSTP,
+    Signal::CONT,
+];
 
 /// Why there is no answer.
 pub enum NoAnswer {
