@@ -49,7 +49,7 @@ impl Stdin {
         text
     }
 
-    /// All that is left, but for one newline at its end.
+    /// The line that is left.
     pub fn into_password(self) -> Result<Password, Failure> {
         password_of(self.0)
     }
@@ -117,23 +117,33 @@ mod tests {
 
     #[test]
     fn stdin_holds_the_line_first_and_then_the_password() {
-        let mut stdin = Stdin(Zeroizing::new(b"cap1_x\r\n pass word\n\n".to_vec()));
+        let mut stdin = Stdin(Zeroizing::new(b"cap1_x\r\n pass word\r\n".to_vec()));
         assert_eq!(stdin.take_line().unwrap().as_str(), "cap1_x");
-        assert_eq!(stdin.into_password().unwrap().as_bytes(), b" pass word\n");
+        assert_eq!(stdin.into_password().unwrap().as_bytes(), b" pass word");
         let mut line_alone = Stdin(Zeroizing::new(b"cap1_x".to_vec()));
         assert_eq!(line_alone.take_line().unwrap().as_str(), "cap1_x");
-        assert_eq!(line_alone.into_password().unwrap().as_bytes(), b"");
+        assert_eq!(line_alone.into_password().err().unwrap().text, "the password is empty");
     }
 
     #[test]
-    fn a_password_file_loses_one_newline_and_has_a_bound() {
+    fn a_password_file_holds_one_line_and_has_a_bound() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("password");
-        std::fs::write(&path, "secret\n").unwrap();
-        assert_eq!(password_file(&path).unwrap().as_bytes(), b"secret");
-        std::fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
-        let failure = password_file(&path).err().unwrap();
-        assert_eq!((failure.kind, &*failure.text), (ErrorKind::Usage, "the password has more than 1024 bytes"));
+        for content in ["secret", "secret\n", "secret\r\n"] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(password_file(&path).unwrap().as_bytes(), b"secret");
+        }
+        let lines = "the password has a line break: it is one line, and nothing follows it";
+        for (content, why) in [
+            (vec![b'x'; 1 << 20], "the password has more than 1024 bytes"),
+            (b"\r\n".to_vec(), "the password is empty"),
+            (b"secret\n\n".to_vec(), lines),
+            (b"secret\nother\n".to_vec(), lines),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let failure = password_file(&path).err().unwrap();
+            assert_eq!((failure.kind, &*failure.text), (ErrorKind::Usage, why));
+        }
         assert!(password_file(&dir.path().join("none")).err().unwrap().text.contains("cannot read"));
     }
 }

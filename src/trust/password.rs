@@ -33,6 +33,12 @@ pub enum PasswordError {
     /// More than the bound.
     #[error("the password has more than {PASSWORD_MAX} bytes")]
     TooLong,
+    /// There is none.
+    #[error("the password is empty")]
+    Empty,
+    /// Nobody could type it.
+    #[error("the password has a line break: it is one line, and nothing follows it")]
+    Lines,
     /// Too easily guessed to be set.
     #[error("a password has at least {PASSWORD_MIN} characters")]
     TooShort,
@@ -54,13 +60,21 @@ impl Password {
         if bytes.len() <= PASSWORD_MAX { Ok(Self(bytes)) } else { Err(PasswordError::TooLong) }
     }
 
-    /// A password out of a file or a pipe: it loses one newline at the end, which editors and `echo` put there.
+    /// A password out of a file or a pipe: it loses one line end, which editors and `echo` put there.
     ///
     /// # Errors
-    /// As [`Password::new`].
+    /// As [`Password::new`]; if nothing is left, or more than one line, which nobody could type.
     pub fn from_file(mut bytes: Zeroizing<Vec<u8>>) -> Result<Self, PasswordError> {
-        if bytes.ends_with(b"\n") {
-            bytes.pop();
+        for end in [b"\n", b"\r"] {
+            if bytes.ends_with(end) {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() {
+            return Err(PasswordError::Empty);
+        }
+        if bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            return Err(PasswordError::Lines);
         }
         Self::new(std::mem::take(&mut *bytes))
     }
@@ -82,12 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_file_loses_one_newline_and_nothing_else() {
-        for (file, password) in
-            [("secret\n", "secret"), ("secret", "secret"), ("a\n\n", "a\n"), (" a ", " a "), ("\n", "")]
+    fn a_password_file_loses_one_line_end_and_nothing_else() {
+        let read = |file: &str| Password::from_file(Zeroizing::new(file.as_bytes().to_vec()));
+        for (file, password) in [("secret\n", "secret"), ("secret\r\n", "secret"), ("secret", "secret"), (" a ", " a ")]
         {
-            let read = Password::from_file(Zeroizing::new(file.as_bytes().to_vec())).unwrap();
-            assert_eq!(read.as_bytes(), password.as_bytes());
+            assert_eq!(read(file).unwrap().as_bytes(), password.as_bytes());
+        }
+        for file in ["a\n\n", "a\nb", "a\r\r\n"] {
+            assert!(matches!(read(file), Err(PasswordError::Lines)), "{file:?}");
+        }
+        for file in ["", "\n", "\r\n"] {
+            assert!(matches!(read(file), Err(PasswordError::Empty)), "{file:?}");
         }
         assert_eq!(Password::new(b"typed\n".to_vec()).unwrap().as_bytes(), b"typed\n");
     }
