@@ -6,6 +6,7 @@ mod support;
 mod apparmor;
 mod demo;
 mod descriptors;
+mod joins;
 mod listed;
 mod prompts;
 mod units;
