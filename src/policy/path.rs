@@ -31,7 +31,7 @@ pub struct LenderPath(Vec<u8>);
 #[non_exhaustive]
 pub enum PathError {
     /// Relative, or with a part that is no name.
-    #[error("{0:?} is not an absolute path: begin with `/`, without `.`, `..` or `//`")]
+    #[error("{0:?} is not an absolute path: begin with `/`, without `.`, `..`, `//` or a `/` at the end")]
     NotAbsolute(String),
     /// Longer than [`PATH_BYTES_MAX`].
     #[error("a path of {bytes} bytes is too long: the limit is {PATH_BYTES_MAX}")]

@@ -33,7 +33,7 @@ pub(super) enum HostPattern {
 pub(super) enum PatternError {
     #[error("{0:?} has no port: write db.internal:5432, 10.0.0.0/8:443 or *.internal:*")]
     NoPort(String),
-    #[error("{0:?} is not a port: write 443, 8000-8999 or * (ports are 1 to 65535)")]
+    #[error("{0:?} is not a port: write 443, 8000-8999 (the lower one first) or * (ports are 1 to 65535)")]
     Port(String),
     #[error("put the IPv6 address in brackets: [fd00::/8]:443")]
     Brackets,

@@ -44,7 +44,7 @@ pub enum KeyFileError {
         source: io::Error,
     },
     /// It belongs to someone else.
-    #[error("{} belongs to uid {owner}, not to uid {wanted}: chown {wanted} {}", path.display(), quoted(path))]
+    #[error("{} belongs to uid {owner}, not to uid {wanted}: do this as uid {owner}, or chown {wanted} {}", path.display(), quoted(path))]
     Owner {
         /// The file or folder.
         path: PathBuf,

@@ -138,7 +138,14 @@ fn someone_elses_file_is_refused_with_the_chown_that_mends_it() {
     let stat = fs::stat(&path).unwrap();
     let we = stat.st_uid + 1;
     let error = Guard::Secret.judge(&path, &stat, we).unwrap_err().to_string();
-    assert_eq!(error, format!("{0} belongs to uid {1}, not to uid {we}: chown {we} {0}", path.display(), stat.st_uid));
+    assert_eq!(
+        error,
+        format!(
+            "{0} belongs to uid {1}, not to uid {we}: do this as uid {1}, or chown {we} {0}",
+            path.display(),
+            stat.st_uid
+        )
+    );
 }
 
 #[test]
