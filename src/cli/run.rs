@@ -48,8 +48,8 @@ Examples:
 
 What the program listens on is opened at the lender, and who connects there reaches the program from its own address.
 Loopback is the lender's, but for ports that the program itself listens on, which are its alone. What the program leaves
-behind is ended with it. A signal that is sent to it is passed on; one that a process sends to its whole group therefore
-comes to the program twice.
+behind is ended with it. A signal that is sent to it is passed on, but for SIGPIPE, real-time signals and those of errors such as
+SIGXCPU; one that a process sends to its whole group therefore comes to the program twice.
 
 --no-netns is for machines that forbid namespaces. It is weaker: the program has this machine's network, and a filter of its
 system calls lets it use none of it. Each call with an address is done in its place. Other processes of its user are not kept from it, nor its

@@ -104,12 +104,23 @@ fn a_program_ignores_what_run_was_started_to_ignore_and_its_end_is_heard() {
 fn signals_reach_the_program() {
     let machine = Machine::start();
     let within = machine.anybody();
-    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::HUP, "HUP"), (Signal::USR1, "USR1")] {
-        let trap = format!("trap 'exit 3' {name}; echo ready; while :; do sleep 60 & wait; done");
+    for signal in [
+        Signal::TERM,
+        Signal::HUP,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::IO,
+        Signal::POWER,
+        Signal::URG,
+    ] {
+        let trap = format!("trap 'exit 3' {}; echo ready; while :; do sleep 60 & wait; done", signal.as_raw());
         let mut program = Daemon::spawn(&mut within.run(&["sh", "-c", &trap]));
         program.wait_for_line("ready");
         program.signal(signal);
-        assert_eq!(program.wait().code(), Some(3), "{name}");
+        assert_eq!(program.wait().code(), Some(3), "{signal:?}");
     }
 }
 

@@ -110,9 +110,24 @@ use crate::sys::{self, Forked};
 /// In the environment of a borrowed program: the host whose network it has.
 pub const HOST_VARIABLE: &str = "CAPUCHIN_RUN";
 
-/// What is passed on to the program when it is sent to us, and what we must not die of before it did.
-const PASSED_ON: [Signal; 8] =
-    [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::TSTP, Signal::WINCH];
+/// What is passed on to the program when it is sent to us, and what we must not die of before it did. Not those that the kernel
+/// sends for what we did ourselves (SIGXCPU, SIGSEGV), and not the real-time ones, which no program is sent by habit.
+const PASSED_ON: [Signal; 14] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::TSTP,
+    Signal::WINCH,
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+    Signal::POWER,
+    Signal::URG,
+];
 
 /// A program that is about to start: its network is being made by another process.
 pub struct Run {
