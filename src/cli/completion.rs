@@ -5,6 +5,7 @@
 //! Paths of the lender are not completed, shared session or not: nothing lists its files under the policy yet.
 
 mod bash;
+mod program;
 
 use std::ffi::OsStr;
 
@@ -15,12 +16,14 @@ use clap_complete::{
     env::{Fish, Shells, Zsh},
 };
 
-use self::bash::Bash;
+use self::{bash::Bash, program::Program};
 use crate::{Profiles, proto::UserName};
 
 /// Answers a shell that asks, and ends then.
 pub fn answer<A: CommandFactory>() {
-    CompleteEnv::with_factory(|| with_hosts(A::command())).shells(Shells(&[&Bash, &Fish, &Zsh])).complete();
+    CompleteEnv::with_factory(|| with_programs(with_hosts(A::command())))
+        .shells(Shells(&[&Bash, &Fish, &Zsh]))
+        .complete();
 }
 
 /// Each command that is about a host, with the hosts that there are. In place: the order of arguments is their meaning.
@@ -28,6 +31,13 @@ fn with_hosts(command: Command) -> Command {
     let hosts = ArgValueCompleter::new(hosts);
     let add = |argument: Arg| if argument.get_id() == "host" { argument.add(hosts.clone()) } else { argument };
     command.mut_subcommands(|command| command.mut_args(add))
+}
+
+/// What `run` starts is a program of this machine, with its arguments.
+fn with_programs(command: Command) -> Command {
+    let program = ArgValueCompleter::new(Program);
+    let add = |argument: Arg| if argument.get_id() == "program" { argument.add(program.clone()) } else { argument };
+    command.mut_subcommand("run", |run| run.mut_args(add))
 }
 
 /// The hosts that this machine has joined; behind `USER@`, as that user.

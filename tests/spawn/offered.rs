@@ -36,6 +36,15 @@ fn shells_complete_commands_and_hosts() {
         }
     }
     run(home.capuchin().args(["connect", "--stop", "lab"]));
+    // What `run` starts is of this machine.
+    assert_eq!(complete(&["capuchin", "run", "lab", "--", "setpri"]), "setpriv");
+    for line in [
+        &["lab", "--", "/etc/hostna"][..],
+        &["lab", "--", "cat", "/etc/hostna"],
+        &["lab", "--", "cat", "-n", "/etc/hostna"],
+    ] {
+        assert_eq!(complete(&[&["capuchin", "run"], line].concat()), "/etc/hostname", "{line:?}");
+    }
     for shell in ["bash", "zsh", "fish"] {
         let mut script = home.capuchin();
         assert!(text(run(script.env("COMPLETE", shell)).stdout).contains("capuchin"), "{shell}");
@@ -69,8 +78,10 @@ fn bash_and_zsh_complete_commands_hosts_and_flags_at_the_tab_key() {
             ("capuchin shell alice@", "capuchin shell alice@lab"),
             ("capuchin forward -p 1 alice@l", "capuchin forward -p 1 alice@lab"),
             ("--dyn", "capuchin forward -p 1 alice@lab --dynamic"),
+            ("capuchin run lab -- setpri", "capuchin run lab -- setpriv"),
+            ("/etc/hostna", "capuchin run lab -- setpriv /etc/hostname"),
         ] {
-            if typed.contains('@') {
+            if typed.contains('@') || typed.contains("run") {
                 screen.keys(&["C-u"]);
             }
             screen.keys(&["-l", "--", typed]);
@@ -104,4 +115,6 @@ fn fish_completes_commands_hosts_and_flags() {
     assert_eq!(completed("capuchin exec --det"), ["--detach"]);
     assert_eq!(completed("capuchin exec alice@l"), ["alice@lab"]);
     assert_eq!(completed("capuchin exec bob@l"), [""; 0]);
+    assert_eq!(completed("capuchin run lab -- setpri"), ["setpriv"]);
+    assert_eq!(completed("capuchin run lab -- cat /etc/hostna"), ["/etc/hostname"]);
 }
