@@ -21,7 +21,9 @@ use super::{
     LendError, Lender,
     admission::{Admission, Arrival, Offence, Place},
     audit::{Event, Source},
-    join, login, overdue, stranger,
+    join,
+    keepalive::keep_alive,
+    login, overdue, stranger,
 };
 use crate::{
     session::{Backoff, READ_BYTES, TLS_BUFFER_BYTES, close_gently, socket_options},
@@ -133,6 +135,8 @@ impl Entrance {
             Ok((connection, Protocol::Renewal)) => overdue::serve(lender, connection, peer, place).await,
             Ok((connection, Protocol::Session)) => {
                 let who = login::certificate_of(&connection);
+                // Where a session is quiet because its peer is suspended, the kernel looks whether that machine is there.
+                let _ = keep_alive(connection.get_ref().0.get_ref());
                 login::serve(lender, connection, who, peer.into(), place, self.stopping).await;
             }
             // A port that was looked at; a line for each would let anybody fill the log.

@@ -2,7 +2,8 @@
 //!
 //! A machine that loses its power or its way says no more, and a connection on which nobody sends is never missed: its
 //! descriptor, its stream and its line in `capuchind sessions` would stay for as long as the session lasts. So the kernel asks
-//! (RFC 1122 §4.2.3.6, tcp(7)). What a session itself runs on needs none of that: it has PINGs of its own.
+//! (RFC 1122 §4.2.3.6, tcp(7)). What a session itself runs on has PINGs of its own, and needs that while its borrower is suspended
+//! and answers none.
 
 use std::{io, os::fd::AsFd, time::Duration};
 

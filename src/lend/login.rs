@@ -27,7 +27,7 @@ use crate::{
         ErrorKind, FromBorrower, FromLender, Greeting, IssuedTicket, LocalNames, Login, LoginMethod, Refusal,
         SessionId, Welcome, mux,
     },
-    session::{Crew, Greeter, Session},
+    session::{Crew, Greeter, Reachable, Session},
     trust::{
         UnixTime,
         identity::{Identity, identity_of},
@@ -70,7 +70,7 @@ pub(super) async fn serve<C>(
     place: Place,
     stopping: watch::Receiver<bool>,
 ) where
-    C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
+    C: Reachable,
 {
     let mut event = Event { event: "login", peer: Some(peer.to_string()), ..Event::default() };
     let mut greeter = Greeter::new(connection);
@@ -92,7 +92,7 @@ pub(super) async fn serve<C>(
     };
     drop(place);
     let config = std::mem::take(&mut welcome.config);
-    let session = Session::start(greeter.into_inner(), mux::Role::Lender, config);
+    let session = Session::start_patient(greeter.into_inner(), mux::Role::Lender, config);
     let borrower = Arc::new(Borrower::new(lender.clone(), welcome, peer, session));
     let listed = lender.shared.live.list(borrower);
     let borrower = listed.borrower();
@@ -279,7 +279,10 @@ async fn check(
                 Err(error) => {
                     use TicketRefusal::{OtherDevice, WrongProof};
                     let stolen = matches!(error, StoreError::Ticket(WrongProof | OtherDevice));
-                    let text = format!("the ticket was refused: {error}; log in again");
+                    let text = match &error {
+                        StoreError::Ticket(_) => format!("{error}; log in again"),
+                        error => format!("the ticket is refused: {error}; log in again"),
+                    };
                     Err(if stolen { No::wrong(ErrorKind::Login, text) } else { No::refused(ErrorKind::Login, text) })
                 }
             }

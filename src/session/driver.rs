@@ -36,6 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 pub(super) struct Driver<C> {
     connection: C,
+    /// Whether a peer that answers nothing may be there nevertheless.
+    is_there: fn(&C) -> bool,
     shared: Arc<Shared>,
     batch: Batch,
     flushed: bool,
@@ -54,10 +56,11 @@ enum Phase {
 }
 
 impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
-    pub(super) fn new(connection: C, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(connection: C, is_there: fn(&C) -> bool, shared: Arc<Shared>) -> Self {
         let due = shared.lock().mux.poll_timeout();
         Self {
             connection,
+            is_there,
             shared,
             batch: Batch::default(),
             flushed: true,
@@ -143,7 +146,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
         }
         ready!(self.timer.as_mut().poll(cx));
         let mut state = self.shared.lock();
-        if !state.mux.handle_timeout(Instant::now()) {
+        if !state.mux.handle_timeout(Instant::now()) && !(self.is_there)(&self.connection) {
             let text = "the other side has not answered for too long".to_owned();
             return Poll::Ready(Err(Ended { kind: ErrorKind::Lost, text, by_peer: false }));
         }

@@ -20,6 +20,8 @@ mod driver;
 mod greet;
 mod meter;
 mod pipe;
+#[cfg(any(feature = "borrow", feature = "lend"))]
+mod reachable;
 mod relay;
 mod rounds;
 mod socket;
@@ -52,6 +54,8 @@ pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use meter::{Meter, Pace};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
+#[cfg(any(feature = "borrow", feature = "lend"))]
+pub use reachable::Reachable;
 pub use relay::{abandoned, relay, relay_accepted, relay_unanswered};
 pub use rounds::let_driver_send;
 pub use socket::Socket;
@@ -83,12 +87,28 @@ pub struct Ended {
 
 impl Session {
     /// Starts a session on a connection whose greetings are over, with its driver as a task of the current runtime.
+    ///
+    /// A peer that answers nothing for two to three periods of PING is given up.
     pub fn start<C>(connection: C, role: mux::Role, config: mux::Config) -> Self
     where
         C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
     {
+        Self::start_while(|_| false, connection, role, config)
+    }
+
+    /// As [`Self::start`], and a peer that answers nothing is given up only when its machine is gone as well: its process may be
+    /// suspended, as by Ctrl-Z, and goes on later.
+    #[cfg(any(feature = "borrow", feature = "lend"))]
+    pub fn start_patient<C: Reachable>(connection: C, role: mux::Role, config: mux::Config) -> Self {
+        Self::start_while(C::is_reachable, connection, role, config)
+    }
+
+    fn start_while<C>(is_there: fn(&C) -> bool, connection: C, role: mux::Role, config: mux::Config) -> Self
+    where
+        C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let shared = Arc::new(Shared::new(mux::Mux::new(role, config, std::time::Instant::now())));
-        let driver = driver::Driver::new(connection, shared.clone());
+        let driver = driver::Driver::new(connection, is_there, shared.clone());
         tokio::spawn(rounds::Rounds::new(driver, shared.roster.clone()));
         Self { _owner: Arc::new(Owner(shared.clone())), shared }
     }

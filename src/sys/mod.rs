@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod acknowledged;
 #[cfg(feature = "run")]
 mod borrowed_network;
 #[cfg(feature = "cli")]
@@ -65,6 +66,7 @@ mod tun;
 #[cfg(feature = "lend")]
 mod writers;
 
+pub use acknowledged::is_acknowledged;
 #[cfg(feature = "run")]
 pub use borrowed_network::enter_borrowed_network;
 #[cfg(feature = "cli")]

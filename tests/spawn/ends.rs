@@ -6,6 +6,7 @@ use std::{
     process::{Child, Stdio},
 };
 
+use capuchin::proto::mux::PING_PERIOD;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -154,4 +155,28 @@ fn the_audit_says_what_ran_and_how_it_ended() {
     assert!(granted["target"].as_str().unwrap().ends_with("sh -c 'exit 9'"), "{granted}");
     let ended = lab.wait_for_audit("the end", |line| line["event"] == "spawn-ended");
     assert_eq!(ended["why"], "it exited with status 9");
+}
+
+#[test]
+fn a_command_that_is_suspended_for_long_goes_on_where_it_was() {
+    let (_lab, home) = lab();
+    let start = || {
+        let mut command = exec(&home, &["sh", "-c", "echo ready; read line; echo read $line"]);
+        let program = Daemon::spawn(command.stdin(Stdio::piped()));
+        program.wait_for_line("ready");
+        program
+    };
+    let own = start();
+    let shared = Daemon::spawn(home.capuchin().args(["connect", "-F", "lab"]));
+    shared.wait_for_line("ready");
+    let programs = [own, start()];
+    programs.iter().for_each(|program| program.signal(Signal::STOP));
+    // Somebody who says nothing is given up after three periods of PING at the latest.
+    std::thread::sleep(4 * PING_PERIOD);
+    for mut program in programs {
+        program.signal(Signal::CONT);
+        writeln!(program.stdin.as_mut().unwrap(), "on").unwrap();
+        program.wait_for_line("read on");
+        assert_eq!(program.wait().code(), Some(0));
+    }
 }

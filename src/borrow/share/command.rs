@@ -60,7 +60,7 @@ async fn greet(borrower: &Borrower, present: &Present, socket: UnixStream) -> Op
     let names = LocalNames { user: borrower.user().to_string(), lender: borrower.lender().to_string(), os_user: None };
     let welcome = Welcome { session: present.id.0, ticket: None, local: Some(names), addresses: None };
     greeter.send(&[greeting, FromLender::Welcome(welcome)]).await.ok()?;
-    Some(Session::start(greeter.into_inner(), mux::Role::Lender, config))
+    Some(Session::start_patient(greeter.into_inner(), mux::Role::Lender, config))
 }
 
 /// A command that is served.

@@ -6,7 +6,7 @@ use crate::proto::ProtocolError;
 
 /// How often the peer is asked, by default.
 pub const PING_PERIOD: Duration = Duration::from_secs(10);
-/// A peer that was silent through so many periods after a PING is given up.
+/// A peer that was silent through so many periods after a PING is given up, or at least not asked again until it is heard.
 pub const MISSES_MAX: u8 = 2;
 /// PONGs that wait to be sent; an honest peer waits for one before it asks again.
 const PONGS_OWED_MAX: usize = 8;
@@ -69,15 +69,16 @@ impl KeepAlive {
         Ok(())
     }
 
-    /// `false`: the peer is dead.
+    /// `false`: the peer is dead, by all that can be heard of it; and again after each period in which that stays so.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
         if now < self.due {
             return true;
         }
-        self.misses = if std::mem::take(&mut self.heard) { 0 } else { self.misses + 1 };
+        self.misses = if std::mem::take(&mut self.heard) { 0 } else { self.misses.saturating_add(1) };
         self.due = now + self.period;
-        self.ping_wanted = true;
-        self.misses < MISSES_MAX
+        // A peer that comes to itself finds few questions: many would look like a flood.
+        self.ping_wanted = self.misses < MISSES_MAX;
+        self.ping_wanted
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
@@ -125,6 +126,21 @@ mod tests {
         assert!(alive.handle_timeout(t0 + period * 3));
         assert!(alive.handle_timeout(t0 + period * 4));
         assert!(!alive.handle_timeout(t0 + period * 5));
+    }
+
+    #[test]
+    fn a_peer_that_comes_to_itself_finds_few_pings_and_is_asked_again() {
+        let (t0, period) = (Instant::now(), Duration::from_secs(10));
+        let mut silent = KeepAlive::new(t0, period);
+        let mut sent = 0;
+        for periods in 1..1000 {
+            sent += usize::from(silent.poll_ping(t0 + period * periods).is_some());
+            assert_eq!(silent.handle_timeout(t0 + period * periods), periods <= u32::from(MISSES_MAX));
+        }
+        assert_eq!(sent, 1 + usize::from(MISSES_MAX));
+        silent.handle_frame();
+        assert!(silent.handle_timeout(t0 + period * 1000));
+        assert!(silent.poll_ping(t0 + period * 1000).is_some());
     }
 
     #[test]

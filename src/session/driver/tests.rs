@@ -1,4 +1,7 @@
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -12,7 +15,7 @@ use crate::{
         StreamId,
         mux::{Config, Mux, Read, Role, Write},
     },
-    session::{Crew, Session, Stream},
+    session::{Crew, Reachable, Session, Stream},
 };
 
 const STREAMS: usize = 64;
@@ -143,4 +146,59 @@ async fn what_many_streams_send_each_way_at_once_moves_alike() {
     assert!(up.abs_diff(down) < up / 4, "{up} MiB up, {down} MiB down");
     let most = moved.taken_in_a_row_most;
     assert!(most <= 2 * SEND_BYTES + BLOCK_BYTES, "{most} bytes went up before anything was read again");
+}
+
+/// A peer that never says anything, on a machine that is there as long as this is `true`.
+struct Silent {
+    is_there: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Silent {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncBufRead for Silent {
+    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Poll::Pending
+    }
+
+    fn consume(self: Pin<&mut Self>, _: usize) {}
+}
+
+impl AsyncWrite for Silent {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Reachable for Silent {
+    fn is_reachable(&self) -> bool {
+        self.is_there.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_waited_for_while_its_machine_is_there_if_that_is_asked_for() {
+    let config = Config { ping_period: Duration::from_millis(20), ..Config::default() };
+    let is_there = Arc::new(AtomicBool::new(true));
+    let silent = || Silent { is_there: is_there.clone() };
+    let patient = Session::start_patient(silent(), Role::Lender, config.clone());
+    // Ten such sessions are given up in turn: as many times two periods and more.
+    for _ in 0..10 {
+        let given_up = Session::start(silent(), Role::Borrower, config.clone()).ended().await;
+        assert_eq!(given_up.text, "the other side has not answered for too long");
+    }
+    assert_eq!(patient.over(), None);
+    is_there.store(false, Ordering::Relaxed);
+    assert_eq!(patient.ended().await.kind, ErrorKind::Lost);
 }
