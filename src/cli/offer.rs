@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use bytes::Bytes;
 use rustix::stdio::stdout;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     signals,
 };
 use crate::{
-    ServiceListener,
+    BorrowError, ServiceListener, ServiceStream,
     proto::{ErrorKind, mux::Batch},
     session::{Stream, Unended},
     sys,
@@ -55,12 +56,17 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// Serves one after the other, until stdin has ended.
 async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
-    let mut stdin = None;
+    let mut stdin: Option<Stdin> = None;
     loop {
-        let stream = Arc::new(offer.accept().await?.into_stream());
+        let next = match &mut stdin {
+            Some(stdin) => next_or_end(&offer, stdin).await?,
+            // What nobody has asked for yet stays where it is.
+            None => Some(offer.accept().await?),
+        };
+        let Some(next) = next else { return Ok(offer.close().await?) };
+        let stream = Arc::new(next.into_stream());
         let unended = Unended::of(&stream);
-        // Not before: what nobody has asked for stays where it is.
-        let stdin = stdin.get_or_insert_with(Input::open);
+        let stdin = stdin.get_or_insert_with(|| Stdin { input: Input::open(), held: None });
         let down = async {
             write_out(stream.clone(), Output::open(stdout())).await?;
             // Its end, or, once more, that it broke off.
@@ -91,8 +97,38 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
     }
 }
 
+/// Our stdin, with what was read of it while nobody was there.
+struct Stdin {
+    input: Input,
+    held: Option<Bytes>,
+}
+
+impl Stdin {
+    async fn read(&mut self) -> Option<Bytes> {
+        match self.held.take() {
+            Some(bytes) => Some(bytes),
+            None => self.input.read().await,
+        }
+    }
+}
+
+/// Who comes next, or `None` if stdin ends before: then there is nothing to come for. What comes in there meanwhile is the next one's.
+async fn next_or_end(offer: &ServiceListener, stdin: &mut Stdin) -> Result<Option<ServiceStream>, BorrowError> {
+    let mut next = std::pin::pin!(offer.accept());
+    loop {
+        tokio::select! {
+            biased;
+            next = &mut next => return next.map(Some),
+            bytes = stdin.input.read(), if stdin.held.is_none() => match bytes {
+                None => return Ok(None),
+                held => stdin.held = held,
+            },
+        }
+    }
+}
+
 /// Sends what comes in at stdin; `true` at its end, `false` if nobody takes it any more.
-async fn up(stdin: &mut Input, stream: &Stream) -> bool {
+async fn up(stdin: &mut Stdin, stream: &Stream) -> bool {
     loop {
         tokio::select! {
             biased;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     pattern,
-    support::{Home, Lab, PATIENCE, fails, run, text},
+    support::{Home, Lab, PATIENCE, fails, run, text, wait_until},
 };
 
 /// Alice offers, bob uses, and neither does the other's.
@@ -214,6 +214,28 @@ async fn stdin_and_stdout_are_offered_to_one_after_the_other() {
     stdout.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"");
     assert_eq!(errno(&bob.stdio("payroll").await.err().unwrap()), Some(111));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_whose_stdin_ends_between_two_ends_unless_there_is_something_for_the_next() {
+    let two = Two::meet(POLICY);
+    let bob = connect(&two.bob, "lab").await;
+    for last in [&b""[..], b"for the next"] {
+        let (mut child, _stderr) = offer(&two.alice, &["payroll", "stdio"]);
+        let ended = || two.lab.audit().iter().filter(|line| line["event"] == "service-closed").count();
+        let before = ended();
+        bob.stdio("payroll").await.unwrap().close().await.unwrap();
+        wait_until("the first has gone", || ended() > before);
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(last).unwrap();
+        drop(stdin);
+        if !last.is_empty() {
+            let mut stream = bob.stdio("payroll").await.unwrap();
+            assert_eq!(whole(&mut stream).await, last);
+            stream.close().await.unwrap();
+        }
+        assert!(child.wait().unwrap().success());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
