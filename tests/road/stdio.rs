@@ -31,17 +31,21 @@ impl Sshd {
             // Where it locks itself up before a login (Debian's package leaves it to the service).
             std::fs::create_dir_all("/run/sshd").unwrap();
         }
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = format!(
-            "ListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
+            "HostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
              PermitRootLogin yes\nPasswordAuthentication no\nLogLevel INFO\n",
             path("host"),
             path("client.pub")
         );
         std::fs::write(path("config"), config).unwrap();
         let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|sshd| Path::new(sshd).exists()).expect("sshd");
-        let daemon = Daemon::spawn(Command::new(sshd).args(["-D", "-e", "-f", &path("config")]).stdin(Stdio::null()));
-        daemon.wait_for_line("Server listening");
+        let (daemon, port) = Daemon::at_a_free_port("Server listening", |port| {
+            let mut command = Command::new(sshd);
+            let listen = format!("ListenAddress=127.0.0.1:{port}");
+            command.args(["-D", "-e", "-f", &path("config"), "-o", &listen]).stdin(Stdio::null());
+            command
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let user = text(run(Command::new("id").arg("-un")).stdout).trim().to_owned();
         Self { folder, address, user, _daemon: daemon }
     }

@@ -75,9 +75,7 @@ fn dig(server: SocketAddr, name: &str) -> String {
 
 /// A resolver on both loopback addresses that knows db.test.
 fn resolver() -> (Daemon, u16) {
-    for _ in 0..20 {
-        // It cannot choose one itself, and others may take it in between, for TCP as well.
-        let port = UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    Daemon::at_a_free_port("started", |port| {
         let mut dnsmasq = Command::new("dnsmasq");
         dnsmasq.args([
             "--keep-in-foreground",
@@ -87,14 +85,9 @@ fn resolver() -> (Daemon, u16) {
             "--no-hosts",
         ]);
         dnsmasq.args(["--pid-file=", "--bind-interfaces", "--listen-address=127.0.0.1,::1"]);
-        let daemon = Daemon::spawn(dnsmasq.arg("--address=/db.test/10.1.2.3").arg(format!("--port={port}")));
-        let word = daemon.wait_for_line("dnsmasq");
-        if word.contains("started") {
-            return (daemon, port);
-        }
-        assert!(word.contains("Address already in use"), "{word}");
-    }
-    panic!("twenty ports were taken");
+        dnsmasq.arg("--address=/db.test/10.1.2.3").arg(format!("--port={port}"));
+        dnsmasq
+    })
 }
 
 #[test]

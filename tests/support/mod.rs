@@ -247,14 +247,31 @@ impl Daemon {
         Self { child, stdin, line_rx: line_rx.into() }
     }
 
+    /// A server that cannot choose its port by itself: on one of its own, of TCP and UDP, that nobody else has taken in between;
+    /// ready once it says `ready`.
+    pub fn at_a_free_port(ready: &str, command: impl Fn(u16) -> Command) -> (Self, u16) {
+        for _ in 0..20 {
+            let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+            let daemon = Self::spawn(&mut command(port));
+            if daemon.wait_for_either(ready, "ddress already in use").contains(ready) {
+                return (daemon, port);
+            }
+        }
+        panic!("twenty ports were taken");
+    }
+
     /// The next line that contains `what`.
     pub fn wait_for_line(&self, what: &str) -> String {
+        self.wait_for_either(what, what)
+    }
+
+    fn wait_for_either(&self, what: &str, other: &str) -> String {
         let line_rx = self.line_rx.lock().unwrap();
         let (end, mut seen) = (Instant::now() + PATIENCE, Vec::new());
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match line_rx.recv_timeout(left) {
-                Ok(line) if line.contains(what) => return line,
+                Ok(line) if line.contains(what) || line.contains(other) => return line,
                 Ok(line) => seen.push(line),
                 Err(error) => panic!("no line with {what:?} ({error}); it said {seen:#?}"),
             }
