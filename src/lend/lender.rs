@@ -278,7 +278,7 @@ impl Lender {
         let sessions = async { tokio::join!(accept::run(self, listener, stop), visitors) };
         tokio::select! {
             () = admin.run(self) => {}
-            () = self.follow_policy() => {}
+            never = self.follow_policy() => match never {},
             () = self.follow_grants() => {}
             _ = sessions => {}
             () = self.shared.audit.write_counts() => {}

@@ -62,45 +62,66 @@ impl Lender {
         outcome
     }
 
-    /// Reads policy.toml again after each change of it, however it is written, for as long as the lender serves.
-    pub(super) async fn follow_policy(&self) {
+    /// Reads policy.toml again after each change of it, however it is written, for as long as the lender serves. Not every change
+    /// is told of, so it is looked at as well.
+    pub(super) async fn follow_policy(&self) -> Infallible {
         let path = self.shared.dir.policy_toml();
-        let follow = async {
-            let flags = WRITTEN | WRITING | MENDED | PLACED | WatchFlags::EXCL_UNLINK;
-            let folder = path.parent().unwrap_or(&path).to_owned();
-            let mut watch = blocking(move || FolderWatch::new(&folder, flags)).await?;
-            let name = path.file_name().unwrap_or_default();
-            // Of the file as it was opened: what changed while the lender started is looked at now.
-            let mut seen = self.shared.policy_version;
+        let mut watch = Watch::new(&path).await;
+        // Of the file as it was opened: what changed while the lender started is looked at now.
+        let mut seen = self.shared.policy_version;
+        let now = version_of(&path).await;
+        let mut pending = (now != seen).then(|| Pending { due: Instant::now(), ..Pending::new(now) });
+        loop {
+            let due = pending.map_or_else(|| Instant::now() + LOOK_AGAIN_AFTER, |pending| pending.due);
+            let done = tokio::select! {
+                done = watch.changed(&path) => Some(done),
+                () = tokio::time::sleep_until(due) => None,
+            };
             let now = version_of(&path).await;
-            let mut pending = (now != seen).then(|| Pending { due: Instant::now(), ..Pending::new(now) });
-            loop {
-                let due = pending.map_or_else(Instant::now, |pending| pending.due);
-                let done = tokio::select! {
-                    done = watch.changed(Some(name)) => Some(done?),
-                    () = tokio::time::sleep_until(due), if pending.is_some() => None,
-                };
-                let now = version_of(&path).await;
-                let told = done.filter(|_| now.is_some()).and_then(Told::of);
-                if now == seen {
-                    pending = None;
-                    continue;
-                }
-                let known = pending.filter(|pending| pending.version == now);
-                let mut next = known.unwrap_or_else(|| Pending::new(now));
-                next.told = next.told.max(told);
-                pending = if next.is_whole(&path).await && self.reload_version(now).await {
-                    seen = now;
-                    None
-                } else {
-                    Some(next.later(told.is_some()))
-                };
+            let told = done.filter(|_| now.is_some()).and_then(Told::of);
+            if now == seen {
+                pending = None;
+                continue;
             }
-        };
-        let error: io::Result<Infallible> = follow.await;
-        tracing::warn!(?error, "changes of policy.toml are not seen by themselves: send SIGHUP after one");
+            let known = pending.filter(|pending| pending.version == now);
+            let mut next = known.unwrap_or_else(|| Pending::new(now));
+            next.told = next.told.max(told);
+            pending = if next.is_whole(&path).await && self.reload_version(now).await {
+                seen = now;
+                None
+            } else {
+                Some(next.later(told.is_some()))
+            };
+        }
+    }
+}
+
+/// The folder of policy.toml, as long as the kernel tells of it.
+struct Watch(Option<FolderWatch>);
+
+impl Watch {
+    // The folder is watched and not the file: an editor replaces the file.
+    async fn new(path: &Path) -> Self {
+        let flags = WRITTEN | WRITING | MENDED | PLACED | WatchFlags::EXCL_UNLINK;
+        let folder = path.parent().unwrap_or(path).to_owned();
+        Self(blocking(move || FolderWatch::new(&folder, flags)).await.inspect_err(not_told).ok())
+    }
+
+    /// As [`FolderWatch::changed`]; never ready where nothing is told any more.
+    async fn changed(&mut self, path: &Path) -> Option<ReadFlags> {
+        if let Some(watch) = &mut self.0 {
+            match watch.changed(path.file_name()).await {
+                Ok(done) => return done,
+                Err(error) => not_told(&error),
+            }
+            self.0 = None;
+        }
         std::future::pending().await
     }
+}
+
+fn not_told(error: &io::Error) {
+    tracing::warn!(?error, "a change of policy.toml is seen only seconds later: its folder cannot be watched");
 }
 
 /// Of the file itself; `None` when it is not there.
@@ -114,8 +135,10 @@ async fn version_of(path: &Path) -> Option<FileVersion> {
     blocking(move || version(&path)).await
 }
 
-// The folder is watched and not the file: an editor replaces the file.
-
+/// So often the file is looked at where nothing is told of it: inotify(7) is silent when it is a mount of its own, is written by
+/// another of its names, or on a server of files by another machine. A rule that was taken out must not be lent for long, and
+/// one look is one stat(2).
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// A file is there as a whole.
 const WRITTEN: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::MOVED_TO);
 /// It is written, perhaps by another than who has closed it.
@@ -132,7 +155,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const CLOSING: Duration = Duration::from_millis(20);
 /// Who has the file open for writing, and changes nothing for this long, has left it open: it is read as it is. Each change
 /// waits so long where the kernel never says that nobody writes: on a file system that refuses every lease with EAGAIN, and
-/// for a chmod of root's file where the daemon is not root. SIGHUP reads it at once.
+/// for a chmod of root's file, or a change of it that is not told, where the daemon is not root. SIGHUP reads it at once.
 const LEFT_OPEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Another version of the file that is not in force yet.
@@ -255,7 +278,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = lender.follow_policy() => {}
+            never = lender.follow_policy() => match never {},
             () = look => {}
         }
     }

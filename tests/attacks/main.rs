@@ -27,6 +27,7 @@ mod policy;
 mod profile;
 mod programs;
 mod questions;
+mod reload;
 mod renewal;
 mod revocation;
 mod robots;
