@@ -26,7 +26,7 @@ use super::{
     live::Live,
     names::{self, Machine},
     own_addresses::is_not_here,
-    reload,
+    reload::{self, RefusedPolicy},
     resolve::LookUps,
     seats::Seats,
     service::Services,
@@ -84,6 +84,7 @@ pub(super) struct Shared {
     pub(super) grants_end: watch::Sender<LookAgain>,
     /// Of policy.toml, as it was when the lender was opened.
     pub(super) policy_version: Option<FileVersion>,
+    pub(super) refused_policy: Mutex<Option<RefusedPolicy>>,
     /// One reading of policy.toml at a time, or an older one might win.
     pub(super) reloading: tokio::sync::Mutex<()>,
     /// Whose turn it is to put a policy in force.
@@ -167,6 +168,7 @@ impl Lender {
             standing: Mutex::default(),
             grants_end: watch::Sender::new(LookAgain::Never),
             policy_version,
+            refused_policy: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             renewing: Arc::default(),
             live: Live::default(),

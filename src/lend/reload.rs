@@ -1,12 +1,14 @@
 //! Puts policy.toml in force again whenever it changes: a broken file keeps the old policy, and says so.
 
-use std::{convert::Infallible, fs::Metadata, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{
+    convert::Infallible, fs::Metadata, io, os::unix::fs::MetadataExt, path::Path, sync::PoisonError, time::Duration,
+};
 
 use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
 use super::{
-    LendError, Lender,
+    LendError, Lender, LenderDir,
     audit::Event,
     blocking::blocking,
     file_version::FileVersion,
@@ -31,14 +33,29 @@ impl Lender {
     async fn reload_version(&self, expected: Option<FileVersion>) -> bool {
         let _turn = self.shared.reloading.lock().await;
         let dir = self.shared.dir.clone();
-        let loaded = blocking(move || {
-            let loaded = load_policy(&dir);
-            (version(&dir.policy_toml()) == expected).then_some(loaded)
-        });
-        let Some(loaded) = loaded.await else { return false };
+        let Some(loaded) = blocking(move || load_version(&dir, expected)).await else { return false };
         // What went wrong has been logged.
         let _ = self.take_over(loaded).await;
         true
+    }
+
+    /// Reads a file that has not changed since it was refused, if the reason may have gone elsewhere. What is refused as before
+    /// is not told again.
+    async fn read_again(&self, expected: Option<FileVersion>) {
+        let _turn = self.shared.reloading.lock().await;
+        let Some(refused) = self.refused_policy().filter(|refused| refused.is_by_access) else { return };
+        let dir = self.shared.dir.clone();
+        let loaded = blocking(move || load_version(&dir, expected)).await;
+        if let Some(loaded) =
+            loaded.filter(|loaded| loaded.as_ref().err().is_none_or(|error| error.line() != refused.why))
+        {
+            let _ = self.take_over(loaded).await;
+        }
+    }
+
+    /// Why policy.toml is not what is in force, if it was refused when it was read last.
+    fn refused_policy(&self) -> Option<RefusedPolicy> {
+        self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn take_over(&self, loaded: Result<Policy, LendError>) -> Result<usize, LendError> {
@@ -46,6 +63,8 @@ impl Lender {
             Ok(policy) => Ok(self.put_in_force(policy).await),
             Err(error) => Err(error),
         };
+        let refused = outcome.as_ref().err().map(RefusedPolicy::of);
+        *self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner) = refused;
         let (event, why) = match &outcome {
             Ok(taken) => {
                 tracing::info!(taken, "policy.toml is in force");
@@ -81,6 +100,7 @@ impl Lender {
             let told = done.filter(|_| now.is_some()).and_then(Told::of);
             if now == seen {
                 pending = None;
+                self.read_again(now).await;
                 continue;
             }
             let known = pending.filter(|pending| pending.version == now);
@@ -94,6 +114,28 @@ impl Lender {
             };
         }
     }
+}
+
+/// A policy.toml that was read, and is not in force.
+#[derive(Clone)]
+pub(super) struct RefusedPolicy {
+    /// What is wrong with it, in a line.
+    why: String,
+    /// Who may write it is wrong, say, or it is missing; not what it says. That can be mended without a change of the file: its
+    /// folder is judged as well.
+    is_by_access: bool,
+}
+
+impl RefusedPolicy {
+    fn of(error: &LendError) -> Self {
+        Self { why: error.line(), is_by_access: matches!(error, LendError::File(_)) }
+    }
+}
+
+/// The policy, if the file is of this version to the end.
+fn load_version(dir: &LenderDir, expected: Option<FileVersion>) -> Option<Result<Policy, LendError>> {
+    let loaded = load_policy(dir);
+    (version(&dir.policy_toml()) == expected).then_some(loaded)
 }
 
 /// The folder of policy.toml, as long as the kernel tells of it.

@@ -75,3 +75,27 @@ fn a_policy_whose_folder_cannot_be_watched_is_followed() {
     let home = lab.join("alice");
     is_followed(&lab, &home, &file);
 }
+
+/// What `chmod` says to mend is mended by it, and the file need not change.
+#[test]
+fn a_policy_that_was_too_open_is_read_once_its_folder_is_mended() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let set_mode = |mode| {
+        std::fs::set_permissions(lab.dir(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let count = |event: &str| lab.audit().iter().filter(|line| line["event"] == event).count();
+    set_mode(0o777);
+    std::fs::write(lab.dir().join("policy.toml"), NARROWED).unwrap();
+    let kept = lab.wait_for_audit("the open folder", |line| line["event"] == "policy-kept");
+    assert!(kept["why"].as_str().unwrap().contains("mode 0777"), "{kept}");
+    // Another reason is told, the same is not.
+    set_mode(0o722);
+    let kept = lab.wait_for_audits("the folder that is still open", 2, |line| line["event"] == "policy-kept");
+    assert!(kept["why"].as_str().unwrap().contains("mode 0722"), "{kept}");
+    std::fs::write(lab.dir().join("other"), "").unwrap();
+    set_mode(0o700);
+    lab.wait_for_audit("the mended folder", |line| line["event"] == "policy-loaded");
+    assert_eq!(count("policy-kept"), 2);
+    fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:2"]), 1);
+}
