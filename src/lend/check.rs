@@ -21,7 +21,8 @@ pub struct CheckReply {
     pub reason: Option<String>,
     /// More of it.
     pub notes: Vec<String>,
-    /// Rules for the user that say less than they seem to, and that there is no such user.
+    /// That the policy in force is an older one than the file, rules for the user that say less than they seem to, and that
+    /// there is no such user.
     pub warnings: Vec<String>,
 }
 
@@ -29,6 +30,11 @@ impl Lender {
     /// The gate's own function, for a user who need not be there.
     pub(super) async fn check(&self, user: UserName, ask: &Ask) -> Result<AdminReply, LendError> {
         let mut warnings = self.policy().warnings(&user);
+        // What it decides by is no file any more, whose lines it names all the same.
+        if let Some(refused) = self.refused_policy() {
+            warnings
+                .insert(0, format!("policy.toml is broken, and the policy of before stays in force: {}", refused.why));
+        }
         if let Err(error) = self.known(&user).await {
             warnings.push(error.to_string());
         }

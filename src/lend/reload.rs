@@ -54,7 +54,7 @@ impl Lender {
     }
 
     /// Why policy.toml is not what is in force, if it was refused when it was read last.
-    fn refused_policy(&self) -> Option<RefusedPolicy> {
+    pub(super) fn refused_policy(&self) -> Option<RefusedPolicy> {
         self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -64,10 +64,15 @@ impl Lender {
             Err(error) => Err(error),
         };
         let refused = outcome.as_ref().err().map(RefusedPolicy::of);
-        *self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        let before =
+            std::mem::replace(&mut *self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner), refused);
         let (event, why) = match &outcome {
             Ok(taken) => {
-                tracing::info!(taken, "policy.toml is in force");
+                match before {
+                    // As loud as what it ends.
+                    Some(_) => tracing::warn!(taken, "policy.toml is in force: what was wrong with it is mended"),
+                    None => tracing::info!(taken, "policy.toml is in force"),
+                }
                 ("policy-loaded", (*taken > 0).then(|| format!("{taken} handles were taken back")))
             }
             Err(error) => {
@@ -120,7 +125,7 @@ impl Lender {
 #[derive(Clone)]
 pub(super) struct RefusedPolicy {
     /// What is wrong with it, in a line.
-    why: String,
+    pub(super) why: String,
     /// Who may write it is wrong, say, or it is missing; not what it says. That can be mended without a change of the file: its
     /// folder is judged as well.
     is_by_access: bool,

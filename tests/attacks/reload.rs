@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Daemon, Home, LOOPBACK, Lab, capuchind, ends, fails};
+use crate::support::{Daemon, Home, LOOPBACK, Lab, capuchind, ends, fails, json};
 
 /// No port that a test has.
 const NARROWED: &str = "[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:1\"\n";
@@ -98,4 +98,25 @@ fn a_policy_that_was_too_open_is_read_once_its_folder_is_mended() {
     lab.wait_for_audit("the mended folder", |line| line["event"] == "policy-loaded");
     assert_eq!(count("policy-kept"), 2);
     fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:2"]), 1);
+}
+
+#[test]
+fn a_check_says_that_the_policy_is_broken_and_the_journal_that_it_is_mended() {
+    let lab = Lab::start(LOOPBACK);
+    let policy = lab.dir().join("policy.toml");
+    let check = || lab.admin().args(["check", "alice", "connect", "127.0.0.1:1", "--json"]).output().unwrap();
+    let warnings = || json(&check().stdout)["warnings"].clone();
+    assert_eq!(warnings(), serde_json::json!([]));
+
+    std::fs::write(&policy, "[[allow]]\nwho = \"alice\"\nconnnect = \"*:*\"\n").unwrap();
+    lab.daemon.wait_for_line("policy.toml is broken");
+    assert_eq!(check().status.code(), Some(0), "the policy of before is in force");
+    let said = warnings();
+    let said = said[0].as_str().unwrap();
+    let wrong = format!("{}:3: unknown key \"connnect\"", policy.display());
+    assert!(said.contains("the policy of before stays in force") && said.contains(&wrong), "{said}");
+
+    std::fs::write(&policy, LOOPBACK).unwrap();
+    lab.daemon.wait_for_line("policy.toml is in force");
+    assert_eq!(warnings(), serde_json::json!([]));
 }
