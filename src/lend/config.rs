@@ -195,9 +195,17 @@ impl LenderConfig {
             penalties: Some(self.penalties).filter(|penalties| !penalties),
         };
         let body = toml::to_string(&file).unwrap_or_default();
-        format!("# The lender's own settings. Who may borrow what stands in policy.toml.\n{body}")
+        format!("{HEAD}\n{body}")
     }
 }
+
+/// What an admin needs to know who changes lender.toml.
+const HEAD: &str = "\
+# The lender's own settings. They are read when it starts: after a change restart it, SIGHUP does not read them. Who may borrow
+# what stands in policy.toml. There are two more settings, here with their defaults:
+#   per_source = 8      handshakes at once from one address, or from one IPv6 /64, 1 to 128; more wait
+#   penalties = true    whether an address, or a user of this machine, that failed too often is not heard for a while; false
+#                       only behind a proxy that hides where connections come from";
 
 /// Of an older version's file, which says `fd:03` too: what has served goes on to serve.
 fn read_listen(text: &str) -> Result<Listen, String> {
@@ -293,6 +301,21 @@ mod tests {
         for bad in ["per_source = 0", "per_source = 129", "per_source = -1", "penalties = 1"] {
             let error = load(bad).unwrap_err().to_string();
             assert!(error.contains("lender.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_file_says_that_it_needs_a_restart_and_what_else_it_can_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = LenderDir::single(folder.path());
+        std::fs::write(dir.lender_toml(), "name = \"lab\"\nlisten = \"fd:3\"\n").unwrap();
+        let text = LenderConfig::load(&dir).unwrap().to_toml();
+        assert!(text.contains("after a change restart it"), "{text}");
+        // As an admin takes it from there, up to the words about it.
+        for setting in ["per_source = 8", "penalties = true"] {
+            assert!(text.contains(&format!("\n#   {setting}  ")), "{text}");
+            std::fs::write(dir.lender_toml(), format!("{text}{setting}\n")).unwrap();
+            assert_eq!(LenderConfig::load(&dir).unwrap().to_toml(), text, "the default");
         }
     }
 
