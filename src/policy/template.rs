@@ -25,7 +25,7 @@ pub fn for_owner(user: &UserName, is_root: bool) -> String {
 mod tests {
     use super::*;
     use crate::{
-        policy::{AnyRequest, Facts, Kind, Policy, Principal, decide},
+        policy::{AnyRequest, Facts, Kind, PATTERNS_MAX, POLICY_BYTES_MAX, Policy, Principal, decide},
         proto::DeviceId,
     };
 
@@ -63,6 +63,12 @@ mod tests {
         for (kind, target) in EVERY_KIND {
             assert!(!may(&policy, "alice", kind, target), "{kind}");
         }
+    }
+
+    #[test]
+    fn the_starter_names_the_limits_of_a_file() {
+        assert_eq!((PATTERNS_MAX, POLICY_BYTES_MAX), (10_000, 1 << 20));
+        assert!(starter().contains("at most 10,000 patterns and names, and 1 MiB"));
     }
 
     #[test]

@@ -290,6 +290,12 @@ fn a_file_has_a_largest_size_and_a_largest_number_of_patterns() {
 
     let with = |patterns: usize| parse(&allow(&format!("connect = [{}]", "\"a:1\",\n".repeat(patterns))));
     assert!(with(PATTERNS_MAX - 1).is_ok() && with(PATTERNS_MAX).is_err(), "one is the name in `who`");
+    // Those of tests and of groups count as well.
+    let test = "[[test]]\nwho = \"ana\"\nconnect = \"a:1\"\nexpect = \"allow\"\nresolves_to = \"10.0.0.1\"\n[groups]\ng = \"ana\"\n";
+    let with_test =
+        |patterns: usize| parse(&(allow(&format!("connect = [{}]", "\"a:1\",\n".repeat(patterns))) + test)).map(drop);
+    let over = with_test(PATTERNS_MAX - 5).unwrap_err();
+    assert!(with_test(PATTERNS_MAX - 6).is_ok() && matches!(over.problem, Problem::TooManyPatterns { .. }), "{over}");
     let error = with(PATTERNS_MAX + 1).unwrap_err();
     assert_eq!((error.line, error.problem), (10_003, Problem::TooManyPatterns { limit: PATTERNS_MAX }));
 }
