@@ -40,6 +40,14 @@ fn with_programs(command: Command) -> Command {
     command.mut_subcommand("run", |run| run.mut_args(add))
 }
 
+/// Hosts for an argument that takes no user.
+pub fn aliases() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| match typed.as_encoded_bytes().contains(&b'@') {
+        true => Vec::new(),
+        false => hosts(typed),
+    })
+}
+
 /// The hosts that this machine has joined; behind `USER@`, as that user.
 fn hosts(typed: &OsStr) -> Vec<CompletionCandidate> {
     let Some(typed) = typed.to_str() else { return Vec::new() };

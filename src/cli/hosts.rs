@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::report::{Failure, escape, print, print_json, warn};
+use super::{
+    completion,
+    report::{Failure, escape, print, print_json, warn},
+};
 use crate::{Alias, Profile, Profiles, lender_address, proto::UserName, trust::UnixTime};
 
 /// List the hosts that this machine has joined, or say where one is
@@ -30,6 +33,7 @@ enum Command {
     /// Replace every address of a host; what its lender tells is then not added any more
     Set {
         /// The host, as `capuchin hosts` lists it
+        #[arg(add = completion::aliases())]
         alias: String,
         /// Where it is; the port is 2278 if left out
         #[arg(value_name = "HOST[:PORT]", required_unless_present = "auto", conflicts_with = "auto")]

@@ -26,6 +26,8 @@ fn shells_complete_commands_and_hosts() {
     }
     assert_eq!(complete(&["capuchin", "exec", "alice@la"]), "alice@lab");
     assert_eq!(complete(&["capuchin", "exec", "bob@la"]), "", "he has not joined");
+    assert_eq!(complete(&["capuchin", "hosts", "set", "l"]), "lab");
+    assert_eq!(complete(&["capuchin", "hosts", "set", "alice@l"]), "", "it takes no user");
     // Paths of the lender are not known, shared session or not, and ours are none of them.
     for shares in [false, true] {
         for path in [&["--cwd", "/us"][..], &["lab", "/us"], &["lab", "--", "cat", "/us"]] {
