@@ -169,7 +169,7 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
     }
     descriptors::raise_limit();
     let lender = lend::open_to_serve(dir).await?;
-    let listener = lender.listen().await?;
+    let listeners = lender.listen().await?;
     if !lender.has_devices()? {
         let user = owner.to_string();
         let users = match lender.execute(AdminRequest::UserList).await? {
@@ -185,7 +185,7 @@ async fn up(dir: &LenderDir, init: Init) -> Result<(), Failure> {
             other => return Err(strange(&other)),
         }
     }
-    serve(&lender, listener).await
+    serve(&lender, listeners).await
 }
 
 /// What a lender was made with is kept in lender.toml: served otherwise than asked for, it would be looked for in vain.
@@ -214,20 +214,20 @@ pub async fn serve_in(dir: PathBuf) -> Result<(), Failure> {
 async fn serve_dir(dir: &LenderDir) -> Result<(), Failure> {
     descriptors::raise_limit();
     let lender = lend::open_to_serve(dir).await?;
-    let listener = lender.listen().await?;
-    serve(&lender, listener).await
+    let listeners = lender.listen().await?;
+    serve(&lender, listeners).await
 }
 
-async fn serve(lender: &Lender, listener: tokio::net::TcpListener) -> Result<(), Failure> {
+async fn serve(lender: &Lender, listeners: lend::Listeners) -> Result<(), Failure> {
     let stopped = signals::stopped()?;
-    if let Some(address) = lender.address() {
+    for address in lender.addresses() {
         warn(&format!("{} listens on {address}", lender.config().name));
     }
     if let Some(door) = lender.door() {
         warn(&format!("users of this machine need no join: HOST . is {}", door.display()));
     }
     let hangups = signals::hangups()?;
-    let serving = lender.serve(listener, async { _ = stopped.await });
+    let serving = lender.serve(listeners, async { _ = stopped.await });
     tokio::select! {
         served = serving => Ok(served?),
         never = reload_at_each(lender, hangups) => match never {},

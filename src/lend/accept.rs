@@ -11,14 +11,14 @@ use std::{
 use rustls::server::Acceptor;
 use tokio::{
     io::BufReader,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
-    LendError, Lender,
+    LendError, Lender, Listeners,
     admission::{Admission, Arrival, Offence, Place},
     audit::{Event, Source},
     join,
@@ -53,7 +53,7 @@ struct Entrance {
 }
 
 /// Accepts until `stop` is ready.
-pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Future<Output = ()>) {
+pub(super) async fn run(lender: &Lender, listeners: Listeners, stop: impl Future<Output = ()>) {
     let (stopping_tx, stopping) = watch::channel(false);
     let entrance = Entrance {
         lender: lender.clone(),
@@ -72,7 +72,7 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
                     tracing::error!(%error, "a connection's task failed");
                 }
             }
-            (socket, peer) = accept(lender, &mut backoff, || listener.accept()) => {
+            (socket, peer) = accept(lender, &mut backoff, || listeners.accept()) => {
                 match entrance.admission.arrive(peer.ip(), Instant::now()) {
                     Arrival::Admitted(place) => drop(connections.spawn(entrance.clone().serve(socket, peer, place))),
                     Arrival::Waits(waiting) => {
@@ -95,7 +95,7 @@ pub(super) async fn run(lender: &Lender, listener: TcpListener, stop: impl Futur
             }
         }
     }
-    drop(listener);
+    drop(listeners);
     stopping_tx.send_replace(true);
     // Sessions say good-bye; who does not within the time is cut with the set.
     let _ = tokio::time::timeout(STOP_MAX, async { while connections.join_next().await.is_some() {} }).await;

@@ -102,6 +102,17 @@ pub enum LendError {
     /// An inherited socket.
     #[error(transparent)]
     ListenFd(#[from] crate::sys::ListenFdError),
+    /// Sockets that were passed to it.
+    #[error(
+        "LISTEN_FDS={value}: {why}; have as many listening TCP sockets passed, as descriptors 3 and up, or unset it to listen \
+         where lender.toml says"
+    )]
+    Passed {
+        /// The variable.
+        value: String,
+        /// What is wrong with it, or with a socket.
+        why: String,
+    },
     /// The audit log.
     #[error("audit: {0}")]
     Audit(#[from] super::audit::AuditError),
@@ -135,9 +146,11 @@ impl LendError {
             Self::Store(
                 StoreError::NoUser(_) | StoreError::UserExists(_) | StoreError::NoGrant(_) | StoreError::NoDevice(_),
             ) => ErrorKind::Usage,
-            Self::Listen { .. } | Self::ListenFd(_) | Self::AdminSocket { .. } | Self::AdminAnswer(_) => {
-                ErrorKind::Local
-            }
+            Self::Listen { .. }
+            | Self::ListenFd(_)
+            | Self::Passed { .. }
+            | Self::AdminSocket { .. }
+            | Self::AdminAnswer(_) => ErrorKind::Local,
             Self::Audit(_) | Self::NotLasting { .. } => ErrorKind::Local,
             Self::Store(StoreError::InUse | StoreError::Stopping | StoreError::Storage(_) | StoreError::Hangs) => {
                 ErrorKind::Local

@@ -36,8 +36,7 @@ pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Gran
 pub(super) async fn listen(borrower: &Borrower, address: SocketAddr) -> Result<Granted<Listen>, Refusal> {
     let lender = &borrower.lender;
     // It would stand in the way of any of the ports that are asked for.
-    let own: Vec<_> = lender.address().into_iter().collect();
-    let facts = Facts { own: &own, ..Facts::default() };
+    let facts = Facts { own: lender.addresses(), ..Facts::default() };
     let request = Listen::new(Transport::Tcp, address.ip(), address.port());
     let decision = policy::decide(&lender.policy(), &borrower.principal, request, &facts).map_err(|no| refusal(&no));
     log(borrower, "tcp-listen", &address, Verdict::of(decision.as_ref())).await;
@@ -286,8 +285,7 @@ pub(super) async fn decide(
     })?;
     let Some((transport, host, port)) = asked.host() else {
         // What listens would stand in the way of any of the ports that are asked for.
-        let own: Vec<_> = lender.address().into_iter().collect();
-        let facts = Facts { own: &own, own_folders: lender.own_folders(), ..Facts::default() };
+        let facts = Facts { own: lender.addresses(), own_folders: lender.own_folders(), ..Facts::default() };
         let asked = where_it_leads(lender, who, asked).await?;
         let grant = policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))?;
         match kind {

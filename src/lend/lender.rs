@@ -8,13 +8,12 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
     sync::{OwnedMutexGuard, Semaphore, watch},
     time::timeout,
 };
 
 use super::{
-    LendError, LenderConfig, LenderDir, Listen, accept, admin,
+    LendError, LenderConfig, LenderDir, Listeners, accept, admin,
     at_store::{self, LOOK_MAX},
     audit::Audit,
     blocking::blocking,
@@ -25,7 +24,6 @@ use super::{
     identity::{self, Configs, ServerIdentity},
     live::Live,
     names::{self, Machine},
-    own_addresses::is_not_here,
     reload::{self, RefusedPolicy},
     resolve::LookUps,
     seats::Seats,
@@ -37,7 +35,6 @@ use super::{
 use crate::{
     policy::{LenderPath, Policy},
     proto::UserName,
-    sys,
     trust::{
         UnixTime,
         authority::Authority,
@@ -58,9 +55,9 @@ use crate::{
 /// let dir = LenderDir::single(folder.path().join("lab"));
 /// init(&dir, Setup { name: Some("lab".parse()?), listen: Some("127.0.0.1:0".parse()?), ..Setup::default() })?;
 /// let lender = Lender::open(&dir)?;
-/// let listener = lender.listen().await?;
+/// let listeners = lender.listen().await?;
 /// let (stop_tx, stop_rx) = tokio::sync::oneshot::channel::<()>();
-/// let running = tokio::spawn(async move { lender.serve(listener, async { drop(stop_rx.await) }).await });
+/// let running = tokio::spawn(async move { lender.serve(listeners, async { drop(stop_rx.await) }).await });
 /// drop(stop_tx);
 /// running.await??;
 /// # Ok(())
@@ -114,7 +111,7 @@ pub(super) struct Shared {
     pub(super) lockout: Mutex<Lockout>,
     pub(super) identity: ServerIdentity,
     /// Where it accepts connections, once it does.
-    pub(super) bound: OnceLock<SocketAddr>,
+    pub(super) bound: OnceLock<Vec<SocketAddr>>,
     /// Opened with the listening socket, until it is served.
     admin: Mutex<Option<admin::Listener>>,
     /// As the admin's; `None` too while another lender has it.
@@ -202,9 +199,9 @@ impl Lender {
         &self.shared.config
     }
 
-    /// Where it accepts connections, once [`Self::listen`] has opened the socket.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.shared.bound.get().copied()
+    /// Where it accepts connections, once [`Self::listen`] has opened the sockets; before that, nowhere.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.shared.bound.get().map_or(&[], Vec::as_slice)
     }
 
     /// Whether any device has joined.
@@ -221,28 +218,17 @@ impl Lender {
         door.as_ref().map(|door| door.path().to_owned())
     }
 
-    /// Opens its listening socket, the one that systemd passed (`LISTEN_FDS`) or else the one of lender.toml, the admin's,
-    /// and the door for users of this machine; all are answered once it serves. Without a door, because another lender has
-    /// it, say, it goes on, and a warning in the log says why.
+    /// Opens its listening sockets, all that systemd passed (`LISTEN_FDS`) or else the one of lender.toml, the admin's, and
+    /// the door for users of this machine; all are answered once it serves. Without a door, because another lender has it,
+    /// say, it goes on, and a warning in the log says why.
     ///
     /// # Errors
-    /// If the address is taken, the descriptor does not listen, or the admin's socket cannot be made.
-    pub async fn listen(&self) -> Result<TcpListener, LendError> {
-        let listen = inherited().unwrap_or(self.shared.config.listen);
+    /// If the address is taken, a descriptor does not listen, or the admin's socket cannot be made.
+    pub async fn listen(&self) -> Result<Listeners, LendError> {
+        let listen = self.shared.config.listen;
+        let listeners = Listeners::open(listen).await?;
         let failed = |source| LendError::Listen { address: listen.to_string(), source };
-        let listener = match listen {
-            Listen::Fd(fd) => TcpListener::from_std(sys::adopt_listener(fd)?).map_err(failed)?,
-            Listen::Address(address) => match TcpListener::bind(address).await {
-                // A machine without IPv6 still has every IPv4 address.
-                Err(error) if address.ip().is_unspecified() && is_not_here(&error) => {
-                    TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await
-                }
-                other => other,
-            }
-            .map_err(failed)?,
-        };
-        let bound = listener.local_addr().map_err(failed)?;
-        let _ = self.shared.bound.set(bound);
+        let _ = self.shared.bound.set(listeners.addresses().map_err(failed)?);
         // Now, so that whoever is told that it listens finds the admin's socket, too.
         let admin = admin::Listener::open(&self.shared.dir)?;
         *self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
@@ -251,7 +237,7 @@ impl Lender {
             let door = opened.inspect_err(|error| tracing::warn!("no door for users of this machine: {error}")).ok();
             *self.shared.door.lock().unwrap_or_else(PoisonError::into_inner) = door;
         }
-        Ok(listener)
+        Ok(listeners)
     }
 
     /// Serves until `stop` is ready, then ends every session.
@@ -261,11 +247,11 @@ impl Lender {
     ///
     /// # Cancellation
     /// Dropping the future closes every connection at once.
-    pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), LendError> {
+    pub async fn serve(&self, listeners: Listeners, stop: impl Future<Output = ()>) -> Result<(), LendError> {
         let opened = self.shared.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
         let admin = opened.map_or_else(|| admin::Listener::open(&self.shared.dir), Ok)?;
         let door = self.shared.door.lock().unwrap_or_else(PoisonError::into_inner).take();
-        tracing::info!(name = %self.shared.config.name, address = ?self.shared.bound.get(), "serving");
+        tracing::info!(name = %self.shared.config.name, addresses = ?self.addresses(), "serving");
         super::notify::ready();
         let (stopping_tx, stopping) = watch::channel(false);
         let stop = async {
@@ -277,7 +263,7 @@ impl Lender {
                 door.run(self, stopping).await;
             }
         };
-        let sessions = async { tokio::join!(accept::run(self, listener, stop), visitors) };
+        let sessions = async { tokio::join!(accept::run(self, listeners, stop), visitors) };
         tokio::select! {
             () = admin.run(self) => {}
             never = self.follow_policy() => match never {},
@@ -386,12 +372,4 @@ pub(super) fn load_policy(dir: &LenderDir) -> Result<Policy, LendError> {
     let text = String::from_utf8(bytes)
         .map_err(|_| LendError::Config { path: path.clone(), problem: "it is not UTF-8".to_owned() })?;
     Ok(Policy::parse(&text, &path.display().to_string())?)
-}
-
-/// The first socket that systemd left to this very process (sd_listen_fds(3)).
-fn inherited() -> Option<Listen> {
-    const FIRST: i32 = 3;
-    let for_us = std::env::var("LISTEN_PID").ok()?.parse::<u32>().ok()? == std::process::id();
-    let count: u32 = std::env::var("LISTEN_FDS").ok()?.parse().ok()?;
-    (for_us && count >= 1).then_some(Listen::Fd(FIRST))
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{LendError, Lender, Listen};
+use crate::proto::LENDER_ADDRESSES_MAX;
 
 impl Lender {
     /// The addresses for a join line.
@@ -11,24 +12,35 @@ impl Lender {
         if !config.advertise.is_empty() {
             return Ok(config.advertise.clone());
         }
-        let bound = match (self.shared.bound.get(), config.listen) {
-            (Some(bound), _) => *bound,
-            (None, Listen::Address(address)) if address.port() != 0 => address,
-            (None, _) => return Err(LendError::NoAddress),
+        let bound = match (self.addresses(), config.listen) {
+            ([], Listen::Address(address)) if address.port() != 0 => vec![address],
+            ([], _) => return Err(LendError::NoAddress),
+            (bound, _) => bound.to_vec(),
         };
-        let address = if bound.ip().is_unspecified() { outward().unwrap_or(bound.ip()) } else { bound.ip() };
-        let address = if address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { address };
-        Ok(vec![SocketAddr::new(address, bound.port()).to_string()])
+        let mut told = Vec::new();
+        for bound in bound {
+            let address = if bound.ip().is_unspecified() { outward().unwrap_or(bound.ip()) } else { bound.ip() };
+            let address = if address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { address };
+            let address = SocketAddr::new(address, bound.port()).to_string();
+            // As where one socket has all of IPv4 and one all of IPv6.
+            if !told.contains(&address) {
+                told.push(address);
+            }
+        }
+        told.truncate(LENDER_ADDRESSES_MAX);
+        Ok(told)
     }
 
     /// Of `addresses`, those where connecting to `port` would reach this lender's own listener.
     pub(super) fn own_listeners(&self, addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
-        let Some(bound) = self.shared.bound.get().filter(|bound| bound.port() == port) else { return Vec::new() };
-        let mut own = vec![*bound];
-        if bound.ip().is_unspecified() {
-            // Only an address that cannot be bound at all is another machine's; no packet is sent.
-            let ours = |ip: &&IpAddr| !std::net::UdpSocket::bind((**ip, 0)).is_err_and(|error| is_not_here(&error));
-            own.extend(addresses.iter().filter(ours).map(|ip| SocketAddr::new(*ip, port)));
+        let mut own = Vec::new();
+        for bound in self.addresses().iter().filter(|bound| bound.port() == port) {
+            own.push(*bound);
+            if bound.ip().is_unspecified() {
+                // Only an address that cannot be bound at all is another machine's; no packet is sent.
+                let ours = |ip: &&IpAddr| !std::net::UdpSocket::bind((**ip, 0)).is_err_and(|error| is_not_here(&error));
+                own.extend(addresses.iter().filter(ours).map(|ip| SocketAddr::new(*ip, port)));
+            }
         }
         own
     }

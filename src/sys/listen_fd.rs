@@ -54,6 +54,8 @@ pub fn adopt_listener(fd: RawFd) -> Result<TcpListener, ListenFdError> {
     // the list above keeps it from being taken twice.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     let listener = TcpListener::from(owned);
+    // A Unix socket has no such address.
+    listener.local_addr().map_err(not_listening)?;
     listener.set_nonblocking(true).map_err(not_listening)?;
     Ok(listener)
 }
@@ -80,6 +82,9 @@ mod tests {
     fn what_does_not_listen_is_refused() {
         let file = std::fs::File::open("/dev/null").unwrap().into_raw_fd();
         assert!(matches!(adopt_listener(file), Err(ListenFdError::NotListening { .. })));
+        let folder = tempfile::tempdir().unwrap();
+        let unix = std::os::unix::net::UnixListener::bind(folder.path().join("s")).unwrap().into_raw_fd();
+        assert!(matches!(adopt_listener(unix), Err(ListenFdError::NotListening { .. })));
         assert!(matches!(adopt_listener(987_654), Err(ListenFdError::NotListening { .. })));
         assert!(matches!(adopt_listener(1), Err(ListenFdError::Standard(1))));
     }

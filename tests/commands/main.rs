@@ -8,6 +8,7 @@ mod demo;
 mod descriptors;
 mod joins;
 mod listed;
+mod passed_sockets;
 mod prompts;
 mod units;
 

@@ -19,11 +19,11 @@ async fn lab() -> Result<(capuchin::Profiles, std::net::SocketAddr, tempfile::Te
     let rules = format!("connect = \"{address}\"\nlisten = \"127.0.0.1:1024-65535\"\nudp = \"127.0.0.1:1024-65535\"\nunix = {lent:?}\nunix_listen = {lent:?}\nexec = [{{ path = \"*\" }}]\nservices = {{ offer = [\"*\"], use = [\"*\"] }}");
     std::fs::write(dir.policy_toml(), format!("[[allow]]\nwho = \"ana\"\n{rules}\nallow_root = true\n"))?;
     let lender = Lender::open(&dir)?;
-    let listener = lender.listen().await?;
+    let listeners = lender.listen().await?;
     lender.execute(AdminRequest::UserAdd { user: "ana".into() }).await?;
     let invited = lender.execute(AdminRequest::Invite { user: "ana".into(), ttl_seconds: 60 }).await?;
     let AdminReply::Invitation { line } = invited else { return Err("no invitation".into()) };
-    tokio::spawn(async move { lender.serve(listener, std::future::pending()).await });
+    tokio::spawn(async move { lender.serve(listeners, std::future::pending()).await });
     let profiles = capuchin::Profiles::at(&folder.path().join("config"), &folder.path().join("state"));
     let password = capuchin::trust::password::Password::new(b"correct horse".to_vec())?;
     capuchin::Join::begin(&profiles, &line, None).await?.finish(&password).await?;

@@ -31,8 +31,7 @@ pub(in crate::lend) fn still(
 /// As [`still`], for a port to listen on.
 pub(in crate::lend) fn still_listens(borrower: &Borrower, grant: &Granted<Listen>) -> Result<(), Refusal> {
     let lender = &borrower.lender;
-    let own: Vec<_> = lender.address().into_iter().collect();
-    let facts = Facts { own: &own, ..Facts::default() };
+    let facts = Facts { own: lender.addresses(), ..Facts::default() };
     grant.again(&lender.policy(), &borrower.principal, &facts).map(drop).map_err(|no| refusal(&no))
 }
 
