@@ -40,18 +40,19 @@ impl Listeners {
         self.sockets.iter().map(TcpListener::local_addr).collect()
     }
 
-    /// The next connection to any of them.
+    /// The next connection to any of them. An IPv4 peer is told as one, also by a socket for both families.
     ///
     /// # Cancellation
     /// No connection is lost.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.sockets.len().max(1);
         let (before, from_turn) = self.sockets.split_at(turn);
-        poll_fn(|task| {
+        let (socket, peer) = poll_fn(|task| {
             let mut accepted = from_turn.iter().chain(before).map(|socket| socket.poll_accept(task));
             accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
         })
-        .await
+        .await?;
+        Ok((socket, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
     }
 }
 

@@ -148,7 +148,7 @@ pub(super) fn blame(lender: &Lender, place: &Place, offence: Option<Offence>) {
     let Some(offence) = offence else { return };
     let Some(bites_for) = place.blame(offence, Instant::now()) else { return };
     let source = place.source().to_string();
-    let why = format!("no connection of it is heard for {} s ({offence:?})", bites_for.as_secs());
+    let why = format!("no connection of it is heard for {} s; what it did last: {offence}", bites_for.as_secs());
     tracing::warn!(source, why, "source penalised");
     let event = Event { event: "source-penalised", peer: Some(source), why: Some(why), ..Event::default() };
     lender.shared.audit.note(Source::Penalties, event);

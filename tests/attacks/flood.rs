@@ -335,6 +335,8 @@ async fn wrong_passwords_close_the_door_to_their_address_and_to_no_other() {
     }
     let line = lab.wait_for_audit("the penalty", |line| line["event"] == "source-penalised");
     assert_eq!(line["peer"], "127.0.0.1/32");
+    let why = line["why"].as_str().unwrap();
+    assert!(why.ends_with("it came with a wrong certificate, password, ticket or join line"), "{why}");
     assert!(Peer::dial(lab.address, config(), "lab").await.is_err(), "it is closed before it is heard");
     // The command says what may be the matter.
     let stderr = crate::support::fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);

@@ -317,3 +317,18 @@ async fn attack_25_a_slow_handshake() {
     });
     run(lab.admin().args(["user", "list"]));
 }
+
+/// A socket for both families has the kernel tell of `::ffff:127.0.0.1`.
+#[test]
+fn an_ipv4_peer_is_told_as_one_where_the_lender_listens_for_both_families() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let settings = lab.dir().join("lender.toml");
+    let both = std::fs::read_to_string(&settings).unwrap().replace("127.0.0.1:0", "[::]:0");
+    std::fs::write(&settings, both).unwrap();
+    let lab = Lab::serve(lab.folder);
+    let mut stranger = TcpStream::connect((Ipv4Addr::LOCALHOST, lab.address.port())).unwrap();
+    stranger.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let line = lab.wait_for_audit("the handshake", |line| line["event"] == "handshake-refused");
+    assert_eq!(line["peer"], stranger.local_addr().unwrap().to_string());
+}

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,16 @@ pub(in crate::lend) enum Offence {
     Deadline,
     /// Bytes that are no TLS, or frames that are none of ours.
     Protocol,
+}
+
+impl fmt::Display for Offence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Proof => "it came with a wrong certificate, password, ticket or join line",
+            Self::Deadline => "it began a handshake, login or join and did not end it in time",
+            Self::Protocol => "it sent what is no TLS, or no message of capuchin",
+        })
+    }
 }
 
 impl Offence {
