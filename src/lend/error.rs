@@ -127,6 +127,18 @@ pub enum LendError {
     /// The daemon's answer cannot be understood.
     #[error("the running capuchind answered strangely ({0}): is it of the same version?")]
     AdminAnswer(String),
+    /// Another process has the folder.
+    #[error(
+        "the lender in {} is in use by a running capuchind{}: stop that one first, or name another folder with --dir",
+        dir.display(),
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    InUse {
+        /// Its folder.
+        dir: PathBuf,
+        /// The daemon, if it is one and can be asked.
+        pid: Option<i32>,
+    },
     /// The daemon said no.
     #[error("{}", .0.text)]
     Admin(super::admin::Refused),
@@ -151,6 +163,7 @@ impl LendError {
             | Self::Passed { .. }
             | Self::AdminSocket { .. }
             | Self::AdminAnswer(_) => ErrorKind::Local,
+            Self::InUse { .. } => ErrorKind::Local,
             Self::Audit(_) | Self::NotLasting { .. } => ErrorKind::Local,
             Self::Store(StoreError::InUse | StoreError::Stopping | StoreError::Storage(_) | StoreError::Hangs) => {
                 ErrorKind::Local

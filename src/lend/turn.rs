@@ -11,8 +11,9 @@ use tokio::{
 use super::{LendError, Lender, LenderDir};
 use crate::trust::store::StoreError;
 
-/// A command has the store no longer than this: what takes the most of its time is to make a password's hash.
-const COMMAND_MAX: Duration = Duration::from_secs(5);
+/// A command has the store no longer than this, of which it takes the most to make a password's hash; nor has a daemon that
+/// stops, whose sessions have 3 s to say good-bye.
+const TURN_MAX: Duration = Duration::from_secs(5);
 /// Between two looks whether it is free.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -32,32 +33,53 @@ pub(super) async fn turn(
     dir: &LenderDir,
     open: impl Fn(&LenderDir) -> Result<Lender, LendError>,
 ) -> Result<Turn, LendError> {
-    let until = Instant::now() + COMMAND_MAX;
+    let until = Instant::now() + TURN_MAX;
     loop {
         match UnixStream::connect(dir.admin_sock()).await {
             Ok(daemon) => return Ok(Turn::Daemons(daemon)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
             Err(source) => return Err(LendError::AdminSocket { path: dir.admin_sock(), source }),
         }
-        match open(dir) {
-            // A command, or a daemon that begins.
-            Err(LendError::Store(StoreError::InUse)) if Instant::now() < until => sleep(LOOK).await,
-            opened => return opened.map(|lender| Turn::Ours(Box::new(lender))),
+        // In use by a command, or by a daemon that begins or ends.
+        if let Some(lender) = opened(open(dir), dir, until).await? {
+            return Ok(Turn::Ours(Box::new(lender)));
         }
     }
 }
 
-/// Opens the lender of `dir` to serve it.
+/// Opens the lender of `dir` to serve it; a daemon that may be about to stop is waited for as a command is.
 ///
 /// # Errors
-/// As [`Lender::open`]; also that a daemon serves it already.
+/// As [`Lender::open`]; also that another process goes on to have it.
 ///
 /// # Cancellation
 /// Nothing has happened.
 pub async fn open_to_serve(dir: &LenderDir) -> Result<Lender, LendError> {
-    match turn(dir, Lender::open).await? {
-        Turn::Ours(lender) => Ok(*lender),
-        Turn::Daemons(_) => Err(StoreError::InUse.into()),
+    let until = Instant::now() + TURN_MAX;
+    loop {
+        if let Some(lender) = opened(Lender::open(dir), dir, until).await? {
+            return Ok(lender);
+        }
+    }
+}
+
+/// What has come of opening `dir`; nothing, after a moment, where another process has the store, until that has had its time.
+async fn opened(
+    opened: Result<Lender, LendError>,
+    dir: &LenderDir,
+    until: Instant,
+) -> Result<Option<Lender>, LendError> {
+    match opened {
+        Err(LendError::Store(StoreError::InUse)) if Instant::now() < until => {
+            sleep(LOOK).await;
+            Ok(None)
+        }
+        Err(LendError::Store(StoreError::InUse)) => {
+            let daemon = UnixStream::connect(dir.admin_sock()).await.and_then(|daemon| daemon.peer_cred());
+            let pid = daemon.ok().and_then(|daemon| daemon.pid());
+            Err(LendError::InUse { dir: dir.state().to_owned(), pid })
+        }
+        opened => opened.map(Some),
     }
 }
 
@@ -85,17 +107,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_daemon_is_not_waited_for_and_a_process_that_hangs_not_for_ever() {
+    async fn a_daemon_that_stops_is_waited_for() {
+        let (_folder, dir) = folder();
+        let daemon = Lender::open(&dir).unwrap();
+        let admin = tokio::net::UnixListener::bind(dir.admin_sock()).unwrap();
+        let (served, ()) = tokio::join!(open_to_serve(&dir), async {
+            sleep(3 * LOOK).await;
+            drop(admin);
+            sleep(3 * LOOK).await;
+            drop(daemon);
+        });
+        assert!(served.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_goes_on_and_a_process_that_hangs_are_not_waited_for_for_ever() {
         let (_folder, dir) = folder();
         let other = Lender::open(&dir).unwrap();
         let began = Instant::now();
-        let is_in_use = |opened| matches!(opened, Err(LendError::Store(StoreError::InUse)));
-        assert!(is_in_use(open_to_serve(&dir).await));
-        assert!(began.elapsed() >= COMMAND_MAX);
+        let in_use_by = |opened| match opened {
+            Err(LendError::InUse { dir: named, pid }) if named == dir.state() => pid,
+            other => panic!("{:?}", other.err()),
+        };
+        assert_eq!(in_use_by(open_to_serve(&dir).await), None);
+        assert!(began.elapsed() >= TURN_MAX);
         let _daemon = tokio::net::UnixListener::bind(dir.admin_sock()).unwrap();
-        let began = Instant::now();
-        assert!(is_in_use(open_to_serve(&dir).await));
-        assert!(began.elapsed() < LOOK);
+        assert_eq!(in_use_by(open_to_serve(&dir).await), i32::try_from(std::process::id()).ok());
+        assert!(began.elapsed() < 3 * TURN_MAX);
         drop(other);
     }
 }

@@ -7,6 +7,7 @@ mod apparmor;
 mod demo;
 mod descriptors;
 mod joins;
+mod late;
 mod listed;
 mod passed_sockets;
 mod prompts;
@@ -140,7 +141,9 @@ fn admin_commands_work_with_the_daemon_and_without_it() {
     }
     let lab = Lab::serve(lab.folder);
     assert_eq!(lab.invite("alice").lines().count(), 1, "the line alone");
-    one_line(&fails(lab.admin().arg("serve"), 255), "local", "in use by a running capuchind");
+    let refused = fails(lab.admin().arg("serve"), 255);
+    one_line(&refused, "local", &format!("in use by a running capuchind (pid {})", lab.daemon.child.id()));
+    assert!(refused.contains(&lab.dir().display().to_string()), "{refused}");
 }
 
 #[test]
