@@ -6,11 +6,11 @@ use clap::{Args, Subcommand};
 
 use super::{
     check,
-    lender::{done, duration, strange},
+    lender::{ask, done, duration, strange},
     report::{Failure, escape, print, print_json, warn},
 };
 use crate::{
-    lend::{self, AdminReply, AdminRequest, LenderDir},
+    lend::{AdminReply, AdminRequest, LenderDir},
     policy::Kind,
     trust::UnixTime,
 };
@@ -65,7 +65,7 @@ pub async fn run(dir: &LenderDir, command: Command) -> Result<(), Failure> {
                 target: target.unwrap_or_default(),
                 seconds: lasting.as_secs(),
             };
-            match lend::ask(dir, request).await? {
+            match ask(dir, request).await? {
                 AdminReply::Granted { grant, .. } => {
                     warn(&format!("grant {grant} stands; to end it before: capuchind grants remove {grant}"));
                     print(&grant.to_string())
@@ -74,9 +74,9 @@ pub async fn run(dir: &LenderDir, command: Command) -> Result<(), Failure> {
             }
         }
         Command::Grants(Grants { command: Some(Remove::Remove { grant }), .. }) => {
-            done(lend::ask(dir, AdminRequest::GrantRemove { grant }).await?)
+            done(ask(dir, AdminRequest::GrantRemove { grant }).await?)
         }
-        Command::Grants(Grants { json, .. }) => list(lend::ask(dir, AdminRequest::Grants).await?, json),
+        Command::Grants(Grants { json, .. }) => list(ask(dir, AdminRequest::Grants).await?, json),
     }
 }
 

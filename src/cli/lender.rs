@@ -120,9 +120,9 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
         }
         Command::Serve => serve_dir(&dir).await,
         Command::Up(init) => up(&dir, init).await,
-        Command::User(User::Add { user }) => done(lend::ask(&dir, AdminRequest::UserAdd { user }).await?),
-        Command::User(User::Remove { user }) => done(lend::ask(&dir, AdminRequest::UserRemove { user }).await?),
-        Command::User(User::List { json }) => list(lend::ask(&dir, AdminRequest::UserList).await?, json),
+        Command::User(User::Add { user }) => done(ask(&dir, AdminRequest::UserAdd { user }).await?),
+        Command::User(User::Remove { user }) => done(ask(&dir, AdminRequest::UserRemove { user }).await?),
+        Command::User(User::List { json }) => list(ask(&dir, AdminRequest::UserList).await?, json),
         Command::Passwd { user, password_file } => {
             let password = match password_file {
                 Some(path) if path.as_os_str() == "-" => Stdin::read()?.into_password()?,
@@ -131,10 +131,10 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
             };
             let password = SecretText::of(&password)
                 .map_err(|_| Failure::new(ErrorKind::Usage, "the password is not UTF-8 text"))?;
-            done(lend::ask(&dir, AdminRequest::Passwd { user, password }).await?)
+            done(ask(&dir, AdminRequest::Passwd { user, password }).await?)
         }
         Command::Invite { user, ttl } => {
-            match lend::ask(&dir, AdminRequest::Invite { user, ttl_seconds: ttl.as_secs() }).await? {
+            match ask(&dir, AdminRequest::Invite { user, ttl_seconds: ttl.as_secs() }).await? {
                 AdminReply::Invitation { line } => print(&line),
                 other => Err(strange(&other)),
             }
@@ -242,6 +242,11 @@ async fn reload_at_each(lender: &Lender, mut hangups: tokio::signal::unix::Signa
     }
 }
 
+/// As [`lend::ask`]; a daemon that is late is told of.
+pub(super) async fn ask(dir: &LenderDir, request: AdminRequest) -> Result<AdminReply, LendError> {
+    lend::ask(dir, request, |late| warn(&late.to_string())).await
+}
+
 pub(super) fn done(reply: AdminReply) -> Result<(), Failure> {
     match reply {
         AdminReply::Done => Ok(()),
@@ -282,7 +287,7 @@ fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
 async fn ask_gate(dir: &LenderDir, user: String, question: check::Question) -> Result<(), Failure> {
     let (kind, target) = question.words();
     let request = AdminRequest::Check { user: user.clone(), kind, target };
-    let asked = lend::ask(dir, request).await;
+    let asked = ask(dir, request).await;
     let reply = asked.map_err(|error| question.unanswered(("user", &user), Failure::from(error)))?;
     let AdminReply::Check(CheckReply { allowed, rule, reason, notes, warnings, .. }) = reply else {
         return Err(question.unanswered(("user", &user), strange(&reply)));

@@ -3,11 +3,11 @@
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::{
-    lender::{done, strange},
+    lender::{ask, done, strange},
     report::{Failure, escape, print, print_json, warn},
 };
 use crate::{
-    lend::{self, AdminReply, AdminRequest, LenderDir, Revoked, SessionEntry},
+    lend::{AdminReply, AdminRequest, LenderDir, Revoked, SessionEntry},
     trust::UnixTime,
 };
 
@@ -51,14 +51,14 @@ pub struct Revoke {
 
 pub async fn run(dir: &LenderDir, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Sessions { json } => list(lend::ask(dir, AdminRequest::Sessions).await?, json),
-        Command::Cut { what } => ended(lend::ask(dir, AdminRequest::Cut { what }).await?),
+        Command::Sessions { json } => list(ask(dir, AdminRequest::Sessions).await?, json),
+        Command::Cut { what } => ended(ask(dir, AdminRequest::Cut { what }).await?),
         Command::Revoke(revoke) => match revoke.whom() {
-            Some(whom) => ended(lend::ask(dir, AdminRequest::Revoke { whom }).await?),
+            Some(whom) => ended(ask(dir, AdminRequest::Revoke { whom }).await?),
             // clap asks for one.
             None => Ok(()),
         },
-        Command::Logout { user } => done(lend::ask(dir, AdminRequest::Logout { user }).await?),
+        Command::Logout { user } => done(ask(dir, AdminRequest::Logout { user }).await?),
     }
 }
 

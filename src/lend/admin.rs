@@ -6,6 +6,7 @@ mod socket;
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::message::{AdminReply, AdminRequest, Refused, SecretText, UserEntry};
+pub use self::socket::LateDaemon;
 pub(super) use self::socket::{Listener, PLACES};
 use super::{
     LendError, Lender, LenderDir,
@@ -25,17 +26,25 @@ use crate::{
 /// How long an answer waits for its line in the log; a disk that hangs must not keep anything from being taken back.
 const LOG_MAX: Duration = Duration::from_secs(2);
 
-/// Asks the daemon of `dir`, or does it in its place when none runs.
+/// Asks the daemon of `dir`, or does it in its place when none runs. A daemon that does not answer is waited for; `tell_late`
+/// is called once when it has not for some seconds.
 ///
 /// # Errors
 /// What the request itself gives, or that neither daemon nor folder can be reached.
-pub async fn ask(dir: &LenderDir, request: AdminRequest) -> Result<AdminReply, LendError> {
+///
+/// # Cancellation
+/// What gives something is not done unless the daemon has begun with it. What takes something away may be done later.
+pub async fn ask(
+    dir: &LenderDir,
+    request: AdminRequest,
+    tell_late: impl FnOnce(LateDaemon),
+) -> Result<AdminReply, LendError> {
     let open = match request {
         AdminRequest::Check { .. } => Lender::open,
         _ => Lender::open_without_policy,
     };
     match turn(dir, open).await? {
-        Turn::Daemons(socket) => socket::ask_daemon(dir, socket, &request).await,
+        Turn::Daemons(socket) => socket::ask_daemon(dir, socket, &request, tell_late).await,
         Turn::Ours(lender) => lender.execute(request).await,
     }
 }
@@ -54,14 +63,25 @@ impl Lender {
     pub(super) async fn execute_for(&self, uid: u32, request: AdminRequest) -> Result<AdminReply, LendError> {
         let event = Event::of_command(&request, uid);
         let result = self.do_command(request).await;
+        self.log_command(event.with_result(&result)).await;
+        result
+    }
+
+    /// Logs what an admin has asked for who was gone before it was begun.
+    async fn leave_undone(&self, uid: u32, request: &AdminRequest) {
+        let gone = Refused { kind: "local".to_owned(), text: "its asker hung up before it was begun".to_owned() };
+        let result: Result<(), _> = Err(LendError::Admin(gone));
+        self.log_command(Event::of_command(request, uid).with_result(&result)).await;
+    }
+
+    async fn log_command(&self, event: Event) {
         let logged = async {
-            self.shared.audit.log(event.with_result(&result)).await;
+            self.shared.audit.log(event).await;
             self.shared.audit.flush().await
         };
         if tokio::time::timeout(LOG_MAX, logged).await.is_err() {
             tracing::error!("the audit log hangs: an admin's command is not in it yet");
         }
-        result
     }
 
     async fn do_command(&self, request: AdminRequest) -> Result<AdminReply, LendError> {

@@ -127,6 +127,15 @@ pub enum LendError {
     /// The daemon's answer cannot be understood.
     #[error("the running capuchind answered strangely ({0}): is it of the same version?")]
     AdminAnswer(String),
+    /// The daemon has hung up on what was asked without having read it.
+    #[error("capuchind hung up before it read this, as it does when it stops: nothing was done, say it again")]
+    AdminUnheard,
+    /// The daemon has hung up on what was asked.
+    #[error(
+        "capuchind hung up before it answered, as it does when it stops: whether this was done is not known, look at it, or \
+         say it again"
+    )]
+    AdminUnanswered,
     /// Another process has the folder.
     #[error(
         "the lender in {} is in use by a running capuchind{}: stop that one first, or name another folder with --dir",
@@ -163,7 +172,7 @@ impl LendError {
             | Self::Passed { .. }
             | Self::AdminSocket { .. }
             | Self::AdminAnswer(_) => ErrorKind::Local,
-            Self::InUse { .. } => ErrorKind::Local,
+            Self::AdminUnheard | Self::AdminUnanswered | Self::InUse { .. } => ErrorKind::Local,
             Self::Audit(_) | Self::NotLasting { .. } => ErrorKind::Local,
             Self::Store(StoreError::InUse | StoreError::Stopping | StoreError::Storage(_) | StoreError::Hangs) => {
                 ErrorKind::Local

@@ -73,7 +73,7 @@ mod udp;
 mod unix;
 mod worker;
 
-pub use admin::{AdminReply, AdminRequest, Refused, SecretText, UserEntry, ask};
+pub use admin::{AdminReply, AdminRequest, LateDaemon, Refused, SecretText, UserEntry, ask};
 pub use audit::{
     AuditError, AuditLine, AuditProof, AuditReader, AuditWatch, ascii_json, prove as prove_audit,
     verify as verify_audit,

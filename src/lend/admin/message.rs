@@ -82,6 +82,21 @@ pub enum AdminRequest {
     },
 }
 
+impl AdminRequest {
+    /// Whether it gives somebody something: nobody should have it of whom its asker believes that he has not.
+    pub(super) fn gives(&self) -> bool {
+        match self {
+            Self::UserAdd { .. } | Self::Passwd { .. } | Self::Invite { .. } | Self::Allow { .. } => true,
+            Self::UserRemove { .. }
+            | Self::Logout { .. }
+            | Self::GrantRemove { .. }
+            | Self::Cut { .. }
+            | Self::Revoke { .. } => false,
+            Self::UserList | Self::Grants | Self::Sessions | Self::Check { .. } => false,
+        }
+    }
+}
+
 /// A password on its way to the daemon: wiped, never shown.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]

@@ -1,7 +1,8 @@
 //! `admin.sock`: one JSON line asks, one answers. It is 0600, and only its owner and root are answered.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -24,6 +25,8 @@ const LINE_BYTES_MAX: u64 = 1024 * 1024;
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Requests at once.
 pub(in crate::lend) const PLACES: usize = 16;
+/// An answer takes less, unless something hangs: the log is waited for up to 2 s.
+const LATE: Duration = Duration::from_secs(4);
 /// A request is one line, written at once.
 const REQUEST_MAX: Duration = Duration::from_secs(5);
 
@@ -79,18 +82,53 @@ impl Drop for Listener {
     }
 }
 
+/// A daemon that has not answered yet.
+#[derive(Clone, Copy, Debug)]
+pub struct LateDaemon {
+    pid: Option<i32>,
+}
+
+impl fmt::Display for LateDaemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("capuchind")?;
+        if let Some(pid) = self.pid {
+            write!(f, " (pid {pid})")?;
+        }
+        f.write_str(" does not answer yet: it is stopped or busy, or its disk hangs; waiting for it")
+    }
+}
+
 /// Asks a daemon that runs.
 pub(super) async fn ask_daemon(
     dir: &LenderDir,
     mut daemon: UnixStream,
     request: &AdminRequest,
+    tell_late: impl FnOnce(LateDaemon),
 ) -> Result<AdminReply, LendError> {
-    let failed = |source| LendError::AdminSocket { path: dir.admin_sock(), source };
+    let failed = |source: io::Error| match source.kind() {
+        // The kernel says so of a Unix socket only where what was sent has not been read.
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => LendError::AdminUnheard,
+        _ => LendError::AdminSocket { path: dir.admin_sock(), source },
+    };
     let mut line = Zeroizing::new(serde_json::to_vec(request).map_err(|error| failed(error.into()))?);
     line.push(b'\n');
-    daemon.write_all(&line).await.map_err(failed)?;
-    let mut answer = String::new();
-    daemon.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await.map_err(failed)?;
+    let late = LateDaemon { pid: daemon.peer_cred().ok().and_then(|peer| peer.pid()) };
+    let mut asked = pin!(async {
+        daemon.write_all(&line).await?;
+        let mut answer = String::new();
+        daemon.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await.map(|_| answer)
+    });
+    let answer = match tokio::time::timeout(LATE, &mut asked).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            tell_late(late);
+            asked.await
+        }
+    };
+    let answer = answer.map_err(failed)?;
+    if answer.is_empty() {
+        return Err(LendError::AdminUnanswered);
+    }
     let answer: Result<AdminReply, Refused> =
         serde_json::from_str(&answer).map_err(|error| LendError::AdminAnswer(error.to_string()))?;
     answer.map_err(LendError::Admin)
@@ -107,12 +145,28 @@ async fn answer(lender: &Lender, admin: UnixStream) -> io::Result<()> {
     let mut admin = BufReader::new(admin);
     let mut line = Zeroizing::new(Vec::new());
     let mut limited = (&mut admin).take(LINE_BYTES_MAX);
-    tokio::time::timeout(REQUEST_MAX, limited.read_until(b'\n', &mut line)).await??;
+    let length = tokio::time::timeout(REQUEST_MAX, limited.read_until(b'\n', &mut line)).await??;
+    if length == 0 {
+        // Who looked only who is here.
+        return Ok(());
+    }
     let refused = |error: LendError| Refused { kind: error.kind().to_string(), text: error.line() };
     let reply: Result<AdminReply, Refused> = match serde_json::from_slice(&line) {
+        Ok(request) if AdminRequest::gives(&request) && has_gone(admin.get_ref()) => {
+            lender.leave_undone(peer, &request).await;
+            return Ok(());
+        }
         Ok(request) => lender.execute_for(peer, request).await.map_err(refused),
         Err(error) => Err(Refused { kind: "usage".to_owned(), text: error.to_string() }),
     };
     admin.write_all(&serde_json::to_vec(&reply)?).await?;
     admin.shutdown().await
+}
+
+/// Whether whoever asked has hung up. Who has only shut down what he sends still waits for the answer.
+fn has_gone(admin: &UnixStream) -> bool {
+    // A hang-up is told whatever is asked for.
+    let mut look = [PollFd::new(admin, PollFlags::empty())];
+    let told = poll(&mut look, Some(&Timespec::default()));
+    told.is_ok() && look.iter().any(|look| look.revents().contains(PollFlags::HUP))
 }
