@@ -145,3 +145,16 @@ fn following_goes_on_through_a_new_file_and_ends_with_the_signal_or_the_reader()
     piped.wait_for_line("141");
     assert!(piped.wait().success());
 }
+
+#[test]
+fn following_goes_on_behind_a_folder_that_was_moved_away() {
+    let lab = Lab::start(LOOPBACK);
+    let follow = Daemon::spawn(lab.admin().args(["audit", "--follow"]));
+    follow.wait_for_line("bob");
+    // So that nobody begins another for now.
+    lab.daemon.signal(rustix::process::Signal::STOP);
+    fs::rename(lab.dir().join("audit"), lab.dir().join("audit.old")).unwrap();
+    lab.daemon.signal(rustix::process::Signal::CONT);
+    run(lab.admin().args(["user", "add", "carol"]));
+    follow.wait_for_line("carol");
+}

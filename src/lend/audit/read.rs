@@ -86,9 +86,13 @@ impl AuditReader {
         line
     }
 
-    /// The oldest file behind what was read; `None` in the moment in which the newest has no name.
+    /// The oldest file behind what was read; `None` in the moment in which the newest has no name, or its folder was moved away
+    /// and the lender has not begun another.
     fn open_next(&mut self) -> Result<Option<Current>, AuditError> {
-        let old = files::list_old(&self.dir).map_err(io_error(&self.dir))?;
+        let old = match files::list_old(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            old => old.map_err(io_error(&self.dir))?,
+        };
         let next = old.into_iter().find(|(first, _)| *first > self.passed);
         let path = match next {
             Some((first, path)) => {

@@ -276,6 +276,22 @@ fn a_reader_goes_on_through_new_files_and_waits_for_whole_lines() {
 }
 
 #[test]
+fn a_reader_waits_for_the_folder_that_follows_one_that_was_moved_away() {
+    let log = Log::with(&["one"]);
+    let mut journal = log.open();
+    let mut reader = AuditReader::open(log.dir()).unwrap();
+    let mut read = || std::iter::from_fn(|| reader.next_line().unwrap()).last().map(|line| line.text);
+    assert!(read().is_some_and(|line| line.contains("one")));
+    journal.append(&event("two"), at(0));
+    fs::rename(log.dir(), log.top.path().join("away")).unwrap();
+    assert!(read().is_some_and(|line| line.contains("two")), "its last line");
+    assert_eq!(read(), None);
+    journal.stay_in_place(at(1));
+    journal.append(&event("three"), at(1));
+    assert!(read().is_some_and(|line| line.contains("three")));
+}
+
+#[test]
 fn a_log_that_was_emptied_is_not_whole_and_what_follows_says_so() {
     let log = Log::with(&["one", "two"]);
     for entry in fs::read_dir(log.dir()).unwrap() {
