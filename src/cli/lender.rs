@@ -1,8 +1,11 @@
 //! `capuchind`: make a lender, run it, and look after its users.
 
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use std::{convert::Infallible, ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{
+    Args, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 
 use super::{
     audit,
@@ -14,14 +17,15 @@ use super::{
 };
 use crate::{
     lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderConfig, LenderDir, SecretText, Setup},
-    proto::ErrorKind,
+    proto::{ErrorKind, NameError, UserName},
+    trust::store::StoreError,
 };
 
 /// `capuchind`, or `capuchin lender`.
 #[derive(Args)]
 pub struct Arguments {
     /// The lender's folder [default: ~/.config/capuchin/lender, for root /etc/capuchin and /var/lib/capuchin]
-    #[arg(long, global = true, env = "CAPUCHIND_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "CAPUCHIND_DIR", value_name = "DIR", value_parser = OsStringValueParser::new().try_map(folder))]
     dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -127,7 +131,10 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
             let password = match password_file {
                 Some(path) if path.as_os_str() == "-" => Stdin::read()?.into_password()?,
                 Some(path) => prompt::password_file(&path)?,
-                None => prompt::new_password(&format!("New password of {user}: "))?,
+                None => {
+                    is_known(&dir, &user).await?;
+                    prompt::new_password(&format!("New password of {user}: "))?
+                }
             };
             let password = SecretText::of(&password)
                 .map_err(|_| Failure::new(ErrorKind::Usage, "the password is not UTF-8 text"))?;
@@ -247,6 +254,17 @@ pub(super) async fn ask(dir: &LenderDir, request: AdminRequest) -> Result<AdminR
     lend::ask(dir, request, |late| warn(&late.to_string())).await
 }
 
+/// Nobody should think up a password for a slip of the pen.
+async fn is_known(dir: &LenderDir, user: &str) -> Result<(), Failure> {
+    let reply = ask(dir, AdminRequest::UserList).await?;
+    let AdminReply::Users { users } = reply else { return Err(strange(&reply)) };
+    if users.iter().any(|entry| entry.user == user && entry.created.is_some()) {
+        return Ok(());
+    }
+    let name: UserName = user.parse().map_err(|error: NameError| Failure::new(ErrorKind::Usage, error.to_string()))?;
+    Err(LendError::from(StoreError::NoUser(name)).into())
+}
+
 pub(super) fn done(reply: AdminReply) -> Result<(), Failure> {
     match reply {
         AdminReply::Done => Ok(()),
@@ -303,6 +321,11 @@ impl From<LendError> for Failure {
     fn from(error: LendError) -> Self {
         Self::new(error.kind(), error.line())
     }
+}
+
+fn folder(path: OsString) -> Result<PathBuf, &'static str> {
+    let is_empty = path.is_empty();
+    (!is_empty).then(|| path.into()).ok_or("it is empty; name a folder, or unset CAPUCHIND_DIR to have the default")
 }
 
 fn advertised(text: &str) -> Result<String, String> {

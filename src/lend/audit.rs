@@ -301,7 +301,11 @@ async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound:
         due = None;
         let is_sound = journal.commit(OffsetDateTime::now_utc());
         if sound.swap(is_sound, Ordering::Relaxed) != is_sound {
-            tracing::warn!(is_sound, "the audit log; while it is not, new sessions are refused");
+            if is_sound {
+                tracing::info!("the audit log can be written again: new sessions are let in");
+            } else {
+                tracing::error!("the audit log cannot be written: new sessions are refused until it can");
+            }
         }
         // Who asked and went away does not mind.
         for sound_tx in waiting.drain(..) {

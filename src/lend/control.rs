@@ -182,6 +182,10 @@ impl Lender {
     /// The one live session whose id begins so.
     fn find(&self, prefix: &str) -> Result<std::sync::Arc<Borrower>, LendError> {
         let no = |why: &str| Err(refused(ErrorKind::Usage, format!("{prefix:?} {why}: see `capuchind sessions`")));
+        if self.addresses().is_empty() {
+            let text = "capuchind does not run here: without it there are no live sessions".to_owned();
+            return Err(refused(ErrorKind::Usage, text));
+        }
         if prefix.len() < PREFIX_MIN {
             return no("is too short for a session's id, 4 digits are needed");
         }

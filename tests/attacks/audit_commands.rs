@@ -158,3 +158,21 @@ fn following_goes_on_behind_a_folder_that_was_moved_away() {
     run(lab.admin().args(["user", "add", "carol"]));
     follow.wait_for_line("carol");
 }
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_as_what_it_means_and_its_end_as_well() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let daemon = Daemon::spawn(lab.admin().arg("serve").env("CAPUCHIN_LOG", "info"));
+    daemon.wait_for_line("listens on");
+    let log = lab.dir().join("audit/audit.jsonl");
+    fs::remove_file(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    run(lab.admin().args(["user", "add", "carol"]));
+    let line = daemon.wait_for_line("the audit log cannot be written: new sessions are refused until it can");
+    assert!(line.contains("ERROR"), "{line}");
+    fs::remove_dir(&log).unwrap();
+    run(lab.admin().args(["user", "add", "dave"]));
+    let line = daemon.wait_for_line("the audit log can be written again: new sessions are let in");
+    assert!(line.contains("INFO"), "{line}");
+}

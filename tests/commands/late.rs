@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::{
     one_line,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, capuchind, json, run, text},
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, capuchind, fails, json, run, text},
 };
 
 /// A request at the admin's socket, as a command sends it.
@@ -87,6 +87,15 @@ fn a_daemon_that_hangs_up_leaves_no_doubt_whether_a_command_was_done() {
         let output = command.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(255));
         one_line(&text(output.stderr), "local", what);
+    }
+}
+
+#[test]
+fn without_a_daemon_there_is_no_session_to_cut() {
+    let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    for command in [&["cut", "abcd"][..], &["cut", "a/1"], &["revoke", "--session", "abcd"]] {
+        one_line(&fails(lab.admin().args(command), 255), "usage", "capuchind does not run");
     }
 }
 

@@ -202,6 +202,14 @@ fn systemd_leaves_it_a_socket_and_hears_when_it_is_ready() {
 }
 
 #[test]
+fn an_empty_variable_is_named() {
+    for command in [&["user", "list"][..], &["serve"]] {
+        let mut empty = Command::new(env!("CARGO_BIN_EXE_capuchind"));
+        one_line(&fails(empty.args(command).env("CAPUCHIND_DIR", ""), 255), "usage", "unset CAPUCHIND_DIR");
+    }
+}
+
+#[test]
 fn what_asks_no_policy_works_beside_a_broken_one() {
     let mut lab = Lab::start(LOOPBACK);
     lab.daemon.kill();

@@ -117,6 +117,10 @@ fn passwd_asks_twice_and_sets_what_was_typed() {
         let login = run_with(home.capuchin().args(["login", "lab", "--password-file", "-"]), NEW);
         assert_eq!(login.status.success(), code == 0, "{login:?}");
     }
+    // There is nobody whose it could be.
+    let (shown, status) =
+        Asked::start(lab.admin().args(["passwd", "alcie"])).ends("error[usage]: there is no user alcie");
+    assert!(status == Some(255) && !shown.contains("New password"), "{shown}");
 }
 
 #[test]
