@@ -70,12 +70,19 @@ fn a_borrower_that_was_asleep_comes_back_and_leaves_nothing_open_meanwhile() {
     for address in [local, at_lender] {
         round_trip(&dial(address), b"awake").unwrap();
     }
-    // As a laptop with its lid closed, until the lender has missed its pings: two, each after ten seconds.
+    // As a laptop with its lid closed, until the lender has missed its pings: two, each after ten seconds. It acknowledges nothing.
+    let unplug = |way: &str| {
+        let mut unplug = Command::new("python3");
+        unplug.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/road/unplug.py"));
+        run(unplug.args([forward.child.id().to_string(), lab.address.port().to_string(), way.to_owned()]));
+    };
+    unplug("on");
     forward.signal(Signal::STOP);
     lab.wait_for_audit_within(2 * PATIENCE, "the end of the session", |line| {
         line["event"] == "session-ended" && line["why"].as_str().is_some_and(|why| why.contains("has not answered"))
     });
     assert!(closes(at_lender), "{at_lender} is open while the borrower sleeps");
+    unplug("off");
     forward.signal(Signal::CONT);
     forward.wait_for_line("back after");
     for address in [local, at_lender] {
