@@ -2,7 +2,10 @@
 
 use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -11,6 +14,8 @@ use std::{
 pub struct Wire {
     pub address: SocketAddr,
     state: Arc<Mutex<WireState>>,
+    /// Nobody hears that the other side has ended.
+    is_deaf: Arc<AtomicBool>,
 }
 
 struct WireState {
@@ -25,19 +30,26 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(WireState { lender: Some(lender), open: Vec::new() }));
-        let shared = state.clone();
+        let (shared, is_deaf) = (state.clone(), Arc::new(AtomicBool::new(false)));
+        let deaf = is_deaf.clone();
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 let mut state = shared.lock().unwrap();
                 let Some(far) = state.lender.and_then(|lender| TcpStream::connect(lender).ok()) else { continue };
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    thread::spawn(move || std::io::copy(&mut from, &mut to));
+                    let deaf = deaf.clone();
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        if !deaf.load(Ordering::Relaxed) {
+                            let _ = to.shutdown(Shutdown::Write);
+                        }
+                    });
                 }
                 state.open.push((near, far));
             }
         });
-        Self { address, state }
+        Self { address, state, is_deaf }
     }
 
     /// Ends everything.
@@ -51,6 +63,7 @@ impl Wire {
 
     /// Breaks what is open for the borrowers; the lender hears nothing of it.
     pub fn lose_borrowers(&self) {
+        self.is_deaf.store(true, Ordering::Relaxed);
         for (near, _) in &self.state.lock().unwrap().open {
             let _ = near.shutdown(Shutdown::Both);
         }
