@@ -283,14 +283,20 @@ fn stdin() -> BorrowedFd<'static> {
     rustix::stdio::stdin()
 }
 
+/// Size of the kernel's set of signals, in bytes.
+const SET_BYTES: usize = 8;
+
 /// Lets every signal through and do what it does by default: what a program expects that is started. Allocates nothing.
 fn reset_signals() {
     let none = empty_set();
-    // SAFETY: the set is initialised and outlives the call; setting the default touches no memory of ours, and fails with
-    // EINVAL for what cannot be set.
+    // The kernel's structure, of which zeroes are the default, no flags and no signals held back.
+    let default = [0_usize; 4];
+    // SAFETY: the set and the structure are initialised and outlive the calls; setting the default touches no memory of ours, and
+    // fails with EINVAL for what cannot be set.
     unsafe {
         for number in 1..=SIGNAL_MAX {
-            libc::signal(number, libc::SIG_DFL);
+            // Not by signal(3): the C library keeps two to itself, and posix_spawn(3), by which a worker is started, ignores them.
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null::<usize>(), SET_BYTES);
         }
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
     }

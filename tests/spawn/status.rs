@@ -40,6 +40,15 @@ async fn every_exit_status_and_every_signal_arrives() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_begins_with_no_signal_ignored_or_held_back() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    let output = borrower.command("grep").args(["-E", "Sig(Ign|Blk)", "/proc/self/status"]).output().await.unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(shown, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+}
+
 #[test]
 fn what_runs_at_a_lender_is_listed_on_both_kinds_of_session() {
     let (_lab, home) = lab();
