@@ -42,19 +42,14 @@ mod tests {
     };
 
     use super::*;
+    use crate::sys::socket_option::attach_filter;
 
     const SOON: Duration = Duration::from_millis(100);
 
     /// The kernel drops all that comes for this socket, as if its machine were gone.
     fn unplug(socket: &TcpStream) {
         let mut drop_all = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
-        let program = libc::sock_fprog { len: 1, filter: drop_all.as_mut_ptr() };
-        let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
-        let option = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
-        // SAFETY: the value is one sock_fprog, whose pointer is to one instruction; the kernel copies both in the call.
-        let attached =
-            unsafe { libc::setsockopt(socket.as_raw_fd(), option.0, option.1, (&raw const program).cast(), size) };
-        assert_eq!(attached, 0, "{}", io::Error::last_os_error());
+        attach_filter(socket, &mut drop_all).unwrap();
     }
 
     fn pair() -> (TcpStream, TcpStream) {

@@ -23,3 +23,20 @@ pub(super) fn set_option(
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Has the kernel judge what comes for this socket by a program of classic BPF (socket(7), SO_ATTACH_FILTER).
+///
+/// # Errors
+/// What the kernel says; more instructions than it takes.
+#[cfg(any(feature = "run", test))]
+pub(super) fn attach_filter(socket: impl AsFd, filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let (socket, level, option) = (socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: the value is one sock_fprog, whose pointer is to `length` instructions; the kernel copies both in the call.
+    match unsafe { libc::setsockopt(socket, level, option, (&raw const program).cast(), size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

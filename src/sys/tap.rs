@@ -1,14 +1,10 @@
 //! A tap of the connections that programs begin: AF_PACKET with a filter in the kernel.
 
-use std::{
-    io,
-    num::NonZeroU32,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::{io, num::NonZeroU32, os::fd::OwnedFd};
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 
-use super::Instruction;
+use super::{Instruction, socket_option::attach_filter};
 
 /// What is kept of a packet, in bytes: an IP header and a TCP header, each with all of its options.
 pub const TAPPED_BYTES_MAX: usize = 128;
@@ -44,14 +40,8 @@ pub fn syn_tap(ipv6: bool) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let mut filter = if ipv6 { ipv6_filter() } else { ipv4_filter() };
     let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, protocol)?;
-    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
-    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    let option = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
-    // SAFETY: the value is one sock_fprog, whose pointer is to `length` instructions; the kernel copies both in the call.
-    let attached =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), option.0, option.1, (&raw const program).cast(), size) };
-    if attached == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
+    attach_filter(&socket, &mut filter)?;
+    Ok(socket)
 }
 
 /// Unmarked, addressed to this host (and not the copy on its way out), TCP, no later fragment, SYN without ACK.
