@@ -14,6 +14,8 @@ use crate::{BorrowError, proto::ErrorKind};
 
 /// Exit status of our own failures, as ssh(1) has it: a borrowed program's own statuses stay apart from it.
 pub const FAILURE: u8 = 255;
+/// What a shell adds to a signal's number for the exit status of a program that it ended.
+pub const SIGNALLED: u8 = 128;
 /// What a shell says of a program that SIGPIPE ended.
 const CLOSED_STDOUT: u8 = 128 + 13;
 

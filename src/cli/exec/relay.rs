@@ -22,13 +22,11 @@ use super::{
 use crate::{
     BorrowError, Borrower, Child, ChildControl, ChildStdin, Command, Stdio,
     borrow::ProgramStream,
-    cli::report::{Failure, escape, warn},
+    cli::report::{Failure, SIGNALLED, escape, warn},
     proto::ErrorKind,
     session::{Crew, Session, let_driver_send},
 };
 
-/// What a shell adds to a signal's number for the exit status of a program that it ended.
-const SIGNALLED: u8 = 128;
 /// What a shell says of a program that SIGPIPE ended.
 const BROKEN_PIPE: u8 = SIGNALLED + 13;
 

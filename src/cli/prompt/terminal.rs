@@ -19,12 +19,13 @@ use rustix::{
 };
 use zeroize::Zeroizing;
 
-use crate::sys::{self, CaughtSignals};
+use crate::{
+    cli::report::SIGNALLED,
+    sys::{self, CaughtSignals},
+};
 
 /// Longest line that a terminal gives, in bytes (termios(3)).
 const LINE_MAX: usize = 4096;
-/// What a shell adds to a signal's number for the exit status of a program that it ended.
-const SIGNALLED: u8 = 128;
 /// What would leave the terminal behind as it is while a question is asked; SIGCONT last. Those that name a mistake of ours,
 /// such as SIGSEGV, are not among them.
 const CAUGHT: [Signal; 10] = [
