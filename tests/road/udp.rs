@@ -5,8 +5,9 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    thread::{self, JoinHandle},
 };
 
 use capuchin::{BorrowError, Borrower, proto::ErrorKind};
@@ -232,21 +233,11 @@ async fn a_flood_of_datagrams_leaves_other_streams_their_turns() {
     let server = crate::origin(crate::echo);
     let flooded = borrower.udp_listen("127.0.0.1:0").await.unwrap();
     let to = flooded.local_addr();
-    let sent = Arc::new(AtomicU32::new(0));
-    // More than can be sent at once on this machine, so that one waits to send whenever another is being heard.
-    let senders = 2 * std::thread::available_parallelism().unwrap().get();
-    for _ in 0..senders {
-        let sent = sent.clone();
-        std::thread::spawn(move || {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            // Until the port is closed.
-            while socket.send_to(&[7; 1200], to).is_ok() && sent.fetch_add(1, Ordering::Relaxed) < 10_000_000 {}
-        });
-    }
+    let flood = Flood::start(to);
     let taking = tokio::spawn(async move { while flooded.recv(&mut [0; 1200]).await.is_ok() {} });
     let mut other = borrower.tcp_connect(server.to_string()).await.unwrap();
     let mut trips = 0;
-    while trips < 50 || sent.load(Ordering::Relaxed) < 50_000 {
+    while trips < 50 || flood.sent() < 50_000 {
         let trip = async {
             other.write_all(&[7; 100]).await.unwrap();
             other.read_exact(&mut [0; 100]).await.unwrap();
@@ -255,6 +246,47 @@ async fn a_flood_of_datagrams_leaves_other_streams_their_turns() {
         trips += 1;
     }
     assert!(!taking.is_finished(), "the port is still flooded");
-    println!("{trips} round trips while {} datagrams were sent", sent.load(Ordering::Relaxed));
+    println!("{trips} round trips while {} datagrams were sent", flood.sent());
+    // Before its port is closed: whoever has the number next would be flooded.
+    drop(flood);
     taking.abort();
+}
+
+/// Datagrams to one address, as fast as they go, until it is dropped.
+struct Flood {
+    sent: Arc<AtomicU32>,
+    is_over: Arc<AtomicBool>,
+    senders: Vec<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(to: SocketAddr) -> Self {
+        let (sent, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        // More than can be sent at once on this machine, so that one waits to send whenever another is being heard.
+        let senders = 0..2 * thread::available_parallelism().unwrap().get();
+        let spawn = |_| {
+            let (sent, is_over) = (sent.clone(), is_over.clone());
+            thread::spawn(move || {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                while !is_over.load(Ordering::Relaxed) && socket.send_to(&[7; 1200], to).is_ok() {
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let senders = senders.map(spawn).collect();
+        Self { sent, is_over, senders }
+    }
+
+    fn sent(&self) -> u32 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for sender in self.senders.drain(..) {
+            let _ = sender.join();
+        }
+    }
 }

@@ -41,6 +41,10 @@ fn echo(address: &str) -> SocketAddr {
 fn client(address: SocketAddr) -> UdpSocket {
     let client = UdpSocket::bind(if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
     client.connect(address).unwrap();
+    // What came before it was connected is for whoever had its port before.
+    client.set_nonblocking(true).unwrap();
+    while client.recv(&mut []).is_ok() {}
+    client.set_nonblocking(false).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client
 }
