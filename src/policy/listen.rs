@@ -207,7 +207,7 @@ impl Wanted<ListenPattern> for Asked<'_> {
         pattern.touches(self.listen) && self.port().is_some_and(|port| pattern.ports.to_deny().contains(&port))
     }
 
-    fn is_allowed_by(&self, pattern: &ListenPattern) -> bool {
+    fn is_covered_by(&self, pattern: &ListenPattern) -> bool {
         pattern.holds(self.listen) && self.port().is_some_and(|port| pattern.ports.to_deny().contains(&port))
     }
 

@@ -97,7 +97,7 @@ impl Wanted<HostPattern> for Asked<'_> {
         self.0.to_string()
     }
 
-    fn is_allowed_by(&self, pattern: &HostPattern) -> bool {
+    fn is_covered_by(&self, pattern: &HostPattern) -> bool {
         pattern.covers_name(self.0)
     }
 

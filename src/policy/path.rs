@@ -187,7 +187,7 @@ impl Wanted<PathPattern> for Asked<'_> {
         Some(Reason::OwnFolder { folder: own.clone() })
     }
 
-    fn is_allowed_by(&self, pattern: &PathPattern) -> bool {
+    fn is_covered_by(&self, pattern: &PathPattern) -> bool {
         pattern.covers(self.path)
     }
 

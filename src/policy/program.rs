@@ -238,7 +238,7 @@ impl Wanted<ProgramPattern> for Asked<'_> {
         by_path && self.has_args_of(pattern)
     }
 
-    fn is_allowed_by(&self, pattern: &ProgramPattern) -> bool {
+    fn is_covered_by(&self, pattern: &ProgramPattern) -> bool {
         pattern.path.as_ref().is_none_or(|path| path == self.path) && self.has_args_of(pattern)
     }
 
@@ -255,7 +255,7 @@ impl Wanted<()> for Whole {
         String::new()
     }
 
-    fn is_allowed_by(&self, (): &()) -> bool {
+    fn is_covered_by(&self, (): &()) -> bool {
         true
     }
 

@@ -241,7 +241,7 @@ impl Wanted<Target> for At<'_> {
     }
 
     /// Aliases allow nothing: whoever answers for a name may choose them.
-    fn is_allowed_by(&self, pattern: &Target) -> bool {
+    fn is_covered_by(&self, pattern: &Target) -> bool {
         let by_host = match (&pattern.host, self.address) {
             (HostPattern::Net(_), Some(address)) => pattern.host.covers_address(address),
             _ => pattern.host.covers_host(self.reach.host),

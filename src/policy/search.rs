@@ -26,11 +26,11 @@ pub(super) trait Wanted<P> {
 
     /// Whether a deny of `pattern` reaches any of it.
     fn is_denied_by(&self, pattern: &P) -> bool {
-        self.is_allowed_by(pattern)
+        self.is_covered_by(pattern)
     }
 
     /// Whether an allow of `pattern` covers all of it.
-    fn is_allowed_by(&self, pattern: &P) -> bool;
+    fn is_covered_by(&self, pattern: &P) -> bool;
 
     /// Why a pattern that covers it may not be enough, e.g. because it is loopback.
     fn guard(&self) -> Option<Reason> {
@@ -84,7 +84,7 @@ impl<'a, P: 'a> Search<'a, P> {
         if let Some(denied) = self.denies().find(|entry| wanted.is_denied_by(&entry.value)) {
             return Err(Miss::Denied(denied));
         }
-        let mut covering = self.allows().filter(|entry| wanted.is_allowed_by(&entry.value));
+        let mut covering = self.allows().filter(|entry| wanted.is_covered_by(&entry.value));
         let Some(first) = covering.next() else { return Err(Miss::NoRule) };
         let Some(reason) = wanted.guard() else { return Ok(first) };
         let mut covering = std::iter::once(first).chain(covering);

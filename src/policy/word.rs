@@ -86,7 +86,7 @@ impl Wanted<WordPattern> for Asked<'_> {
         self.word.to_owned()
     }
 
-    fn is_allowed_by(&self, pattern: &WordPattern) -> bool {
+    fn is_covered_by(&self, pattern: &WordPattern) -> bool {
         match pattern {
             WordPattern::Exactly(word) => word == self.word,
             WordPattern::Beginning(start) => self.word.starts_with(start.as_str()),
