@@ -1,7 +1,13 @@
 //! Puts policy.toml in force again whenever it changes: a broken file keeps the old policy, and says so.
 
 use std::{
-    convert::Infallible, fs::Metadata, io, os::unix::fs::MetadataExt, path::Path, sync::PoisonError, time::Duration,
+    convert::Infallible,
+    fs::Metadata,
+    io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -55,7 +61,11 @@ impl Lender {
 
     /// Why policy.toml is not what is in force, if it was refused when it was read last.
     pub(super) fn refused_policy(&self) -> Option<RefusedPolicy> {
-        self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.refused().clone()
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<RefusedPolicy>> {
+        self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn take_over(&self, loaded: Result<Policy, LendError>) -> Result<usize, LendError> {
@@ -64,8 +74,7 @@ impl Lender {
             Err(error) => Err(error),
         };
         let refused = outcome.as_ref().err().map(RefusedPolicy::of);
-        let before =
-            std::mem::replace(&mut *self.shared.refused_policy.lock().unwrap_or_else(PoisonError::into_inner), refused);
+        let before = std::mem::replace(&mut *self.refused(), refused);
         let (event, why) = match &outcome {
             Ok(taken) => {
                 match before {
