@@ -44,6 +44,8 @@ const GREETING_MAX: Duration = Duration::from_secs(20);
 const GREETING_BYTES_MAX: usize = 16 * 1024;
 /// Clients that have not said where to yet.
 const GREETINGS_MAX: usize = 1024;
+/// How long a client that sends no more is taken to wait for its connection: one that is closed looks the same.
+const ENDED_MAX: Duration = Duration::from_secs(30);
 /// A client that does not read its reply.
 const REPLY_MAX: Duration = Duration::from_secs(20);
 
@@ -253,9 +255,9 @@ impl Client {
     }
 }
 
-/// Ready once the socket of a client that waits to be connected has failed; what it sends meanwhile goes behind `heard`, as
-/// far as there is room. The end of what it sends is no end of the client, who may wait for the answer: whether it reads on
-/// is not to be seen before something is written to it.
+/// Ready once a client that waits to be connected is gone; what it sends meanwhile goes behind `heard`, as far as there is
+/// room. The end of what it sends is no end of the client, who may wait for the answer: whether it reads on is not to be seen
+/// before something is written to it.
 async fn broke_off(socket: &mut TcpStream, heard: &mut BytesMut) {
     loop {
         let room = GREETING_BYTES_MAX.saturating_sub(heard.len());
@@ -263,7 +265,10 @@ async fn broke_off(socket: &mut TcpStream, heard: &mut BytesMut) {
             break;
         }
         match (&mut *socket).take(room as u64).read_buf(heard).await {
-            Ok(0) => break,
+            Ok(0) => {
+                let _ = timeout(ENDED_MAX, socket.ready(Interest::ERROR)).await;
+                return;
+            }
             Err(_) => return,
             Ok(_) => {}
         }

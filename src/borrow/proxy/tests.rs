@@ -153,6 +153,18 @@ async fn the_end_of_what_a_client_sends_leaves_it_waiting_and_its_reset_does_not
 }
 
 #[tokio::test]
+async fn a_client_that_sends_no_more_is_not_waited_for_for_ever() {
+    let (client, mut ours) = socket_pair().await;
+    drop(client);
+    let mut heard = BytesMut::new();
+    // No other timer is there: the clock goes on to the next one.
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    broke_off(&mut ours, &mut heard).await;
+    assert!((ENDED_MAX..ENDED_MAX + GREETING_MAX).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_reset_is_noticed_with_no_room_for_what_a_client_sends() {
     let (mut client, mut ours) = socket_pair().await;
     let mut heard = BytesMut::zeroed(GREETING_BYTES_MAX);
