@@ -7,17 +7,19 @@ use std::{
     time::Duration,
 };
 
-/// Questions of the kernel's, to a peer that is quiet or has no room, that may be without an answer: the next one may come yet.
-const PROBES_MAX: u8 = 2;
+/// Times that the kernel may have asked, or have sent the same again, without an answer: the next one may come yet.
+const UNANSWERED_MAX: u8 = 2;
 
-/// Whether all that was sent has arrived, or something did within this time.
+/// Whether all that was sent has arrived, or something did within this time, or what has not was sent only now.
 ///
 /// # Errors
 /// What getsockopt(2) says: it is no socket of TCP.
 pub fn is_acknowledged(socket: impl AsFd, within: Duration) -> io::Result<bool> {
     let info = tcp_info(socket)?;
     let is_recent = u128::from(info.tcpi_last_ack_recv) <= within.as_millis();
-    Ok(info.tcpi_probes <= PROBES_MAX && (info.tcpi_unacked == 0 || is_recent))
+    // What was sent within a round trip is not late, however long nothing was sent before.
+    let is_late = info.tcpi_unacked > 0 && info.tcpi_retransmits > UNANSWERED_MAX;
+    Ok(info.tcpi_probes <= UNANSWERED_MAX && (is_recent || !is_late))
 }
 
 fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
@@ -58,28 +60,37 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
+    fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !holds() {
+            assert!(Instant::now() < end, "not within 30 s: {what}");
+            thread::sleep(SOON / 10);
+        }
+    }
+
     #[test]
     fn a_peer_that_reads_nothing_acknowledges_and_one_that_is_gone_does_not() {
         let (mut near, far) = pair();
         near.write_all(b"unread").unwrap();
-        thread::sleep(2 * SOON);
-        assert!(is_acknowledged(&near, SOON).unwrap(), "it has arrived, and nothing more is on its way");
+        wait_until("it has arrived", || tcp_info(&near).unwrap().tcpi_unacked == 0);
+        wait_until("it did so a while ago", || {
+            u128::from(tcp_info(&near).unwrap().tcpi_last_ack_recv) > SOON.as_millis()
+        });
+        assert!(is_acknowledged(&near, SOON).unwrap(), "nothing more is on its way");
         unplug(&far);
         near.write_all(b"lost").unwrap();
-        let end = Instant::now() + Duration::from_secs(10);
-        while is_acknowledged(&near, SOON).unwrap() {
-            assert!(Instant::now() < end, "nothing arrives any more");
-            thread::sleep(SOON / 10);
-        }
+        assert!(is_acknowledged(&near, SOON).unwrap(), "it may have arrived, and the word of it be on its way");
+        wait_until("nothing arrives any more", || !is_acknowledged(&near, SOON).unwrap());
     }
 
     #[test]
     fn a_peer_without_room_is_there() {
         let (mut near, _far) = pair();
         near.set_nonblocking(true).unwrap();
-        while near.write(&[0; 64 * 1024]).is_ok() {}
-        thread::sleep(2 * SOON);
-        while near.write(&[0; 64 * 1024]).is_ok() {}
+        wait_until("all that the peer has room for has arrived", || {
+            while near.write(&[0; 64 * 1024]).is_ok() {}
+            tcp_info(&near).unwrap().tcpi_unacked == 0
+        });
         assert!(is_acknowledged(&near, Duration::from_secs(10)).unwrap());
     }
 }
