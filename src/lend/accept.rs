@@ -135,7 +135,8 @@ impl Entrance {
             Ok((connection, Protocol::Renewal)) => overdue::serve(lender, connection, peer, place).await,
             Ok((connection, Protocol::Session)) => {
                 let who = login::certificate_of(&connection);
-                // Where a session is quiet because its peer is suspended, the kernel looks whether that machine is there.
+                // Where a session is quiet because its peer is suspended, the kernel looks whether that machine is there; if it
+                // cannot, the session does not wait for such a peer.
                 let _ = keep_alive(connection.get_ref().0.get_ref());
                 login::serve(lender, connection, who, peer.into(), place, self.stopping).await;
             }

@@ -24,6 +24,7 @@ pub(super) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     set_tcp_keepidle(&socket, IDLE)?;
     set_tcp_keepintvl(&socket, INTERVAL)?;
     set_tcp_keepcnt(&socket, QUESTIONS_MAX)?;
+    // Last: where it is on, the kernel asks as often as is said here.
     set_socket_keepalive(&socket, true)?;
     Ok(())
 }

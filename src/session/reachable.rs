@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_keepalive;
 use tokio::{
     io::{AsyncBufRead, AsyncWrite, BufReader},
     net::{TcpStream, UnixStream},
@@ -23,7 +24,10 @@ pub trait Reachable: AsyncBufRead + AsyncWrite + Send + Unpin + 'static {
 
 impl Reachable for TlsStream<BufReader<TcpStream>> {
     fn is_reachable(&self) -> bool {
-        sys::is_acknowledged(self.get_ref().0.get_ref(), ACKNOWLEDGED_MAX).unwrap_or(false)
+        let socket = self.get_ref().0.get_ref();
+        // While nothing is on its way, only keep-alive asks.
+        let is_asked = socket_keepalive(socket).unwrap_or(false);
+        is_asked && sys::is_acknowledged(socket, ACKNOWLEDGED_MAX).unwrap_or(false)
     }
 }
 
