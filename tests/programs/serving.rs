@@ -175,7 +175,9 @@ fn postgres_answers_psql_on_the_lenders_machine() {
             newest("postgres")
         );
         let program = [before, &["sh", "-c", &script]].concat();
-        let served = Served::start(guest, 8108, &program);
+        let served = Served::begin(guest, 8108, &program);
+        // It accepts before that, only to say that it is starting up.
+        served.server.wait_for_line("ready to accept connections");
         let ask = ["psql", "-h", "10.77.0.1", "-p", "PORT", "-U", "postgres", "-Atc", "select inet_client_addr()"];
         assert_eq!(served.visited(&ask), "10.77.0.1\n");
         served.end();
