@@ -14,6 +14,7 @@
 //! that mends it. Aliases and users become file names and are types that hold neither slash nor leading dot.
 
 mod addresses;
+mod remove;
 
 use std::{
     fmt, io,

@@ -6,9 +6,13 @@ use super::{
     completion,
     report::{Failure, escape, print, print_json, warn},
 };
-use crate::{Alias, Profile, Profiles, lender_address, proto::UserName, trust::UnixTime};
+use crate::{
+    Alias, Borrower, Profile, Profiles, lender_address,
+    proto::{ErrorKind, UserName},
+    trust::UnixTime,
+};
 
-/// List the hosts that this machine has joined, or say where one is
+/// List the hosts that this machine has joined, say where one is, or remove one
 #[derive(clap::Args)]
 #[command(
     before_help = "\
@@ -16,7 +20,8 @@ Examples:
   capuchin hosts
   capuchin hosts --json | jq -r '.hosts[].alias'
   capuchin hosts set lab lab.example.org 10.0.0.5:2279   it is there, and nowhere else
-  capuchin hosts set lab --auto                          add again where it says it is",
+  capuchin hosts set lab --auto                          add again where it says it is
+  capuchin hosts remove lab                              with its keys and logins",
     args_conflicts_with_subcommands = true
 )]
 pub struct Arguments {
@@ -42,12 +47,19 @@ enum Command {
         #[arg(long)]
         auto: bool,
     },
+    /// Remove a host with its keys and logins; joining it again takes a new join line
+    Remove {
+        /// The host, as `capuchin hosts` lists it
+        #[arg(add = completion::aliases())]
+        alias: String,
+    },
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Some(Command::Set { alias, addresses, auto: _ }) => set(&alias.parse()?, addresses),
-        None => list(arguments),
+        Some(Command::Remove { alias }) => remove(&alias.parse()?).await,
+        None => list(&arguments),
     }
 }
 
@@ -65,6 +77,22 @@ fn set(alias: &Alias, addresses: &[String]) -> Result<(), Failure> {
         warn(&format!("warning: {alias} is looked for at {settled} all the same: {file} says so, and counts more"));
     }
     Ok(())
+}
+
+async fn remove(alias: &Alias) -> Result<(), Failure> {
+    let profiles = Profiles::from_env()?;
+    // One that cannot be read can be removed.
+    let profile = profiles.profile(alias).ok();
+    for user in profile.iter().flat_map(|profile| &profile.users) {
+        let host = format!("{user}@{alias}");
+        if Borrower::sharing_process(&host).await?.is_some() {
+            let failure = Failure::new(ErrorKind::Usage, format!("{host} is connected, and stays"));
+            return Err(Failure { notes: vec![format!("to end that: capuchin connect --stop {host}")], ..failure });
+        }
+    }
+    profiles.remove(alias)?;
+    let lender = profile.map_or_else(|| alias.to_string(), |profile| profile.lender.to_string());
+    print(&format!("{alias} is removed. {lender} still knows this device: `capuchind revoke --device` there ends that"))
 }
 
 fn list(arguments: &Arguments) -> Result<(), Failure> {

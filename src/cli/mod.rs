@@ -139,7 +139,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Join(arguments) => block_on(join::join(arguments)),
         Command::Login(arguments) => block_on(join::login(arguments)),
-        Command::Hosts(arguments) => hosts::run(&arguments),
+        Command::Hosts(arguments) => block_on(hosts::run(arguments)),
         Command::Check(arguments) => block_on(check::run(arguments)),
         // It forks before any thread exists.
         Command::Run(arguments) => run::run(arguments),
@@ -303,6 +303,7 @@ mod tests {
             "capuchin forward -l ana -p 2279 lab -L 8080:a:80",
             "capuchin hosts set lab a:1 b",
             "capuchin hosts set lab --auto",
+            "capuchin hosts remove lab",
             "capuchin doctor",
             "capuchin doctor lab --json -- ./server",
             "capuchin doctor -- ./server",

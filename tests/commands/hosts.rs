@@ -1,0 +1,56 @@
+//! The hosts that a machine has joined: one that it wants no more is gone with all that it had.
+
+use std::{fs, os::unix::fs::symlink};
+
+use super::one_line;
+use crate::support::{LOOPBACK, Lab, fails, json, run, text, wait_until};
+
+#[test]
+fn a_host_is_removed_with_its_keys_and_logins_and_can_be_joined_again() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let hosts = || json(&run(home.capuchin().args(["hosts", "--json"])).stdout)["hosts"].clone();
+    let tickets = home.folder.path().join("state/capuchin/tickets/lab");
+    assert!(home.profile().exists() && tickets.exists() && hosts()[0]["alias"] == "lab");
+
+    let said = text(run(home.capuchin().args(["hosts", "remove", "lab"])).stdout);
+    assert!(said.starts_with("lab is removed") && said.contains("revoke --device"), "{said}");
+    assert!(!home.profile().exists() && !tickets.exists() && hosts() == json(b"[]"));
+    let stderr = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);
+    one_line(&stderr, "config", "lab");
+    one_line(&fails(home.capuchin().args(["hosts", "remove", "lab"]), 255), "config", "has joined no host yet");
+
+    lab.join_at("alice", &home);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
+#[test]
+fn a_host_that_cannot_be_read_can_be_removed_and_a_link_leads_nowhere() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    fs::write(home.profile().join("lender.toml"), "no TOML").unwrap();
+    let elsewhere = home.folder.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("kept"), "").unwrap();
+    symlink(&elsewhere, home.profile().join("link")).unwrap();
+    symlink(&elsewhere, home.profile().with_file_name("other")).unwrap();
+    for alias in ["lab", "other"] {
+        run(home.capuchin().args(["hosts", "remove", alias]));
+    }
+    assert!(!home.profile().exists() && home.profile().with_file_name("other").symlink_metadata().is_err());
+    assert!(elsewhere.join("kept").exists(), "what a link leads to is nobody's to remove");
+}
+
+#[test]
+fn a_host_whose_session_is_shared_stays_until_that_has_ended() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    run(home.capuchin().args(["connect", "lab"]));
+    let stderr = fails(home.capuchin().args(["hosts", "remove", "lab"]), 255);
+    one_line(&stderr, "usage", "capuchin connect --stop alice@lab");
+    assert!(home.profile().exists());
+    run(home.capuchin().args(["connect", "--stop", "alice@lab"]));
+    wait_until("its session has ended, and it is removed", || {
+        home.capuchin().args(["hosts", "remove", "lab"]).output().unwrap().status.success()
+    });
+}
