@@ -10,7 +10,7 @@ use std::{
 
 use capuchin::{
     proto::mux,
-    session::{Crew, Session, Stream},
+    session::{Crew, READ_BYTES, Session, Stream, TLS_BUFFER_BYTES},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
@@ -99,8 +99,8 @@ impl Bench {
             let (socket, _) = listener.accept().await.expect("the bench connects");
             socket.set_nodelay(true).expect("nodelay");
             let mut connection =
-                acceptor.accept(BufReader::with_capacity(64 * 1024, socket)).await.expect("a handshake");
-            connection.get_mut().1.set_buffer_limit(Some(256 * 1024));
+                acceptor.accept(BufReader::with_capacity(READ_BYTES, socket)).await.expect("a handshake");
+            connection.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
             let session = Session::start(connection, mux::Role::Lender, mux::Config::default());
             while let Some(stream) = session.accept().await {
                 session.spawn(serve(stream));
@@ -110,9 +110,9 @@ impl Bench {
         self.borrower.block_on(async {
             let socket = TcpStream::connect(address).await.expect("loopback");
             socket.set_nodelay(true).expect("nodelay");
-            let socket = BufReader::with_capacity(64 * 1024, socket);
+            let socket = BufReader::with_capacity(READ_BYTES, socket);
             let mut connection = self.tls.connector().connect(Tls::name(), socket).await.expect("a handshake");
-            connection.get_mut().1.set_buffer_limit(Some(256 * 1024));
+            connection.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
             Session::start(connection, mux::Role::Borrower, mux::Config::default())
         })
     }
