@@ -26,7 +26,9 @@ use support::{median, row};
 
 const ROUNDS: usize = 5;
 const COMMANDS: usize = 10;
-const KEYS: usize = 300;
+/// Keys, and the pause between two: of a person who types fast, and of one who pastes.
+const TYPED: (usize, Duration) = (60, Duration::from_millis(50));
+const PASTED: (usize, Duration) = (300, Duration::from_millis(2));
 const BULK_BYTES: usize = 512 << 20;
 const FILES: usize = 10_000;
 
@@ -38,7 +40,9 @@ fn main() {
     compare("exec true, shared connection", "ssh ControlMaster", 0.8, false, || {
         (starts(&ssh_shared), starts(&ours_shared))
     });
-    compare("keystroke echo, p50", "ssh -tt", 1.1, false, || (echo(&ssh), echo(&ours)));
+    for (what, keys) in [("keystroke echo, p50, 20 keys/s", TYPED), ("keystroke echo, p50, 500 keys/s", PASTED)] {
+        compare(what, "ssh -tt", 1.1, false, || (echo(&ssh, keys), echo(&ours, keys)));
+    }
     compare("exec cat, bulk", "ssh aes128-gcm", 1.4, true, || (bulk(&ssh), bulk(&ours)));
     // Nothing is asked for but that sharing is no worse a bargain than there: bytes cross one process more in both.
     compare("exec cat, bulk, shared connection", "ssh ControlMaster", 1.0, true, || {
@@ -80,20 +84,19 @@ fn starts(peer: &Peer) -> f64 {
 }
 
 /// Median of the seconds from a key to its echo, on a terminal at both ends.
-fn echo(peer: &Peer) -> f64 {
+fn echo(peer: &Peer, (keys, pause): (usize, Duration)) -> f64 {
     let (mut child, mut keyboard) = at_terminal(&mut peer.exec_on_terminal(&["cat"]));
     let mut byte = [0; 1];
-    let mut times = Vec::with_capacity(KEYS);
+    let mut times = Vec::with_capacity(keys);
     // The first is not measured: the program may not be there yet.
-    for round in 0..=KEYS {
+    for round in 0..=keys {
         let began = Instant::now();
         keyboard.write_all(b"x").expect("a terminal");
         while keyboard.read_exact(&mut byte).is_ok() && byte != *b"x" {}
         if round > 0 {
             times.push(began.elapsed().as_secs_f64());
         }
-        // As a person types, and not as a program pours.
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(pause);
     }
     let _ = child.kill();
     let _ = child.wait();
