@@ -17,8 +17,6 @@ use crate::{
 
 /// Exit status of `verify` when the log is not whole.
 const BROKEN: u8 = 1;
-/// Exit status of `verify` when the log cannot be read.
-const ERROR: u8 = 2;
 /// What a person reads of every line, in this order; the rest follows by its name.
 const FIRST: [&str; 5] = ["time", "event", "verdict", "user", "peer"];
 /// What only the proof needs.
@@ -152,7 +150,7 @@ fn verify(dir: &Path, as_json: bool) -> Result<(), Failure> {
             print(&format!("broken: {}", escape(&error.to_string())))?;
             Err(Failure::silent(BROKEN))
         }
-        Err(error) => Err(no_log(dir)(error).with_code(ERROR)),
+        Err(error) => Err(no_log(dir)(error)),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{BorrowError, Borrower, policy::Kind, proto::ErrorKind};
 
 /// Exit status when the policy says no.
 const DENIED: u8 = 1;
-/// Exit status when there is no answer.
+/// Exit status when there is no answer, here and of `audit verify`.
 pub const ERROR: u8 = 2;
 
 /// Ask whether the policy would allow something, and why; nothing is done
@@ -80,7 +80,7 @@ impl Question {
                 return closed;
             }
         }
-        failure.with_code(ERROR)
+        failure
     }
 }
 

@@ -131,6 +131,10 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // No answer, for whatever reason.
+        Err(failure) if failure.code == report::FAILURE && answers_by_status(std::env::args_os()) => {
+            failure.with_code(check::ERROR).report()
+        }
         Err(failure) => failure.report(),
     }
 }
@@ -208,7 +212,7 @@ fn unanswered(failure: Failure) -> Failure {
     let document = serde_json::json!({ "error": check::of_failure(&failure) });
     match wants_json.then(|| report::print_json(&document)) {
         Some(Err(closed)) => closed,
-        _ => failure.with_code(check::ERROR),
+        _ => failure,
     }
 }
 

@@ -80,6 +80,22 @@ fn an_unknown_host_says_which_are_known() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_written_is_none() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let full = || fs::File::create("/dev/full").unwrap();
+    let asked = "check lab connect 127.0.0.1:1".split(' ');
+    for json in [None, Some("--json")] {
+        let stderr = fails(home.capuchin().args(asked.clone()).args(json).stdout(full()), 2);
+        one_line(&stderr, "local", "cannot write to stdout");
+        let asked = "check alice connect 127.0.0.1:1".split(' ');
+        one_line(&fails(lab.admin().args(asked).args(json).stdout(full()), 2), "local", "cannot write to stdout");
+        one_line(&fails(lab.admin().args(["audit", "verify"]).args(json).stdout(full()), 2), "local", "cannot write");
+    }
+    one_line(&fails(home.capuchin().arg("hosts").stdout(full()), 255), "local", "cannot write to stdout");
+}
+
+#[test]
 fn a_taken_local_port_opens_no_forward_at_all() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
