@@ -83,6 +83,8 @@ pub use remote_udp_forward::RemoteUdpForward;
 pub use service::{ServiceListener, ServiceReader, ServiceStream, ServiceWriter};
 pub use settings::HostSettings;
 pub use share::Share;
+#[cfg(feature = "cli")]
+pub(crate) use share::{Beginning, while_others_begin};
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 pub use udp::UdpSocket;
 pub use udp_forward::UdpForward;

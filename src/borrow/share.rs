@@ -16,6 +16,8 @@
 //! in is the user, with everything that the session may: no more than the user's own ticket gives. The names that one
 //! command has asked for count for all of them, as they belong to the session.
 
+#[cfg(feature = "cli")]
+mod beginning;
 mod carry;
 mod command;
 mod entrance;
@@ -39,6 +41,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(feature = "cli")]
+pub(crate) use self::beginning::{Beginning, while_others_begin};
 use self::carry::GIVEN_UP;
 pub(super) use self::entrance::enter;
 #[cfg(feature = "run")]

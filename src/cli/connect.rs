@@ -13,7 +13,12 @@ use super::{
     report::{Failure, print},
     signals,
 };
-use crate::{Borrower, Share, proto::ErrorKind, sys};
+use crate::{
+    Borrower, Share,
+    borrow::{Beginning, while_others_begin},
+    proto::ErrorKind,
+    sys,
+};
 
 /// What the one in the background says when it serves.
 const READY: &str = "ready";
@@ -54,6 +59,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     // Here, where a person can be asked for a password; it leaves a ticket for the other.
     // Ended in good order, as the policy may allow one session alone.
+    let beginning = Beginning::announce(&text);
     let began = match host.connect().await {
         Ok(own) => {
             let _ = own.close().await;
@@ -61,14 +67,25 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Err(failure) => Err(failure),
     };
+    drop(beginning);
     if let Err(failure) = began {
         // Another command may have been faster, and then there is what was wanted.
-        return match Borrower::sharing_process(&text).await {
-            Ok(Some(_)) => is_connected(),
-            _ => Err(failure),
+        let look = async || Borrower::sharing_process(&text).await.ok().flatten();
+        return match found_behind(&failure, &text, look).await {
+            Some(_) => is_connected(),
+            None => Err(failure),
         };
     }
     print(&format!("Connected to {text}; every command shares this session until: capuchin connect --stop {text}"))
+}
+
+/// What is found of another command's session behind a failure of our own, which that command may be the reason of: where the
+/// policy allows few sessions, one that begins just now has its own for a moment, and shares it then.
+pub async fn found_behind<T>(failure: &Failure, host: &str, look: impl AsyncFn() -> Option<T>) -> Option<T> {
+    match failure.kind {
+        ErrorKind::Busy | ErrorKind::Policy | ErrorKind::Local => while_others_begin(host, look).await,
+        _ => look().await,
+    }
 }
 
 /// Serves until the session is over for good.

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     Borrower, Host, Profiles,
-    borrow::run::{self, HOST_VARIABLE},
+    borrow::{
+        Beginning,
+        run::{self, HOST_VARIABLE},
+    },
     proto::ErrorKind,
     trust::password::Password,
 };
@@ -83,27 +86,38 @@ impl HostArgument {
         if let Some(borrower) = Borrower::shared_by_others(&host).await? {
             return Ok(borrower);
         }
-        let own = match self.connect_asking(|question| signals.let_through(|| prompt::password(question))?).await {
+        let shares = is_to_share(&host);
+        let beginning = matches!(shares, Ok(true)).then(|| Beginning::announce(&host)).flatten();
+        let own = match self.connect_by(signals).await {
             Ok(own) => own,
-            // Another command may have begun to share its session, which is all that the policy allows.
-            Err(failure) => return Borrower::shared_by_others(&host).await?.ok_or(failure),
+            Err(failure) => {
+                drop(beginning);
+                return shared_behind(failure, &host).await;
+            }
         };
-        if !is_to_share(&host)? {
+        if !shares? {
             return Ok(own);
         }
         // As `capuchin connect` does: a person has been asked, and there is a ticket. The policy may allow one session alone.
         let _ = own.close().await;
         // It has our mask of signals, and is to hear them.
         let started = signals.let_through(|| connect::start(&host))?;
+        drop(beginning);
+        let ended = || Failure::new(ErrorKind::Local, "it has ended".to_owned());
         // Another command may have been faster.
-        match (Borrower::shared_by_others(&host).await?, started) {
-            (Some(borrower), _) => Ok(borrower),
-            (None, started) => {
-                let why = started.err().map_or_else(|| "it has ended".to_owned(), |failure| failure.text);
-                warn(&format!("capuchin: no session is shared with {host}: {why}"));
-                self.connect_asking(|question| signals.let_through(|| prompt::password(question))?).await
-            }
+        let why = match shared_behind(started.err().unwrap_or_else(ended), &host).await {
+            Ok(borrower) => return Ok(borrower),
+            Err(failure) => failure.text,
+        };
+        warn(&format!("capuchin: no session is shared with {host}: {why}"));
+        match self.connect_by(signals).await {
+            Ok(own) => Ok(own),
+            Err(failure) => shared_behind(failure, &host).await,
         }
+    }
+
+    async fn connect_by(&self, signals: Signals) -> Result<Borrower, Failure> {
+        self.connect_asking(|question| signals.let_through(|| prompt::password(question))?).await
     }
 
     /// Connects. Who is not logged in and sits at a terminal is asked for the password in place.
@@ -126,6 +140,12 @@ impl HostArgument {
         let password = ask(&format!("Password of {user} at {}: ", profile.lender))?;
         Ok(Borrower::login(&host, &password).await?)
     }
+}
+
+/// The session that another command has begun to share, which may be all that the policy allows; without one, our own failure.
+async fn shared_behind(failure: Failure, host: &str) -> Result<Borrower, Failure> {
+    let look = async || Borrower::shared_by_others(host).await.ok().flatten();
+    connect::found_behind(&failure, host, look).await.ok_or(failure)
 }
 
 /// Whether config.toml says that commands share a session with this host.

@@ -34,16 +34,33 @@ fn shared_session(lab: &Lab, home: &Home) -> serde_json::Value {
     session
 }
 
+/// What alice may do, one session at a time.
+fn one_session_at_a_time() -> String {
+    format!("{EVERYTHING}limits = {{ sessions = 1 }}\n")
+}
+
 #[test]
 fn who_connects_at_once_is_connected_once() {
-    let (_lab, home) = lab();
-    let begin = || capuchin(&home, &["connect", "lab"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    for connecting in (0..4).map(|_| begin()).collect::<Vec<_>>() {
-        let output = connecting.wait_with_output().unwrap();
-        let said = text(output.stdout);
-        assert!(output.status.success() && said.to_lowercase().contains("connected"), "{said}{}", text(output.stderr));
+    for policy in [EVERYTHING, &one_session_at_a_time()] {
+        let lab = Lab::start(policy);
+        let home = lab.join("alice");
+        let begin =
+            || capuchin(&home, &["connect", "lab"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut began, mut found) = (0, 0);
+        for connecting in (0..4).map(|_| begin()).collect::<Vec<_>>() {
+            let output = connecting.wait_with_output().unwrap();
+            let said = text(output.stdout);
+            assert!(output.status.success(), "{said}{}", text(output.stderr));
+            began += usize::from(said.starts_with("Connected to lab"));
+            found += usize::from(said == "lab is connected already\n");
+        }
+        assert_eq!((began, found), (1, 3));
+        let sessions =
+            || crate::support::json(&run(lab.admin().args(["sessions", "--json"])).stdout)["sessions"].clone();
+        // Those of the commands that were too late end with them, or a moment later.
+        wait_until("one session is left", || sessions().as_array().unwrap().len() == 1);
+        run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
     }
-    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
 }
 
 #[test]
@@ -242,12 +259,17 @@ fn two_lenders_of_one_name_share_no_session() {
 
 #[test]
 fn commands_that_begin_together_share_one_session_and_none_of_them_fails() {
-    let (_lab, home) = lab();
+    for policy in [EVERYTHING, &one_session_at_a_time()] {
+        begin_together(&Lab::start(policy).join("alice"));
+    }
+}
+
+fn begin_together(home: &Home) {
     let config = home.folder.path().join("config/capuchin/config.toml");
     std::fs::write(config, "[host.lab]\nshare = true\n").unwrap();
     for round in 0..3 {
         let start = |number: usize| {
-            let mut command = capuchin(&home, &["exec", "lab", "echo", &number.to_string()]);
+            let mut command = capuchin(home, &["exec", "lab", "echo", &number.to_string()]);
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         };
         let children: Vec<_> = (0..6).map(start).collect();
@@ -256,9 +278,9 @@ fn commands_that_begin_together_share_one_session_and_none_of_them_fails() {
             let said = (output.status.code(), text(output.stdout), text(output.stderr));
             assert_eq!(said, (Some(0), format!("{number}\n"), String::new()), "round {round}");
         }
-        wait_until("one keeps it", || sharing(&home).len() == 1);
-        run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
-        wait_until("it has ended", || sharing(&home).is_empty());
+        wait_until("one keeps it", || sharing(home).len() == 1);
+        run(&mut capuchin(home, &["connect", "--stop", "lab"]));
+        wait_until("it has ended", || sharing(home).is_empty());
     }
 }
 

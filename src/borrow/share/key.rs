@@ -32,15 +32,21 @@ pub(in crate::borrow) struct Key {
 impl Key {
     /// The socket of who shares such a session. `None`: this user has no runtime folder.
     pub(super) fn path(&self) -> Option<PathBuf> {
-        Some(runtime_folder()?.join("capuchin/share").join(self.file_name()))
+        Some(runtime_folder()?.join("capuchin/share").join(format!("{}.sock", self.name())))
     }
 
-    fn file_name(&self) -> String {
+    /// What those who begin to share such a session have locked.
+    #[cfg(feature = "cli")]
+    pub(super) fn lock(&self) -> Option<PathBuf> {
+        Some(runtime_folder()?.join("capuchin/beginning").join(format!("{}.lock", self.name())))
+    }
+
+    fn name(&self) -> String {
         let Self { alias, port, user, lender, ca } = self;
         let port = port.map_or_else(String::new, |port| port.to_string());
         let names = format!("{}\0{port}\0{user}\0{lender}\0", alias.as_str());
         let digest = sha256(&[names.as_bytes(), &sha256(ca)].concat());
-        format!("{}.sock", HEXLOWER.encode(digest.get(..NAME_BYTES).unwrap_or_default()))
+        HEXLOWER.encode(digest.get(..NAME_BYTES).unwrap_or_default())
     }
 }
 
@@ -50,7 +56,7 @@ mod tests {
 
     fn name(alias: &str, port: Option<u16>, user: &str, lender: &str, ca: u8) -> String {
         let (alias, user, lender) = (alias.parse().unwrap(), user.parse().unwrap(), lender.parse().unwrap());
-        Key { alias, port, user, lender, ca: vec![ca].into() }.file_name()
+        Key { alias, port, user, lender, ca: vec![ca].into() }.name()
     }
 
     #[test]
