@@ -94,6 +94,7 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
                 Failure::new(ErrorKind::Target, text)
             });
         }
+        tracing::debug!("who was connected has gone: the next may come");
     }
 }
 
