@@ -1,6 +1,6 @@
 //! A lender that writes to the borrower's terminal: whatever it says is shown, and none of it is obeyed.
 
-use std::{net::SocketAddr, process::Command, sync::Arc};
+use std::{os::fd::OwnedFd, process::Command, sync::Arc};
 
 use capuchin::{
     proto::{Answer, ErrorKind, FromBorrower, FromLender, Greeting, JoinStatus, Refusal, Verdict, Welcome, mux},
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::support::{Home, LOOPBACK, Lab, PASSWORD, PATIENCE, json, run, run_with, text};
+use crate::support::{Daemon, Home, LOOPBACK, Lab, PASSWORD, PATIENCE, json, run, run_with, text};
 
 /// Clears the screen, types an answer, forges an error, hides what follows, and the same in one byte each.
 const HOSTILE: &str =
@@ -49,9 +49,10 @@ impl Stolen {
         }
     }
 
-    /// Plays the trick on every connection, at the honest lender's address.
-    async fn serve(self, address: SocketAddr, trick: Trick) -> tokio::task::JoinHandle<()> {
-        let listener = TcpListener::bind(address).await.unwrap();
+    /// Plays the trick on every connection that comes to the honest lender's socket.
+    fn serve(self, listener: std::net::TcpListener, trick: Trick) -> tokio::task::JoinHandle<()> {
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let joins = matches!(trick, Trick::RefusesTheJoin | Trick::NamesAStrangeUser);
         let acceptor = TlsAcceptor::from(if joins { self.join } else { self.session });
         tokio::spawn(async move {
@@ -63,6 +64,16 @@ impl Stolen {
             }
         })
     }
+}
+
+/// Starts the honest lender at this socket, which stays open when it ends: nobody else takes its port meanwhile.
+fn serve_at(listener: &std::net::TcpListener, folder: tempfile::TempDir) -> Lab {
+    let mut passed = Command::new("sh");
+    let script = r#"LISTEN_PID=$$ exec "$0" serve 3<&0 </dev/null"#;
+    passed.args(["-c", script, env!("CARGO_BIN_EXE_capuchind")]).stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    let daemon = Daemon::spawn(passed.env("CAPUCHIND_DIR", folder.path()).env("LISTEN_FDS", "1"));
+    daemon.wait_for_line("listens on");
+    Lab { folder, daemon, address: listener.local_addr().unwrap() }
 }
 
 async fn play(trick: Trick, mut greeter: Greeter<TlsStream<BufReader<TcpStream>>>) {
@@ -124,6 +135,9 @@ async fn printed(mut command: Command, stdin: &'static str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attack_55_escape_bytes_in_the_lenders_messages() {
     let mut lab = Lab::start(LOOPBACK);
+    lab.daemon.kill();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut lab = serve_at(&listener, lab.folder);
     let home = lab.join("alice");
     let line = lab.invite("bob");
     lab.daemon.kill();
@@ -137,7 +151,7 @@ async fn attack_55_escape_bytes_in_the_lenders_messages() {
         (Trick::NamesAStrangeRule, "allowed: ", "\\u{1b}]0;owned\\u{7}"),
         (Trick::EndsTheSession, "error[revoked]", "\\r\\nerror[policy]"),
     ] {
-        let hostile = Stolen::from(&lab).serve(lab.address, trick).await;
+        let hostile = Stolen::from(&lab).serve(listener.try_clone().unwrap(), trick);
         let mut command = home.capuchin();
         match trick {
             Trick::RefusesTheJoin | Trick::NamesAStrangeUser => {
@@ -166,10 +180,7 @@ async fn attack_55_escape_bytes_in_the_lenders_messages() {
         let _ = hostile.await;
     }
     // The honest lender, back at its address, serves the borrower that was lied to.
-    let settings = lab.dir().join("lender.toml");
-    let text = std::fs::read_to_string(&settings).unwrap();
-    std::fs::write(&settings, text.replace("127.0.0.1:0", &lab.address.to_string())).unwrap();
-    let lab = Lab::serve(lab.folder);
+    let lab = serve_at(&listener, lab.folder);
     run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
     lab.wait_for_verdict("check", "granted");
 }
