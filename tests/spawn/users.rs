@@ -168,7 +168,7 @@ fn attack_14_a_revoked_users_processes_are_gone_in_a_second_under_root_too() {
     let mut up = String::new();
     BufReader::new(other.stdout.take().unwrap()).read_line(&mut up).unwrap();
     run(lab.admin().args(["revoke", "--user", "alice"]));
-    stubborn.were_gone_in_a_second(&lab);
+    stubborn.were_taken_back_at_once(&lab);
     assert_eq!(stubborn.command.wait_with_output().unwrap().status.code(), Some(255));
     assert!(other.try_wait().unwrap().is_none(), "bob's goes on");
     other.kill().unwrap();
@@ -220,7 +220,8 @@ fn a_start_that_hangs_and_is_given_up_or_revoked_leaves_nothing() {
     run(lab.admin().args(["revoke", "--user", "alice"]));
     let since = Instant::now();
     wait_until("the worker alone", || below(daemon).len() == 1);
-    assert!(since.elapsed().as_secs() < 1, "{:?}", since.elapsed());
+    // Not as late as one whose daemon has gone, which has five seconds from HUP to KILL.
+    assert!(since.elapsed().as_secs() < 4, "{:?}", since.elapsed());
     let output = child.wait_with_output().unwrap();
     assert!(text(output.stderr).starts_with("error[revoked]"));
 }
