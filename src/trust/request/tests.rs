@@ -69,9 +69,13 @@ fn a_giant_rsa_key_costs_nothing_to_refuse() {
     let signature = wrap(0x03, &[0; 1 + 1024]);
     let request = wrap(0x30, &[info.as_slice(), &rsa, &signature].concat());
     assert!(request.len() < REQUEST_MAX);
-    let started = Instant::now();
-    assert_eq!(parse_request(&request), Err(RequestError::Algorithm));
-    assert!(started.elapsed() < Duration::from_millis(100));
+    // What else this machine does meanwhile is no cost of ours.
+    let times = (0..10).map(|_| {
+        let started = Instant::now();
+        assert_eq!(parse_request(&request), Err(RequestError::Algorithm));
+        started.elapsed()
+    });
+    assert!(times.min() < Some(Duration::from_millis(100)));
 }
 
 #[test]
