@@ -16,7 +16,9 @@ use capuchin::{
 use crate::{
     still_serves,
     support::{
-        Home, LOOPBACK, Lab, PASSWORD, fails,
+        Home, LOOPBACK, Lab, PASSWORD,
+        clock::Clock,
+        fails,
         peer::{ATTACKER, Peer},
         run, text,
     },
@@ -230,9 +232,12 @@ async fn attack_65_hostile_certificate_requests() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_joins_leave_the_places_of_members_alone() {
-    let lab = Lab::start(LOOPBACK);
+    let clock = Clock::new();
+    let lab = clock.serve(Lab::start(LOOPBACK));
     let home = lab.join("alice");
     let line = parsed(&lab.invite("alice"));
+    // While the lender's clock stands still, none of them has been silent for too long, however slowly they come.
+    clock.stop();
     let mut silent = Vec::new();
     for number in 0..40 {
         silent.push(dial_from(Ipv4Addr::new(127, 0, 60, number + 1), &lab, &line).await);
@@ -241,6 +246,7 @@ async fn silent_joins_leave_the_places_of_members_alone() {
     let busy = silent.last_mut().unwrap().hear_goaway().await;
     assert!(busy.kind == ErrorKind::Busy && busy.text.contains("try again"), "{}", busy.text);
     still_serves(&lab, &home).await;
+    clock.go_on();
     lab.wait_for_audit("busy", |line| {
         line["event"] == "join" && line["why"].as_str().is_some_and(|why| why.contains("other joins"))
     });
