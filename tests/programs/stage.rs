@@ -2,16 +2,18 @@
 //! nobody outside can reach; and its guests, root and an unprivileged user.
 
 use std::{
+    fs::File,
     io::Write,
     net::TcpListener,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
     sync::OnceLock,
 };
 
 use serde_json::json;
 
-use crate::support::{Daemon, Home, PASSWORD, as_user, capuchind, run, text};
+use crate::support::{Daemon, Home, PASSWORD, PATIENCE, as_user, capuchind, run, text};
 
 /// No program of these tests takes longer, in seconds; a JVM starts slowly on a loaded machine.
 const PROGRAM_SECONDS: &str = "120";
@@ -43,6 +45,8 @@ resolve = ["web.lab.test"]
 /// the first process of its namespace.
 const MACHINE: &str = r#"
 set -e
+# Where the lender listens is its standard input.
+exec 3<&0 </dev/null
 ip link set lo up
 ip address add 10.77.0.1/32 dev lo
 ip address add 10.77.0.2/32 dev lo
@@ -64,14 +68,15 @@ cd /
 $as_postgres "$bin/pg_ctl" -s -w -D "$1/db" -l "$1/db/log" -o "-h 127.0.0.1,10.77.0.1 -k $1/db -F" start
 read ready < "$1/ready"
 LAB_COLOUR=green "$3" serve &
-read end || :
+read end < "$1/end" || :
 rm -rf -- "$1"
 "#;
 
 pub struct Stage {
     pub folder: PathBuf,
-    /// Its standard input stays open as long as this program lives.
     machine: Daemon,
+    /// It lives until this is closed, as it is with this program.
+    _life: File,
 }
 
 /// Somebody on this machine who has joined.
@@ -103,14 +108,15 @@ impl Stage {
         let address = listener.local_addr().unwrap().to_string();
         let lab = folder.join("lab");
         let admin = |args: &[&str]| drop(run(capuchind(&lab).args(args)));
-        admin(&["init", "--name", "lab", "--listen", &listen_fd(&listener), "--advertise", &address]);
+        admin(&["init", "--name", "lab", "--listen", "fd:3", "--advertise", &address]);
         std::fs::write(lab.join("policy.toml"), POLICY).unwrap();
         for user in ["alice", "bob", "carol", "dave"] {
             admin(&["user", "add", user]);
         }
         write_files(&folder);
-        // Inherited by everything that starts now; nobody minds.
-        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+        let end = folder.join("end");
+        run(Command::new("mkfifo").arg(&end));
+        let life = std::fs::OpenOptions::new().read(true).write(true).open(end).unwrap();
         let mut machine = Command::new("unshare");
         machine.args([
             "--mount",
@@ -125,15 +131,14 @@ impl Stage {
             "sh",
         ]);
         machine.arg(&folder).arg(env!("CARGO_MANIFEST_DIR")).arg(capuchind(&lab).get_program());
-        machine.env("CAPUCHIND_DIR", &lab).stdin(Stdio::piped());
+        machine.env("CAPUCHIND_DIR", &lab).stdin(OwnedFd::from(listener));
         let machine = Daemon::spawn(&mut machine);
-        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::CLOEXEC).unwrap();
-        machine.wait_for_line("listens on");
-        Self { folder, machine }
+        // A database is made first, which takes its time on a disk that is cold or busy.
+        machine.wait_for_line_within(4 * PATIENCE, "listens on");
+        Self { folder, machine, _life: life }
     }
 
     fn invite(&self, user: &str) -> String {
-        assert!(self.machine.stdin.is_some(), "the machine lives as long as its input");
         text(run(capuchind(&self.folder.join("lab")).args(["invite", user])).stdout)
     }
 
@@ -148,10 +153,6 @@ impl Stage {
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
-}
-
-fn listen_fd(listener: &TcpListener) -> String {
-    format!("fd:{}", std::os::fd::AsRawFd::as_raw_fd(listener))
 }
 
 /// What the machine reads, what its web server gives, and the keys to its ssh server.

@@ -253,7 +253,7 @@ impl Daemon {
         for _ in 0..20 {
             let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
             let daemon = Self::spawn(&mut command(port));
-            if daemon.wait_for_either(ready, "ddress already in use").contains(ready) {
+            if daemon.wait_for_either(PATIENCE, ready, "ddress already in use").contains(ready) {
                 return (daemon, port);
             }
         }
@@ -262,12 +262,17 @@ impl Daemon {
 
     /// The next line that contains `what`.
     pub fn wait_for_line(&self, what: &str) -> String {
-        self.wait_for_either(what, what)
+        self.wait_for_line_within(PATIENCE, what)
     }
 
-    fn wait_for_either(&self, what: &str, other: &str) -> String {
+    /// As [`Self::wait_for_line`], for what takes its time by itself.
+    pub fn wait_for_line_within(&self, patience: Duration, what: &str) -> String {
+        self.wait_for_either(patience, what, what)
+    }
+
+    fn wait_for_either(&self, patience: Duration, what: &str, other: &str) -> String {
         let line_rx = self.line_rx.lock().unwrap();
-        let (end, mut seen) = (Instant::now() + PATIENCE, Vec::new());
+        let (end, mut seen) = (Instant::now() + patience, Vec::new());
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match line_rx.recv_timeout(left) {
