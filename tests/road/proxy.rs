@@ -119,11 +119,14 @@ fn who_speaks_nonsense_or_nothing_is_bounded_and_holds_up_nobody() {
     let mut endless = dial(proxy);
     endless.write_all(b"GET ").unwrap();
     for _ in 0..100 {
-        endless.write_all(&[b'a'; 4096]).unwrap();
+        // Whoever is slower than the proxy has patience is refused all the same.
+        if endless.write_all(&[b'a'; 4096]).is_err() {
+            break;
+        }
     }
-    let mut answer = String::new();
-    endless.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let mut answer = Vec::new();
+    let _ = endless.read_to_end(&mut answer);
+    assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
     for nonsense in
         [&b"\0\0\0\0"[..], b"\x16\x03\x01\x02\x00", b"SSH-2.0-x\r\n\r\n", &[5, 0], &[4, 9, 0, 0, 0, 0, 0, 0, 0]]
     {
