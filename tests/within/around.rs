@@ -1,9 +1,12 @@
 //! Ways around a borrowed network that are shut however the program is held, each tried by name.
 
-use std::process::{Command, Stdio};
+use std::{
+    net::TcpListener,
+    process::{Command, Stdio},
+};
 
 use crate::{
-    machine::{Within, users},
+    machine::{INHERITED, Within, users},
     support::{Daemon, as_user, text},
 };
 
@@ -68,7 +71,10 @@ pub fn none_is_open(within: &Within, options: &[&str], more: &str, shut: &[&str]
     let outsider = Daemon::spawn(&mut outsider);
     let mut command = within.run_with(options, &["python3", "-c", &[TRIED, more, OUTSIDER].concat()]);
     command.envs(variables.iter().map(|(name, value)| (name, value)));
-    let output = command.env("OUTSIDER", outsider.child.id().to_string()).output().unwrap();
+    command.env("OUTSIDER", outsider.child.id().to_string()).env("INHERITED", INHERITED.to_string());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = within.holding_a_connection(listener.local_addr().unwrap(), &command).output().unwrap();
+    assert!(listener.accept().is_ok(), "it has been made");
     let said = text(output.stdout) + &text(output.stderr);
     for way in SHUT.iter().chain(shut) {
         assert!(said.lines().any(|line| line.starts_with(way)), "{way} as {}: {said}", within.who());

@@ -1,11 +1,6 @@
 //! Ways around the borrowed network, each tried by name.
 
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    os::fd::AsRawFd,
-    process::Command,
-};
+use std::{fs, net::TcpListener, process::Command};
 
 use crate::{
     around::none_is_open,
@@ -27,10 +22,7 @@ except OSError as error:
 #[test]
 fn no_way_around_is_open() {
     let machine = Machine::start();
-    let (listener, outside) = (TcpListener::bind("127.0.0.1:0").unwrap(), std::process::id().to_string());
-    let inherited = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
-    let variables = [("INHERITED", inherited.as_raw_fd().to_string()), ("OUTSIDE", outside)];
+    let variables = [("OUTSIDE", std::process::id().to_string())];
     for within in machine.everybody() {
         none_is_open(&within, &[], WAYS, &["inherited EBADF", "mark EPERM", "setns E"], &variables);
     }
@@ -98,13 +90,7 @@ fn the_second_system_call_table_is_no_way_around() {
 fn a_descriptor_is_passed_on_where_it_was_asked_for() {
     let machine = Machine::start();
     let within = machine.anybody();
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
-    let number = writer.as_raw_fd().to_string();
-    let program = format!("import os; os.write({number}, b'through')");
-    run(&mut within.run_with(&["--keep-fd", &number], &["python3", "-c", &program]));
-    drop(writer);
-    assert_eq!(std::io::read_to_string(&mut reader).unwrap(), "through");
+    passes_on(&within, &[]);
     // Numbers that capuchin's own descriptors would have by then.
     for number in 3..=9 {
         let script = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; exec \"$@\"";
@@ -117,6 +103,15 @@ fn a_descriptor_is_passed_on_where_it_was_asked_for() {
     let missing = within.run_with(&["--keep-fd", "987"], &["true"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(255));
     assert!(text(missing.stderr).contains("--keep-fd takes numbers of open descriptors"));
+}
+
+/// What the program writes to a descriptor that a shell has opened comes out of it, and of no other.
+pub fn passes_on(within: &Within, options: &[&str]) {
+    let options = [options, &["--keep-fd", "9"]].concat();
+    let inner = within.run_with(&options, &["python3", "-c", "import os; os.write(9, b'through')"]);
+    let mut command = within.beside("sh");
+    command.args(["-c", "exec \"$@\" 9>&1 >/dev/null", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    assert_eq!(text(run(&mut command).stdout), "through");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
-    net::{TcpListener, TcpStream},
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -14,7 +14,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    machine::{Machine, Within},
+    machine::{INHERITED, Machine, Within},
     outside::{LENDER_PORT, Outside, Seen},
     support::{Daemon, own_uid, run},
 };
@@ -54,8 +54,7 @@ int main(void) {
 struct Leaker {
     _folder: tempfile::TempDir,
     arguments: Vec<String>,
-    _inherited: TcpStream,
-    _other_end: TcpListener,
+    other_end: TcpListener,
 }
 
 impl Leaker {
@@ -72,11 +71,16 @@ impl Leaker {
             "none".to_owned()
         };
         let other_end = TcpListener::bind("127.0.0.1:0").unwrap();
-        let inherited = TcpStream::connect(other_end.local_addr().unwrap()).unwrap();
-        rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
-        let number = inherited.as_raw_fd().to_string();
-        let arguments = vec!["/usr/bin/python3".to_owned(), path("leak.py"), number, second_table];
-        Self { _folder: folder, arguments, _inherited: inherited, _other_end: other_end }
+        let arguments = vec!["/usr/bin/python3".to_owned(), path("leak.py"), INHERITED.to_string(), second_table];
+        Self { _folder: folder, arguments, other_end }
+    }
+
+    /// Starts the command that runs it, with a connection that it may have inherited.
+    fn start(&self, within: &Within, command: &Command) -> Daemon {
+        let mut command = within.holding_a_connection(self.other_end.local_addr().unwrap(), command);
+        let program = Daemon::spawn(command.stdin(Stdio::piped()));
+        self.other_end.accept().unwrap();
+        program
     }
 
     /// With somebody outside who belongs to the same user.
@@ -116,7 +120,7 @@ fn what_the_program_tries_would_be_seen() {
     for within in outside.borrowers(&machine) {
         outside.seen();
         let (_outsider, words) = leaker.command(&within);
-        let mut program = Daemon::spawn(within.beside(&words[0]).args(&words[1..]).stdin(Stdio::piped()));
+        let mut program = leaker.start(&within, within.beside(&words[0]).args(&words[1..]));
         program.stdin.as_mut().unwrap().write_all(b"unprotected\n").unwrap();
         program.wait_for_line("tried unprotected");
         let seen = outside.seen();
@@ -139,7 +143,7 @@ fn no_packet_of_a_program_leaves_with_a_lender_that_refuses_all_or_is_stopped_or
             let within = if by_tun { within.over_tun() } else { within };
             outside.seen();
             let (outsider, words) = leaker.command(&within);
-            let program = Daemon::spawn(within.run_with(options, &[]).args(words).stdin(Stdio::piped()));
+            let program = leaker.start(&within, within.run_with(options, &[]).args(words));
             programs.push((within, program, outsider));
         }
         for (within, program, _) in &mut programs {
@@ -207,7 +211,7 @@ impl Traced {
         let (outsider, words) = leaker.command(within);
         let mut command = outside.traced(within, &calls.path().join("trace"));
         command.arg("run").args(within.network()).args(["lab", "--"]).args(words);
-        Self { program: Daemon::spawn(command.stdin(Stdio::piped())), calls, _outsider: outsider }
+        Self { program: leaker.start(within, &command), calls, _outsider: outsider }
     }
 
     /// Once it has ended: how often it was connected outside, each time by a socket of its own, and always to the lender.

@@ -198,6 +198,9 @@ pub fn users() -> Vec<u32> {
     if own_uid() == 0 { vec![0, UNPRIVILEGED] } else { vec![own_uid()] }
 }
 
+/// The descriptor that [`Within::holding_a_connection`] opens.
+pub const INHERITED: u8 = 87;
+
 /// Runs programs within the lender's network, as one user.
 pub struct Within {
     pub home: Home,
@@ -263,6 +266,20 @@ impl Within {
     /// A Python program.
     pub fn python(&self, source: &str) -> Command {
         self.run(&["python3", "-c", source])
+    }
+
+    /// The command with a connection of this machine's, to this address, as its descriptor [`INHERITED`]. A shell makes it: what
+    /// this process leaves open for a command, it leaves open for those of all other tests.
+    pub fn holding_a_connection(&self, to: SocketAddr, command: &Command) -> Command {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("exec \"$@\" {INHERITED}<>/dev/tcp/{}/{}", to.ip(), to.port()), "bash"]);
+        shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(self.home.folder.path());
+        if self.elsewhere.is_empty() {
+            as_user(&mut shell, self.uid);
+        }
+        shell
     }
 
     pub fn capuchin(&self) -> Command {
