@@ -120,7 +120,9 @@ fn a_script_whose_interpreter_is_missing_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let said = |first: &str, code| {
         let script = folder.path().join("script");
-        std::fs::write(&script, first).unwrap();
+        // By another process: a program that this one has open for writing when a thread forks is busy.
+        let write = ["-c", "printf %s \"$1\" > \"$2\"", "sh", first];
+        run(std::process::Command::new("sh").args(write).arg(&script));
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         fails(&mut exec(&home, &[script.to_str().unwrap()]), code)
     };

@@ -43,8 +43,15 @@ struct Outside {
 
 impl Outside {
     fn new() -> Self {
-        let connections = TcpListener::bind("0.0.0.0:0").unwrap();
-        let datagrams = UdpSocket::bind(("0.0.0.0", connections.local_addr().unwrap().port())).unwrap();
+        // The same number of both, which another may have of one.
+        let (connections, datagrams) = std::iter::repeat_with(|| {
+            let connections = TcpListener::bind("0.0.0.0:0").unwrap();
+            let port = connections.local_addr().unwrap().port();
+            UdpSocket::bind(("0.0.0.0", port)).ok().map(|datagrams| (connections, datagrams))
+        })
+        .take(20)
+        .find_map(|both| both)
+        .expect("twenty ports were taken");
         connections.set_nonblocking(true).unwrap();
         datagrams.set_nonblocking(true).unwrap();
         Self { connections, datagrams }
