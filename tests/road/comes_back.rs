@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
     process::Command,
 };
 
@@ -64,6 +65,9 @@ fn a_session_that_the_lender_still_takes_for_alive_is_replaced() {
 fn a_borrower_that_was_asleep_comes_back_and_leaves_nothing_open_meanwhile() {
     let lab = Lab::start(remote::BOTH);
     let home = lab.join("alice");
+    // The machine that sleeps ends here: what the borrower's own socket is told takes rights that it gives nobody.
+    let wire = Wire::to(lab.address);
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
     let server = origin(echo);
     let (forward, opened) = remote::forward(&home, &["-L", &format!("0:{server}"), "-R", &format!("0:{server}")], 2);
     let [local, at_lender] = [&opened[0], &opened[1]].map(|text| text.parse::<SocketAddr>().unwrap());
@@ -74,7 +78,7 @@ fn a_borrower_that_was_asleep_comes_back_and_leaves_nothing_open_meanwhile() {
     let unplug = |way: &str| {
         let mut unplug = Command::new("python3");
         unplug.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/road/unplug.py"));
-        run(unplug.args([forward.child.id().to_string(), lab.address.port().to_string(), way.to_owned()]));
+        run(unplug.arg(way).stdin(OwnedFd::from(wire.to_the_lender())));
     };
     unplug("on");
     forward.signal(Signal::STOP);

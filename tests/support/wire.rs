@@ -69,6 +69,13 @@ impl Wire {
         }
     }
 
+    /// The lender's side of the one connection there is.
+    pub fn to_the_lender(&self) -> TcpStream {
+        let state = self.state.lock().unwrap();
+        let [(_, far)] = &state.open[..] else { panic!("{} connections", state.open.len()) };
+        far.try_clone().unwrap()
+    }
+
     /// Lets borrowers through again, to where the lender is now.
     pub fn mend(&self, lender: SocketAddr) {
         self.state.lock().unwrap().lender = Some(lender);
