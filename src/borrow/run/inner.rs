@@ -270,8 +270,13 @@ impl Charge<'_> {
             }
             match control::receive::<ToInner>(self.control, false) {
                 Ok(Some((ToInner::Signal(number), _))) => self.signal(number),
-                // That it is gone is heard next.
-                Ok(Some((ToInner::Sockets(is_ipv6), _))) => drop(self.make_sockets(is_ipv6)),
+                Ok(Some((ToInner::Sockets(is_ipv6), _))) => match self.make_sockets(is_ipv6) {
+                    // That the outer half is gone is heard next.
+                    Err(error)
+                        if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) => {}
+                    // Whoever has no answer waits for ever.
+                    made => made?,
+                },
                 Ok(Some((ToInner::Begin(_), _))) => {}
                 Ok(None) => self.kill_at = Some(Instant::now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
