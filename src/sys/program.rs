@@ -289,8 +289,9 @@ const SET_BYTES: usize = 8;
 /// Lets every signal through and do what it does by default: what a program expects that is started. Allocates nothing.
 fn reset_signals() {
     let none = empty_set();
-    // The kernel's structure, of which zeroes are the default, no flags and no signals held back.
-    let default = [0_usize; 4];
+    // As large as the kernel's structure at least, which has 32 bytes, or 20 where a pointer has four; zeroes are the default, no
+    // flags and no signals held back.
+    let default = [0_u64; 4];
     // SAFETY: the set and the structure are initialised and outlive the calls; setting the default touches no memory of ours, and
     // fails with EINVAL for what cannot be set.
     unsafe {
