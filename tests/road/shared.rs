@@ -14,7 +14,7 @@ use crate::{
     dial, echo, origin,
     remote::{BOTH, forward},
     round_trip,
-    support::{Daemon, Home, Lab, fails, json, run, run_with, text, wait_until, wire::Wire},
+    support::{Daemon, Home, Lab, borrowing::borrowing, fails, run, run_with, text, wait_until, wire::Wire},
 };
 
 /// Alice may do everything, in one session at a time.
@@ -43,9 +43,8 @@ fn logins(lab: &Lab) -> usize {
 
 /// The session that a command of this name uses, as it says itself.
 pub(crate) fn session_of(home: &Home, command: &str) -> Value {
-    let status = json(&run(home.capuchin().args(["status", "--json"])).stdout);
-    let listed = status["borrowing"].as_array().unwrap().clone();
-    let found = listed.iter().find(|one| one["command"] == command && one["state"] == "up");
+    let listed = borrowing(home.capuchin());
+    let found = listed.as_array().unwrap().iter().find(|one| one["command"] == command && one["state"] == "up");
     found.map_or(Value::Null, |one| one["session"].clone())
 }
 
@@ -125,7 +124,9 @@ fn forwards_both_ways_an_offer_and_programs_go_over_the_one_session_that_is_allo
     let doctor = text(alice.capuchin().args(["doctor", "lab"]).output().unwrap().stdout);
     assert!(doctor.contains("session       that of `capuchin connect`, process "), "{doctor}");
     assert_eq!(logins(&lab), before + 1, "one session for all of them");
-    assert_eq!(session_of(&alice, "forward"), session_of(&alice, "connect"));
+    let shared = session_of(&alice, "connect");
+    assert!(shared.is_string(), "it is up");
+    assert_eq!(session_of(&alice, "forward"), shared);
 }
 
 #[test]
@@ -244,6 +245,7 @@ fn a_session_that_is_stopped_is_followed_by_one_of_the_commands_own_and_told_onc
     });
     open.iter().for_each(|way| round_trip(&dial(*way), b"before").unwrap());
     let shared = session_of(&home, "connect");
+    assert!(shared.is_string(), "it is up");
     run(home.capuchin().args(["connect", "--stop", "lab"]));
     wait_until("it has another session", || {
         let own = session_of(&home, "forward");
@@ -325,9 +327,9 @@ fn who_names_another_user_or_another_port_has_another_session() {
     let logins = || lab.audit().iter().filter(|line| line["event"] == "login").count();
     let check = |args: &[&str]| drop(run(home.capuchin().args(args).args(["connect", "127.0.0.1:1"])));
     let port = lab.address.port().to_string();
-    lab.wait_for_audit("the shared one", |line| {
-        line["event"] == "login" && line["session"] == session_of(&home, "connect")
-    });
+    let shared = session_of(&home, "connect");
+    assert!(shared.is_string(), "it is up");
+    lab.wait_for_audit("the shared one", |line| line["event"] == "login" && line["session"] == shared);
     let before = logins();
     check(&["check", "lab"]);
     check(&["check", "alice@lab"]);

@@ -95,6 +95,7 @@ async fn a_hostile_command_harms_itself_alone() {
     let refused = hear_message::<Answer<Ready>>(&mut peer).await.1;
     assert!(matches!(refused, Answer::Refused(refusal) if refusal.kind() == ErrorKind::Version));
     let shared = session_of(&home, "connect");
+    assert!(shared.is_string(), "it is up");
     assert!(lab.audit().iter().all(|line| line["event"] != "session-ended" || line["session"] != shared));
 }
 

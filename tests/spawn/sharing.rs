@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     EVERYTHING, lab,
-    support::{Home, Lab, PATIENCE, as_user, fails, own_uid, run, run_with, text, wait_until},
+    support::{Home, Lab, PATIENCE, as_user, borrowing::borrowing, fails, own_uid, run, run_with, text, wait_until},
 };
 
 /// `capuchin …` of a home that has a runtime folder of its own.
@@ -27,9 +27,9 @@ fn socket(home: &Home) -> std::path::PathBuf {
 
 /// The session that is shared, once the lender's log has its login, and by that each one before.
 fn shared_session(lab: &Lab, home: &Home) -> serde_json::Value {
-    let status = crate::support::json(&run(&mut capuchin(home, &["status", "--json"])).stdout);
-    let session = status["borrowing"][0]["session"].clone();
-    assert!(session.is_string(), "{status}");
+    let listed = borrowing(capuchin(home, &[]));
+    let session = listed[0]["session"].clone();
+    assert!(session.is_string(), "{listed}");
     lab.wait_for_audit("its login", |line| line["event"] == "login" && line["session"] == session);
     session
 }
@@ -183,11 +183,9 @@ fn the_socket_is_for_its_user_alone() {
 
 /// The command in the list of those that borrow now which keeps the session.
 fn sharing(home: &Home) -> Vec<i64> {
-    let status = crate::support::json(&run(&mut capuchin(home, &["status", "--json"])).stdout);
-    let listed = status["borrowing"].as_array().unwrap().iter();
-    // One that is slow to answer is there, too.
-    let keeps = |one: &&serde_json::Value| one["command"] == "connect" || one["state"] == "no answer";
-    listed.filter(keeps).map(|one| one["pid"].as_i64().unwrap()).collect()
+    let listed = borrowing(capuchin(home, &[]));
+    let keeping = listed.as_array().unwrap().iter().filter(|one| one["command"] == "connect");
+    keeping.map(|one| one["pid"].as_i64().unwrap()).collect()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
     exec, lab,
-    support::{Daemon, Home, fails, json, run},
+    support::{Daemon, Home, borrowing::borrowing, fails, run},
 };
 
 /// Signals that do not end a program by default, or stop it: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH. And 32 and 33,
@@ -58,9 +58,8 @@ fn what_runs_at_a_lender_is_listed_on_both_kinds_of_session() {
     let mut command = exec(&home, &["sh", "-c", "echo up; read end"]);
     let program = Daemon::spawn(command.stdin(std::process::Stdio::piped()));
     program.wait_for_line("up");
-    let status = json(&run(home.capuchin().args(["status", "--json"])).stdout);
-    let mut listed: Vec<_> =
-        status["borrowing"].as_array().unwrap().iter().map(|one| one["command"].as_str()).collect();
+    let status = borrowing(home.capuchin());
+    let mut listed: Vec<_> = status.as_array().unwrap().iter().map(|one| one["command"].as_str()).collect();
     listed.sort();
     assert_eq!(listed, [Some("connect"), Some("exec")]);
 }

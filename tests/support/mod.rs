@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod borrowing;
 pub mod clock;
 pub mod disk;
 pub mod half_open;

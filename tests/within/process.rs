@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 use crate::{
     connects::FILL,
     machine::Machine,
-    support::{Daemon, PATIENCE, fails, json, run, text},
+    support::{Daemon, PATIENCE, borrowing::borrowing, fails, run, text},
 };
 
 /// Waits until a process is gone.
@@ -194,7 +194,7 @@ fn what_is_left_behind_is_ended_or_waited_for() {
 fn a_program_is_listed_by_status_while_it_runs() {
     let machine = Machine::start();
     let within = machine.anybody();
-    let listed = || json(&run(within.capuchin().args(["status", "--json"])).stdout)["borrowing"].clone();
+    let listed = || borrowing(within.capuchin());
     let mut command = within.run(&["sh", "-c", "echo up; read end"]);
     let mut program = Daemon::spawn(command.stdin(Stdio::piped()));
     program.wait_for_line("up");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     listens::{serves, visit},
     machine::{Machine, POLICY, Within},
-    support::{Daemon, json, run, text, wait_until},
+    support::{Daemon, borrowing::borrowing, run, text, wait_until},
 };
 
 /// Which lets alice have one session at a time.
@@ -24,9 +24,8 @@ fn logins(machine: &Machine) -> Vec<Value> {
 
 /// What a command says of itself.
 fn status(within: &Within, command: &str) -> Value {
-    let status = json(&run(within.capuchin().args(["status", "--json"])).stdout);
-    let all = status["borrowing"].as_array().unwrap();
-    all.iter().find(|one| one["command"] == command).unwrap().clone()
+    let listed = borrowing(within.capuchin());
+    listed.as_array().unwrap().iter().find(|one| one["command"] == command).unwrap().clone()
 }
 
 /// Keeps a session in the foreground, so that it ends with the test.
