@@ -58,6 +58,7 @@ async fn attack_56_log_injection() {
     const FORGED: &str = "x\",\"verdict\":\"granted\"}\n{\"seq\":1}\r\u{1b}[2J\u{9b}31m\u{202e}";
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
+    lab.wait_for_audit("the end of the session in which she joined", |line| line["event"] == "session-ended");
     everything_is_written(&lab);
     let before = lab.audit().len();
     let mut peer = Peer::logged_in(lab.address, &home, "alice").await;

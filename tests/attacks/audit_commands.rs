@@ -84,6 +84,8 @@ fn an_admins_commands_are_in_the_log_with_who_gave_them_and_what_came_of_it() {
 fn the_log_is_read_with_the_daemon_and_without_it_and_proves_itself() {
     let mut lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
+    // The last line until somebody comes again.
+    lab.wait_for_audit("the end of the session in which she joined", |line| line["event"] == "session-ended");
     for running in [true, false] {
         let all = text(run(lab.admin().args(["audit", "--json"])).stdout);
         assert_eq!(all.lines().count(), lab.audit().len());
