@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use rustls::ServerConfig;
 use tokio::{
     io::BufReader,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -222,9 +222,12 @@ async fn a_lender_without_an_open_invitation_says_so() {
 
 #[tokio::test]
 async fn a_lender_that_is_down_is_named_with_its_addresses() {
-    let Lab { listener, line, dir, .. } = Lab::new().await;
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let Lab { line, dir, .. } = Lab::new().await;
+    // Bound and not listening: it refuses, and the kernel gives its number to nobody else.
+    let down = TcpSocket::new_v4().unwrap();
+    down.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = down.local_addr().unwrap().to_string();
+    let line = JoinLine { addresses: vec![address.clone()], ..line };
     let error = Join::begin(&Profiles::at(dir.path(), dir.path()), &line.encode().unwrap(), None).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.to_string().contains(&address) && error.notes()[0].contains("capuchind"), "{error}");

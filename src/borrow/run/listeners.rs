@@ -200,8 +200,9 @@ mod tests {
 
     use rustix::net::{
         AddressFamily, SocketType, bind, listen, socket,
-        sockopt::{set_ipv6_v6only, set_socket_reuseaddr, socket_cookie},
+        sockopt::{set_ipv6_v6only, socket_cookie},
     };
+    use tokio::net::TcpSocket;
 
     use super::*;
 
@@ -213,11 +214,21 @@ mod tests {
         SocketAddr::new(ip.parse().unwrap(), port)
     }
 
+    /// A port that is bound and does not listen: the kernel gives its number to nobody else, and who asks for it may listen there.
+    fn kept() -> TcpSocket {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(at("127.0.0.1", 0)).unwrap();
+        socket
+    }
+
     #[test]
     fn a_port_is_listened_on_as_long_as_somebody_does() {
         let listeners = listeners();
-        let local = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = local.local_addr().unwrap().port();
+        let kept = kept();
+        let port = kept.local_addr().unwrap().port();
+        assert!(!listeners.has(at("127.0.0.1", port)).unwrap(), "what is bound does not listen");
+        let local = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert!(listeners.has(at("127.0.0.1", port)).unwrap());
         let own = socket_cookie(&local).unwrap();
         assert!(listeners.cookies(false, port).unwrap().contains(&own));
@@ -264,21 +275,15 @@ mod tests {
     #[test]
     fn a_connection_that_lingers_hides_nobody_who_listens() {
         let listeners = listeners();
-        let bound = |port: u16| {
-            let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-            set_socket_reuseaddr(&listener, true).unwrap();
-            bind(&listener, &at("127.0.0.1", port)).unwrap();
-            listen(&listener, 1).unwrap();
-            TcpListener::from(listener)
-        };
-        let first = bound(0);
-        let target = first.local_addr().unwrap();
+        let kept = kept();
+        let target = kept.local_addr().unwrap();
+        let first = TcpListener::bind(target).unwrap();
         let client = TcpStream::connect(target).unwrap();
         // Who closes first lingers.
         drop(first.accept().unwrap());
         drop((client, first));
         assert!(!listeners.has(target).unwrap());
-        let _again = bound(target.port());
+        let _again = TcpListener::bind(target).unwrap();
         assert!(listeners.has(target).unwrap());
     }
 

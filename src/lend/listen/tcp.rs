@@ -81,6 +81,8 @@ fn candidates(granted: &Listen) -> impl Iterator<Item = u16> + use<> {
 mod tests {
     use std::net::TcpListener;
 
+    use tokio::net::TcpSocket;
+
     use super::*;
     use crate::{
         policy::{Facts, Policy, Principal, Transport, decide},
@@ -96,18 +98,28 @@ mod tests {
         (granted, TcpListen { address, backlog: None, v6_only: false, reuse_address: true })
     }
 
+    fn bound() -> TcpSocket {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket
+    }
+
     #[test]
     fn port_zero_gives_the_one_port_of_the_range_that_is_free() {
-        let all: Vec<TcpListener> = (0..50).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let mut taken: Vec<u16> = all.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        // Bound and not listening: the kernel gives their numbers to nobody else, and who asks for one may listen there.
+        let kept: Vec<TcpSocket> = (0..50).map(|_| bound()).collect();
+        let mut taken: Vec<u16> = kept.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
         taken.sort_unstable();
         // Two neighbours where possible; else one port that is its own range.
         let first = taken.windows(2).find(|pair| pair[1] == pair[0] + 1).map_or(taken[0], |pair| pair[0]);
         let last = if taken.contains(&(first + 1)) { first + 1 } else { first };
+        let listens = |port: u16| TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let mut listening: Vec<_> = (first..=last).map(listens).collect();
         let (granted, wanted) = grant(&format!("127.0.0.1:{first}-{last}"), "127.0.0.1:0");
         let error = bind(granted.clone(), &wanted).map(|(_, local, _)| local).unwrap_err();
         assert_eq!(Errno::of(&error), Some(Errno::EADDRINUSE));
-        drop(all.into_iter().find(|listener| listener.local_addr().unwrap().port() == last));
+        drop(listening.pop());
         let (_port, local, granted) = bind(granted, &wanted).unwrap();
         assert_eq!(local.port(), last);
         assert_eq!(granted.request().ports, [last..=last]);
