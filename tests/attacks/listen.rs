@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    time::Duration,
 };
 
 use capuchin::proto::{
@@ -13,6 +12,7 @@ use capuchin::proto::{
 use crate::support::{
     Home, Lab, PATIENCE,
     peer::{Peer, frame},
+    ports::wait_for_close,
 };
 
 fn request(address: &str) -> Request {
@@ -60,17 +60,6 @@ fn visit(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
-}
-
-fn closes(address: SocketAddr) -> bool {
-    let end = std::time::Instant::now() + Duration::from_secs(1);
-    while TcpStream::connect(address).is_ok() {
-        if std::time::Instant::now() > end {
-            return false;
-        }
-        std::thread::yield_now();
-    }
-    true
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +135,8 @@ async fn connections_that_nobody_accepts_are_bounded() {
     });
     assert!(reset.next().is_some(), "who was refused sees it");
     drop(peer);
-    assert!(closes(address), "a port outlives its session");
+    // A port does not outlive its session.
+    wait_for_close(address);
 }
 
 const LISTEN: &str = "[[allow]]\nwho = \"alice\"\nlisten = \"127.0.0.1:1024-65535\"\n";
@@ -159,7 +149,7 @@ async fn garbage_on_a_listeners_stream_breaks_the_protocol_and_closes_its_port()
         let (mut peer, address) = listening(&lab, &home).await;
         peer.send(&frame(1, Kind::Data, false, false, garbage)).await;
         assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol, "{garbage:?}");
-        assert!(closes(address));
+        wait_for_close(address);
     }
 }
 
@@ -175,7 +165,7 @@ async fn half_a_word_and_then_the_end_closes_the_port_and_nothing_else() {
     peer.send(&frame(stream.number(), Kind::Data, false, false, &yes)).await;
     peer.send(&frame(stream.number(), Kind::Data, false, false, b"hello")).await;
     peer.send(&frame(1, Kind::Data, false, true, b"\x00\x00")).await;
-    assert!(closes(address));
+    wait_for_close(address);
     let mut said = [0; 5];
     visitor.read_exact(&mut said).unwrap();
     visitor.write_all(b"?").unwrap();
@@ -190,7 +180,7 @@ async fn a_borrower_that_is_killed_leaves_nothing_listening() {
     let visitor = visit(address);
     // No good-bye, as when a process dies: the kernel closes its sockets.
     drop(peer);
-    assert!(closes(address));
+    wait_for_close(address);
     assert!(crate::support::ends(&visitor));
     lab.wait_for_audit("the end", |line| line["event"] == "listen-closed");
 }

@@ -3,7 +3,6 @@
 use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
-    time::{Duration, Instant},
 };
 
 use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Ready, Request, UnixListen, message};
@@ -11,6 +10,7 @@ use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Ready, Request, UnixListen
 use crate::support::{
     Home, Lab, PATIENCE,
     peer::{Peer, frame},
+    wait_until,
 };
 
 struct Lent {
@@ -101,9 +101,5 @@ async fn a_borrower_that_is_killed_leaves_no_socket_and_no_connection() {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         assert!(crate::support::ends(&socket));
     }
-    let end = Instant::now() + Duration::from_secs(1);
-    while path.symlink_metadata().is_ok() {
-        assert!(Instant::now() < end, "its file stays");
-        std::thread::yield_now();
-    }
+    wait_until("its file is gone", || path.symlink_metadata().is_err());
 }

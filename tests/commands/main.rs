@@ -16,7 +16,7 @@ mod units;
 
 use std::{fs, net::TcpListener, process::Command};
 
-use support::{Home, LOOPBACK, Lab, PASSWORD, capuchind, fails, json, run, run_with, text};
+use support::{Home, LOOPBACK, Lab, PASSWORD, capuchind, fails, json, ports::ClosedPort, run, run_with, text};
 
 fn one_line(stderr: &str, kind: &str, what: &str) {
     assert!(stderr.starts_with(&format!("error[{kind}]: ")), "{stderr}");
@@ -113,8 +113,11 @@ fn a_lender_that_is_down_is_named_with_its_address() {
     let mut lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     lab.daemon.kill();
+    // Its own may be anybody's by now.
+    let down = ClosedPort::new();
+    run(home.capuchin().args(["hosts", "set", "lab", &down.address.to_string()]));
     let stderr = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);
-    one_line(&stderr, "unreachable", &lab.address.to_string());
+    one_line(&stderr, "unreachable", &down.address.to_string());
 }
 
 #[test]

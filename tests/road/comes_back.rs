@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::fd::OwnedFd,
     process::Command,
 };
@@ -10,11 +10,15 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    dial, echo,
-    listen::closes,
-    origin, remote, round_trip,
+    dial, echo, origin, remote, round_trip,
     settings::settle,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, json, named::NamedLab, run, text, wait_until, wire::Wire},
+    support::{
+        Daemon, LOOPBACK, Lab, PATIENCE, json,
+        named::NamedLab,
+        ports::{ClosedPort, wait_for_close},
+        run, text, wait_until,
+        wire::Wire,
+    },
 };
 
 #[test]
@@ -85,7 +89,8 @@ fn a_borrower_that_was_asleep_comes_back_and_leaves_nothing_open_meanwhile() {
     lab.wait_for_audit_within(2 * PATIENCE, "the end of the session", |line| {
         line["event"] == "session-ended" && line["why"].as_str().is_some_and(|why| why.contains("has not answered"))
     });
-    assert!(closes(at_lender), "{at_lender} is open while the borrower sleeps");
+    // While the borrower sleeps.
+    wait_for_close(at_lender);
     unplug("off");
     forward.signal(Signal::CONT);
     forward.wait_for_line("back after");
@@ -104,8 +109,8 @@ fn a_lender_that_moved_is_found_where_it_says_it_is() {
     let set = |home: &crate::support::Home, addresses: &[String]| {
         run(home.capuchin().args(["hosts", "set", "lab"]).args(addresses));
     };
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    set(&home, &[stranger.address.to_string(), nobody.to_string(), lab.address.to_string()]);
+    let nobody = ClosedPort::new();
+    set(&home, &[stranger.address.to_string(), nobody.address.to_string(), lab.address.to_string()]);
     run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]));
     // Pinned: what the lender tells is not added.
     set(&home, &[format!("localhost:{}", lab.address.port())]);

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     dial, echo, origin, pattern, round_trip,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, run, text},
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, ports::ClosedPort, run, text},
 };
 
 #[test]
@@ -166,15 +166,13 @@ fn a_reset_by_the_target_is_a_reset_here() {
 fn a_target_that_is_down_ends_its_connection_and_not_the_forward() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = gone.local_addr().unwrap();
-    drop(gone);
-    let (forward, local) = home.forward(&[&format!("0:{address}")]);
+    let gone = ClosedPort::new();
+    let (forward, local) = home.forward(&[&format!("0:{}", gone.address)]);
     for _ in 0..2 {
         assert!(crate::support::ends(dial(local[0])));
     }
     forward.wait_for_line("Connection refused");
-    let back = TcpListener::bind(address).unwrap();
+    let back = gone.listen();
     thread::spawn(move || back.incoming().map_while(Result::ok).for_each(echo));
     round_trip(&dial(local[0]), b"it is up again").unwrap();
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     echo, origin,
-    support::{Home, LOOPBACK, Lab, PATIENCE, run},
+    support::{Home, LOOPBACK, Lab, PATIENCE, ports::ClosedPort, run},
 };
 
 pub fn profiles(home: &Home) -> Profiles {
@@ -51,10 +51,8 @@ async fn errnos_of_the_lender_arrive_as_they_are() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     let borrower = connect(&home).await;
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = gone.local_addr().unwrap();
-    drop(gone);
-    let error = borrower.tcp_connect(address.to_string()).await.err().unwrap();
+    let gone = ClosedPort::new();
+    let error = borrower.tcp_connect(gone.address.to_string()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Target, "{error}");
     assert_eq!(error.errno().map(|errno| errno.0), Some(111), "ECONNREFUSED: {error}");
     let error = borrower.tcp_connect("nobody.invalid:80").await.err().unwrap();

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use capuchin::{Borrower, TcpOptions, proto::ErrorKind};
@@ -14,7 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::{
     dial,
     library::connect,
-    support::{Home, Lab, PATIENCE, run},
+    support::{
+        Home, Lab, PATIENCE,
+        ports::{ClosedPort, wait_for_close},
+        run,
+    },
 };
 
 /// Alice may listen on any port of loopback that no privilege is needed for.
@@ -27,18 +31,6 @@ pub async fn session(policy: &str) -> (Lab, Home, Borrower) {
     let home = lab.join("alice");
     let borrower = connect(&home).await;
     (lab, home, borrower)
-}
-
-/// Whether nobody listens there any more, within a second.
-pub fn closes(address: SocketAddr) -> bool {
-    let end = Instant::now() + Duration::from_secs(1);
-    while TcpStream::connect(address).is_ok() {
-        if Instant::now() > end {
-            return false;
-        }
-        std::thread::yield_now();
-    }
-    true
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,8 +89,10 @@ async fn an_accept_that_is_given_up_loses_nobody_however_little_its_task_may_sti
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_closes_the_port_resets_who_was_not_accepted_and_keeps_who_was() {
     let (_lab, _home, borrower) = session(LISTEN).await;
-    let listener = borrower.tcp_listen("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr();
+    // No other test gets its number when it is closed.
+    let kept = ClosedPort::new();
+    let address = kept.address;
+    let listener = borrower.tcp_listen(address.to_string()).await.unwrap();
     let accepted = dial(address);
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut pending = dial(address);
@@ -112,7 +106,8 @@ async fn closing_closes_the_port_resets_who_was_not_accepted_and_keeps_who_was()
     // The port is free for the next, although a connection of the last one is still there.
     let again = borrower.tcp_listen(address.to_string()).await.unwrap();
     drop(again);
-    assert!(closes(address), "dropping it closes it too");
+    // Dropping it closes it, too.
+    wait_for_close(address);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,11 +198,12 @@ async fn a_borrower_that_does_not_accept_holds_back_who_connects() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_policy_refuses_is_not_bound() {
     let (lab, _home, borrower) = session("[[allow]]\nwho = \"alice\"\nlisten = \"127.0.0.1:9000-9001\"\n").await;
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = borrower.tcp_listen(free.to_string()).await.err().unwrap();
+    let free = ClosedPort::new();
+    let error = borrower.tcp_listen(free.address.to_string()).await.err().unwrap();
     assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Policy, Some(13)), "{error}");
     assert!(error.notes().join("\n").contains("127.0.0.1:9000-9001"), "{:?}", error.notes());
-    assert!(TcpListener::bind(free).is_ok(), "it was bound");
+    // It could not listen if the lender did.
+    free.listen();
     lab.wait_for_verdict("tcp-listen", "refused");
 }
 
@@ -219,7 +215,7 @@ async fn a_new_policy_a_cut_and_a_revocation_close_ports_and_what_came_to_them()
     let (mut accepted, mut pending) = (dial(address), dial(address));
     let (_stream, _) = listener.accept().await.unwrap();
     std::fs::write(lab.dir().join("policy.toml"), "").unwrap();
-    assert!(closes(address));
+    wait_for_close(address);
     for socket in [&mut accepted, &mut pending] {
         assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     }
@@ -242,7 +238,7 @@ async fn a_new_policy_a_cut_and_a_revocation_close_ports_and_what_came_to_them()
         }
     };
     run(lab.admin().args(["revoke", "--user", "alice"]));
-    assert!(closes(listener.local_addr()));
+    wait_for_close(listener.local_addr());
     assert!(listener.accept().await.is_err());
     drop(home);
 }
@@ -257,7 +253,7 @@ async fn a_listener_lives_as_long_as_its_handle_and_no_longer_than_its_session()
     let visitor = dial(address);
     let (mut stream, _) = listener.accept().await.unwrap();
     drop(listener);
-    assert!(closes(address));
+    wait_for_close(address);
     stream.write_all(b"x").await.unwrap();
     (&visitor).read_exact(&mut [0]).unwrap();
 }
@@ -313,5 +309,6 @@ fn the_example_serves_whoever_comes_to_the_lender() {
     }
     server.wait_for_line("GET / HTTP/1.1");
     server.kill();
-    assert!(closes(address), "a killed borrower leaves nothing listening");
+    // A killed borrower leaves nothing listening.
+    wait_for_close(address);
 }

@@ -11,7 +11,7 @@ use crate::{
     dial, echo, origin, pattern,
     remote::forward,
     round_trip,
-    support::{Daemon, LOOPBACK, Lab, named::NamedLab, text, wire::Wire},
+    support::{Daemon, LOOPBACK, Lab, named::NamedLab, ports::ClosedPort, text, wire::Wire},
 };
 
 fn web(socket: TcpStream) {
@@ -74,14 +74,14 @@ fn curl_goes_through_it_by_every_protocol_and_the_lender_resolves_names() {
 fn what_the_lender_refuses_or_cannot_reach_is_told_in_the_clients_protocol() {
     let lab = Lab::start(LOOPBACK);
     let (_home, daemon, proxy) = proxy(&lab);
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = ClosedPort::new();
     // curl says the number of the reply.
     let (code, said) = curl(&format!("socks5h://{proxy}"), &["http://10.0.0.1:80/"]);
     assert!(code == Some(97) && said.contains("(2)"), "not allowed by the ruleset: {code:?} {said}");
     daemon.wait_for_lines([refused_in_one_line("10.0.0.1:80")]);
-    let (code, said) = curl(&format!("socks5h://{proxy}"), &[&format!("http://{gone}/")]);
+    let (code, said) = curl(&format!("socks5h://{proxy}"), &[&format!("http://{}/", gone.address)]);
     assert!(code == Some(97) && said.contains("(5)"), "connection refused: {code:?} {said}");
-    for (target, status) in [("10.0.0.1:80".to_owned(), "403"), (gone.to_string(), "502")] {
+    for (target, status) in [("10.0.0.1:80".to_owned(), "403"), (gone.address.to_string(), "502")] {
         let (code, said) = curl(&format!("http://{proxy}"), &["--proxytunnel", &format!("http://{target}/")]);
         assert!(code == Some(56) && said.contains(status), "{target}: {code:?} {said}");
         let write = ["--write-out", "%{http_code}", &format!("http://{target}/")];
@@ -236,7 +236,7 @@ fn a_client_that_ends_what_it_sends_at_once_is_connected_and_answered() {
         socket.read_to_end(&mut got).unwrap();
         socket.write_all(&got).unwrap();
     });
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = ClosedPort::new();
     // More than is taken before the target is connected, too.
     for early in [&b""[..], b"hey", &pattern(100_000, 1)] {
         let whole = [b"to the end: ", early].concat();
@@ -250,7 +250,7 @@ fn a_client_that_ends_what_it_sends_at_once_is_connected_and_answered() {
         let answer = say_at_once(proxy, &[&request[..], b"hey"].concat());
         assert!(answer.starts_with(refused), "{protocol} to what no rule allows: {answer:?}");
     }
-    for Asking { protocol, request, down, .. } in asking_for(gone) {
+    for Asking { protocol, request, down, .. } in asking_for(gone.address) {
         let answer = say_at_once(proxy, &[&request[..], b"hey"].concat());
         assert!(answer.starts_with(down), "{protocol} to what is down: {answer:?}");
     }

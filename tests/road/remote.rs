@@ -12,10 +12,13 @@ use std::{
 };
 
 use crate::{
-    dial, echo,
-    listen::closes,
-    origin, round_trip,
-    support::{Daemon, Home, Lab, PATIENCE, fails, run, text, wire::Wire},
+    dial, echo, origin, round_trip,
+    support::{
+        Daemon, Home, Lab, PATIENCE, fails,
+        ports::{ClosedPort, wait_for_close},
+        run, text,
+        wire::Wire,
+    },
 };
 
 /// Alice may connect and listen on loopback.
@@ -63,7 +66,8 @@ fn curl_at_the_lender_reaches_a_server_of_ours_over_both_families() {
     }
     lab.wait_for_audit("a visitor", |line| line["event"] == "accepted-closed");
     forward.kill();
-    assert!(remote.iter().all(|remote| closes(address(remote))), "a killed borrower leaves nothing listening");
+    // A killed borrower leaves nothing listening.
+    remote.iter().for_each(|remote| wait_for_close(address(remote)));
 }
 
 #[test]
@@ -75,8 +79,8 @@ fn a_server_of_ours_that_answers_only_after_the_end_is_heard_and_one_that_is_dow
         socket.read_to_end(&mut question).unwrap();
         socket.write_all(format!("{} bytes", question.len()).as_bytes()).unwrap();
     });
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (forward, remote) = forward(&home, &["-R", &format!("0:{server}"), "-R", &format!("0:{gone}")], 2);
+    let gone = ClosedPort::new();
+    let (forward, remote) = forward(&home, &["-R", &format!("0:{server}"), "-R", &format!("0:{}", gone.address)], 2);
     let mut socket = dial(address(&remote[0]));
     socket.write_all(&[b'q'; 300_000]).unwrap();
     socket.shutdown(Shutdown::Write).unwrap();
@@ -85,8 +89,8 @@ fn a_server_of_ours_that_answers_only_after_the_end_is_heard_and_one_that_is_dow
     assert_eq!(answer, "300000 bytes");
     let error = dial(address(&remote[1])).read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    forward.wait_for_line(&format!("cannot connect to {gone}: Connection refused"));
-    let back = TcpListener::bind(gone).unwrap();
+    forward.wait_for_line(&format!("cannot connect to {}: Connection refused", gone.address));
+    let back = gone.listen();
     thread::spawn(move || back.incoming().map_while(Result::ok).for_each(echo));
     round_trip(&dial(address(&remote[1])), b"it is up again").unwrap();
 }
@@ -96,8 +100,8 @@ fn a_port_that_is_taken_or_refused_ends_the_command_and_opens_nothing() {
     let lab = Lab::start(BOTH);
     let home = lab.join("alice");
     let server = origin(echo);
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _taken = TcpListener::bind(taken).unwrap();
+    let keeps = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = keeps.local_addr().unwrap();
     for (remote, kind, says) in [
         (taken.to_string(), "error[target]", "Address already in use"),
         ("*:8080".to_owned(), "error[policy]", "0.0.0.0:8080 is refused"),
@@ -151,7 +155,7 @@ fn a_port_that_the_lender_takes_back_ends_the_command() {
     std::fs::write(lab.dir().join("policy.toml"), "[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:1\"\n").unwrap();
     forward.wait_for_line("was taken back: its policy does not allow it any more");
     assert_eq!(forward.wait().code(), Some(255));
-    assert!(closes(address(&remote[0])));
+    wait_for_close(address(&remote[0]));
 }
 
 #[test]
@@ -265,7 +269,7 @@ fn in_the_background_the_command_ends_well_once_its_forwards_are_open() {
     let local = address(stdout.split(' ').nth(1).unwrap());
     round_trip(&dial(local), b"from the background").unwrap();
     run(lab.admin().args(["revoke", "--user", "alice"]));
-    assert!(closes(local));
+    wait_for_close(local);
     // What fails before is told in the foreground.
     let bob = lab.join("bob");
     let said = fails(bob.capuchin().args(["forward", "lab", "-f", "-L", "0:10.0.0.1:80"]), 255);

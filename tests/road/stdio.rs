@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     echo, origin, pattern,
-    support::{Daemon, Home, LOOPBACK, Lab, fails, run, run_with, text},
+    support::{Daemon, Home, LOOPBACK, Lab, fails, ports::ClosedPort, run, run_with, text},
 };
 
 /// A private sshd on loopback, for the user who runs the test, with keys of its own.
@@ -232,8 +232,8 @@ fn each_half_ends_alone_and_what_fails_has_its_status() {
     assert_eq!(said, "good bye");
     child.stdin.take().unwrap().write_all(b"and to you").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let said = fails(&mut forward(&gone.to_string()), 255);
+    let gone = ClosedPort::new();
+    let said = fails(&mut forward(&gone.address.to_string()), 255);
     assert!(said.starts_with("error[target]") && said.contains("Connection refused"), "{said}");
     let said = fails(&mut forward("10.0.0.1:22"), 255);
     assert!(said.starts_with("error[policy]"), "{said}");

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     listen::session,
     pattern,
-    support::{PATIENCE, run},
+    support::{PATIENCE, ports::ClosedUdpPort, run},
 };
 
 /// Alice may send to any port of loopback, and be reached there.
@@ -89,9 +89,11 @@ async fn datagrams_of_every_length_go_there_and_back_in_both_families() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_port_is_refused_by_its_address_and_the_socket_stays_good() {
     let (_lab, _home, borrower) = session(UDP).await;
-    for (bind, peer) in [("0.0.0.0:0", "127.0.0.1:0"), ("[::]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0")] {
-        let closed = there(peer).local_addr().unwrap();
-        let (socket, open) = (borrower.udp_bind(bind).await.unwrap(), there(peer));
+    for (bind, peer) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "::1"), ("[::]:0", "127.0.0.1")] {
+        let port = ClosedUdpPort::at(peer);
+        let closed = port.address;
+        let (socket, open) =
+            (borrower.udp_bind(bind).await.unwrap(), there(&SocketAddr::new(closed.ip(), 0).to_string()));
         for _ in 0..3 {
             socket.send_to(b"anybody?", closed).await.unwrap();
             let error = received(&socket).await.unwrap_err();

@@ -14,7 +14,7 @@ use crate::{
     listen::session,
     pattern,
     remote::forward,
-    support::{Daemon, Lab, PATIENCE, fails, named::NamedLab, run, text, wire::Wire},
+    support::{Daemon, Lab, PATIENCE, fails, named::NamedLab, ports::ClosedUdpPort, run, text, wire::Wire},
 };
 
 /// Alice may send to loopback and be reached there.
@@ -25,6 +25,11 @@ const UDP: &str = "[[allow]]\nwho = \"alice\"\nudp = [\"127.0.0.0/8:*\", \"[::1]
 fn echo(address: &str) -> SocketAddr {
     let server = UdpSocket::bind(address).unwrap();
     let address = server.local_addr().unwrap();
+    echo_at(server);
+    address
+}
+
+fn echo_at(server: UdpSocket) {
     thread::spawn(move || {
         let mut buffer = vec![0; 65_535];
         // An error is that of an answer, to somebody who is gone.
@@ -34,7 +39,6 @@ fn echo(address: &str) -> SocketAddr {
             }
         }
     });
-    address
 }
 
 /// A socket that sends to `address` and hears from it alone.
@@ -161,8 +165,8 @@ fn many_clients_have_their_own_sockets_and_their_own_answers() {
 fn a_server_that_is_down_is_told_once_and_heard_when_it_is_up() {
     let lab = Lab::start(UDP);
     let home = lab.join("alice");
-    let gone = || UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (there, here) = (gone(), gone());
+    let ports = [(); 2].map(|()| ClosedUdpPort::at("127.0.0.1"));
+    let [there, here] = ports.each_ref().map(|port| port.address);
     let (forward, opened) = forward(&home, &["-L", &format!("0:{there}/udp"), "-R", &format!("0:{here}/udp")], 2);
     let (ours, theirs) = (client(address(&opened[0])), client(address(&opened[1])));
     for client in [&ours, &theirs] {
@@ -179,9 +183,7 @@ fn a_server_that_is_down_is_told_once_and_heard_when_it_is_up() {
             format!("capuchin: lab could not connect to {there}/udp: Connection refused (os error 111)"),
         ]
     );
-    for address in [there, here] {
-        echo(&address.to_string());
-    }
+    ports.into_iter().for_each(|port| echo_at(port.open()));
     comes_through(&ours);
     comes_through(&theirs);
 }
@@ -190,8 +192,8 @@ fn a_server_that_is_down_is_told_once_and_heard_when_it_is_up() {
 fn what_the_policy_refuses_ends_the_command_and_opens_nothing() {
     let lab = Lab::start(UDP);
     let home = lab.join("alice");
-    let taken = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _taken = UdpSocket::bind(taken).unwrap();
+    let keeps = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = keeps.local_addr().unwrap();
     for (options, kind, says) in [
         (["-L", "0:10.0.0.1:53/udp"], "error[policy]", "udp 10.0.0.1:53 is refused"),
         (["-R", "127.0.0.1:53:127.0.0.1:5353/udp"], "error[policy]", "127.0.0.1:53/udp is refused"),

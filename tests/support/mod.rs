@@ -8,6 +8,7 @@ pub mod disk;
 pub mod half_open;
 pub mod named;
 pub mod peer;
+pub mod ports;
 pub mod pty;
 pub mod wire;
 
