@@ -15,7 +15,7 @@ use crate::{
     dial, echo, origin, round_trip,
     support::{
         Daemon, Home, Lab, PATIENCE, fails,
-        ports::{ClosedPort, wait_for_close},
+        ports::{ClosedPort, free_range, wait_for_close},
         run, text,
         wire::Wire,
     },
@@ -38,15 +38,6 @@ pub fn forward(home: &Home, options: &[&str], lines: usize) -> (Daemon, Vec<Stri
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
-}
-
-/// Ports of loopback in a row that nobody has.
-fn free_range(count: u16) -> u16 {
-    let free = |first: u16| {
-        let bind = |port| TcpListener::bind(("127.0.0.1", port));
-        (first..first + count).map(bind).collect::<Result<Vec<_>, _>>().is_ok()
-    };
-    (20_000..30_000_u16).step_by(count.into()).find(|first| free(*first)).unwrap()
 }
 
 #[test]
@@ -162,7 +153,7 @@ fn a_port_that_the_lender_takes_back_ends_the_command() {
 fn a_hundred_ports_each_way_are_a_range() {
     let lab = Lab::start(BOTH);
     let home = lab.join("alice");
-    let there = free_range(300);
+    let there = free_range(300, |port| TcpListener::bind(("127.0.0.1", port)).is_ok());
     let here = there + 100;
     // The server of each port says which one it is.
     for port in there..there + 100 {

@@ -14,7 +14,13 @@ use crate::{
     listen::session,
     pattern,
     remote::forward,
-    support::{Daemon, Lab, PATIENCE, fails, named::NamedLab, ports::ClosedUdpPort, run, text, wire::Wire},
+    support::{
+        Daemon, Lab, PATIENCE, fails,
+        named::NamedLab,
+        ports::{ClosedUdpPort, free_range, has_udp_port},
+        run, text,
+        wire::Wire,
+    },
 };
 
 /// Alice may send to loopback and be reached there.
@@ -228,8 +234,7 @@ fn ports_are_kept_over_a_lender_that_was_restarted() {
 fn a_range_is_a_forward_for_each_port() {
     let lab = Lab::start(UDP);
     let home = lab.join("alice");
-    let free = |first: &u16| (*first..first + 30).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok());
-    let there = (20_000..30_000_u16).step_by(30).find(free).unwrap();
+    let there = free_range(30, |port| UdpSocket::bind(("127.0.0.1", port)).is_ok());
     // The server of each port says which one it is.
     for port in there..there + 10 {
         let server = UdpSocket::bind(("127.0.0.1", port)).unwrap();
@@ -260,10 +265,12 @@ fn a_port_that_the_lender_takes_back_ends_the_command() {
     let server = echo("127.0.0.1:0");
     let (mut forward, opened) = forward(&home, &["-R", &format!("0:{server}/udp")], 1);
     round_trip(&client(address(&opened[0])), b"before").unwrap();
+    let is_open = || has_udp_port(lab.daemon.child.id(), address(&opened[0]).port());
+    assert!(is_open());
     std::fs::write(lab.dir().join("policy.toml"), "[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:1\"\n").unwrap();
     forward.wait_for_line("was taken back: its policy does not allow it any more");
     assert_eq!(forward.wait().code(), Some(255));
-    UdpSocket::bind(address(&opened[0])).unwrap();
+    assert!(!is_open());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

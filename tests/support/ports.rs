@@ -1,4 +1,4 @@
-//! Ports of this machine that a test needs closed.
+//! Ports of this machine that a test needs closed, or to itself.
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -62,6 +62,26 @@ impl ClosedUdpPort {
         drop(self.socket);
         open
     }
+}
+
+/// So many ports in a row that are free, of those that the kernel gives to nobody by itself: the first of them. Tests that run
+/// beside these begin their search elsewhere.
+pub fn free_range(count: u16, is_free: impl Fn(u16) -> bool) -> u16 {
+    let ranges = 10_000 / count;
+    let begin = std::process::id() as usize % usize::from(ranges);
+    let mut firsts = (0..ranges).cycle().skip(begin).take(ranges.into()).map(|range| 20_000 + range * count);
+    firsts.find(|first| (*first..first + count).all(&is_free)).unwrap()
+}
+
+/// Whether a process has a UDP socket with this port of IPv4. Whoever gets the port next is another one.
+pub fn has_udp_port(process: u32, port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let of_port = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let of_port = of_port.filter(|fields| fields[1].ends_with(&format!(":{port:04X}")));
+    let sockets: Vec<_> = of_port.map(|fields| format!("socket:[{}]", fields[9]).into()).collect();
+    let files = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    // One that is closed while it is listed is none.
+    files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).any(|link| sockets.contains(&link))
 }
 
 fn bound(kind: SocketType, address: SocketAddr) -> OwnedFd {
