@@ -135,5 +135,7 @@ async fn end(host: &str) -> Result<(), Failure> {
     };
     kill_process(pid, Signal::TERM)
         .map_err(|errno| Failure::new(ErrorKind::Local, format!("cannot end the session: {errno}")))?;
+    // One that is suspended hears it then.
+    let _ = kill_process(pid, Signal::CONT);
     print(&format!("The session with {host} ends"))
 }

@@ -2,11 +2,14 @@
 
 use std::{
     io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     process::{Command, Stdio},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{PidfdFlags, Signal, kill_process},
+};
 
 use crate::{
     EVERYTHING, lab,
@@ -88,6 +91,19 @@ fn commands_share_one_session_and_work_without_it() {
     });
     run(&mut capuchin(&home, &["exec", "lab", "true"]));
     assert!(fails(&mut capuchin(&home, &["connect", "--stop", "lab"]), 255).contains("is not connected"));
+}
+
+#[test]
+fn a_session_that_is_suspended_can_be_ended() {
+    let (_lab, home) = lab();
+    run(&mut capuchin(&home, &["connect", "lab"]));
+    let keeper = UnixStream::connect(socket(&home)).unwrap();
+    let keeper = rustix::net::sockopt::socket_peercred(&keeper).unwrap().pid;
+    let ended = rustix::process::pidfd_open(keeper, PidfdFlags::empty()).unwrap();
+    kill_process(keeper, Signal::STOP).unwrap();
+    run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&patience)), Ok(1), "it goes on");
 }
 
 #[test]
