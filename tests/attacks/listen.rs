@@ -13,6 +13,7 @@ use crate::support::{
     Home, Lab, PATIENCE,
     peer::{Peer, frame},
     ports::wait_for_close,
+    wait_until,
 };
 
 fn request(address: &str) -> Request {
@@ -128,12 +129,12 @@ async fn connections_that_nobody_accepts_are_bounded() {
     announced(&mut peer).await;
     peer.send(&frame(streams[1].number(), Kind::Rst, false, false, &[0; 4])).await;
     announced(&mut peer).await;
-    let mut reset = visitors.iter().filter(|visitor| {
+    let is_reset = |visitor: &TcpStream| {
         visitor.set_nonblocking(true).unwrap();
-        let read = (&**visitor).read(&mut [0]);
+        let read = Read::read(&mut &*visitor, &mut [0]);
         read.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
-    });
-    assert!(reset.next().is_some(), "who was refused sees it");
+    };
+    wait_until("who was refused sees it", || visitors.iter().any(is_reset));
     drop(peer);
     // A port does not outlive its session.
     wait_for_close(address);
