@@ -72,6 +72,6 @@ mod tests {
         let apart: std::collections::HashSet<_> = all.iter().collect();
         assert_eq!(apart.len(), all.len());
         assert_eq!(all[0], name("lab", None, "ana", "lab", 1));
-        assert_eq!(all[0].len(), 2 * NAME_BYTES + 5);
+        assert_eq!(all[0].len(), 2 * NAME_BYTES);
     }
 }
