@@ -34,7 +34,7 @@ use super::{
     tcp::connect,
 };
 use crate::{
-    proto::{Target, TcpConnected},
+    proto::{Errno, ErrorKind, Refusal, Target, TcpConnected},
     session::{Meter, close_gently, relay},
 };
 
@@ -44,7 +44,8 @@ const GREETING_MAX: Duration = Duration::from_secs(20);
 const GREETING_BYTES_MAX: usize = 16 * 1024;
 /// Clients that have not said where to yet.
 const GREETINGS_MAX: usize = 1024;
-/// How long a client that sends no more is taken to wait for its connection: one that is closed looks the same.
+/// How long a client that sends no more, or more than there is room for, is taken to wait for its connection: one that is
+/// closed looks the same.
 const ENDED_MAX: Duration = Duration::from_secs(30);
 /// A client that does not read its reply.
 const REPLY_MAX: Duration = Duration::from_secs(20);
@@ -199,7 +200,10 @@ impl Client {
         let Wish { target, speech, first } = wish;
         let opened = tokio::select! {
             opened = Box::pin(connect(&self.borrower, &target)) => opened,
-            () = broke_off(&mut self.socket, &mut heard) => return Ok(()),
+            waited = waits(&mut self.socket, &mut heard) => match waited {
+                Waited::Gone => return Ok(()),
+                Waited::Enough => Err(too_late(&self.borrower, &target)),
+            },
         };
         let (stream, connected) = match opened {
             Ok(opened) => opened,
@@ -255,25 +259,34 @@ impl Client {
     }
 }
 
-/// Ready once a client that waits to be connected is gone; what it sends meanwhile goes behind `heard`, as far as there is
-/// room. The end of what it sends is no end of the client, who may wait for the answer: whether it reads on is not to be seen
-/// before something is written to it.
-async fn broke_off(socket: &mut TcpStream, heard: &mut BytesMut) {
+/// How it ended that a client waited to be connected.
+#[derive(Debug, PartialEq, Eq)]
+enum Waited {
+    /// It has gone.
+    Gone,
+    /// It may be there or not, and that for [`ENDED_MAX`].
+    Enough,
+}
+
+/// What a client sends that waits to be connected goes behind `heard`. The end of that is no end of the client, who may wait
+/// for the answer: whether it reads on is not to be seen before something is written to it, nor, once there is no room, whether
+/// its end has come.
+async fn waits(socket: &mut TcpStream, heard: &mut BytesMut) -> Waited {
     loop {
         let room = GREETING_BYTES_MAX.saturating_sub(heard.len());
-        if room == 0 {
-            break;
-        }
         match (&mut *socket).take(room as u64).read_buf(heard).await {
-            Ok(0) => {
-                let _ = timeout(ENDED_MAX, socket.ready(Interest::ERROR)).await;
-                return;
-            }
-            Err(_) => return,
+            Ok(0) => break,
+            Err(_) => return Waited::Gone,
             Ok(_) => {}
         }
     }
-    let _ = socket.ready(Interest::ERROR).await;
+    timeout(ENDED_MAX, socket.ready(Interest::ERROR)).await.map_or(Waited::Enough, |_| Waited::Gone)
+}
+
+fn too_late(borrower: &Borrower, target: &Target) -> BorrowError {
+    let text = format!("it did not answer within {} s, and the client sends no more", ENDED_MAX.as_secs());
+    let refusal = Refusal::new(ErrorKind::Target, text).with_errno(Some(Errno::ETIMEDOUT));
+    BorrowError::refused(borrower.host(), &target.to_string(), &refusal)
 }
 
 #[cfg(test)]
