@@ -270,13 +270,7 @@ impl Charge<'_> {
             }
             match control::receive::<ToInner>(self.control, false) {
                 Ok(Some((ToInner::Signal(number), _))) => self.signal(number),
-                Ok(Some((ToInner::Sockets(is_ipv6), _))) => match self.make_sockets(is_ipv6) {
-                    // That the outer half is gone is heard next.
-                    Err(error)
-                        if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) => {}
-                    // Whoever has no answer waits for ever.
-                    made => made?,
-                },
+                Ok(Some((ToInner::Sockets(is_ipv6), _))) => self.make_sockets(is_ipv6),
                 Ok(Some((ToInner::Begin(_), _))) => {}
                 Ok(None) => self.kill_at = Some(Instant::now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -339,17 +333,15 @@ impl Charge<'_> {
         }
     }
 
-    /// For visitors of the program; as many as can be made.
-    fn make_sockets(&self, is_ipv6: bool) -> io::Result<()> {
+    /// For visitors of the program; as many as can be made and handed over.
+    fn make_sockets(&self, is_ipv6: bool) {
         let made = (0..listening::BATCH).map_while(|_| sys::visitor_socket(is_ipv6, MARK_OWN).ok());
         let made: Vec<OwnedFd> = made.collect();
         let passed: Vec<_> = made.iter().map(AsFd::as_fd).collect();
-        match control::send(self.control, &FromInner::Sockets(is_ipv6), &passed) {
-            // Too many descriptors are on their way; without any, it is asked again.
-            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
-                control::send(self.control, &FromInner::Sockets(is_ipv6), &[])
-            }
-            sent => sent,
+        if control::send(self.control, &FromInner::Sockets(is_ipv6), &passed).is_err() {
+            // Too many descriptors are on their way, or memory is short; without any, it is asked again. That the outer half is
+            // gone is heard next.
+            let _ = control::send(self.control, &FromInner::Sockets(is_ipv6), &[]);
         }
     }
 
