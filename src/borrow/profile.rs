@@ -216,37 +216,30 @@ impl Profiles {
     /// # Errors
     /// Its file is missing or broken.
     pub fn certificate_lasts(&self, alias: &Alias, user: &UserName) -> Result<(UnixTime, UnixTime), BorrowError> {
-        let path = self.folder(alias).join(user.as_str()).join("client.crt");
-        let broken = |why: String| BorrowError::Profile { path: path.display().to_string(), why };
-        let chain = pem::certificates(&keyfile::read_admin_file(&path)?).map_err(|error| broken(error.to_string()))?;
-        let first = chain.first().ok_or_else(|| broken(pem::PemError::Certificate.to_string()))?;
-        identity::lasts(first).map_err(|error| broken(error.to_string()))
+        let broken = |error: identity::IdentityError| BorrowError::Profile {
+            path: self.certificate_path(alias, user).display().to_string(),
+            why: error.to_string(),
+        };
+        identity::lasts(&self.certificate(alias, user)?).map_err(broken)
+    }
+
+    /// That of a user on this device.
+    fn certificate(&self, alias: &Alias, user: &UserName) -> Result<CertificateDer<'static>, BorrowError> {
+        first_certificate(&self.certificate_path(alias, user))
     }
 
     pub(super) fn credentials(&self, alias: &Alias, user: &UserName) -> Result<Credentials, BorrowError> {
         let folder = self.folder(alias);
-        let own = folder.join(user.as_str());
-        let certificates = |path: PathBuf| {
-            let why = |error: pem::PemError| BorrowError::Profile {
-                path: path.display().to_string(),
-                why: error.to_string(),
-            };
-            pem::certificates(&keyfile::read_admin_file(&path)?).map_err(why)
-        };
         Ok(Credentials {
-            key_pem: keyfile::read_secret(&own.join("client.key"))?,
-            chain: certificates(own.join("client.crt"))?,
+            key_pem: keyfile::read_secret(&folder.join(user.as_str()).join("client.key"))?,
+            chain: certificates(&self.certificate_path(alias, user))?,
             ca: self.ca(alias)?,
         })
     }
 
     /// The certificate of the lender's CA, as it was pinned at join.
     pub(super) fn ca(&self, alias: &Alias) -> Result<CertificateDer<'static>, BorrowError> {
-        let path = self.folder(alias).join("ca.crt");
-        let why =
-            |error: pem::PemError| BorrowError::Profile { path: path.display().to_string(), why: error.to_string() };
-        let first = pem::certificates(&keyfile::read_admin_file(&path)?).map_err(why)?.into_iter().next();
-        first.ok_or_else(|| why(pem::PemError::Certificate))
+        first_certificate(&self.folder(alias).join("ca.crt"))
     }
 
     pub(super) fn ticket(&self, alias: &Alias, user: &UserName) -> Result<SavedTicket, TicketFileError> {
@@ -266,7 +259,7 @@ impl Profiles {
         user: &UserName,
         certificate: &CertificateDer<'_>,
     ) -> Result<(), BorrowError> {
-        let path = self.folder(alias).join(user.as_str()).join("client.crt");
+        let path = self.certificate_path(alias, user);
         Ok(keyfile::write(&path, pem::certificate_pem(certificate).as_bytes(), keyfile::PUBLIC_MODE)?)
     }
 
@@ -276,6 +269,10 @@ impl Profiles {
 
     pub(super) fn folder(&self, alias: &Alias) -> PathBuf {
         self.hosts.join(alias.as_str())
+    }
+
+    fn certificate_path(&self, alias: &Alias, user: &UserName) -> PathBuf {
+        self.folder(alias).join(user.as_str()).join("client.crt")
     }
 
     fn ticket_path(&self, alias: &Alias, user: &UserName) -> PathBuf {
@@ -293,6 +290,17 @@ impl Profiles {
         let how = "to join one: on the lender run `capuchind invite USER`, here `capuchin join`".to_owned();
         BorrowError::UnknownHost { host: host.to_owned(), notes: vec![known, how] }
     }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BorrowError> {
+    let why = |error: pem::PemError| BorrowError::Profile { path: path.display().to_string(), why: error.to_string() };
+    pem::certificates(&keyfile::read_admin_file(path)?).map_err(why)
+}
+
+fn first_certificate(path: &Path) -> Result<CertificateDer<'static>, BorrowError> {
+    let none =
+        || BorrowError::Profile { path: path.display().to_string(), why: pem::PemError::Certificate.to_string() };
+    certificates(path)?.into_iter().next().ok_or_else(none)
 }
 
 /// The names of the folders in a folder, sorted; what begins with a dot is half made and left out.

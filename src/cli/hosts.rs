@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{
-    completion,
+    completion, presence,
     report::{Failure, escape, print, print_json, warn},
 };
 use crate::{
-    Alias, Borrower, Profile, Profiles, lender_address,
+    Alias, Host, Profile, Profiles, lender_address,
     proto::{ErrorKind, UserName},
     trust::UnixTime,
 };
@@ -55,11 +55,11 @@ enum Command {
     },
 }
 
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Some(Command::Set { alias, addresses, auto: _ }) => set(&alias.parse()?, addresses),
-        Some(Command::Remove { alias }) => remove(&alias.parse()?).await,
-        None => list(&arguments),
+        Some(Command::Remove { alias }) => remove(&alias.parse()?),
+        None => list(arguments),
     }
 }
 
@@ -79,20 +79,25 @@ fn set(alias: &Alias, addresses: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn remove(alias: &Alias) -> Result<(), Failure> {
+fn remove(alias: &Alias) -> Result<(), Failure> {
     let profiles = Profiles::from_env()?;
-    // One that cannot be read can be removed.
-    let profile = profiles.profile(alias).ok();
-    for user in profile.iter().flat_map(|profile| &profile.users) {
-        let host = format!("{user}@{alias}");
-        if Borrower::sharing_process(&host).await?.is_some() {
-            let failure = Failure::new(ErrorKind::Usage, format!("{host} is connected, and stays"));
-            return Err(Failure { notes: vec![format!("to end that: capuchin connect --stop {host}")], ..failure });
+    let failed = |error| Failure::new(ErrorKind::Local, format!("cannot see what is connected: {error}"));
+    for command in presence::all().map_err(failed)? {
+        let host = command["host"].as_str().unwrap_or_default();
+        if command["command"] == "connect" && host.parse::<Host>().is_ok_and(|host| host.alias == *alias) {
+            let text = format!("{host} is connected by process {}, and stays", command["pid"]);
+            let notes = vec![format!("to end that: capuchin connect --stop {host}")];
+            return Err(Failure { notes, ..Failure::new(ErrorKind::Usage, text) });
         }
     }
-    profiles.remove(alias)?;
-    let lender = profile.map_or_else(|| alias.to_string(), |profile| profile.lender.to_string());
-    print(&format!("{alias} is removed. {lender} still knows this device: `capuchind revoke --device` there ends that"))
+    // One that cannot be read can be removed.
+    let lender = profiles.profile(alias).map_or_else(|_| alias.to_string(), |profile| profile.lender.to_string());
+    let devices = profiles.remove(alias)?;
+    print(&format!("{alias} is removed"))?;
+    for (user, device) in devices {
+        warn(&format!("to have {lender} forget this device of {user}, there: capuchind revoke --device {device}"));
+    }
+    Ok(())
 }
 
 fn list(arguments: &Arguments) -> Result<(), Failure> {

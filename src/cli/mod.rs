@@ -131,7 +131,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // No answer, for whatever reason.
+        // Whatever kept the answer from being given, but for a reader who has gone.
         Err(failure) if failure.code == report::FAILURE && answers_by_status(std::env::args_os()) => {
             failure.with_code(check::ERROR).report()
         }
@@ -143,7 +143,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Join(arguments) => block_on(join::join(arguments)),
         Command::Login(arguments) => block_on(join::login(arguments)),
-        Command::Hosts(arguments) => block_on(hosts::run(arguments)),
+        Command::Hosts(arguments) => hosts::run(&arguments),
         Command::Check(arguments) => block_on(check::run(arguments)),
         // It forks before any thread exists.
         Command::Run(arguments) => run::run(arguments),

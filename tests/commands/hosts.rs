@@ -13,8 +13,17 @@ fn a_host_is_removed_with_its_keys_and_logins_and_can_be_joined_again() {
     let tickets = home.folder.path().join("state/capuchin/tickets/lab");
     assert!(home.profile().exists() && tickets.exists() && hosts()[0]["alias"] == "lab");
 
-    let said = text(run(home.capuchin().args(["hosts", "remove", "lab"])).stdout);
-    assert!(said.starts_with("lab is removed") && said.contains("revoke --device"), "{said}");
+    lab.join_at("bob", &home);
+    let removed = run(home.capuchin().args(["hosts", "remove", "lab"]));
+    assert_eq!(text(removed.stdout), "lab is removed\n");
+    let stderr = text(removed.stderr);
+    let known = lab.audit();
+    for (line, user) in stderr.lines().zip(["alice", "bob"]) {
+        let login = known.iter().find(|line| line["event"] == "login" && line["user"] == user).unwrap();
+        let device = login["device"].as_str().unwrap();
+        assert!(line.contains(user) && line.ends_with(&format!("capuchind revoke --device {device}")), "{stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 2, "{stderr}");
     assert!(!home.profile().exists() && !tickets.exists() && hosts() == json(b"[]"));
     let stderr = fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);
     one_line(&stderr, "config", "lab");
@@ -29,6 +38,7 @@ fn a_host_that_cannot_be_read_can_be_removed_and_a_link_leads_nowhere() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     fs::write(home.profile().join("lender.toml"), "no TOML").unwrap();
+    fs::write(home.profile().join("alice/client.crt"), "no certificate").unwrap();
     let elsewhere = home.folder.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("kept"), "").unwrap();
@@ -45,12 +55,15 @@ fn a_host_that_cannot_be_read_can_be_removed_and_a_link_leads_nowhere() {
 fn a_host_whose_session_is_shared_stays_until_that_has_ended() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    run(home.capuchin().args(["connect", "lab"]));
-    let stderr = fails(home.capuchin().args(["hosts", "remove", "lab"]), 255);
-    one_line(&stderr, "usage", "capuchin connect --stop alice@lab");
-    assert!(home.profile().exists());
-    run(home.capuchin().args(["connect", "--stop", "alice@lab"]));
-    wait_until("its session has ended, and it is removed", || {
-        home.capuchin().args(["hosts", "remove", "lab"]).output().unwrap().status.success()
-    });
+    for host in ["lab".to_owned(), format!("alice@lab:{}", lab.address.port())] {
+        run(home.capuchin().args(["connect", &host]));
+        let stderr = fails(home.capuchin().args(["hosts", "remove", "lab"]), 255);
+        one_line(&stderr, "usage", &format!("capuchin connect --stop {host}\n"));
+        assert!(home.profile().exists());
+        run(home.capuchin().args(["connect", "--stop", &host]));
+        wait_until("its session has ended", || {
+            text(run(home.capuchin().arg("status")).stdout).lines().all(|line| !line.contains("connect"))
+        });
+    }
+    run(home.capuchin().args(["hosts", "remove", "lab"]));
 }

@@ -3,10 +3,15 @@
 use std::{fs, io, path::Path};
 
 use super::{Alias, BorrowError, Profiles};
+use crate::{
+    proto::{DeviceId, UserName},
+    trust::identity::identity_of,
+};
 
 impl Profiles {
-    /// Removes a host: its addresses, the keys of every user of it and their logins. Nothing is said to its lender, who
-    /// keeps the device until it is revoked there or its certificate ends; sessions that there are go on.
+    /// Removes a host: its addresses, the keys of every user of it and their logins; what `config.toml` says of it stays.
+    /// Nothing is said to its lender: the devices that are given, of each user whose certificate can be read, are known there
+    /// until they are revoked or their certificates end. Sessions that there are go on.
     ///
     /// # Errors
     /// If the host is unknown, or a file cannot be removed; then as much as can be is gone, and it can be done again.
@@ -19,15 +24,22 @@ impl Profiles {
     /// assert!(profiles.remove(&lab).is_err(), "it was never joined");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn remove(&self, alias: &Alias) -> Result<(), BorrowError> {
+    pub fn remove(&self, alias: &Alias) -> Result<Vec<(UserName, DeviceId)>, BorrowError> {
         let folder = self.folder(alias);
         // Also one that cannot be read.
         if folder.symlink_metadata().is_err() {
             return Err(self.unknown(alias.as_str()));
         }
+        let users = self.profile(alias).map_or_else(|_| Vec::new(), |profile| profile.users);
+        let device = |user: UserName| {
+            let certificate = self.certificate(alias, &user).ok()?;
+            Some((user, identity_of(&certificate).ok()?.device))
+        };
+        let devices = users.into_iter().filter_map(device).collect();
         // The host last: as long as it is listed it can be removed again.
         remove_tree(&self.tickets.join(alias.as_str()))?;
-        remove_tree(&folder)
+        remove_tree(&folder)?;
+        Ok(devices)
     }
 }
 
