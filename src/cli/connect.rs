@@ -3,14 +3,16 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::timeout;
 
 use super::{
     host::HostArgument,
     presence::Presence,
-    report::{Failure, print},
+    report::{Failure, print, warn},
     signals,
 };
 use crate::{
@@ -22,6 +24,8 @@ use crate::{
 
 /// What the one in the background says when it serves.
 const READY: &str = "ready";
+/// Who waits for another command longer than this is told so.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 
 /// Keep a session in the background, so that every other command begins at once and needs none of its own
 #[derive(clap::Args)]
@@ -82,17 +86,27 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 /// What is found of another command's session behind a failure of our own, which that command may be the reason of: where the
 /// policy allows few sessions, one that begins just now has its own for a moment, and shares it then.
 pub async fn found_behind<T>(failure: &Failure, host: &str, look: impl AsyncFn() -> Option<T>) -> Option<T> {
-    match failure.kind {
-        ErrorKind::Busy | ErrorKind::Policy | ErrorKind::Local => while_others_begin(host, look).await,
-        _ => look().await,
+    if !matches!(failure.kind, ErrorKind::Busy | ErrorKind::Local) {
+        return look().await;
+    }
+    let looking = while_others_begin(host, look);
+    tokio::pin!(looking);
+    match timeout(TELL_AFTER, &mut looking).await {
+        Ok(found) => found,
+        Err(_) => {
+            warn(&format!("capuchin: waiting for another command that connects to {host}"));
+            looking.await
+        }
     }
 }
 
 /// Serves until the session is over for good.
 async fn serve(host: &str) -> Result<(), Failure> {
+    let beginning = Beginning::announce(host);
     let borrower = Borrower::connect(host).await?;
     borrower.keep_connected();
     let share = Share::open(&borrower)?;
+    drop(beginning);
     let _presence = Presence::announce(&borrower, "connect", vec!["shared with every other command".to_owned()]);
     print(READY)?;
     Err(share.serve().await.into())

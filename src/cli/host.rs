@@ -86,8 +86,8 @@ impl HostArgument {
         if let Some(borrower) = Borrower::shared_by_others(&host).await? {
             return Ok(borrower);
         }
-        let shares = is_to_share(&host);
-        let beginning = matches!(shares, Ok(true)).then(|| Beginning::announce(&host)).flatten();
+        let shares = is_to_share(&host)?;
+        let beginning = shares.then(|| Beginning::announce(&host)).flatten();
         let own = match self.connect_by(signals).await {
             Ok(own) => own,
             Err(failure) => {
@@ -95,7 +95,7 @@ impl HostArgument {
                 return shared_behind(failure, &host).await;
             }
         };
-        if !shares? {
+        if !shares {
             return Ok(own);
         }
         // As `capuchin connect` does: a person has been asked, and there is a ticket. The policy may allow one session alone.

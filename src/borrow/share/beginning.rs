@@ -2,7 +2,7 @@
 //! time, looks again instead of giving up.
 //!
 //! ```text
-//!   $XDG_RUNTIME_DIR/capuchin/beginning/KEY.lock   (folder 0700)   locked (flock(2)) together by all that begin
+//!   capuchin/beginning/KEY.lock   in the user's runtime folder, locked (flock(2)) together by all that begin
 //! ```
 
 use std::{fs::File, io, time::Duration};
