@@ -21,7 +21,7 @@ use crate::{
     pattern,
     support::{
         PATIENCE,
-        ports::{ClosedUdpPort, has_udp_port},
+        ports::{ClosedUdpPort, ListedUdpSocket},
         run,
     },
 };
@@ -178,8 +178,7 @@ async fn a_new_policy_takes_destinations_and_ports_and_a_cut_takes_the_socket() 
     let (lab, _home, borrower) = session(UDP).await;
     let (server, socket) = (there("127.0.0.1:0"), borrower.udp_bind("127.0.0.1:0").await.unwrap());
     let listening = borrower.udp_listen("127.0.0.1:0").await.unwrap();
-    let is_open = || has_udp_port(lab.daemon.child.id(), listening.local_addr().port());
-    assert!(is_open());
+    let lent = ListedUdpSocket::at(listening.local_addr());
     let server_address = server.local_addr().unwrap();
     socket.send_to(b"before", server_address).await.unwrap();
     assert_eq!(heard(&server).0, b"before");
@@ -187,7 +186,7 @@ async fn a_new_policy_takes_destinations_and_ports_and_a_cut_takes_the_socket() 
     std::fs::write(lab.dir().join("policy.toml"), other).unwrap();
     let error = received(&listening).await.unwrap_err();
     assert_eq!(errno(&error), Some(13), "the port is taken back: {error}");
-    assert!(!is_open());
+    assert!(!lent.is_open());
     // What listened went with the new policy, so that it is in force for the destination as well.
     socket.send_to(b"after", server_address).await.unwrap();
     let error = received(&socket).await.unwrap_err();

@@ -17,7 +17,7 @@ use crate::{
     support::{
         Daemon, Lab, PATIENCE, fails,
         named::NamedLab,
-        ports::{ClosedUdpPort, free_range, has_udp_port},
+        ports::{ClosedUdpPort, ListedUdpSocket, free_range},
         run, text,
         wire::Wire,
     },
@@ -265,12 +265,11 @@ fn a_port_that_the_lender_takes_back_ends_the_command() {
     let server = echo("127.0.0.1:0");
     let (mut forward, opened) = forward(&home, &["-R", &format!("0:{server}/udp")], 1);
     round_trip(&client(address(&opened[0])), b"before").unwrap();
-    let is_open = || has_udp_port(lab.daemon.child.id(), address(&opened[0]).port());
-    assert!(is_open());
+    let lent = ListedUdpSocket::at(address(&opened[0]));
     std::fs::write(lab.dir().join("policy.toml"), "[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:1\"\n").unwrap();
     forward.wait_for_line("was taken back: its policy does not allow it any more");
     assert_eq!(forward.wait().code(), Some(255));
-    assert!(!is_open());
+    assert!(!lent.is_open());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

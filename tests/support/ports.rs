@@ -39,7 +39,7 @@ impl ClosedPort {
     }
 }
 
-/// The same for datagrams.
+/// The same for datagrams; nobody else has its number before it is opened.
 pub struct ClosedUdpPort {
     socket: UdpSocket,
     pub address: SocketAddr,
@@ -49,7 +49,8 @@ impl ClosedUdpPort {
     /// One of this address of loopback. It is connected to where nobody is and hears only from there, so that the kernel
     /// answers everybody else that the port is closed.
     pub fn at(ip: &str) -> Self {
-        let socket = UdpSocket::from(bound(SocketType::DGRAM, SocketAddr::new(ip.parse().unwrap(), 0)));
+        // Without SO_REUSEADDR: of two that have it the kernel may give both the same number.
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
         let address = socket.local_addr().unwrap();
         socket.connect((address.ip(), 1)).unwrap();
         Self { socket, address }
@@ -57,7 +58,8 @@ impl ClosedUdpPort {
 
     /// Opens it.
     pub fn open(self) -> UdpSocket {
-        // Bound while the first one keeps the number.
+        // Bound while the first one keeps the number, for which both have to allow it.
+        set_socket_reuseaddr(&self.socket, true).unwrap();
         let open = UdpSocket::from(bound(SocketType::DGRAM, self.address));
         drop(self.socket);
         open
@@ -73,15 +75,37 @@ pub fn free_range(count: u16, is_free: impl Fn(u16) -> bool) -> u16 {
     firsts.find(|first| (*first..first + count).all(&is_free)).unwrap()
 }
 
-/// Whether a process has a UDP socket with this port of IPv4. Whoever gets the port next is another one.
-pub fn has_udp_port(process: u32, port: u16) -> bool {
-    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
-    let of_port = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let of_port = of_port.filter(|fields| fields[1].ends_with(&format!(":{port:04X}")));
-    let sockets: Vec<_> = of_port.map(|fields| format!("socket:[{}]", fields[9]).into()).collect();
-    let files = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
-    // One that is closed while it is listed is none.
-    files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).any(|link| sockets.contains(&link))
+/// A UDP socket of any process, by the number that it alone has: whoever gets its port next has another one. Everybody may read
+/// the kernel's list of them, while what a lender has open is for root to see.
+pub struct ListedUdpSocket {
+    inode: String,
+}
+
+impl ListedUdpSocket {
+    /// The one that is bound to this address of IPv4.
+    pub fn at(address: SocketAddr) -> Self {
+        let SocketAddr::V4(address) = address else { panic!("{address} is none of IPv4") };
+        // The address as it lies in memory, the port as a number.
+        let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+        let mut inode = None;
+        // The list is read in pieces, and one may be missed in it while others end.
+        wait_until(&format!("a socket is bound to {address}"), || {
+            inode = Self::inode_of(1, &local);
+            inode.is_some()
+        });
+        Self { inode: inode.unwrap() }
+    }
+
+    pub fn is_open(&self) -> bool {
+        Self::inode_of(9, &self.inode).is_some()
+    }
+
+    /// That of the first one in the list with this value in this column.
+    fn inode_of(column: usize, value: &str) -> Option<String> {
+        let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+        let mut rows = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+        rows.find(|row| row[column] == value).map(|row| row[9].to_owned())
+    }
 }
 
 fn bound(kind: SocketType, address: SocketAddr) -> OwnedFd {
