@@ -67,7 +67,7 @@ fn a_session_that_the_lender_still_takes_for_alive_is_replaced() {
 
 #[test]
 fn a_borrower_that_was_asleep_comes_back_and_leaves_nothing_open_meanwhile() {
-    if !is_root_of_a_network("comes_back::a_borrower_that_was_asleep_comes_back_and_leaves_nothing_open_meanwhile") {
+    if !is_root_of_a_network() {
         return;
     }
     let lab = Lab::start(remote::BOTH);

@@ -36,7 +36,7 @@ fn asked_after(daemon: &Daemon, peer: SocketAddr) -> (bool, u64, u64, u32) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_quiet_is_asked_after_whoever_began_it() {
-    if !is_root_of_a_network("keepalive::a_connection_that_is_quiet_is_asked_after_whoever_began_it") {
+    if !is_root_of_a_network() {
         return;
     }
     let policy = format!("{LOOPBACK}listen = [\"127.0.0.1:1024-65535\", \"[::1]:1024-65535\"]\n");

@@ -67,12 +67,14 @@ fn dial(address: SocketAddr) -> TcpStream {
 
 /// Whether this test runs as root of a network of its own, where it may do to sockets what the kernel lets nobody else do; if not,
 /// runs it once more, there.
-fn is_root_of_a_network(test: &str) -> bool {
+fn is_root_of_a_network() -> bool {
     const THERE: &str = "TEST_OF_ITS_OWN_NETWORK";
     if std::env::var_os(THERE).is_some() {
         return true;
     }
-    let mut again = Command::new("unshare");
+    // The thread of a test has its name.
+    let (thread, mut again) = (thread::current(), Command::new("unshare"));
+    let test = thread.name().unwrap();
     let script = "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
     again.args(["--map-root-user", "--net", "sh", "-c", script]).arg(std::env::current_exe().unwrap()).arg(test);
     let output = run(again.env(THERE, "1"));
