@@ -176,10 +176,14 @@ fn offer(home: &Home, arguments: &[&str]) -> (Child, BufReader<std::process::Chi
     command.args(["offer", "lab"]).args(arguments).env("CAPUCHIN_LOG", "capuchin::cli::offer=debug");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    stderr.read_line(&mut line).unwrap();
-    assert!(line.starts_with("Offering service "), "{line}");
+    wait_for_line(&mut stderr, "Offering service ");
     (child, stderr)
+}
+
+/// Reads up to the line that contains `what`.
+fn wait_for_line(stderr: &mut impl BufRead, what: &str) {
+    let mut lines = stderr.lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains(what)), "no line with {what:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,9 +228,7 @@ async fn an_offer_whose_stdin_ends_between_two_ends_unless_there_is_something_fo
         let (mut child, mut stderr) = offer(&two.alice, &["payroll", "stdio"]);
         bob.stdio("payroll").await.unwrap().close().await.unwrap();
         // What is read of stdin before the command itself knows that he has gone would be lost with him.
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.contains("who was connected has gone"), "{line}");
+        wait_for_line(&mut stderr, "who was connected has gone");
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(last).unwrap();
         drop(stdin);
