@@ -41,12 +41,14 @@ connect = ["web.lab.test:80"]
 resolve = ["web.lab.test"]
 "#;
 
-/// Ends with the test program, whose end of the standard input it reads; everything else here ends with this shell, which is
-/// the first process of its namespace.
+/// Ends with the test program, which alone keeps the FIFO `end` open for writing; everything else here ends with this shell,
+/// which is the first process of its namespace.
 const MACHINE: &str = r#"
 set -e
 # Where the lender listens is its standard input.
 exec 3<&0 </dev/null
+# Opened for both first, as opening it to read alone waits for a writer: for ever, if the test program is gone already.
+exec 5<>"$1/end" 4<"$1/end" 5>&-
 ip link set lo up
 ip address add 10.77.0.1/32 dev lo
 ip address add 10.77.0.2/32 dev lo
@@ -68,7 +70,7 @@ cd /
 $as_postgres "$bin/pg_ctl" -s -w -D "$1/db" -l "$1/db/log" -o "-h 127.0.0.1,10.77.0.1 -k $1/db -F" start
 read ready < "$1/ready"
 LAB_COLOUR=green "$3" serve &
-read end < "$1/end" || :
+read end <&4 || :
 rm -rf -- "$1"
 "#;
 
