@@ -79,7 +79,7 @@ impl Stubborn {
 
 /// Attack 14.
 #[test]
-fn attack_14_a_revoked_users_processes_are_gone_in_a_second() {
+fn attack_14_a_revoked_users_processes_are_gone_before_a_hangup_would_end_them() {
     let (lab, home) = lab();
     let stubborn = Stubborn::start(&home);
     run(lab.admin().args(["revoke", "--user", "alice"]));
