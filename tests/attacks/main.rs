@@ -36,9 +36,16 @@ mod terminal;
 mod udp;
 mod unix;
 
-use support::{Home, Lab, peer::Peer};
+use capuchin::proto::{Ask, Frame, Kind, Request, message};
+use support::{
+    Home, Lab,
+    peer::{Peer, frame},
+};
 
-/// Whatever the attack was, the next honest borrower is served.
+/// Whatever the attack was, the next honest borrower logs in, and what she asks is answered.
 async fn still_serves(lab: &Lab, home: &Home) {
-    Peer::logged_in(lab.address, home, "alice").await;
+    let mut peer = Peer::logged_in(lab.address, home, "alice").await;
+    let asked = Request::Check(Ask { kind: "connect".to_owned(), target: "127.0.0.1:1".to_owned() });
+    peer.send(&frame(1, Kind::Data, true, true, &message::encode_prefixed(&asked))).await;
+    while !matches!(peer.hear().await.expect("an answer"), Frame::Data { stream, .. } if stream.number() == 1) {}
 }
