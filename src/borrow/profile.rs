@@ -14,6 +14,7 @@
 //! that mends it. Aliases and users become file names and are types that hold neither slash nor leading dot.
 
 mod addresses;
+mod certificates;
 mod remove;
 
 use std::{
@@ -32,9 +33,8 @@ use super::{BorrowError, settings::HostSettings};
 use crate::{
     proto::{LenderName, Target, UserName},
     trust::{
-        UnixTime, identity,
+        UnixTime,
         keyfile::{self, KeyFileError},
-        pem,
         ticket::{SavedTicket, TicketFileError},
     },
 };
@@ -211,37 +211,6 @@ impl Profiles {
             .filter(|expires| now < *expires)
     }
 
-    /// From when to when the certificate of a user on this device is good.
-    ///
-    /// # Errors
-    /// Its file is missing or broken.
-    pub fn certificate_lasts(&self, alias: &Alias, user: &UserName) -> Result<(UnixTime, UnixTime), BorrowError> {
-        let broken = |error: identity::IdentityError| BorrowError::Profile {
-            path: self.certificate_path(alias, user).display().to_string(),
-            why: error.to_string(),
-        };
-        identity::lasts(&self.certificate(alias, user)?).map_err(broken)
-    }
-
-    /// That of a user on this device.
-    fn certificate(&self, alias: &Alias, user: &UserName) -> Result<CertificateDer<'static>, BorrowError> {
-        first_certificate(&self.certificate_path(alias, user))
-    }
-
-    pub(super) fn credentials(&self, alias: &Alias, user: &UserName) -> Result<Credentials, BorrowError> {
-        let folder = self.folder(alias);
-        Ok(Credentials {
-            key_pem: keyfile::read_secret(&folder.join(user.as_str()).join("client.key"))?,
-            chain: certificates(&self.certificate_path(alias, user))?,
-            ca: self.ca(alias)?,
-        })
-    }
-
-    /// The certificate of the lender's CA, as it was pinned at join.
-    pub(super) fn ca(&self, alias: &Alias) -> Result<CertificateDer<'static>, BorrowError> {
-        first_certificate(&self.folder(alias).join("ca.crt"))
-    }
-
     pub(super) fn ticket(&self, alias: &Alias, user: &UserName) -> Result<SavedTicket, TicketFileError> {
         SavedTicket::load(&self.ticket_path(alias, user))
     }
@@ -252,27 +221,12 @@ impl Profiles {
         ticket.save(&path)
     }
 
-    /// Replaces the certificate of a device by the next one for the same key.
-    pub(super) fn save_certificate(
-        &self,
-        alias: &Alias,
-        user: &UserName,
-        certificate: &CertificateDer<'_>,
-    ) -> Result<(), BorrowError> {
-        let path = self.certificate_path(alias, user);
-        Ok(keyfile::write(&path, pem::certificate_pem(certificate).as_bytes(), keyfile::PUBLIC_MODE)?)
-    }
-
     pub(super) fn hosts(&self) -> &Path {
         &self.hosts
     }
 
     pub(super) fn folder(&self, alias: &Alias) -> PathBuf {
         self.hosts.join(alias.as_str())
-    }
-
-    fn certificate_path(&self, alias: &Alias, user: &UserName) -> PathBuf {
-        self.folder(alias).join(user.as_str()).join("client.crt")
     }
 
     fn ticket_path(&self, alias: &Alias, user: &UserName) -> PathBuf {
@@ -290,17 +244,6 @@ impl Profiles {
         let how = "to join one: on the lender run `capuchind invite USER`, here `capuchin join`".to_owned();
         BorrowError::UnknownHost { host: host.to_owned(), notes: vec![known, how] }
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BorrowError> {
-    let why = |error: pem::PemError| BorrowError::Profile { path: path.display().to_string(), why: error.to_string() };
-    pem::certificates(&keyfile::read_admin_file(path)?).map_err(why)
-}
-
-fn first_certificate(path: &Path) -> Result<CertificateDer<'static>, BorrowError> {
-    let none =
-        || BorrowError::Profile { path: path.display().to_string(), why: pem::PemError::Certificate.to_string() };
-    certificates(path)?.into_iter().next().ok_or_else(none)
 }
 
 /// The names of the folders in a folder, sorted; what begins with a dot is half made and left out.

@@ -139,7 +139,6 @@ mod tests {
             let line = join(words.iter().map(String::as_str));
             prop_assert_eq!(split(&line), Ok(words));
         }
-
     }
 
     proptest! {
