@@ -109,25 +109,31 @@ impl Peer {
         peer
     }
 
-    /// The same over one connection that stays, until this is dropped.
+    /// The same over one connection that stays, until this is dropped. Nobody else uses it: a capuchin finds it by its
+    /// runtime folder, an ssh is told where it is.
     pub fn shared(&self) -> Self {
-        // ssh's master keeps the descriptors that it is given, so that nobody may wait for their end.
-        let mut begin = self.command(&self.share[0]);
-        let status = begin.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("a shared connection");
-        assert!(status.success());
         let mut program = self.program.clone();
         if self.separator.is_none() {
             program.extend(self.share[1].iter().skip(1).take(2).cloned());
         }
-        Self {
+        let mut environment = self.environment.clone();
+        for (_, folder) in environment.iter_mut().filter(|(name, _)| *name == "XDG_RUNTIME_DIR") {
+            folder.push_str("-shared");
+        }
+        let shared = Self {
             program,
-            environment: self.environment.clone(),
+            environment,
             terminal: self.terminal,
             separator: self.separator,
             host: self.host,
             share: self.share.clone(),
             daemon: None,
-        }
+        };
+        // ssh's master keeps the descriptors that it is given, so that nobody may wait for their end.
+        let mut begin = shared.command(&shared.share[0]);
+        let status = begin.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("a shared connection");
+        assert!(status.success());
+        shared
     }
 
     /// A command that runs `argv` there.
