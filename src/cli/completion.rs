@@ -2,10 +2,12 @@
 //!
 //! `source <(COMPLETE=bash capuchin)` teaches a shell to ask.
 //!
-//! Paths of the lender are not completed, shared session or not: nothing lists its files under the policy yet.
+//! Paths of the lender are completed where a session is shared.
 
 mod bash;
+mod line;
 mod program;
+mod remote;
 
 use std::ffi::OsStr;
 
@@ -16,12 +18,12 @@ use clap_complete::{
     env::{Fish, Shells, Zsh},
 };
 
-use self::{bash::Bash, program::Program};
+use self::{bash::Bash, line::Line, program::Program, remote::RemotePath};
 use crate::{Profiles, proto::UserName};
 
 /// Answers a shell that asks, and ends then.
 pub fn answer<A: CommandFactory>() {
-    CompleteEnv::with_factory(|| with_programs(with_hosts(A::command())))
+    CompleteEnv::with_factory(|| with_remote_paths(with_programs(with_hosts(A::command()))))
         .shells(Shells(&[&Bash, &Fish, &Zsh]))
         .complete();
 }
@@ -35,9 +37,27 @@ fn with_hosts(command: Command) -> Command {
 
 /// What `run` starts is a program of this machine, with its arguments.
 fn with_programs(command: Command) -> Command {
-    let program = ArgValueCompleter::new(Program);
+    let program = ArgValueCompleter::new(Program { line: Line::new(&command), argument: "program" });
     let add = |argument: Arg| if argument.get_id() == "program" { argument.add(program.clone()) } else { argument };
-    command.mut_subcommand("run", |run| run.mut_args(add))
+    with_each(command, &["run"], |run| run.mut_args(add))
+}
+
+/// What `exec` starts is a program of the lender, with its arguments; what `exec` and `shell` begin in is a folder there.
+fn with_remote_paths(command: Command) -> Command {
+    let line = Line::new(&command);
+    let program = ArgValueCompleter::new(RemotePath::program(&line, "argv"));
+    let folder = ArgValueCompleter::new(RemotePath::folder(&line));
+    let add = |argument: Arg| match argument.get_id().as_str() {
+        "argv" => argument.add(program.clone()),
+        "folder" => argument.add(folder.clone()),
+        _ => argument,
+    };
+    with_each(command, &["exec", "shell"], |session| session.mut_args(add))
+}
+
+/// Changes those subcommands of these names that there are: a lender has none of them.
+fn with_each(command: Command, names: &[&str], change: impl Fn(Command) -> Command) -> Command {
+    command.mut_subcommands(|command| if names.contains(&command.get_name()) { change(command) } else { command })
 }
 
 /// Hosts for an argument that takes no user.

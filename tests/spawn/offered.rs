@@ -1,7 +1,9 @@
 //! What the command offers a shell and a reader: completions, manual pages.
 
+use std::process::Command;
+
 use crate::{
-    lab,
+    EVERYTHING, lab,
     support::{run, text},
     terminal::Screen,
 };
@@ -9,17 +11,7 @@ use crate::{
 #[test]
 fn shells_complete_commands_and_hosts() {
     let (_lab, home) = lab();
-    let complete = |words: &[&str]| {
-        let mut command = home.capuchin();
-        command
-            .env("COMPLETE", "bash")
-            .env("_CLAP_IFS", "\n")
-            .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
-        command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true");
-        let output = run(command.arg("--").args(words));
-        assert_eq!(text(output.stderr), "", "{words:?}");
-        text(output.stdout)
-    };
+    let complete = |words: &[&str]| answer(home.capuchin(), words);
     assert!(complete(&["capuchin", "ex"]).lines().any(|word| word == "exec"));
     for command in ["exec", "shell", "connect", "forward"] {
         assert!(complete(&["capuchin", command, ""]).lines().any(|word| word == "lab"), "{command}");
@@ -28,16 +20,10 @@ fn shells_complete_commands_and_hosts() {
     assert_eq!(complete(&["capuchin", "exec", "bob@la"]), "", "he has not joined");
     assert_eq!(complete(&["capuchin", "hosts", "set", "l"]), "lab");
     assert_eq!(complete(&["capuchin", "hosts", "set", "alice@l"]), "", "it takes no user");
-    // Paths of the lender are not known, shared session or not, and ours are none of them.
-    for shares in [false, true] {
-        for path in [&["--cwd", "/us"][..], &["lab", "/us"], &["lab", "--", "cat", "/us"]] {
-            assert_eq!(complete(&[&["capuchin", "exec"], path].concat()), "", "{path:?}");
-        }
-        if !shares {
-            run(home.capuchin().args(["connect", "lab"]));
-        }
+    // Ours are none of the lender's.
+    for path in [&["--cwd", "/us"][..], &["lab", "/us"], &["lab", "--", "cat", "/us"]] {
+        assert_eq!(complete(&[&["capuchin", "exec"], path].concat()), "", "{path:?}");
     }
-    run(home.capuchin().args(["connect", "--stop", "lab"]));
     // What `run` starts is of this machine.
     assert_eq!(complete(&["capuchin", "run", "lab", "--", "setpri"]), "setpriv");
     for line in [
@@ -47,10 +33,66 @@ fn shells_complete_commands_and_hosts() {
     ] {
         assert_eq!(complete(&[&["capuchin", "run"], line].concat()), "/etc/hostname", "{line:?}");
     }
+    // Its first argument is a file, and no program.
+    let mut here = home.capuchin();
+    here.current_dir("/etc");
+    assert_eq!(answer(here, &["capuchin", "run", "lab", "--", "cat", "hostna"]), "hostname");
     for shell in ["bash", "zsh", "fish"] {
         let mut script = home.capuchin();
         assert!(text(run(script.env("COMPLETE", shell)).stdout).contains("capuchin"), "{shell}");
     }
+}
+
+#[test]
+fn shells_complete_the_commands_of_a_lender() {
+    let (lab, _home) = lab();
+    assert_eq!(answer(lab.admin(), &["capuchind", "ser"]), "serve");
+    assert_eq!(answer(lab.admin(), &["capuchind", "user", "ad"]), "add");
+}
+
+#[test]
+fn paths_of_the_lender_are_completed_where_a_session_is_shared() {
+    let (lab, home) = lab();
+    let complete = |words: &[&str]| answer(home.capuchin(), &[&["capuchin"], words].concat());
+    let there = tempfile::tempdir().unwrap();
+    let there_path = there.path().to_str().unwrap();
+    // The last two would be more than names in a line that a shell reads.
+    for name in ["letter", "lemon", ".lease", "le$(reboot)", "le;reboot"] {
+        std::fs::write(there.path().join(name), "").unwrap();
+    }
+    std::fs::create_dir(there.path().join("leaf")).unwrap();
+    let begun = format!("{there_path}/le");
+    assert_eq!(complete(&["exec", "lab", "--", "cat", &begun]), "", "no session is shared");
+    run(home.capuchin().args(["connect", "lab"]));
+    let all = ["leaf/", "lemon", "letter"].map(|name| format!("{there_path}/{name}")).join("\n");
+    for host in ["lab", "alice@lab"] {
+        assert_eq!(complete(&["exec", host, "--", "cat", "-n", &begun]), all);
+    }
+    // bash takes the host apart.
+    assert_eq!(complete(&["exec", "alice", "@", "lab", "--", "cat", &begun]), all);
+    let hidden = format!("{there_path}/.l");
+    assert_eq!(complete(&["exec", "lab", "--", "cat", &hidden]), format!("{there_path}/.lease"));
+    assert_eq!(complete(&["exec", "--cwd", there_path, "lab", "--", "cat", "lem"]), "lemon");
+    assert_eq!(complete(&["exec", "lab", "--", &begun]), all, "a program by its path");
+    assert_eq!(complete(&["exec", "lab", "--", "ca"]), "", "the lender's PATH finds it");
+    assert_eq!(complete(&["shell", "lab", "--cwd", &begun]), format!("{there_path}/leaf/"));
+    // Each is asked for as a program, and one that is refused lists nothing.
+    lab.wait_for_verdict("spawn", "granted");
+    std::fs::write(lab.dir().join("policy.toml"), EVERYTHING.replace('*', "/usr/bin/true")).unwrap();
+    lab.wait_for_audit("the new policy", |line| line["event"] == "policy-loaded");
+    assert_eq!(complete(&["exec", "lab", "--", "cat", &begun]), "");
+    lab.wait_for_verdict("spawn", "refused");
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
+}
+
+/// What bash is answered that asks `command` for the last of `words`.
+fn answer(mut command: Command, words: &[&str]) -> String {
+    command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n");
+    command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+    command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true");
+    let output = run(command.arg("--").args(words));
+    assert_eq!(text(output.stderr), "", "{words:?}");
+    text(output.stdout)
 }
 
 #[test]
@@ -64,8 +106,9 @@ fn manual_pages_are_written() {
 
 /// What a person sees who presses Tab: the shells themselves, each with its own words to ask by.
 #[test]
-fn bash_and_zsh_complete_commands_hosts_and_flags_at_the_tab_key() {
+fn bash_and_zsh_complete_commands_hosts_paths_and_flags_at_the_tab_key() {
     let (_lab, home) = lab();
+    run(home.capuchin().args(["connect", "lab"]));
     for (shell, learns) in [
         (&["bash", "--norc"][..], "source <(COMPLETE=bash capuchin)"),
         (&["zsh", "-f"], "autoload -U compinit && compinit -D -u && source <(COMPLETE=zsh capuchin)"),
@@ -82,6 +125,7 @@ fn bash_and_zsh_complete_commands_hosts_and_flags_at_the_tab_key() {
             ("--dyn", "capuchin forward -p 1 alice@lab --dynamic"),
             ("capuchin run lab -- setpri", "capuchin run lab -- setpriv"),
             ("/etc/hostna", "capuchin run lab -- setpriv /etc/hostname"),
+            ("capuchin exec alice@lab -- cat /etc/hostna", "capuchin exec alice@lab -- cat /etc/hostname"),
         ] {
             if typed.contains('@') || typed.contains("run") {
                 screen.keys(&["C-u"]);
@@ -95,15 +139,17 @@ fn bash_and_zsh_complete_commands_hosts_and_flags_at_the_tab_key() {
         screen.keys(&["Tab"]);
         screen.wait_until("a flag", |shown| shown.trim_end().ends_with("capuchin exec --detach"));
     }
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
 }
 
 #[test]
-fn fish_completes_commands_hosts_and_flags() {
+fn fish_completes_commands_hosts_paths_and_flags() {
     let (_lab, home) = lab();
+    run(home.capuchin().args(["connect", "lab"]));
     let capuchin = home.capuchin();
     let bin = std::path::Path::new(capuchin.get_program()).parent().unwrap();
     let completed = |line: &str| {
-        let mut fish = std::process::Command::new("fish");
+        let mut fish = Command::new("fish");
         fish.args(["--no-config", "-c", "COMPLETE=fish capuchin | source; complete -C $argv[1]", line]);
         fish.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
         fish.env("PATH", std::env::join_paths([bin, "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap());
@@ -118,5 +164,8 @@ fn fish_completes_commands_hosts_and_flags() {
     assert_eq!(completed("capuchin exec alice@l"), ["alice@lab"]);
     assert_eq!(completed("capuchin exec bob@l"), [""; 0]);
     assert_eq!(completed("capuchin run lab -- setpri"), ["setpriv"]);
-    assert_eq!(completed("capuchin run lab -- cat /etc/hostna"), ["/etc/hostname"]);
+    for command in ["run", "exec"] {
+        assert_eq!(completed(&format!("capuchin {command} lab -- cat /etc/hostna")), ["/etc/hostname"]);
+    }
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
 }

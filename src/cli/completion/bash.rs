@@ -58,8 +58,8 @@ impl EnvCompleter for Bash {
 
 /// What a person has typed.
 #[derive(Debug, PartialEq, Eq)]
-struct Typed {
-    words: Vec<OsString>,
+pub struct Typed {
+    pub words: Vec<OsString>,
     /// The word to complete.
     at: usize,
     /// What bash leaves as it is, at the beginning of that word.
@@ -68,7 +68,7 @@ struct Typed {
 
 impl Typed {
     /// Puts `ana` `@` `lab` together. Of the word to complete, what comes last begins with the sign: `ana` `@` `@la`.
-    fn of(pieces: Vec<OsString>, at: usize) -> Self {
+    pub fn of(pieces: Vec<OsString>, at: usize) -> Self {
         let mut typed = Self { words: Vec::new(), at: 0, begun: String::new() };
         let mut is_open = false;
         for (number, piece) in pieces.into_iter().enumerate() {

@@ -4,17 +4,21 @@ use std::{collections::BTreeSet, env, ffi::OsStr, fs, os::unix::fs::PermissionsE
 
 use clap_complete::{CompletionCandidate, PathCompleter, engine::ValueCompleter};
 
+use super::line::Line;
+
 /// Names that PATH finds first, then files.
-pub struct Program;
+pub struct Program {
+    pub line: Line,
+    /// The argument that it is.
+    pub argument: &'static str,
+}
 
 impl ValueCompleter for Program {
     fn complete(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
-        PathCompleter::any().complete(typed)
-    }
-
-    fn complete_at(&self, index: usize, typed: &OsStr) -> Vec<CompletionCandidate> {
-        let name = typed.to_str().filter(|typed| index == 0 && !typed.contains('/'));
-        name.map_or_else(|| self.complete(typed), |name| found_by_path(name).map(CompletionCandidate::new).collect())
+        match typed.to_str().filter(|typed| !typed.contains('/') && self.line.is_at_the_first_word(self.argument)) {
+            Some(name) => found_by_path(name).map(CompletionCandidate::new).collect(),
+            None => PathCompleter::any().complete(typed),
+        }
     }
 }
 
