@@ -24,7 +24,7 @@ mod support;
 mod tls;
 
 use process::{cpu_seconds, resident_bytes};
-use support::{median, row};
+use support::{is_asked_for, median, row};
 use tls::Tls;
 
 #[global_allocator]
@@ -55,11 +55,20 @@ fn main() {
     let bench = Bench { lender: runtime(), borrower: runtime(), tls: Tls::new() };
     let raw = bench.serve_raw();
     let session = bench.session();
-    bench.bulk(raw, &session, 1, "one bulk stream", 0.85);
-    bench.bulk(raw, &session, 8, "8 bulk streams", 0.80);
-    bench.ping(raw, &session);
-    bench.opens(raw, &session);
-    bench.idle(&session);
+    for (streams, name, wanted) in [(1, "one bulk stream", 0.85), (8, "8 bulk streams", 0.80)] {
+        if is_asked_for(name) {
+            bench.bulk(raw, &session, streams, name, wanted);
+        }
+    }
+    if is_asked_for("ping") {
+        bench.ping(raw, &session);
+    }
+    if is_asked_for("open") {
+        bench.opens(raw, &session);
+    }
+    if is_asked_for("idle") {
+        bench.idle(&session);
+    }
 }
 
 impl Bench {

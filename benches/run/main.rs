@@ -20,7 +20,7 @@ mod support;
 #[path = "../forward/tunnels.rs"]
 mod tunnels;
 
-use support::{median, row};
+use support::{is_asked_for, median, row};
 use tunnels::Tunnel;
 
 const BULK_BYTES: usize = 1 << 30;
@@ -52,29 +52,42 @@ fn main() {
         command
     };
     for (job, wanted) in [("bulk", 1.3), ("connections", 2.0)] {
+        let name = format!("run: {job}");
+        if !is_asked_for(&name) {
+            continue;
+        }
         let mut ratios = Vec::new();
         for _ in 0..ROUNDS {
             let (their_rate, our_rate) = (rate(chained(), job, origin), rate(borrowed(folder.path()), job, origin));
             ratios.push(our_rate / their_rate);
             eprintln!("{job}: proxychains4 {their_rate:.0}, capuchin run {our_rate:.0}");
         }
-        row(&format!("run: {job}"), "proxychains4 + ssh -D", median(&mut ratios), wanted, true);
+        row(&name, "proxychains4 + ssh -D", median(&mut ratios), wanted, true);
     }
-    let mut forwarded = Vec::new();
-    for _ in 0..ROUNDS {
-        let direct = rate(Command::new("env"), "bulk", ours.local);
-        forwarded.push(rate(borrowed(folder.path()), "bulk", origin) / direct);
+    if is_asked_for("run: bulk") {
+        let ratio = |_| {
+            let direct = rate(Command::new("env"), "bulk", ours.local);
+            rate(borrowed(folder.path()), "bulk", origin) / direct
+        };
+        row("run: bulk", "capuchin forward", median(&mut (0..ROUNDS).map(ratio).collect::<Vec<_>>()), 0.8, true);
     }
-    row("run: bulk", "capuchin forward", median(&mut forwarded), 0.8, true);
-    let mut extra: Vec<f64> =
-        (0..STARTS).map(|_| start(borrowed(folder.path())) - start(Command::new("env"))).collect();
-    row("run: start of true, more ms", "true", median(&mut extra), 15.0, false);
-    // The way to the lender is loopback's here, where a round trip is nothing beside what a machine adds to it.
-    let mut refused: Vec<f64> = (0..ROUNDS).map(|_| rate(borrowed(folder.path()), "refused", NOBODY)).collect();
-    row("run: refused port, ms", "a round trip", median(&mut refused), 50.0, false);
-    row("demo, s", "", demo(), 30.0, false);
-    served::measure(folder.path());
-    http::measure(folder.path());
+    if is_asked_for("start") {
+        let mut extra: Vec<f64> =
+            (0..STARTS).map(|_| start(borrowed(folder.path())) - start(Command::new("env"))).collect();
+        row("run: start of true, more ms", "true", median(&mut extra), 15.0, false);
+    }
+    if is_asked_for("refused") {
+        // The way to the lender is loopback's here, where a round trip is nothing beside what a machine adds to it.
+        let mut refused: Vec<f64> = (0..ROUNDS).map(|_| rate(borrowed(folder.path()), "refused", NOBODY)).collect();
+        row("run: refused port, ms", "a round trip", median(&mut refused), 50.0, false);
+    }
+    if is_asked_for("demo") {
+        row("demo, s", "", demo(), 30.0, false);
+    }
+    if is_asked_for("accepted") {
+        served::measure(folder.path());
+        http::measure(folder.path());
+    }
 }
 
 /// `capuchin run lab --`.

@@ -22,7 +22,7 @@ mod peers;
 mod support;
 
 use peers::{Peer, run};
-use support::{median, row};
+use support::{is_asked_for, median, row};
 
 const ROUNDS: usize = 5;
 const COMMANDS: usize = 10;
@@ -59,9 +59,7 @@ fn main() {
 
 /// Measures both in turns, and prints the median of the ratios.
 fn compare(what: &str, against: &str, wanted: f64, at_least: bool, both: impl Fn() -> (f64, f64)) {
-    // Cargo says that it is a bench.
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    if !words.is_empty() && !words.iter().any(|word| what.contains(word)) {
+    if !is_asked_for(what) {
         return;
     }
     let mut ratios: Vec<f64> = (0..ROUNDS)

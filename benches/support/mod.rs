@@ -40,6 +40,13 @@ pub fn row(what: &str, against: &str, reached: f64, wanted: f64, at_least: bool)
     met
 }
 
+/// Whether this row is wanted: all are, unless words behind `--` say which.
+#[allow(dead_code, reason = "each bench uses its own part")]
+pub fn is_asked_for(what: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| what.contains(&word))
+}
+
 /// The 99th of 100 values, or of as many as there are; the median and the largest go to stderr.
 #[allow(dead_code, reason = "each bench uses its own part")]
 pub fn p99(values: &mut [f64]) -> f64 {
