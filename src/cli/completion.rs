@@ -9,7 +9,7 @@ mod line;
 mod program;
 mod remote;
 
-use std::ffi::OsStr;
+use std::{env, ffi::OsStr};
 
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::{
@@ -18,14 +18,23 @@ use clap_complete::{
     env::{Fish, Shells, Zsh},
 };
 
-use self::{bash::Bash, line::Line, program::Program, remote::RemotePath};
+use self::{
+    bash::Bash,
+    line::{Line, Words},
+    program::Program,
+    remote::RemotePath,
+};
 use crate::{Profiles, proto::UserName};
 
 /// Answers a shell that asks, and ends then.
 pub fn answer<A: CommandFactory>() {
-    CompleteEnv::with_factory(|| with_remote_paths(with_programs(with_hosts(A::command()))))
-        .shells(Shells(&[&Bash, &Fish, &Zsh]))
-        .complete();
+    // clap takes the variable away before it asks for the command.
+    let is_bash = env::var_os("COMPLETE").is_some_and(|shell| shell == "bash");
+    let command = || {
+        let words = Words::asked(is_bash);
+        with_remote_paths(with_programs(with_hosts(A::command()), &words), &words)
+    };
+    CompleteEnv::with_factory(command).shells(Shells(&[&Bash, &Fish, &Zsh])).complete();
 }
 
 /// Each command that is about a host, with the hosts that there are. In place: the order of arguments is their meaning.
@@ -36,15 +45,15 @@ fn with_hosts(command: Command) -> Command {
 }
 
 /// What `run` starts is a program of this machine, with its arguments.
-fn with_programs(command: Command) -> Command {
-    let program = ArgValueCompleter::new(Program { line: Line::new(&command), argument: "program" });
+fn with_programs(command: Command, words: &Words) -> Command {
+    let program = ArgValueCompleter::new(Program { line: Line::new(&command, words), argument: "program" });
     let add = |argument: Arg| if argument.get_id() == "program" { argument.add(program.clone()) } else { argument };
     with_each(command, &["run"], |run| run.mut_args(add))
 }
 
 /// What `exec` starts is a program of the lender, with its arguments; what `exec` and `shell` begin in is a folder there.
-fn with_remote_paths(command: Command) -> Command {
-    let line = Line::new(&command);
+fn with_remote_paths(command: Command, words: &Words) -> Command {
+    let line = Line::new(&command, words);
     let program = ArgValueCompleter::new(RemotePath::program(&line, "argv"));
     let folder = ArgValueCompleter::new(RemotePath::folder(&line));
     let add = |argument: Arg| match argument.get_id().as_str() {
@@ -58,6 +67,11 @@ fn with_remote_paths(command: Command) -> Command {
 /// Changes those subcommands of these names that there are: a lender has none of them.
 fn with_each(command: Command, names: &[&str], change: impl Fn(Command) -> Command) -> Command {
     command.mut_subcommands(|command| if names.contains(&command.get_name()) { change(command) } else { command })
+}
+
+/// Whether it is nothing but itself to every shell.
+fn is_plain(character: char) -> bool {
+    character.is_alphanumeric() || "._-+,:@%=/".contains(character)
 }
 
 /// Hosts for an argument that takes no user.

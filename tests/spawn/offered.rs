@@ -68,14 +68,18 @@ fn paths_of_the_lender_are_completed_where_a_session_is_shared() {
     for host in ["lab", "alice@lab"] {
         assert_eq!(complete(&["exec", host, "--", "cat", "-n", &begun]), all);
     }
-    // bash takes the host apart.
-    assert_eq!(complete(&["exec", "alice", "@", "lab", "--", "cat", &begun]), all);
     let hidden = format!("{there_path}/.l");
     assert_eq!(complete(&["exec", "lab", "--", "cat", &hidden]), format!("{there_path}/.lease"));
     assert_eq!(complete(&["exec", "--cwd", there_path, "lab", "--", "cat", "lem"]), "lemon");
     assert_eq!(complete(&["exec", "lab", "--", &begun]), all, "a program by its path");
-    assert_eq!(complete(&["exec", "lab", "--", "ca"]), "", "the lender's PATH finds it");
     assert_eq!(complete(&["shell", "lab", "--cwd", &begun]), format!("{there_path}/leaf/"));
+    let folder = ["capuchin", "shell", "--cwd", &begun];
+    assert_eq!(answer_in_front_of(home.capuchin(), &folder, " lab"), format!("{there_path}/leaf/"));
+    // A program without `/` is found by the lender's PATH, whatever follows.
+    let program = ["capuchin", "exec", "--cwd", there_path, "lab", "--", "lem"];
+    for behind in ["", " -n"] {
+        assert_eq!(answer_in_front_of(home.capuchin(), &program, behind), "", "{behind}");
+    }
     // Each is asked for as a program, and one that is refused lists nothing.
     lab.wait_for_verdict("spawn", "granted");
     std::fs::write(lab.dir().join("policy.toml"), EVERYTHING.replace('*', "/usr/bin/true")).unwrap();
@@ -86,13 +90,16 @@ fn paths_of_the_lender_are_completed_where_a_session_is_shared() {
 }
 
 /// What bash is answered that asks `command` for the last of `words`.
-fn answer(mut command: Command, words: &[&str]) -> String {
-    command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n");
-    command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
-    command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true");
-    let output = run(command.arg("--").args(words));
+fn answer(command: Command, words: &[&str]) -> String {
+    answer_in_front_of(command, words, "")
+}
+
+/// As [`answer`], with more of the line behind the cursor.
+fn answer_in_front_of(mut command: Command, words: &[&str], behind: &str) -> String {
+    command.env("COMPLETE", "bash").args(["--", &words.join(" "), behind, words.last().unwrap()]);
+    let output = run(&mut command);
     assert_eq!(text(output.stderr), "", "{words:?}");
-    text(output.stdout)
+    text(output.stdout).trim_end().to_owned()
 }
 
 #[test]
@@ -126,8 +133,9 @@ fn bash_and_zsh_complete_commands_hosts_paths_and_flags_at_the_tab_key() {
             ("capuchin run lab -- setpri", "capuchin run lab -- setpriv"),
             ("/etc/hostna", "capuchin run lab -- setpriv /etc/hostname"),
             ("capuchin exec alice@lab -- cat /etc/hostna", "capuchin exec alice@lab -- cat /etc/hostname"),
+            ("capuchin shell lab --cwd=/etc/init.", "capuchin shell lab --cwd=/etc/init.d/"),
         ] {
-            if typed.contains('@') || typed.contains("run") {
+            if typed.starts_with("capuchin") {
                 screen.keys(&["C-u"]);
             }
             screen.keys(&["-l", "--", typed]);
@@ -138,6 +146,44 @@ fn bash_and_zsh_complete_commands_hosts_paths_and_flags_at_the_tab_key() {
         screen.keys(&["-l", "capuchin exec --det"]);
         screen.keys(&["Tab"]);
         screen.wait_until("a flag", |shown| shown.trim_end().ends_with("capuchin exec --detach"));
+    }
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
+}
+
+/// bash gives a completion pieces of words, with their quotes, and types what it is answered as it is.
+#[test]
+fn bash_completes_words_that_it_takes_apart_and_types_only_text() {
+    let (_lab, home) = lab();
+    let there = tempfile::tempdir().unwrap();
+    for name in ["a:b=c@d", "x y/inner", "it's $(reboot)"] {
+        let path = there.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+    run(home.capuchin().args(["connect", "lab"]));
+    let screen = Screen::with(&home, &["bash", "--norc"]);
+    screen.keys(&[
+        &format!("source <(COMPLETE=bash capuchin) && cd {} && echo learned $((6*7))", there.path().display()),
+        "Enter",
+    ]);
+    screen.wait_for("learned 42");
+    screen.keys(&["C-l"]);
+    let exec = format!("capuchin exec --cwd {} lab --", there.path().display());
+    for (typed, completed) in [
+        ("capuchin run lab -- dd if=/etc/hostna", "capuchin run lab -- dd if=/etc/hostname"),
+        ("capuchin run lab -- cat it", r"capuchin run lab -- cat it\'s\ \$\(reboot\)"),
+        ("capuchin run lab -- cat \"it", "capuchin run lab -- cat \"it's \\$(reboot)\""),
+        ("capuchin run lab -- cat 'x y/in", "capuchin run lab -- cat 'x y/inner'"),
+        ("capuchin exec lab -- cat >x", r"capuchin exec lab -- cat >x\ y/"),
+        (&format!("{exec} cat a:"), &format!("{exec} cat a:b=c@d")),
+        (&format!("{exec} cat a:b=c@"), &format!("{exec} cat a:b=c@d")),
+        (&format!("{exec} cat './x y/in"), &format!("{exec} cat './x y/inner'")),
+        (&format!("{exec} cat x\\ y/in"), &format!("{exec} cat x\\ y/inner")),
+    ] {
+        screen.keys(&["C-u"]);
+        screen.keys(&["-l", "--", typed]);
+        screen.keys(&["Tab"]);
+        screen.wait_until(completed, |shown| shown.trim_end().ends_with(completed));
     }
     run(home.capuchin().args(["connect", "--stop", "lab"]));
 }

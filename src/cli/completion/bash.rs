@@ -1,8 +1,12 @@
-//! bash, which takes `user@host` for three words, and completes only what begins at the `@` (COMP_WORDBREAKS).
+//! bash, which takes `user@host`, `--cwd=/etc` and `a:b` for several words (COMP_WORDBREAKS), and all words with their quotes.
+//!
+//! It types what it is answered as it is, in the place of the last of these pieces. So it is asked with the line itself, and
+//! answered with what stood there and what follows, quoted.
 
 use std::{
     ffi::OsString,
     io::{self, Write},
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::Path,
 };
 
@@ -11,6 +15,26 @@ use clap_complete::{
     engine,
     env::{Bash as Plain, EnvCompleter},
 };
+
+use super::{is_plain, line::Words};
+
+/// In the place of clap's, which splits the line as bash does. What stands behind `<` or `>` is a file of this machine.
+const SCRIPT: &str = r#"
+_complete_NAME() {
+    COMPREPLY=()
+    if [[ ${COMP_WORDS[COMP_CWORD]} == [\<\>]* || ${COMP_WORDS[COMP_CWORD-1]} == [\<\>]* ]]; then
+        compopt -o default
+        return
+    fi
+    mapfile -t COMPREPLY < <(
+        VAR=bash COMPLETER -- "${COMP_LINE:0:COMP_POINT}" "${COMP_LINE:COMP_POINT}" "$2" 2>/dev/null
+    )
+    if [[ ${COMPREPLY-} == *[=/:] ]]; then
+        compopt -o nospace
+    fi
+}
+complete -o bashdefault -o nosort -F _complete_NAME BIN 2>/dev/null || complete -o bashdefault -F _complete_NAME BIN
+"#;
 
 /// As clap has it, with the words that a person typed.
 pub struct Bash;
@@ -32,69 +56,101 @@ impl EnvCompleter for Bash {
         completer: &str,
         script: &mut dyn Write,
     ) -> io::Result<()> {
-        Plain.write_registration(var, name, bin, completer, script)
+        let completer = format!("'{}'", completer.replace('\'', r"'\''"));
+        let of_name = SCRIPT.replace("NAME", name).replace("BIN", bin).replace("VAR", var);
+        script.write_all(of_name.replace("COMPLETER", &completer).as_bytes())
     }
 
-    /// Answers what the script of [`Plain`] asks.
+    /// Answers [`SCRIPT`].
     fn write_complete(
         &self,
         command: &mut Command,
-        words: Vec<OsString>,
+        asked: Vec<OsString>,
         folder: Option<&Path>,
         reply: &mut dyn Write,
     ) -> io::Result<()> {
-        let at = std::env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|number| number.parse().ok()).unwrap_or_default();
-        let between = std::env::var("_CLAP_IFS").unwrap_or_else(|_| "\n".to_owned());
-        let Typed { words, at, begun } = Typed::of(words, at);
-        let candidates = engine::complete(command, words, at, folder)?;
-        for (number, candidate) in candidates.iter().enumerate() {
-            let whole = candidate.get_value().to_string_lossy();
-            let rest = whole.strip_prefix(&*begun).unwrap_or(&whole);
-            write!(reply, "{}{rest}", if number == 0 { "" } else { &between })?;
+        let piece = asked.get(2).cloned().unwrap_or_default();
+        let (Words { words, at }, quote) = typed(&asked);
+        let word = words.get(at).cloned().unwrap_or_default();
+        for candidate in engine::complete(command, words, at, folder)? {
+            let Some(more) = candidate.get_value().as_bytes().strip_prefix(word.as_bytes()) else { continue };
+            let Some(more) = quote.around(more) else { continue };
+            reply.write_all(&[piece.as_bytes(), &more, b"\n"].concat())?;
         }
         Ok(())
     }
 }
 
-/// What a person has typed.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Typed {
-    pub words: Vec<OsString>,
-    /// The word to complete.
-    at: usize,
-    /// What bash leaves as it is, at the beginning of that word.
-    begun: String,
+/// What [`SCRIPT`] asks with: the line in front of the cursor, and behind it. The word at the cursor ends there.
+pub fn typed(asked: &[OsString]) -> (Words, Quote) {
+    let half = |index: usize| asked.get(index).map(|half| half.as_bytes()).unwrap_or_default();
+    let (mut words, quote) = split(half(0));
+    let at = words.len() - 1;
+    let behind = half(1);
+    let rest_of_word = usize::from(!behind.first().is_none_or(u8::is_ascii_whitespace));
+    words.extend(split(behind).0.into_iter().skip(rest_of_word).filter(|word| !word.is_empty()));
+    (Words { words, at }, quote)
 }
 
-impl Typed {
-    /// Puts `ana` `@` `lab` together. Of the word to complete, what comes last begins with the sign: `ana` `@` `@la`.
-    pub fn of(pieces: Vec<OsString>, at: usize) -> Self {
-        let mut typed = Self { words: Vec::new(), at: 0, begun: String::new() };
-        let mut is_open = false;
-        for (number, piece) in pieces.into_iter().enumerate() {
-            let is_sought = number == at;
-            let is_behind =
-                if is_sought { piece.as_encoded_bytes().starts_with(b"@") } else { piece == "@" || is_open };
-            let begun = if is_behind { typed.words.pop() } else { None };
-            if is_sought {
-                typed.at = typed.words.len();
-            }
-            let Some(mut word) = begun else {
-                is_open = false;
-                typed.words.push(piece);
-                continue;
-            };
-            if is_sought {
-                let whole = word.to_string_lossy();
-                typed.begun = whole.strip_suffix('@').filter(|_| is_open).unwrap_or(&whole).to_owned();
-                word = OsString::from(&typed.begun);
-            }
-            word.push(&piece);
-            typed.words.push(word);
-            is_open = piece == "@" && !is_sought;
-        }
-        typed
+/// The quotes in which a word is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quote {
+    None,
+    Single,
+    Double,
+}
+
+impl Quote {
+    fn closes(self, byte: u8) -> bool {
+        matches!((self, byte), (Self::Single, b'\'') | (Self::Double, b'"'))
     }
+
+    /// What bash reads as `text` there. `None`: nothing, or a terminal would act on it.
+    fn around(self, text: &[u8]) -> Option<Vec<u8>> {
+        let text = std::str::from_utf8(text).ok().filter(|text| !text.contains(char::is_control))?;
+        let must_be_escaped = |character: char| match self {
+            Self::None => !is_plain(character),
+            Self::Single => false,
+            Self::Double => "$`\"\\".contains(character),
+        };
+        let has_none = |characters: &str| !text.contains(|character| characters.contains(character));
+        let can_be = match self {
+            Self::None => true,
+            Self::Single => has_none("'"),
+            // It stands for an earlier line, and a backslash in front of it would stay.
+            Self::Double => has_none("!"),
+        };
+        let escaped = |character: char| [must_be_escaped(character).then_some('\\'), Some(character)];
+        can_be.then(|| text.chars().flat_map(escaped).flatten().collect::<String>().into_bytes())
+    }
+}
+
+/// Words as bash reads them, without expansion. The last one is open: empty behind a blank, or in the quotes that are told.
+fn split(line: &[u8]) -> (Vec<OsString>, Quote) {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quote = Quote::None;
+    let mut bytes = line.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match (quote, byte) {
+            (Quote::None, b' ' | b'\t' | b'\n') => {
+                words.extend(word.take().map(OsString::from_vec));
+                continue;
+            }
+            (Quote::None, b'\'') => quote = Quote::Single,
+            (Quote::None, b'"') => quote = Quote::Double,
+            (_, byte) if quote.closes(byte) => quote = Quote::None,
+            (Quote::None, b'\\') => word.get_or_insert_default().extend(bytes.next()),
+            (Quote::Double, b'\\') => {
+                let special = bytes.next_if(|next| b"$`\"\\".contains(next));
+                word.get_or_insert_default().push(special.unwrap_or(b'\\'));
+            }
+            (_, byte) => word.get_or_insert_default().push(byte),
+        }
+        word.get_or_insert_default();
+    }
+    words.push(OsString::from_vec(word.unwrap_or_default()));
+    (words, quote)
 }
 
 #[cfg(test)]
@@ -102,24 +158,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pieces_that_bash_makes_of_a_word_are_put_together() {
-        for (pieces, at, words, at_word, begun) in [
-            (&["capuchin", "exec", "la"][..], 2, &["capuchin", "exec", "la"][..], 2, ""),
-            (&["capuchin", "exec", "ana", "@", "@la"], 4, &["capuchin", "exec", "ana@la"], 2, "ana"),
-            (&["capuchin", "exec", "ana", "@"], 3, &["capuchin", "exec", "ana@"], 2, "ana"),
-            (
-                &["capuchin", "exec", "ana", "@", "lab", "--", "c"],
-                6,
-                &["capuchin", "exec", "ana@lab", "--", "c"],
-                4,
-                "",
-            ),
-            (&["capuchin", "exec", "ana", "@", ""], 4, &["capuchin", "exec", "ana@", ""], 3, ""),
-            (&["capuchin", "ex", "ana", "@", "lab"], 1, &["capuchin", "ex", "ana@lab"], 1, ""),
+    fn a_line_is_read_as_bash_reads_it() {
+        for (line, words, open) in [
+            ("capuchin exec la", &["capuchin", "exec", "la"][..], Quote::None),
+            ("capuchin exec ana@lab -- ", &["capuchin", "exec", "ana@lab", "--", ""], Quote::None),
+            ("c --cwd=/us", &["c", "--cwd=/us"], Quote::None),
+            ("c  a:b=c\t'' x", &["c", "a:b=c", "", "x"], Quote::None),
+            (r#"c "a b"/'c d' e\ f"#, &["c", "a b/c d", "e f"], Quote::None),
+            (r#"c "a\$b\c "#, &["c", r"a$b\c "], Quote::Double),
+            (r"c 'a\ b", &["c", r"a\ b"], Quote::Single),
+            (r"c a\", &["c", "a"], Quote::None),
+            ("", &[""], Quote::None),
         ] {
-            let typed = Typed::of(pieces.iter().map(OsString::from).collect(), at);
-            let words = words.iter().map(OsString::from).collect();
-            assert_eq!(typed, Typed { words, at: at_word, begun: begun.to_owned() }, "{pieces:?}");
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            assert_eq!(split(line.as_bytes()), (words, open), "{line}");
         }
+    }
+
+    #[test]
+    fn the_word_at_the_cursor_ends_there_and_those_behind_it_count() {
+        for (front, behind, words, at) in [
+            ("c shell --cwd /u", " lab", &["c", "shell", "--cwd", "/u", "lab"][..], 3),
+            ("c shell --cwd /u", "sr/bin lab ", &["c", "shell", "--cwd", "/u", "lab"], 3),
+            ("c shell ", "", &["c", "shell", ""], 2),
+        ] {
+            let asked = [front, behind, ""].map(OsString::from);
+            let words = words.iter().map(OsString::from).collect();
+            assert_eq!(typed(&asked), (Words { words, at }, Quote::None), "{front}|{behind}");
+        }
+    }
+
+    #[test]
+    fn what_is_answered_is_nothing_but_text_to_bash() {
+        for (quote, text, answered) in [
+            (Quote::None, "$(reboot) größe", Some(r"\$\(reboot\)\ größe")),
+            (Quote::Double, "$(reboot) \"", Some("\\$(reboot) \\\"")),
+            (Quote::Double, "a!!", None),
+            (Quote::Single, "$(reboot)", Some("$(reboot)")),
+            (Quote::Single, "it's", None),
+            (Quote::None, "\u{1b}[2J", None),
+        ] {
+            assert_eq!(
+                quote.around(text.as_bytes()),
+                answered.map(|text| text.as_bytes().to_vec()),
+                "{quote:?} {text}"
+            );
+        }
+        assert_eq!(Quote::None.around(b"\xff"), None);
     }
 }

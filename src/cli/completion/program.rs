@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, env, ffi::OsStr, fs, os::unix::fs::PermissionsE
 
 use clap_complete::{CompletionCandidate, PathCompleter, engine::ValueCompleter};
 
-use super::line::Line;
+use super::line::{Line, path_in};
 
 /// Names that PATH finds first, then files.
 pub struct Program {
@@ -17,7 +17,10 @@ impl ValueCompleter for Program {
     fn complete(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
         match typed.to_str().filter(|typed| !typed.contains('/') && self.line.is_at_the_first_word(self.argument)) {
             Some(name) => found_by_path(name).map(CompletionCandidate::new).collect(),
-            None => PathCompleter::any().complete(typed),
+            None => {
+                let (front, path) = path_in(typed);
+                PathCompleter::any().complete(path).into_iter().map(|path| path.add_prefix(front)).collect()
+            }
         }
     }
 }
