@@ -163,7 +163,7 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Runs a command on a runtime of its own, in a process that keeps its memory to itself.
-fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     hide_memory()?;
     descriptors::check_limit()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

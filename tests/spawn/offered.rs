@@ -1,9 +1,14 @@
 //! What the command offers a shell and a reader: completions, manual pages.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, kill_process};
 
 use crate::{
-    EVERYTHING, lab,
+    EVERYTHING, exec, lab, sharing,
     support::{run, text},
     terminal::Screen,
 };
@@ -71,6 +76,7 @@ fn paths_of_the_lender_are_completed_where_a_session_is_shared() {
     let hidden = format!("{there_path}/.l");
     assert_eq!(complete(&["exec", "lab", "--", "cat", &hidden]), format!("{there_path}/.lease"));
     assert_eq!(complete(&["exec", "--cwd", there_path, "lab", "--", "cat", "lem"]), "lemon");
+    assert_eq!(complete(&["exec", "lab", "--", "dd", &format!("if={begun}t")]), format!("if={there_path}/letter"));
     assert_eq!(complete(&["exec", "lab", "--", &begun]), all, "a program by its path");
     assert_eq!(complete(&["shell", "lab", "--cwd", &begun]), format!("{there_path}/leaf/"));
     let folder = ["capuchin", "shell", "--cwd", &begun];
@@ -87,6 +93,48 @@ fn paths_of_the_lender_are_completed_where_a_session_is_shared() {
     assert_eq!(complete(&["exec", "lab", "--", "cat", &begun]), "");
     lab.wait_for_verdict("spawn", "refused");
     run(home.capuchin().args(["connect", "--stop", "lab"]));
+}
+
+#[test]
+fn a_flag_of_a_lenders_program_lists_nothing() {
+    let (lab, home) = lab();
+    run(home.capuchin().args(["connect", "lab"]));
+    assert_eq!(answer(home.capuchin(), &["capuchin", "exec", "lab", "--", "ls", "-"]), "");
+    // What comes later stands behind it in the log.
+    run(&mut exec(&home, &["true"]));
+    lab.wait_for_verdict("spawn", "granted");
+    assert_eq!(lab.audit().iter().filter(|line| line["event"] == "spawn").count(), 1);
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
+}
+
+#[test]
+fn one_name_of_a_large_folder_is_completed() {
+    let (_lab, home) = lab();
+    let there = tempfile::tempdir().unwrap();
+    // A listing of more than 256 KiB.
+    let long = "n".repeat(200);
+    for number in 0..1500 {
+        std::fs::write(there.path().join(format!("{long}{number}")), "").unwrap();
+    }
+    std::fs::write(there.path().join("zebra"), "").unwrap();
+    run(home.capuchin().args(["connect", "lab"]));
+    let begun = format!("{}/z", there.path().display());
+    let completed = answer(home.capuchin(), &["capuchin", "exec", "lab", "--", "cat", &begun]);
+    assert_eq!(completed, format!("{begun}ebra"));
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
+}
+
+#[test]
+fn a_tab_does_not_wait_for_a_session_that_hangs() {
+    let (_lab, home) = lab();
+    run(home.capuchin().args(["connect", "lab"]));
+    kill_process(sharing::keeper(&home), Signal::STOP).unwrap();
+    let begun = Instant::now();
+    assert_eq!(answer(home.capuchin(), &["capuchin", "exec", "lab", "--", "cat", "/etc/hostna"]), "");
+    let waited = begun.elapsed();
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
+    // 2 s are its own, before the 5 s of whoever comes to such a session.
+    assert!(waited < Duration::from_secs(4), "{waited:?}");
 }
 
 /// What bash is answered that asks `command` for the last of `words`.

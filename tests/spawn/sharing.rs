@@ -8,7 +8,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{PidfdFlags, Signal, kill_process},
+    process::{Pid, PidfdFlags, Signal, kill_process},
 };
 
 use crate::{
@@ -93,12 +93,17 @@ fn commands_share_one_session_and_work_without_it() {
     assert!(fails(&mut capuchin(&home, &["connect", "--stop", "lab"]), 255).contains("is not connected"));
 }
 
+/// The process that shares a session with the lender.
+pub fn keeper(home: &Home) -> Pid {
+    let keeper = UnixStream::connect(socket(home)).unwrap();
+    rustix::net::sockopt::socket_peercred(&keeper).unwrap().pid
+}
+
 #[test]
 fn a_session_that_is_suspended_can_be_ended() {
     let (_lab, home) = lab();
     run(&mut capuchin(&home, &["connect", "lab"]));
-    let keeper = UnixStream::connect(socket(&home)).unwrap();
-    let keeper = rustix::net::sockopt::socket_peercred(&keeper).unwrap().pid;
+    let keeper = keeper(&home);
     let ended = rustix::process::pidfd_open(keeper, PidfdFlags::empty()).unwrap();
     kill_process(keeper, Signal::STOP).unwrap();
     run(&mut capuchin(&home, &["connect", "--stop", "lab"]));

@@ -1,8 +1,8 @@
 //! Paths of the lender, where a session is shared: as its `ls` lists them, if the policy lets this user run that.
 //!
 //! A Tab never dials, nor asks for a password, and each is a line of the lender's audit log, as any program is. A name that a
-//! shell would read as more than itself (`$(…)`, a blank, a colour) is not offered: bash types it as it is, and the lender
-//! is not to write into the command line of a borrower.
+//! shell would read as more than itself (`$(…)`, a blank, a colour) is not offered: the lender is not to write into the command
+//! line of a borrower, however well the shell quotes.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,13 +15,20 @@ use clap::FromArgMatches;
 use clap_complete::{CompletionCandidate, engine::ValueCompleter};
 use tokio::{io::AsyncReadExt, time::timeout};
 
-use super::{super::host::HostArgument, line::Line};
+use super::{
+    super::host::HostArgument,
+    is_plain,
+    line::{Line, path_in},
+};
 use crate::{Borrower, Stdio};
 
 /// How long a person waits for a Tab.
 const LISTING_MAX: Duration = Duration::from_secs(2);
-/// Read of a listing, in bytes; nobody looks through more.
-const LISTING_BYTES_MAX: u64 = 256 * 1024;
+/// Read of a listing, in bytes: 200,000 names and more. Of one that is cut nothing is offered, since a shell would take the
+/// only name that it is given for the only one that there is.
+const LISTING_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Names that are offered, for the same reason all or none; a shell is slow with more, and nobody reads them.
+const NAMES_MAX: usize = 4096;
 
 /// A path at the host that stands in the same line.
 pub struct RemotePath {
@@ -42,36 +49,37 @@ impl RemotePath {
 
 impl ValueCompleter for RemotePath {
     fn complete(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
-        let typed = typed.as_bytes();
-        if !typed.contains(&b'/') && self.program.is_some_and(|argument| self.line.is_at_the_first_word(argument)) {
+        let is_folder = self.program.is_none();
+        let (front, path) = if is_folder { (OsStr::new(""), typed) } else { path_in(typed) };
+        let path = path.as_bytes();
+        let is_found_by_path = || self.program.is_some_and(|argument| self.line.is_at_the_first_word(argument));
+        // A flag of the program's is no path either.
+        if path.starts_with(b"-") || !path.contains(&b'/') && is_found_by_path() {
             return Vec::new();
         }
-        let (folder, begun) = typed.split_at(typed.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1));
-        let Some(line) = self.line.read() else { return Vec::new() };
-        let Ok(host) = HostArgument::from_arg_matches(&line).map_err(drop).and_then(|host| host.text().map_err(drop))
-        else {
-            return Vec::new();
-        };
-        // A folder to work in is not within itself.
-        let working = line.get_one::<PathBuf>("folder").filter(|_| self.program.is_some());
-        let mut listing = Vec::new();
-        // What cannot be listed completes nothing.
-        let _ = super::super::block_on(async {
-            let listed = list(&host, OsStr::from_bytes(folder), working);
-            listing = timeout(LISTING_MAX, listed).await.ok().flatten().unwrap_or_default();
-            Ok(())
-        });
-        let names = listing.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
-        names
-            .filter(|name| name.starts_with(begun) && (self.program.is_some() || name.ends_with(b"/")))
-            .filter(|name| !name.starts_with(b".") || begun.starts_with(b"."))
-            .filter(|name| is_plain(name))
-            .map(|name| CompletionCandidate::new(OsString::from_vec([folder, name].concat())))
+        let (folder, begun) = path.split_at(path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1));
+        let listing = self.list(OsStr::from_bytes(folder)).unwrap_or_default();
+        offered(&listing, begun, is_folder)
+            .into_iter()
+            .map(|name| CompletionCandidate::new(OsString::from_vec([front.as_bytes(), folder, name].concat())))
             .collect()
     }
 }
 
-/// A line for each file in `folder`, with `/` behind a folder's name. `None`: no session is shared, or it may not be listed.
+impl RemotePath {
+    /// `None`: the line has no host, or what is in `folder` cannot be told.
+    fn list(&self, folder: &OsStr) -> Option<Vec<u8>> {
+        let line = self.line.read()?;
+        let host = HostArgument::from_arg_matches(&line).ok()?.text().ok()?;
+        // A folder to work in is not within itself.
+        let working = line.get_one::<PathBuf>("folder").filter(|_| self.program.is_some());
+        let listed = async { Ok(timeout(LISTING_MAX, list(&host, folder, working)).await.ok().flatten()) };
+        super::super::block_on(listed).ok().flatten()
+    }
+}
+
+/// A line for each file in `folder`, with `/` behind a folder's name. `None`: no session is shared, or it may not be listed,
+/// or has too many.
 async fn list(host: &str, folder: &OsStr, working: Option<&PathBuf>) -> Option<Vec<u8>> {
     let borrower = Borrower::shared_by_others(host).await.ok()??;
     let mut ls = borrower.command("ls");
@@ -80,15 +88,31 @@ async fn list(host: &str, folder: &OsStr, working: Option<&PathBuf>) -> Option<V
         ls.current_dir(working);
     }
     let mut child = ls.spawn().await.ok()?;
+    let mut stdout = child.stdout.take()?.take(LISTING_BYTES_MAX);
     let mut listing = Vec::new();
-    child.stdout.take()?.take(LISTING_BYTES_MAX).read_to_end(&mut listing).await.ok()?;
-    Some(listing)
+    stdout.read_to_end(&mut listing).await.ok()?;
+    (stdout.limit() > 0).then_some(listing)
 }
 
-/// Whether every shell takes the name for itself and nothing more.
-fn is_plain(name: &[u8]) -> bool {
-    let is_harmless = |character: char| character.is_alphanumeric() || "._-+,:@%=/".contains(character);
-    !name.starts_with(b"-") && std::str::from_utf8(name).is_ok_and(|name| name.chars().all(is_harmless))
+/// The names that begin so and are safe to type, whatever the lender says: all, or none of too many.
+fn offered<'a>(listing: &'a [u8], begun: &[u8], are_folders: bool) -> Vec<&'a [u8]> {
+    let names: Vec<_> = listing
+        .split(|byte| *byte == b'\n')
+        .filter(|name| name.starts_with(begun) && (!are_folders || name.ends_with(b"/")))
+        .filter(|name| !name.starts_with(b".") || begun.starts_with(b"."))
+        .filter(|name| is_name(name))
+        .take(NAMES_MAX + 1)
+        .collect();
+    if names.len() > NAMES_MAX { Vec::new() } else { names }
+}
+
+/// Whether it is the name of one file, which every shell takes for itself and nothing more.
+fn is_name(line: &[u8]) -> bool {
+    let name = line.strip_suffix(b"/").unwrap_or(line);
+    let is_harmless = |character: char| is_plain(character) && character != '/';
+    !name.is_empty()
+        && !name.starts_with(b"-")
+        && std::str::from_utf8(name).is_ok_and(|name| name.chars().all(is_harmless))
 }
 
 #[cfg(test)]
@@ -96,15 +120,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_a_shell_would_read_as_more_is_not_plain() {
+    fn a_name_that_a_shell_would_read_as_more_is_not_offered() {
         for name in ["hostname", "init.d/", "a-b_c+d,e%f=g:h@i", "größe"] {
-            assert!(is_plain(name.as_bytes()), "{name}");
+            assert!(is_name(name.as_bytes()), "{name}");
         }
         for name in
-            ["a b", "$(reboot)", "`reboot`", "a;b", "a\u{1b}[31m", "-rf", "~", "a*", "#a", "a\\", "!!", "'", "\""]
+            ["a b", "$(reboot)", "`reboot`", "a;b", "a\u{1b}[31m", "-rf", "~", "a*", "#a", "a\\", "!!", "'", "\"", ">a"]
         {
-            assert!(!is_plain(name.as_bytes()), "{name}");
+            assert!(!is_name(name.as_bytes()), "{name}");
         }
-        assert!(!is_plain(b"\xff"));
+        assert!(!is_name(b"\xff"));
+    }
+
+    #[test]
+    fn a_lender_offers_only_names_that_were_asked_for() {
+        let listing = b"leaf/\nlemon\n.lease\nother\nle/../../etc/passwd\n/etc/passwd\n\n/\n--le\nletter";
+        assert_eq!(offered(listing, b"le", false), [&b"leaf/"[..], b"lemon", b"letter"]);
+        assert_eq!(offered(listing, b"", false), [&b"leaf/"[..], b"lemon", b"other", b"letter"]);
+        assert_eq!(offered(listing, b"le", true), [b"leaf/"]);
+        assert_eq!(offered(listing, b".", false), [b".lease"]);
+    }
+
+    #[test]
+    fn of_too_many_names_none_is_offered() {
+        let listing = "le\n".repeat(NAMES_MAX);
+        assert_eq!(offered(listing.as_bytes(), b"le", false).len(), NAMES_MAX);
+        assert!(offered(format!("{listing}lf\n").as_bytes(), b"l", false).is_empty());
     }
 }
