@@ -19,6 +19,8 @@ mod fork;
 mod inherited_signals;
 #[cfg(feature = "lend")]
 mod interpreter;
+#[cfg(feature = "lend")]
+mod keyring;
 #[cfg(feature = "run")]
 mod landlock;
 #[cfg(feature = "lend")]

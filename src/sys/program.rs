@@ -25,6 +25,7 @@ use rustix::{
 use super::{
     fork::{Forked, fork},
     interpreter,
+    keyring::leave_session_keyring,
     signal_number::SIGNAL_MAX,
 };
 
@@ -194,6 +195,8 @@ fn prepare(launch: &Launch) -> Result<(), (Step, io::Error)> {
             // Where the kernel or a container does not let us, the lists of processes stay open, as on any machine.
             let _ = hide_other_users(launch.setuid);
         }
+        // As root, whose share of the kernel's keys has room for as many as there are programs.
+        leave_session_keyring().map_err(|error| (Step::Privileges, error))?;
         turn_into(who).map_err(|error| (Step::User, error))?;
     }
     if !launch.setuid {

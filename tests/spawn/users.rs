@@ -70,6 +70,27 @@ fn programs_run_as_their_user_and_have_given_up_everything_else() {
     assert_eq!(text(output.stdout), format!("{ANA}\n"));
 }
 
+/// Starts its arguments with a key in their session keyring (keyrings(7)), as a login of root may leave one.
+const WITH_KEY: &str = r#"
+import ctypes, os, platform, sys
+add_key, keyctl = {"x86_64": (248, 250)}.get(platform.machine(), (217, 219))
+call, join, session = ctypes.CDLL(None).syscall, 1, -3
+call(keyctl, join, None)
+call(add_key, b"user", b"key-of-root", b"secret", 6, session)
+os.execvp(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn programs_of_a_user_have_no_keys_of_root() {
+    let prepare = format!("folder=$1 && shift && set -- \"$folder\" python3 -c '{WITH_KEY}' \"$@\"");
+    let (_lab, alice, _bob) = lab_after(POLICY, &prepare);
+    let keys = text(run(&mut exec(&alice, &["cat", "/proc/keys"])).stdout);
+    assert!(!keys.contains("key-of-root"), "{keys}");
+    // The daemon has it all the same: root sees every key of root's.
+    let of_root = std::fs::read_to_string("/proc/keys").unwrap();
+    assert!(of_root.contains("key-of-root"), "{of_root}");
+}
+
 /// A folder in which what is setuid gains by it, as the lender sees it: the owner's and the caller's numbers, and a command that
 /// becomes root for another.
 const SETUID: &str = "mount -t tmpfs -o mode=755 tmpfs /mnt && cp $(command -v id) /mnt/id && cp $(command -v setpriv) /mnt/become \
