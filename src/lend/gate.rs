@@ -1,17 +1,16 @@
 //! The one gate: every request meets the policy here, before it has any effect, and every decision is logged.
 
 mod again;
+mod socket;
 
 use std::{collections::BTreeSet, fmt::Display, net::SocketAddr};
 
 use super::{
     Lender,
     audit::{Event, Source},
-    blocking::blocking,
     borrower::Borrower,
     names::{self, Through},
-    own_user::{self, Actor},
-    real_path::{Last, real_path},
+    own_user,
     spawn::{self, SpawnGrant},
 };
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
 };
 
 pub(super) use again::{still, still_by_rules, still_listens, still_unix};
+pub(super) use socket::{unix_connect, unix_listen};
 
 /// Asks for a connection to `target`.
 pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {
@@ -77,61 +77,6 @@ pub(super) async fn datagram(
         log(borrower, "udp-send", &peer, Verdict::of(decision.as_ref())).await;
     }
     decision
-}
-
-/// Asks to connect to the Unix socket that `path` leads to.
-pub(super) async fn unix_connect(borrower: &Borrower, path: &[u8]) -> Result<(Granted<UnixConnect>, Actor), Refusal> {
-    let request = |path| UnixConnect { path };
-    unix(borrower, "unix-connect", Kind::Unix, path, Last::Followed, request).await
-}
-
-/// Asks to create a Unix socket at `path`.
-pub(super) async fn unix_listen(borrower: &Borrower, path: &[u8]) -> Result<(Granted<UnixListen>, Actor), Refusal> {
-    let request = |path| UnixListen { path };
-    unix(borrower, "unix-listen", Kind::UnixListen, path, Last::Kept, request).await
-}
-
-/// Judges where a path leads, and says as whom it is gone; that it leads nowhere is told only to who may know.
-async fn unix<R: policy::Request>(
-    borrower: &Borrower,
-    event: &'static str,
-    kind: Kind,
-    path: &[u8],
-    last: Last,
-    request: impl FnOnce(LenderPath) -> R,
-) -> Result<(Granted<R>, Actor), Refusal> {
-    let asked = String::from_utf8_lossy(path).into_owned();
-    let decision = match LenderPath::parse(path) {
-        Ok(path) => {
-            let (real, stopped) = blocking(move || real_path(&path, last)).await;
-            let facts = Facts { own_folders: borrower.lender.own_folders(), ..Facts::default() };
-            let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request(real), &facts);
-            act(borrower, decision.map_err(|no| refusal(&no)), (kind, &asked), stopped).await
-        }
-        Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
-    };
-    log(borrower, event, &asked, Verdict::of(decision.as_ref().map(|(grant, _)| grant))).await;
-    decision
-}
-
-/// As whom what was granted is done.
-async fn act<R>(
-    borrower: &Borrower,
-    decision: Result<Granted<R>, Refusal>,
-    (kind, asked): (Kind, &str),
-    stopped: Option<rustix::io::Errno>,
-) -> Result<(Granted<R>, Actor), Refusal> {
-    let grant = decision?;
-    let wanted = format!("{kind} {asked}");
-    let actor = own_user::actor(&borrower.lender, &borrower.principal.user, &wanted).await?;
-    match (stopped, &actor) {
-        (None, _) => Ok((grant, actor)),
-        // What root saw on the way is not his to know; the system tells him what he may.
-        (Some(_), Actor::Other(_)) => Ok((grant, actor)),
-        (Some(errno), Actor::Daemon) => {
-            Err(Refusal::new(ErrorKind::Target, format!("{asked}: {errno}")).with_errno(Errno::of(&errno.into())))
-        }
-    }
 }
 
 /// Asks to listen as a service.
@@ -284,10 +229,7 @@ pub(super) async fn decide(
         None => Refusal::new(ErrorKind::Usage, error.to_string()),
     })?;
     let Some((transport, host, port)) = asked.host() else {
-        // What listens would stand in the way of any of the ports that are asked for.
-        let facts = Facts { own: lender.addresses(), own_folders: lender.own_folders(), ..Facts::default() };
-        let asked = where_it_leads(lender, who, asked).await?;
-        let grant = policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))?;
+        let grant = decide_here(lender, who, session.is_none(), asked).await?;
         match kind {
             Kind::Unix | Kind::UnixListen => drop(own_user::actor(lender, &who.user, &ask.to_string()).await?),
             Kind::Exec | Kind::Shell => drop(spawn::runs_as(lender, &who.user).await?),
@@ -303,19 +245,30 @@ pub(super) async fn decide(
     policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))
 }
 
-/// The same request about the place that the links of its path lead to, as when it is done.
-async fn where_it_leads(lender: &Lender, who: &Principal, asked: AnyRequest) -> Result<AnyRequest, Refusal> {
-    let real = async |path, last| blocking(move || real_path(&path, last)).await.0;
-    Ok(match asked {
-        AnyRequest::Exec(exec) => AnyRequest::Exec(spawn::followed(lender, who, exec).await?),
+/// What has no host is decided by what is here: a path by where its links lead, as when it is done.
+async fn decide_here(
+    lender: &Lender,
+    who: &Principal,
+    is_admin: bool,
+    asked: AnyRequest,
+) -> Result<Granted<AnyRequest>, Refusal> {
+    let socket = async |kind, path, request: fn(LenderPath) -> AnyRequest| {
+        let judged = socket::judge(lender, who, (kind, path), request).await.map(|(grant, _)| grant);
+        judged.map_err(|no| if is_admin { no.known } else { no.told })
+    };
+    // What listens would stand in the way of any of the ports that are asked for.
+    let facts = Facts { own: lender.addresses(), own_folders: lender.own_folders(), ..Facts::default() };
+    let asked = match asked {
         AnyRequest::UnixConnect(UnixConnect { path }) => {
-            AnyRequest::UnixConnect(UnixConnect { path: real(path, Last::Followed).await })
+            return socket(Kind::Unix, &path, |path| AnyRequest::UnixConnect(UnixConnect { path })).await;
         }
         AnyRequest::UnixListen(UnixListen { path }) => {
-            AnyRequest::UnixListen(UnixListen { path: real(path, Last::Kept).await })
+            return socket(Kind::UnixListen, &path, |path| AnyRequest::UnixListen(UnixListen { path })).await;
         }
+        AnyRequest::Exec(exec) => AnyRequest::Exec(spawn::followed(lender, who, exec).await?),
         other => other,
-    })
+    };
+    policy::decide(&lender.policy(), who, asked, &facts).map_err(|no| refusal(&no))
 }
 
 async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<Connect>, Refusal> {

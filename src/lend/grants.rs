@@ -7,7 +7,7 @@ use std::{sync::PoisonError, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::reader::Reader;
-use super::{AdminReply, LendError, Lender, Refused, os_user::OsUser};
+use super::{AdminReply, LendError, Lender, Refused, blocking::blocking, os_user::OsUser, real_path::real_pattern};
 use crate::{
     policy::{Grant, Kind},
     proto::UserName,
@@ -42,7 +42,7 @@ pub struct GrantEntry {
 }
 
 impl Lender {
-    /// Allows something for a while. It is in force when this returns.
+    /// Allows something for a while: of a path, where its links lead now. It is in force when this returns.
     pub(super) async fn allow(
         &self,
         user: UserName,
@@ -56,6 +56,10 @@ impl Lender {
         Grant::parse(user.clone(), known, &target, "grant").map_err(|error| usage(error.to_string()))?;
         // A slip of the finger would allow nobody anything, and say that it stands. Users of this machine need no entry.
         self.known(&user).await?;
+        let target = match known {
+            Kind::Unix | Kind::UnixListen => blocking(move || real_pattern(known, &target)).await,
+            _ => target,
+        };
         let now = UnixTime::now();
         let expires = now.plus(lasting);
         let grant = self.store(move |store| store.add_grant(&user, &kind, &target, expires, now)).await?;

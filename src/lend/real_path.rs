@@ -19,7 +19,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::policy::LenderPath;
+use crate::policy::{Kind, LenderPath};
 
 /// As many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -66,6 +66,24 @@ pub(super) fn real_path(path: &LenderPath, last: Last) -> (LenderPath, Option<Er
         Ok(real) => (real, stopped),
         // Only its length can be wrong.
         Err(_) => (path.clone(), Some(Errno::NAMETOOLONG)),
+    }
+}
+
+/// A pattern of an admin's for sockets, by where its links lead now: what is asked for is judged by that.
+pub(super) fn real_pattern(kind: Kind, pattern: &str) -> String {
+    let (path, all) = match pattern.strip_suffix("/*") {
+        Some(folder) => (folder, "/*"),
+        None => (pattern, ""),
+    };
+    let Ok(named) = LenderPath::parse(path) else { return pattern.to_owned() };
+    // A socket is created in the place of a link, and not where that leads.
+    let is_place = kind == Kind::UnixListen && all.is_empty() && !Path::new(path).is_dir();
+    let (real, _) = real_path(&named, if is_place { Last::Kept } else { Last::Followed });
+    match std::str::from_utf8(real.as_bytes()) {
+        Ok("/") if !all.is_empty() => all.to_owned(),
+        Ok(real) if !real.contains('*') => format!("{real}{all}"),
+        // No pattern can say it.
+        Ok(_) | Err(_) => pattern.to_owned(),
     }
 }
 
@@ -132,6 +150,30 @@ mod tests {
             (text("dangling"), None),
             "what is created is no link's end"
         );
+    }
+
+    #[test]
+    fn a_pattern_is_one_for_where_its_links_lead() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir(root.join("run")).unwrap();
+        symlink("run", root.join("var")).unwrap();
+        symlink("elsewhere", root.join("run/link")).unwrap();
+        symlink("/", root.join("all")).unwrap();
+        symlink("a*", root.join("star")).unwrap();
+        let at = |path: &str| root.join(path).to_str().unwrap().to_owned();
+        for (kind, pattern, leads) in [
+            (Kind::Unix, at("var/app.sock"), at("run/app.sock")),
+            (Kind::Unix, at("var/*"), at("run/*")),
+            (Kind::Unix, at("var/link"), at("run/elsewhere")),
+            (Kind::UnixListen, at("var/link"), at("run/link")),
+            (Kind::UnixListen, at("var"), at("run")),
+            (Kind::Unix, at("all/*"), "/*".to_owned()),
+            (Kind::Unix, at("star"), at("star")),
+            (Kind::Unix, "/*".to_owned(), "/*".to_owned()),
+        ] {
+            assert_eq!(real_pattern(kind, &pattern), leads, "{kind} {pattern}");
+        }
     }
 
     /// Attack 36: what is opened is what was judged, or nothing.

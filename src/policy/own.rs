@@ -20,6 +20,19 @@ impl Policy {
     pub fn own_rules(&self, user: &UserName) -> (Vec<RuleRef>, Vec<RuleRef>) {
         (by_kind(|| self.allows(user)), by_kind(|| self.denies(user)))
     }
+
+    /// Whether any rule allows a user something of this kind.
+    ///
+    /// ```
+    /// use capuchin::policy::{Kind, Policy};
+    /// let policy = Policy::parse("[[allow]]\nwho = \"ana\"\nunix = [\"/run/app.sock\"]", "policy.toml")?;
+    /// assert!(policy.allows_some(&"ana".parse().unwrap(), Kind::Unix));
+    /// assert!(!policy.allows_some(&"ana".parse().unwrap(), Kind::UnixListen));
+    /// # Ok::<(), capuchin::policy::PolicyError>(())
+    /// ```
+    pub fn allows_some(&self, user: &UserName, kind: Kind) -> bool {
+        self.allows(user).any(|patterns| !patterns.refs(kind).is_empty())
+    }
 }
 
 fn by_kind<'p, P: Iterator<Item = &'p Patterns>>(patterns: impl Fn() -> P) -> Vec<RuleRef> {

@@ -72,6 +72,9 @@ pub enum Reason {
         /// The tree, e.g. `/proc`.
         tree: &'static str,
     },
+    /// It is allowed by its name, and links lead from there to what is not.
+    #[error("links lead from there to what is not allowed")]
+    LedElsewhere,
     /// It listens where only privileged programs of Unix may.
     #[error("ports below 1024 are no part of `*`: a rule must name them")]
     PrivilegedPort,
@@ -174,6 +177,14 @@ impl Refusal {
         };
         let (help, send) = sendable(help, send);
         Self { request, reason, rule: None, nearest: None, help, send }
+    }
+
+    /// A refusal of what `path` leads to, without a word of what that is.
+    pub fn led_elsewhere(policy: &Policy, user: &UserName, kind: Kind, path: &LenderPath) -> Self {
+        let refusal = Self::new(policy, user, kind, &path.to_string(), Reason::LedElsewhere, &Remedy::Ask);
+        let help = "this shows the lender's admin where they lead:".to_owned();
+        // Where the line is too long, the help says so.
+        if refusal.send.is_some() { Self { help, ..refusal } } else { refusal }
     }
 
     /// A refusal of the network profile, which no rule allows by itself.

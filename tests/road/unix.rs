@@ -133,6 +133,55 @@ async fn what_is_refused_is_neither_reached_nor_created_and_does_not_tell_whethe
     assert_eq!(error.errno().map(|errno| errno.0), Some(98), "a link is in the way, and not followed: {error}");
 }
 
+/// The daemon sees more than the borrower may, and `/proc` has a link to each file that a process has open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_does_not_tell_where_a_link_leads() {
+    let lent = lent(AS_ROOT).await;
+    let (_lab, _home, without_rule) = session("[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:9\"\n").await;
+    let at = |name: &str| lent.root.join(name).to_str().unwrap().to_owned();
+    symlink("/secret/place", at("kept/link")).unwrap();
+    symlink(lent.lab.door(), at("kept/own")).unwrap();
+    symlink("/secret/place", at("lent/link")).unwrap();
+    symlink("/secret/other/place", at("lent/other")).unwrap();
+    let told = async |borrower: &Borrower, path: &str| {
+        let done = borrower.unix_connect(path).await.err().unwrap();
+        let asked = borrower.check("unix", path).await.err().unwrap();
+        let all = [&done, &asked].map(|error| [&[error.to_string()], error.notes()].concat().join("\n"));
+        all.join("\n").replace(path, "PATH")
+    };
+    for borrower in [&lent.borrower, &without_rule] {
+        let none = told(borrower, &at("kept/none")).await;
+        for link in ["kept/link", "kept/own"] {
+            assert_eq!(told(borrower, &at(link)).await, none, "{link}");
+        }
+        let of_process = format!("/proc/{}/exe", std::process::id());
+        assert!(told(borrower, &of_process).await.contains("PATH"));
+        assert!(!told(borrower, &of_process).await.contains(std::env::current_exe().unwrap().to_str().unwrap()));
+    }
+    // Who may go to the link hears that it is one, and no more.
+    let led = told(&lent.borrower, &at("lent/link")).await;
+    assert!(led.contains("links lead from there to what is not allowed") && !led.contains("secret"), "{led}");
+    assert_eq!(told(&lent.borrower, &at("lent/other")).await, led);
+    lent.lab.wait_for_audit("where it leads", |line| {
+        line["target"] == at("lent/link") && line["why"].as_str().is_some_and(|why| why.contains("/secret/place"))
+    });
+    let seen = lent.lab.admin().args(["check", "alice", "unix", &at("lent/link")]).output().unwrap();
+    assert!(String::from_utf8_lossy(&seen.stdout).contains("unix /secret/place is refused"), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_line_for_the_admin_allows_what_the_links_of_a_path_lead_to() {
+    let lent = lent(AS_ROOT).await;
+    let _server = UnixListener::bind(lent.root.join("kept/server")).unwrap();
+    symlink("kept", lent.root.join("way")).unwrap();
+    let path = lent.root.join("way/server");
+    let error = lent.borrower.unix_connect(&path).await.err().unwrap();
+    let line = error.notes().last().unwrap().trim_start().to_owned();
+    assert!(line.starts_with("capuchind allow alice unix ") && line.contains("/way/server"), "{line}");
+    crate::support::run(lent.lab.admin().args(line.split(' ').skip(1)));
+    lent.borrower.unix_connect(&path).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_of_root_lends_nothing_of_its_users_files_unless_the_policy_says_so() {
     let lent = lent("").await;
