@@ -41,11 +41,19 @@ pub(super) enum NoAnswer {
 impl NoAnswer {
     /// What a borrower hears who wanted something else than a name's addresses.
     pub(super) fn refusal(&self, what: &str) -> Refusal {
-        let (kind, errno) = match self {
-            Self::Late => (ErrorKind::Target, Errno::ETIMEDOUT),
-            Self::Busy => (ErrorKind::Busy, Errno::EAGAIN),
+        let kind = match self {
+            Self::Late => ErrorKind::Target,
+            Self::Busy => ErrorKind::Busy,
         };
-        Refusal::new(kind, format!("{what}: {self}")).with_errno(Some(errno))
+        Refusal::new(kind, format!("{what}: {self}")).with_errno(Some(self.errno()))
+    }
+
+    /// What a system call would have said.
+    pub(super) fn errno(&self) -> Errno {
+        match self {
+            Self::Late => Errno::ETIMEDOUT,
+            Self::Busy => Errno::EAGAIN,
+        }
     }
 }
 

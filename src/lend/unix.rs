@@ -14,7 +14,6 @@ use tokio::net::UnixStream;
 
 use super::{
     audit::Event,
-    blocking::blocking,
     borrower::Borrower,
     descriptors,
     dispatch::refuse,
@@ -77,7 +76,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, actor
 }
 
 async fn connect_as(borrower: &Borrower, actor: &Actor, path: &LenderPath) -> io::Result<UnixStream> {
-    let Actor::Other(account) = actor else { return connect(path).await };
+    let Actor::Other(account) = actor else { return connect(borrower, path).await };
     let (socket, _) = as_other(borrower, account, path, Use::Connect).await?;
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
@@ -103,17 +102,18 @@ pub(super) async fn as_other(
     })
 }
 
-async fn connect(path: &LenderPath) -> io::Result<UnixStream> {
+async fn connect(borrower: &Borrower, path: &LenderPath) -> io::Result<UnixStream> {
     let path = path.clone();
-    let place = blocking(move || {
+    let look_ups = &borrower.lender.shared.look_ups;
+    let place = look_ups.run(&borrower.principal.user, move || {
         let place = open_place(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())), OFlags::empty())?;
         match FileType::from_raw_mode(fstat(&place)?.st_mode) {
             FileType::Socket => Ok(place),
             // As the kernel answers (connect(2)).
             _ => Err(rustix::io::Errno::CONNREFUSED),
         }
-    })
-    .await?;
+    });
+    let place = place.await.map_err(|why| why.errno())??;
     // The very file that was opened, whatever its path leads to by now.
     let address = format!("/proc/self/fd/{}", place.as_raw_fd());
     dial_unix(&address).await

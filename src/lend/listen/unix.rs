@@ -7,7 +7,6 @@ use rustix::fs::OFlags;
 use super::port::{Family, Port};
 use crate::{
     lend::{
-        blocking::blocking,
         borrower::Borrower,
         own_user::Actor,
         real_path::open_place,
@@ -28,7 +27,7 @@ pub(super) enum Kept {
 /// Binds in the very folder that was judged; only who binds may connect. What a listener left that is gone is replaced.
 pub(super) async fn bind_as(borrower: &Borrower, actor: &Actor, path: &LenderPath) -> io::Result<(Port, Kept)> {
     match actor {
-        Actor::Daemon => bind(path).await.map(|(port, file)| (port, Kept::File(file))),
+        Actor::Daemon => bind(borrower, path).await.map(|(port, file)| (port, Kept::File(file))),
         Actor::Other(account) => {
             let (socket, keeper) = as_other(borrower, account, path, Use::Listen).await?;
             Ok((Port::Bound(socket, Family::Unix), Kept::Keeper(keeper)))
@@ -36,15 +35,16 @@ pub(super) async fn bind_as(borrower: &Borrower, actor: &Actor, path: &LenderPat
     }
 }
 
-async fn bind(path: &LenderPath) -> io::Result<(Port, SocketFile)> {
+async fn bind(borrower: &Borrower, path: &LenderPath) -> io::Result<(Port, SocketFile)> {
     let path = path.clone();
-    let bound = blocking(move || {
+    let look_ups = &borrower.lender.shared.look_ups;
+    let bound = look_ups.run(&borrower.principal.user, move || {
         let path = Path::new(OsStr::from_bytes(path.as_bytes()));
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::from(Errno::EADDRINUSE));
         };
         SocketFile::bind(open_place(folder, OFlags::DIRECTORY)?, name)
     });
-    let (socket, file) = bound.await?;
+    let (socket, file) = bound.await.map_err(|why| why.errno())??;
     Ok((Port::Bound(socket, Family::Unix), file))
 }
