@@ -52,11 +52,35 @@ def streams():
         attempt(lambda: s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"out\0"))
         attempt(lambda: s.sendto(b"LEAKED", socket.MSG_FASTOPEN, (host, 80)))
         waiting[s.fileno()] = s
+        s = socket.socket(family, socket.SOCK_STREAM)
+        s.setblocking(False)
+        attempt(lambda: s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"out\0"))
+        s.connect_ex((host, 80))
+        waiting[s.fileno()] = s
     poll = select.poll()
     for fd in waiting:
         poll.register(fd, select.POLLOUT)
     for fd, _ in poll.poll(2000):
         attempt(lambda: waiting[fd].send(b"LEAKED"))
+
+
+def devices():
+    """Sockets for datagrams that are told their device: before they are connected, and afterwards."""
+    try:
+        index = socket.if_nametoindex("out")
+    except OSError:
+        return
+    in_order = struct.pack("!I", index)
+    pktinfo = bytes(16) + struct.pack("=I", index)
+    for option in (1, 25, b"out\0"), (1, 62, index), (0, 50, in_order), (41, 76, in_order), (41, 50, pktinfo):
+        for family, host in every_address():
+            for before in True, False:
+                s = socket.socket(family, socket.SOCK_DGRAM)
+                if before:
+                    attempt(lambda: s.setsockopt(*option))
+                attempt(lambda: s.connect((host, 4444)))
+                attempt(lambda: s.setsockopt(*option))
+                attempt(lambda: s.send(b"LEAKED"))
 
 
 def datagrams():
@@ -161,6 +185,6 @@ for line in sys.stdin:
     if line == "lose\n":
         lose(kept)
         continue
-    for way in (streams, datagrams, other_families, names, services, descriptors, other_calls):
+    for way in (streams, datagrams, devices, other_families, names, services, descriptors, other_calls):
         way()
     print("tried", line.strip(), flush=True)

@@ -16,8 +16,13 @@ tcp = socket.socket()
 tried("fastopen", lambda: tcp.sendto(b"x", socket.MSG_FASTOPEN, ("127.0.0.1", port)))
 tcp.setsockopt(socket.IPPROTO_TCP, 30, 1) # TCP_FASTOPEN_CONNECT
 tried("fastopen-connect", lambda: tcp.connect(("127.0.0.1", port)))
-tcp = socket.socket()
-tried("device", lambda: (tcp.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0"), tcp.connect(("127.0.0.1", port))))
+index = struct.pack("=I", socket.htonl(1))
+for name, option in {
+    "device": (1, 25, b"lo\0"), "device by number": (1, 62, 1), "device of IPv4": (0, 50, index), "device of IPv6": (41, 76, index),
+    "device of an address": (41, 50, bytes(16) + struct.pack("=I", 1)),
+}.items():
+    kind = socket.SOCK_DGRAM if "IPv" in name else socket.SOCK_STREAM
+    tried(name, lambda: socket.socket(2 if option[0] == 0 else 10, kind).setsockopt(*option))
 tcp = socket.socket()
 tried("bound", lambda: (tcp.bind(("0.0.0.0", 0)), tcp.connect(("127.0.0.1", port))))
 a, b = socket.socketpair()
@@ -56,7 +61,11 @@ fn no_way_around_is_open() {
         "udplite EPROTONOSUPPORT",
         "fastopen ENOTSUP",
         "fastopen-connect ECONNREFUSED",
-        "device ECONNREFUSED",
+        "device EPERM",
+        "device by number EPERM",
+        "device of IPv4 EPERM",
+        "device of IPv6 EPERM",
+        "device of an address EPERM",
         "bound ECONNREFUSED",
         "passed ECONNREFUSED",
         "source route EPERM",

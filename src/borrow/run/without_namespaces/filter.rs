@@ -6,6 +6,7 @@
 //!   a program sees whom it speaks to and not how;
 //! - sockets: TCP and UDP of the internet's families, unix, and two kinds of netlink;
 //! - source routes: a packet would leave for the first stop on its way, wherever it is sent to;
+//! - devices: what is sent to loopback by another device leaves by that, to whoever is on its wire;
 //! - groups of receivers: they would be those of this machine's network;
 //! - as in the other mode, io_uring and pidfd_getfd are missing; debugging is forbidden, since what is outside is not kept apart;
 //! - request_key, by which the kernel looks up names on this machine;
@@ -51,9 +52,14 @@ const ENODEV: u32 = 19;
 /// MCAST_JOIN_SOURCE_GROUP; IPV6_JOIN_GROUP, IPV6_JOIN_ANYCAST, and the latter two.
 const JOINS: [(u32, [u32; 4]); 2] =
     [(libc::SOL_IP as u32, [35, 39, 42, 46]), (libc::SOL_IPV6 as u32, [20, 27, 42, 46])];
-/// Options of both by which a packet takes a way of its own, past where it is sent to: IP_OPTIONS; IPV6_2292RTHDR,
-/// IPV6_2292PKTOPTIONS, IPV6_NEXTHOP, IPV6_FLOWLABEL_MGR, IPV6_RTHDR.
-const WAYS: [(u32, &[u32]); 2] = [(libc::SOL_IP as u32, &[4]), (libc::SOL_IPV6 as u32, &[5, 6, 9, 32, 57])];
+/// Options by which a packet takes a way of its own, past where it is sent to: SO_BINDTODEVICE, SO_BINDTOIFINDEX; IP_OPTIONS,
+/// IP_UNICAST_IF; IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_NEXTHOP, IPV6_FLOWLABEL_MGR, IPV6_PKTINFO, IPV6_RTHDR,
+/// IPV6_UNICAST_IF.
+const WAYS: [(u32, &[u32]); 3] = [
+    (libc::SOL_SOCKET as u32, &[25, 62]),
+    (libc::SOL_IP as u32, &[4, 50]),
+    (libc::SOL_IPV6 as u32, &[5, 6, 9, 32, 50, 57, 76]),
+];
 /// Datagrams that the kernel would cut after they were judged.
 const UDP_SEGMENT: u32 = 103;
 
@@ -124,12 +130,12 @@ fn asked_options() -> Vec<Instruction> {
 
 fn set_options() -> Vec<Instruction> {
     let mut program = vec![load(argument(1))];
-    for ((level, joins), (_, ways)) in JOINS.into_iter().zip(WAYS) {
+    for (level, ways) in WAYS {
         let mut of_level = vec![load(argument(2))];
         for option in ways {
             of_level.extend(unless(*option, &[answer(ERRNO | EPERM)]));
         }
-        for option in joins {
+        for option in JOINS.into_iter().filter(|(of, _)| *of == level).flat_map(|(_, joins)| joins) {
             of_level.extend(unless(option, &[answer(ERRNO | ENODEV)]));
         }
         of_level.push(answer(ALLOW));

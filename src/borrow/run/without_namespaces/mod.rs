@@ -37,7 +37,8 @@
 //! - A signal handler does not interrupt a call that waits here (a signal that ends the program does), and where a connection has failed,
 //!   a program that reads instead of asking for SO_ERROR or connecting again reads ECONNRESET.
 //! - Before Linux 5.19 any signal begins a call anew that waits here, and the lender's dialing with it.
-//! - A socket that is bound to another device than loopback (SO_BINDTODEVICE) connects to nobody (ENETUNREACH).
+//! - No socket keeps to a device (SO_BINDTODEVICE, IP_UNICAST_IF, IPV6_PKTINFO and the like are EPERM): what goes to loopback by
+//!   another device leaves this machine. One that the program was given, and that does, connects to nobody (ENETUNREACH).
 //! - Data with the first packet (MSG_FASTOPEN) is said to be switched off; TCP_FASTOPEN_CONNECT has no effect. MSG_ZEROCOPY has no room (ENOBUFS).
 //! - A peer by a Unix socket sees capuchin's process id (SO_PEERCRED, SCM_CREDENTIALS). Programs of 32 bits have no sockets at all, and
 //!   debuggers do not work.
