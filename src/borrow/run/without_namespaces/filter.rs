@@ -8,15 +8,15 @@
 //! - source routes: a packet would leave for the first stop on its way, wherever it is sent to;
 //! - devices: what is sent to loopback by another device leaves by that, to whoever is on its wire;
 //! - groups of receivers: they would be those of this machine's network;
-//! - as in the other mode, io_uring and pidfd_getfd are missing; debugging is forbidden, since what is outside is not kept apart;
-//! - request_key, by which the kernel looks up names on this machine;
+//! - as in the other mode, io_uring, pidfd_getfd and request_key are missing, and nobody types into the terminal; debugging and
+//!   other namespaces are forbidden, since what is outside is not kept apart;
 //! - the second system call table has no sockets at all.
 
 use crate::{
     borrow::run::filter::{
         ALLOW, ARCHITECTURE, ARCHITECTURE_AT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT, ERRNO, JUMP_AT_LEAST,
-        JUMP_EQUAL, MEMORY, MISSING, NOTIFY, NUMBER_AT, SECOND, SECOND_MEMORY, X32, answer, argument, families, jump,
-        load, unless,
+        JUMP_EQUAL, MISSING, NOTIFY, NUMBER_AT, OTHERS, SECOND, SECOND_IOCTL, SECOND_OTHERS, X32, answer, argument,
+        devices, families, jump, load, unless,
     },
     sys::Instruction,
 };
@@ -78,7 +78,8 @@ fn second_table() -> Vec<Instruction> {
     for number in SECOND_HIDDEN.iter().chain(&MISSING) {
         program.extend(unless(*number, &[answer(ERRNO | ENOSYS)]));
     }
-    program.extend(forbidden(&SECOND_MEMORY));
+    program.extend(forbidden(&SECOND_OTHERS));
+    program.extend(unless(SECOND_IOCTL, &devices()));
     program.push(answer(ALLOW));
     program
 }
@@ -91,7 +92,8 @@ fn own_table() -> Vec<Instruction> {
     for number in MISSING.into_iter().chain([libc::SYS_request_key as u32]) {
         program.extend(unless(number, &[answer(ERRNO | ENOSYS)]));
     }
-    program.extend(forbidden(&MEMORY));
+    program.extend(forbidden(&OTHERS));
+    program.extend(unless(libc::SYS_ioctl as u32, &devices()));
     program.extend(unless(libc::SYS_sendto as u32, &with_address()));
     program.extend(unless(libc::SYS_recvfrom as u32, &with_address()));
     program.extend(unless(libc::SYS_getsockopt as u32, &asked_options()));
@@ -107,8 +109,8 @@ fn head() -> Vec<Instruction> {
     vec![load(NUMBER_AT), jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]
 }
 
-fn forbidden(memory: &[u32]) -> Vec<Instruction> {
-    memory.iter().flat_map(|number| unless(*number, &[answer(ERRNO | EPERM)])).collect()
+fn forbidden(others: &[u32]) -> Vec<Instruction> {
+    others.iter().flat_map(|number| unless(*number, &[answer(ERRNO | EPERM)])).collect()
 }
 
 /// sendto and recvfrom: without an address there is nothing to say about it.
@@ -254,7 +256,7 @@ mod tests {
         for number in SECOND_HIDDEN {
             assert_eq!(judge(SECOND.0, number, &[]), ERRNO | ENOSYS, "{number}");
         }
-        for (own_number, second) in MEMORY.into_iter().zip(SECOND_MEMORY) {
+        for (own_number, second) in OTHERS.into_iter().zip(SECOND_OTHERS) {
             assert_eq!(own(own_number.into(), &[]), ERRNO | EPERM);
             assert_eq!(judge(SECOND.0, second, &[]), ERRNO | EPERM);
         }
