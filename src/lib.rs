@@ -1,10 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
-#![cfg_attr(
-    all(feature = "run", not(feature = "cli")),
-    allow(dead_code, unused_imports, reason = "of `run` the library shows its mask, and the command uses the rest")
-)]
 
 #[cfg(feature = "borrow")]
 mod borrow;

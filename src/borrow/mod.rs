@@ -54,6 +54,10 @@ mod remote_udp_forward;
 mod renew;
 mod resolve;
 #[cfg(feature = "run")]
+#[cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, unused_imports, reason = "a library user has the mask alone; the command uses the rest")
+)]
 pub(crate) mod run;
 mod service;
 mod settings;
