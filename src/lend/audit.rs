@@ -20,6 +20,7 @@ mod event;
 mod files;
 mod head;
 mod journal;
+mod mend;
 mod read;
 mod verify;
 
