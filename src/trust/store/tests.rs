@@ -1,20 +1,15 @@
-use std::{
-    sync::{Arc, Barrier},
-    time::Duration,
-};
-
-use rustls::pki_types::CertificateDer;
+use std::time::Duration;
 
 use super::*;
 use crate::trust::{
     UnixTime,
     identity::Identity,
-    join_line::InvitationId,
     keyfile,
     proof::{JoinKeys, TicketKey},
     ticket::Ticket,
 };
 
+mod invitations;
 mod tickets;
 
 const NOW: UnixTime = UnixTime(1_700_000_000);
@@ -77,25 +72,6 @@ fn device_of(user: &str, number: u8) -> Identity {
         serial: format!("{number:032x}"),
         not_after: NOW.plus(90 * 24 * HOUR),
     }
-}
-
-fn certificate(content: &[u8]) -> CertificateDer<'static> {
-    CertificateDer::from(content.to_vec())
-}
-
-/// Signs `content` for ana's device of this number.
-fn signer(
-    content: &[u8],
-    number: u8,
-) -> impl FnOnce(&UserName) -> Result<(CertificateDer<'static>, Identity), StoreError> {
-    move |user| {
-        assert_eq!(*user, ana());
-        Ok((certificate(content), device_of("ana", number)))
-    }
-}
-
-fn never(_: &UserName) -> Result<(CertificateDer<'static>, Identity), StoreError> {
-    panic!("nothing may be signed");
 }
 
 fn refusal<T>(result: Result<T, StoreError>) -> TicketRefusal {
@@ -192,43 +168,6 @@ fn a_removed_user_takes_devices_invitations_and_tickets_along() {
 }
 
 #[test]
-fn of_two_first_devices_one_sets_the_password_and_the_other_keeps_its_invitation() {
-    let store = Temporary::new();
-    let (first, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    let (second, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    assert!(store.redeem_invitation(first, &[1; 32], Some("first"), NOW, signer(b"one", 1)).unwrap().issued);
-    let late = store.redeem_invitation(second, &[2; 32], Some("second"), NOW, signer(b"two", 2));
-    assert!(matches!(late, Err(StoreError::HasPassword(_))));
-    assert_eq!(store.password_of(&ana()).unwrap().phc.as_deref(), Some("first"));
-    assert!(store.device(device_of("ana", 2).device).unwrap().is_none());
-    // It comes again, now with the password that there is.
-    assert!(store.redeem_invitation(second, &[2; 32], None, NOW, signer(b"two", 2)).unwrap().issued);
-}
-
-#[test]
-fn a_certificate_that_cannot_be_signed_costs_neither_invitation_nor_password() {
-    let store = Temporary::new();
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    let failed = store.redeem_invitation(id, &[1; 32], Some("phc"), NOW, |_| Err(StoreError::Stopping));
-    assert!(matches!(failed, Err(StoreError::Stopping)));
-    let store = store.reopened();
-    assert_eq!(store.password_of(&ana()).unwrap().phc, None);
-    assert!(store.redeem_invitation(id, &[1; 32], Some("phc"), NOW, signer(b"x", 1)).unwrap().issued);
-}
-
-#[test]
-fn after_a_crash_the_same_request_gets_what_was_on_the_disk() {
-    let store = Temporary::new();
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    store.redeem_invitation(id, &[1; 32], Some("phc"), NOW, signer(b"signed", 1)).unwrap();
-    let store = store.reopened();
-    assert_eq!(store.password_of(&ana()).unwrap().phc.as_deref(), Some("phc"));
-    store.admit(&device_of("ana", 1)).unwrap();
-    let again = store.redeem_invitation(id, &[1; 32], None, NOW, never).unwrap();
-    assert_eq!(again, Redeemed { certificate: certificate(b"signed"), issued: false });
-}
-
-#[test]
 fn a_device_is_admitted_until_it_is_revoked_and_a_renewal_does_not_undo_that() {
     let store = Temporary::new();
     let identity = device_of("ana", 1);
@@ -280,98 +219,6 @@ fn a_revoked_user_loses_devices_tickets_and_invitations_at_once() {
     assert_eq!(refusal(store.redeem(&ticket, &identity, NOW)), TicketRefusal::Withdrawn);
     assert!(matches!(store.invitation(id, NOW), Err(StoreError::NoInvitation)));
     store.admit(&device_of("bob", 3)).unwrap();
-}
-
-#[test]
-fn an_invitation_gives_one_certificate_and_gives_it_again_to_the_same_request_for_ten_minutes() {
-    let store = Temporary::new();
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    assert_eq!(store.pending_invitations(NOW).unwrap().len(), 1);
-    assert!(store.redeem_invitation(id, &[1; 32], None, NOW, signer(b"signed", 1)).unwrap().issued);
-    store.admit(&device_of("ana", 1)).unwrap();
-
-    assert!(matches!(store.redeem_invitation(id, &[2; 32], None, NOW, never), Err(StoreError::InvitationUsed)));
-    let late = NOW.plus(Duration::from_secs(599));
-    let again = store.redeem_invitation(id, &[1; 32], None, late, never).unwrap();
-    assert_eq!(again, Redeemed { certificate: certificate(b"signed"), issued: false });
-    let too_late = NOW.plus(Duration::from_secs(600));
-    assert!(matches!(store.redeem_invitation(id, &[1; 32], None, too_late, never), Err(StoreError::InvitationUsed)));
-    assert!(store.pending_invitations(NOW).unwrap().is_empty());
-}
-
-#[test]
-fn a_certificate_for_a_revoked_device_or_an_unknown_user_is_not_noted() {
-    let store = Temporary::new();
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    let for_bob = |_: &UserName| Ok((certificate(b"x"), device_of("bob", 1)));
-    assert!(matches!(store.redeem_invitation(id, &[1; 32], None, NOW, for_bob), Err(StoreError::NoUser(_))));
-    store.add_device(&device_of("ana", 1), NOW).unwrap();
-    store.revoke_device(device_of("ana", 1).device, NOW).unwrap();
-    let revoked = store.redeem_invitation(id, &[1; 32], None, NOW, signer(b"x", 1));
-    assert!(matches!(revoked, Err(StoreError::Revoked(_))));
-    assert_eq!(store.pending_invitations(NOW).unwrap().len(), 1);
-}
-
-#[test]
-fn of_racing_joins_one_is_signed() {
-    let store = Arc::new(Temporary::new());
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    let start = Arc::new(Barrier::new(8));
-    let racers: Vec<_> = (0..8)
-        .map(|number| {
-            let (store, start) = (store.clone(), start.clone());
-            std::thread::spawn(move || {
-                start.wait();
-                store.redeem_invitation(id, &[number; 32], None, NOW, signer(b"x", number))
-            })
-        })
-        .collect();
-    let results: Vec<_> = racers.into_iter().map(|racer| racer.join().unwrap()).collect();
-    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
-    assert_eq!(results.iter().filter(|result| matches!(result, Err(StoreError::InvitationUsed))).count(), 7);
-    assert_eq!(store.list_devices().unwrap().len(), 1);
-}
-
-#[test]
-fn an_invitation_ends_with_its_time() {
-    let store = Temporary::new();
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    assert!(store.invitation(id, NOW.plus(TTL - Duration::from_secs(1))).is_ok());
-    assert!(matches!(store.invitation(id, NOW.plus(TTL)), Err(StoreError::InvitationExpired)));
-    let late = store.redeem_invitation(id, &[1; 32], None, NOW.plus(TTL), never);
-    assert!(matches!(late, Err(StoreError::InvitationExpired)));
-    // The next one sweeps it away.
-    store.create_invitation(&ana(), TTL, NOW.plus(TTL)).unwrap();
-    assert!(matches!(store.invitation(id, NOW), Err(StoreError::NoInvitation)));
-}
-
-#[test]
-fn five_guesses_use_an_invitation_up_and_a_right_one_is_taken_back() {
-    let store = Temporary::new();
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    store.count_guess(id).unwrap();
-    store.forgive_guess(id).unwrap();
-    for left in [4, 3, 2, 1, 0] {
-        assert!(store.invitation(id, NOW).is_ok());
-        assert_eq!(store.count_guess(id).unwrap(), left);
-    }
-    assert!(matches!(store.invitation(id, NOW), Err(StoreError::NoInvitation)));
-    assert!(matches!(store.count_guess(id), Err(StoreError::NoInvitation)));
-    assert!(matches!(store.count_guess(InvitationId([0; 8])), Err(StoreError::NoInvitation)));
-    assert!(store.pending_invitations(NOW).unwrap().is_empty());
-    assert_eq!(store.joins_until(NOW).unwrap(), None);
-}
-
-#[test]
-fn joins_are_answered_while_one_is_pending_or_may_ask_again() {
-    let store = Temporary::new();
-    assert_eq!(store.joins_until(NOW).unwrap(), None);
-    let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    assert_eq!(store.joins_until(NOW).unwrap(), Some(NOW.plus(TTL)));
-    let used = NOW.plus(TTL - Duration::from_secs(1));
-    store.redeem_invitation(id, &[1; 32], None, used, signer(b"x", 1)).unwrap();
-    assert_eq!(store.joins_until(used).unwrap(), Some(used.plus(invitations::ANSWER_AGAIN)));
-    assert_eq!(store.joins_until(used.plus(invitations::ANSWER_AGAIN)).unwrap(), None);
 }
 
 #[test]
