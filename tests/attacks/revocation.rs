@@ -1,10 +1,9 @@
-//! Taking back what is lent, while it is in use: revocation, cuts, a changed policy, the end of a certificate.
+//! Taking back what is lent, while it is in use: revocation, cuts, the end of a certificate. What a changed policy takes back is in
+//! `reload`.
 
 use std::{
-    fs::File,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::Command,
     time::Duration,
 };
 
@@ -12,26 +11,22 @@ use capuchin::{
     proto::{ErrorKind, Kind},
     trust::authority::LEAF_LIFETIME,
 };
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
     renewal::{aged, crosses, lent},
     still_serves,
-    support::{
-        Daemon, Home, LOOPBACK, Lab, PASSWORD, PATIENCE, as_user, capuchind, clock::Clock, fails, json, peer::frame,
-        run, text, wait_until,
-    },
+    support::{LOOPBACK, Lab, PATIENCE, clock::Clock, fails, json, peer::frame, run, wait_until},
 };
 
 /// A server that says one byte to each who comes and then keeps the connection.
-fn target() -> (SocketAddr, TcpListener) {
+pub fn target() -> (SocketAddr, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     (listener.local_addr().unwrap(), listener)
 }
 
 /// A connection through a forward, and its other end.
-fn connection(local: SocketAddr, target: &TcpListener) -> (TcpStream, TcpStream) {
+pub fn connection(local: SocketAddr, target: &TcpListener) -> (TcpStream, TcpStream) {
     let near = TcpStream::connect(local).unwrap();
     let (mut far, _) = target.accept().unwrap();
     for socket in [&near, &far] {
@@ -43,13 +38,13 @@ fn connection(local: SocketAddr, target: &TcpListener) -> (TcpStream, TcpStream)
 }
 
 /// Both ends see that it is over.
-fn is_cut((mut near, mut far): (TcpStream, TcpStream)) {
+pub fn is_cut((mut near, mut far): (TcpStream, TcpStream)) {
     for socket in [&mut near, &mut far] {
         assert!(crate::support::ends(socket), "nothing more comes");
     }
 }
 
-fn still_works((near, far): &mut (TcpStream, TcpStream)) {
+pub fn still_works((near, far): &mut (TcpStream, TcpStream)) {
     near.write_all(b"?").unwrap();
     far.read_exact(&mut [0]).unwrap();
 }
@@ -185,197 +180,6 @@ fn one_stream_is_cut_and_the_others_go_on() {
     forward.wait_for_line("error[revoked]");
     // A cut says nothing about tomorrow.
     run(home.capuchin().args(["check", "lab", "connect", &address.to_string()]));
-}
-
-#[test]
-fn a_policy_in_a_folder_that_was_replaced_is_in_force() {
-    let mut lab = Lab::start(LOOPBACK);
-    lab.daemon.kill();
-    let top = tempfile::tempdir().unwrap();
-    let (folder, other) = (top.path().join("lab"), top.path().join("new"));
-    std::fs::rename(lab.dir(), &folder).unwrap();
-    std::fs::create_dir(lab.dir()).unwrap();
-    let daemon = Daemon::spawn(capuchind(&folder).arg("serve").env("CAPUCHIN_LOG", "info"));
-    let said = daemon.wait_for_line("listens on");
-    let lab = Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), daemon, ..lab };
-    run(Command::new("cp").arg("-a").args([&folder, &other]));
-
-    let home = Home::new();
-    let line = text(run(capuchind(&folder).args(["invite", "alice"])).stdout);
-    run(home.capuchin().args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
-    let (address, target) = target();
-    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
-    let kept = connection(local[0], &target);
-    std::fs::write(other.join("policy.toml"), "[[allow]]\nwho = \"bob\"\nconnect = \"*:*\"\n").unwrap();
-    std::fs::rename(&folder, top.path().join("old")).unwrap();
-    std::fs::rename(&other, &folder).unwrap();
-    is_cut(kept);
-    // And from then on that folder is watched.
-    std::fs::write(folder.join("policy.toml"), LOOPBACK).unwrap();
-    lab.daemon.wait_for_line("policy.toml is in force");
-    lab.daemon.wait_for_line("policy.toml is in force");
-    connection(local[0], &target);
-}
-
-#[test]
-fn attack_67_a_broken_policy_on_reload() {
-    let lab = Lab::start(LOOPBACK);
-    let home = lab.join("alice");
-    let (address, target) = target();
-    let (forward, local) = home.forward(&[&format!("0:{address}")]);
-    let mut lent = connection(local[0], &target);
-    let policy = lab.dir().join("policy.toml");
-
-    std::fs::write(&policy, "[[allow]]\nwho = [\"alice\"]\nconnnect = [\"*:*\"]\n").unwrap();
-    let kept = lab.wait_for_audit("the broken file", |line| line["event"] == "policy-kept");
-    assert!(kept["why"].as_str().unwrap().contains("connnect"), "{kept}");
-    still_works(&mut lent);
-    let another = connection(local[0], &target);
-
-    // SIGHUP reads it again, which is no better; the daemon goes on.
-    let kept = || lab.audit().iter().filter(|line| line["event"] == "policy-kept").count();
-    let before = kept();
-    lab.daemon.signal(Signal::HUP);
-    lab.wait_for_audit("the broken file, once more", |_| kept() > before);
-    still_works(&mut lent);
-
-    // By renaming, as editors do; and what is no longer allowed ends.
-    let new = lab.dir().join("policy.new");
-    std::fs::write(&new, "[[allow]]\nwho = [\"alice\"]\nconnect = [\"127.0.0.1:1\"]\n").unwrap();
-    std::fs::rename(&new, &policy).unwrap();
-    let loaded = lab.wait_for_audit("the new file", |line| line["event"] == "policy-loaded");
-    assert_eq!(loaded["why"], "2 handles were taken back");
-    is_cut(lent);
-    is_cut(another);
-    forward.wait_for_line(&format!("{address} was taken back: its policy does not allow it any more"));
-    lab.wait_for_audit("a handle taken back", |line| {
-        line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("the policy has changed"))
-    });
-    fails(home.capuchin().args(["check", "lab", "connect", &address.to_string()]), 1);
-
-    // SIGHUP reads it again, changed or not.
-    let before = lab.audit().iter().filter(|line| line["event"] == "policy-loaded").count();
-    lab.daemon.signal(Signal::HUP);
-    lab.wait_for_audit("SIGHUP", |_| {
-        lab.audit().iter().filter(|line| line["event"] == "policy-loaded").count() > before
-    });
-}
-
-#[test]
-fn a_policy_that_is_put_in_place_without_being_written_is_read() {
-    let lab = Lab::start(LOOPBACK);
-    let home = lab.join("alice");
-    let (address, target) = target();
-    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
-    let mut lent = connection(local[0], &target);
-    let (policy, elsewhere) = (lab.dir().join("policy.toml"), tempfile::tempdir_in(lab.dir()).unwrap());
-    let next = elsewhere.path().join("next.toml");
-    let count = |event: &str| lab.audit().iter().filter(|line| line["event"] == event).count();
-
-    // Whatever stands there instead: the old policy is kept, which is said.
-    let put: [(&str, &dyn Fn()); 4] = [
-        ("nothing", &|| {}),
-        ("a folder", &|| std::fs::create_dir(&policy).unwrap()),
-        ("a link", &|| std::os::unix::fs::symlink(&next, &policy).unwrap()),
-        ("a pipe", &|| {
-            run(Command::new("mkfifo").args(["-m", "600"]).arg(&policy));
-        }),
-    ];
-    std::fs::copy(&policy, &next).unwrap();
-    for (what, put) in put {
-        let before = count("policy-kept");
-        match std::fs::symlink_metadata(&policy) {
-            Ok(is) if is.is_dir() => std::fs::remove_dir(&policy).unwrap(),
-            Ok(_) => std::fs::remove_file(&policy).unwrap(),
-            Err(_) => {}
-        }
-        put();
-        lab.wait_for_audit(what, |_| count("policy-kept") > before);
-        still_works(&mut lent);
-    }
-    assert_eq!(count("policy-loaded"), 0);
-
-    // And a whole file by link(2), which is all that is seen of it.
-    std::fs::write(&next, "[[allow]]\nwho = [\"alice\"]\nconnect = [\"127.0.0.1:1\"]\n").unwrap();
-    std::fs::remove_file(&policy).unwrap();
-    std::fs::hard_link(&next, &policy).unwrap();
-    let loaded = lab.wait_for_audit("the file that was linked", |line| line["event"] == "policy-loaded");
-    assert_eq!(loaded["why"], "1 handles were taken back");
-    is_cut(lent);
-
-    // As an editor does that removes the file and writes another.
-    std::fs::remove_file(&policy).unwrap();
-    std::fs::write(&policy, LOOPBACK).unwrap();
-    lab.wait_for_audit("the file that was written anew", |_| count("policy-loaded") > 1);
-    connection(local[0], &target);
-}
-
-/// The lab with another daemon, which says what it does.
-fn served_by(mut lab: Lab, serve: &mut Command) -> Lab {
-    lab.daemon.kill();
-    let daemon = Daemon::spawn(serve.env("CAPUCHIN_LOG", "info"));
-    let said = daemon.wait_for_line("listens on");
-    Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), daemon, ..lab }
-}
-
-/// Makes policy.toml anew, and not whole: its first half allows what the second denies.
-fn half_a_policy(lab: &Lab) -> File {
-    let policy = lab.dir().join("policy.toml");
-    std::fs::remove_file(&policy).unwrap();
-    let mut writer = File::create(&policy).unwrap();
-    writer.write_all(b"[[allow]]\nwho = \"alice\"\nconnect = \"*:*\"\nlisten = \"127.0.0.1:*\"\n").unwrap();
-    lab.daemon.wait_for_line("policy.toml is being written");
-    writer
-}
-
-/// The first half was not in force, and the whole is when it is written.
-fn is_read_as_a_whole(lab: &Lab, home: &Home, mut writer: File) {
-    let loaded = || lab.audit().iter().filter(|line| line["event"] == "policy-loaded").count();
-    writer.write_all(b"# to be continued\n").unwrap();
-    lab.daemon.wait_for_line("policy.toml is being written");
-    fails(home.capuchin().args(["check", "lab", "listen", "127.0.0.1:9000"]), 1);
-    assert_eq!(loaded(), 0);
-    writer.write_all(b"[[deny]]\nwho = \"alice\"\nlisten = \"127.0.0.1:9000\"\n").unwrap();
-    drop(writer);
-    lab.daemon.wait_for_line("policy.toml is in force");
-    run(home.capuchin().args(["check", "lab", "listen", "127.0.0.1:9001"]));
-    fails(home.capuchin().args(["check", "lab", "listen", "127.0.0.1:9000"]), 1);
-    assert_eq!(loaded(), 1);
-}
-
-#[test]
-fn a_policy_is_not_read_while_somebody_writes_it_however_long_he_pauses() {
-    let lab = Lab::start(LOOPBACK);
-    let mut serve = capuchind(lab.dir());
-    let lab = served_by(lab, serve.arg("serve"));
-    let home = lab.join("alice");
-    let writer = half_a_policy(&lab);
-    // Something else in the folder is finished meanwhile, which says nothing about this file.
-    std::fs::write(lab.dir().join("other"), "x").unwrap();
-    is_read_as_a_whole(&lab, &home, writer);
-}
-
-/// Whether somebody writes a file the kernel says to its owner only, and to root.
-#[test]
-fn roots_policy_is_not_read_half_written_by_a_daemon_that_is_not_root() {
-    const NOBODY: u32 = 65534;
-    let lab = Lab::start(LOOPBACK);
-    let policy = lab.dir().join("policy.toml");
-    run(Command::new("chown").args(["-R", &NOBODY.to_string()]).arg(lab.dir()));
-    run(Command::new("chown").arg("0").arg(&policy));
-    let mut serve = capuchind(lab.dir());
-    as_user(serve.arg("serve"), NOBODY);
-    let lab = served_by(lab, &mut serve);
-    let home = lab.join("alice");
-    let mut old = File::options().append(true).open(&policy).unwrap();
-    let writer = half_a_policy(&lab);
-    // None of this is its end: another file is written, the file of before is closed, this one's mode is set.
-    std::fs::write(lab.dir().join("other"), "x").unwrap();
-    old.write_all(b"# gone\n").unwrap();
-    drop(old);
-    std::fs::set_permissions(&policy, std::os::unix::fs::PermissionsExt::from_mode(0o604)).unwrap();
-    lab.daemon.wait_for_line("policy.toml is being written");
-    is_read_as_a_whole(&lab, &home, writer);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
