@@ -54,15 +54,7 @@ pub async fn relay_unanswered<E>(
     meter: &Meter,
     answer: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
-    let mut unfinished = Unfinished { socket, whole: false };
-    let up = async {
-        to_stream(&unfinished.socket, stream, meter, std::future::ready(())).await;
-        Ok(())
-    };
-    let down = answered(&unfinished.socket, stream, meter, answer);
-    let ((), whole) = tokio::try_join!(up, down)?;
-    unfinished.whole = whole;
-    Ok(())
+    both_ways(socket, stream, meter, answer, std::future::ready(())).await
 }
 
 /// As [`relay_unanswered`], for a stream that we opened because of a stranger: a socket that fails before the answer has
@@ -79,16 +71,28 @@ pub async fn relay_accepted<E>(
     meter: &Meter,
     answer: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
-    let mut unfinished = Unfinished { socket, whole: false };
     let has_answer = Notify::new();
-    let up = async {
-        to_stream(&unfinished.socket, stream, meter, has_answer.notified()).await;
-        Ok(())
-    };
     let answer = async {
         let answer = answer.await;
         has_answer.notify_one();
         answer
+    };
+    both_ways(socket, stream, meter, answer, has_answer.notified()).await
+}
+
+/// Relays what the socket sends from now on, and what is for it from its `answer` on; a failure of the socket waits for
+/// `may_reset` before it reaches the stream.
+async fn both_ways<E>(
+    socket: impl Socket,
+    stream: &Stream,
+    meter: &Meter,
+    answer: impl Future<Output = Result<(), E>>,
+    may_reset: impl Future<Output = ()>,
+) -> Result<(), E> {
+    let mut unfinished = Unfinished { socket, whole: false };
+    let up = async {
+        to_stream(&unfinished.socket, stream, meter, may_reset).await;
+        Ok(())
     };
     let down = answered(&unfinished.socket, stream, meter, answer);
     let ((), whole) = tokio::try_join!(up, down)?;
