@@ -16,6 +16,8 @@ mod descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
 #[cfg(feature = "run")]
+mod inherited_fd;
+#[cfg(feature = "run")]
 mod inherited_signals;
 #[cfg(feature = "lend")]
 mod interpreter;
@@ -35,7 +37,7 @@ mod notification;
 mod original_destination;
 #[cfg(feature = "run")]
 mod other_process;
-#[cfg(feature = "run")]
+#[cfg(any(feature = "run", feature = "lend"))]
 mod pass_fd;
 #[cfg(feature = "run")]
 mod privilege;
@@ -82,6 +84,8 @@ pub use descendants::signal_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use fork::{Forked, fork};
 #[cfg(feature = "run")]
+pub use inherited_fd::{close_at_exec, is_open};
+#[cfg(feature = "run")]
 pub use inherited_signals::give_inherited_signals;
 #[cfg(feature = "cli")]
 pub use inherited_signals::hear_of_children;
@@ -102,7 +106,11 @@ pub use original_destination::{Arrived, receive_datagram};
 #[cfg(feature = "run")]
 pub use other_process::{duplicate_of_thread, read_memory_of_thread, signal_thread, write_memory_of_thread};
 #[cfg(feature = "run")]
-pub use pass_fd::{close_at_exec, is_open, receive_with_fds, send_with_fds};
+pub use pass_fd::receive_message;
+#[cfg(feature = "lend")]
+pub use pass_fd::receive_with_fds;
+#[cfg(any(feature = "run", feature = "lend"))]
+pub use pass_fd::send_with_fds;
 #[cfg(feature = "run")]
 pub use privilege::give_up_privileges;
 #[cfg(feature = "cli")]

@@ -122,7 +122,7 @@ pub enum Step {
 /// If the other half is gone.
 pub fn send<M: Encode<()>>(socket: impl AsFd, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = minicbor::to_vec(message).map_err(io::Error::other)?;
-    crate::sys::send_with_fds(socket, &bytes, fds)
+    crate::sys::send_with_fds(socket, &bytes, fds).map(drop)
 }
 
 /// Receives one message; `None` when the other half is gone.
@@ -131,7 +131,7 @@ pub fn send<M: Encode<()>>(socket: impl AsFd, message: &M, fds: &[BorrowedFd<'_>
 /// `WouldBlock` where nothing has come and `wait` is `false`.
 pub fn receive<M: for<'b> Decode<'b, ()>>(socket: impl AsFd, wait: bool) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    let (length, fds) = match crate::sys::receive_with_fds(socket, &mut buffer, wait) {
+    let (length, fds) = match crate::sys::receive_message(socket, &mut buffer, wait) {
         // Its end was closed with something unread.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
         received => received?,

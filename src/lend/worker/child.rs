@@ -16,8 +16,8 @@ use rustix::{
     },
 };
 
-use super::{passing::receive, supervisor};
-use crate::sys::{Forked, block_signals, close_inherited, fork, signal_descendants, signal_fd};
+use super::supervisor;
+use crate::sys::{Forked, block_signals, close_inherited, fork, receive_with_fds, signal_descendants, signal_fd};
 
 /// What a worker is called; nothing else starts one.
 pub(super) const NAME: &str = "capuchin-worker";
@@ -113,7 +113,7 @@ fn serve() -> io::Result<()> {
         }
         if called {
             let (mut byte, mut came) = ([0; 1], Vec::new());
-            if receive(&channel, &mut byte, &mut came)? == 0 {
+            if receive_with_fds(&channel, &mut byte, &mut came)? == 0 {
                 return Ok(());
             }
             for socket in came {

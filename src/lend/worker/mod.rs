@@ -23,7 +23,6 @@
 
 mod child;
 mod job;
-mod passing;
 mod pool;
 mod supervisor;
 mod terminal;

@@ -16,13 +16,12 @@ use tokio::{io::Interest, net::UnixStream};
 use super::{
     child,
     job::{Job, NOTE_BYTES, Order, Outcome, Report, SocketJob, Task, Use},
-    passing::{DESCRIPTORS_MAX, receive, send},
 };
 use crate::{
     lend::{os_user::Account, shown_path::shown_path},
     policy::LenderPath,
     proto::{Errno, FromProgram, message},
-    sys::{Step, WHAT_BYTES_MAX},
+    sys::{Step, WHAT_BYTES_MAX, receive_with_fds, send_with_fds},
 };
 
 /// Longest answer to a job, in bytes: a few small numbers and a path.
@@ -152,7 +151,7 @@ impl Worker {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut process = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hand_over = |process: &Process| send(&process.channel, &[0], &[theirs.as_fd()]);
+        let hand_over = |process: &Process| send_with_fds(&process.channel, &[0], &[theirs.as_fd()]);
         let handed = process.as_ref().map(hand_over);
         if !matches!(handed, Some(Ok(_))) {
             // The first, or the last one was killed.
@@ -304,7 +303,7 @@ async fn write_all(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
 
 /// The answer to a job, and the descriptors that come with its first byte.
 async fn hear(socket: &UnixStream) -> io::Result<(Outcome, Vec<OwnedFd>)> {
-    let mut ends = Vec::with_capacity(DESCRIPTORS_MAX);
+    let mut ends = Vec::new();
     let mut length = [0; message::LENGTH_BYTES];
     fill(socket, &mut length, &mut ends).await?;
     let length = usize::try_from(u32::from_be_bytes(length)).ok().filter(|length| *length <= OUTCOME_BYTES_MAX);
@@ -318,7 +317,7 @@ async fn hear(socket: &UnixStream) -> io::Result<(Outcome, Vec<OwnedFd>)> {
 async fn fill(socket: &UnixStream, bytes: &mut [u8], ends: &mut Vec<OwnedFd>) -> io::Result<()> {
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        filled += match socket.async_io(Interest::READABLE, || receive(socket, rest, ends)).await? {
+        filled += match socket.async_io(Interest::READABLE, || receive_with_fds(socket, rest, ends)).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => more,
         };

@@ -28,7 +28,6 @@ use rustix::{
 use super::{
     child::drain,
     job::{JOB_BYTES_MAX, Job, NOTE_BYTES, Order, Outcome, Report, Task},
-    passing::send,
     terminal, unix_socket,
 };
 use crate::{
@@ -164,7 +163,7 @@ impl Supervisor {
                         None => Report::Exited(status.exit_status().map_or(u8::MAX, byte)),
                     };
                     // Two bytes have room; a daemon that is gone needs no report.
-                    let _ = send(&self.socket, &report.encode(), &[]);
+                    let _ = sys::send_with_fds(&self.socket, &report.encode(), &[]);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return false,
@@ -296,5 +295,5 @@ fn read_task(socket: &OwnedFd) -> io::Result<Task> {
 pub(super) fn say(socket: &OwnedFd, outcome: &Outcome, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = message::encode_prefixed(outcome);
     // A few bytes on a fresh socket: they leave together.
-    send(socket, &bytes, descriptors).map(drop)
+    sys::send_with_fds(socket, &bytes, descriptors).map(drop)
 }

@@ -26,7 +26,6 @@ use rustix::{
 
 use super::{
     job::{NOTE_BYTES, Order, Outcome, Report, SocketJob, Use},
-    passing::send,
     supervisor::say,
 };
 use crate::{
@@ -104,7 +103,7 @@ fn keep(daemon: &OwnedFd, bound: &OwnedFd, file: SocketFile) -> io::Result<()> {
             if let Some(Order::Listen(backlog)) = order {
                 let done = listen(bound, i32::try_from(backlog).unwrap_or(i32::MAX));
                 let report = Report::Done(done.err().map_or(0, |errno| errno.raw_os_error().unsigned_abs()));
-                send(daemon, &report.encode(), &[])?;
+                sys::send_with_fds(daemon, &report.encode(), &[])?;
             }
         }
     }
