@@ -19,7 +19,10 @@ use std::{
 use rustix::process::Signal;
 
 use self::programs::Programs;
-use super::{report::Failure, signals};
+use super::{
+    report::{Failure, SIGNALLED},
+    signals,
+};
 use crate::{proto::ErrorKind, sys};
 
 /// The web server's address inside; not a loopback address, so that a plain rule by name can allow it.
@@ -30,8 +33,6 @@ const PASSWORD: &str = "a password for the demo";
 /// Where the borrower's web server is met, and what it has.
 const SERVED_PORT: u16 = 8000;
 const SERVED_PAGE: &str = "Hello from a web server of the borrower's, met at the lender's address.\n";
-/// What a shell adds to a signal's number for the exit status of a program that it ended.
-const SIGNALLED: u8 = 128;
 
 /// The hidden half of the demo: the lender's machine.
 #[derive(clap::Args)]

@@ -2,11 +2,9 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::report::Failure;
+use super::report::{Failure, SIGNALLED};
 use crate::proto::ErrorKind;
 
-/// What a shell adds to a signal's number for the exit status of a program that it ended.
-const SIGNALLED: u8 = 128;
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 

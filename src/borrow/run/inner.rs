@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use super::{
-    PASSED_ON,
+    PASSED_ON, SIGNALLED,
     control::{self, FromInner, Step, ToInner},
     doors::{Doors, Way},
     filter, listening,
@@ -41,8 +41,6 @@ use crate::{
 const HANG_UP_MAX: Duration = Duration::from_secs(5);
 /// Between two rounds of killing: a process may have started another one meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
-/// What a shell adds to a signal's number for the exit status of a program that it ended.
-const SIGNALLED: i32 = 128;
 
 /// What to run, and how.
 pub struct Plan {
@@ -169,7 +167,8 @@ fn start(
             let (step, error) = become_program(plan, stdio, machine, held, hand, inner);
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = (&failure_tx).write_all(&[[step as u8; 4], errno.to_ne_bytes()].concat());
-            std::process::exit(SIGNALLED - 1);
+            // As a shell says it; the pipe has told more.
+            std::process::exit(127);
         }
         Forked::Parent(program) => {
             drop(failure_tx);
@@ -318,8 +317,10 @@ impl Charge<'_> {
                 continue;
             }
             self.has_ended = true;
-            let code = status.exit_status().or_else(|| status.terminating_signal().map(|number| SIGNALLED + number));
-            let _ = control::send(self.control, &FromInner::Ended(code.unwrap_or(SIGNALLED) as u8), &[]);
+            let code = status
+                .exit_status()
+                .or_else(|| status.terminating_signal().map(|number| i32::from(SIGNALLED) + number));
+            let _ = control::send(self.control, &FromInner::Ended(code.map_or(SIGNALLED, |code| code as u8)), &[]);
         }
     }
 

@@ -129,6 +129,9 @@ const PASSED_ON: [Signal; 14] = [
     Signal::URG,
 ];
 
+/// What a shell adds to a signal's number for the exit status of a program that it ended.
+const SIGNALLED: u8 = 128;
+
 /// A program that is about to start: its network is being made by another process.
 pub struct Run {
     control: OwnedFd,

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    PASSED_ON, Run, RunError,
+    PASSED_ON, Run, RunError, SIGNALLED,
     control::{self, FromInner, ToInner},
     doors::{Doors, Way},
     listening::Publish,
@@ -32,8 +32,6 @@ use crate::{
 
 /// How long the lender may take to confirm that it has everything that the program sent last.
 const CONFIRMED_MAX: Duration = Duration::from_secs(5);
-/// What a shell adds to a signal's number for the exit status of a program that it ended.
-const SIGNALLED: u8 = 128;
 
 /// How a borrowed network is served.
 pub struct Serve<R, O> {

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Longest socket address, in bytes (`sockaddr_storage`).
-const ADDRESS_BYTES_MAX: u64 = 128;
+pub const ADDRESS_BYTES_MAX: u64 = 128;
 /// Files that are closed at once on threads of their own; of more, what a program has put in the way stays open.
 const CLOSING_MAX: usize = 16;
 /// A thread's name, in /proc and in debuggers.

@@ -15,12 +15,13 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use crate::sys::{self, Notification, Verdict};
+use crate::{
+    borrow::run::supervisor::ADDRESS_BYTES_MAX,
+    sys::{self, Notification, Verdict},
+};
 
 /// Of loopback: a port that nobody is told of, for as long as this takes.
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
-/// Longest socket address, in bytes (`sockaddr_storage`).
-const ADDRESS_BYTES_MAX: u64 = 128;
 
 /// Under a filter: makes them, and looks whether they were done.
 ///

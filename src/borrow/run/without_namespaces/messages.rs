@@ -7,7 +7,7 @@ use rustix::process::{Signal, getegid, geteuid, getpid};
 
 use super::thread::Thread;
 use crate::{
-    borrow::run::supervisor::{memory_of, out_of_reach},
+    borrow::run::supervisor::{ADDRESS_BYTES_MAX, memory_of, out_of_reach},
     proto::Errno,
     sys,
 };
@@ -19,7 +19,7 @@ const PARTS_MAX: usize = 1024;
 /// Control messages of one message, in bytes; the kernel has its own limit (net.core.optmem_max).
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
 /// Names are socket addresses.
-const NAME_BYTES_MAX: usize = 128;
+const NAME_BYTES_MAX: usize = ADDRESS_BYTES_MAX as usize;
 /// Messages of one sendmmsg (UIO_MAXIOV); the kernel takes no more either.
 pub const MESSAGES_MAX: usize = 1024;
 /// Descriptors of one message (SCM_MAX_FD), and of one call.
