@@ -1,18 +1,12 @@
 //! Connections of a program that no namespace holds: dialed by the lender, then met on loopback.
 //!
-//! ```text
-//!   (none) ── connect ──▶ Dialing ──the lender is connected──▶ Connected ── carried to its end ──▶ (none)
-//!                            │                                     └── the program is gone ──▶ (none)
-//!                            └──it failed──▶ Failed ── the program has asked why ──▶ (none)
-//! ```
 //! A socket that waits is answered when the lender has answered. One that does not is connecting in the kernel's eyes for as
 //! long (see [`held`](super::held)): it becomes writable when it is connected, or has failed; why, SO_ERROR says.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use rustix::net::{connect, getpeername, sockopt};
@@ -22,6 +16,7 @@ use super::{
     address,
     answers::{EALREADY, EINPROGRESS, EISCONN, ENOTCONN, plain, wrong},
     held::Held,
+    known::{Entry, Known},
     own_ports::OwnPorts,
     waiting::{connected, gone, is_waiting, without_waiting},
 };
@@ -40,10 +35,6 @@ use crate::{
     sys,
 };
 
-/// Sockets that are known at once: as many as a session has streams by default. With so many that are being connected, one more hears
-/// EAGAIN.
-const KNOWN_MAX: usize = 4096;
-
 /// The connections of one program and of all that it starts.
 pub struct Connections {
     dialer: Dialer,
@@ -53,19 +44,10 @@ pub struct Connections {
     v4: Held,
     /// A machine may have none.
     v6: Option<Held>,
-    /// In the order of the numbers, which is that of the sockets.
-    table: Mutex<BTreeMap<u64, Entry>>,
+    known: Known,
     visitor_tx: mpsc::Sender<Visitor>,
     coming: Coming,
     runtime: Handle,
-}
-
-/// What is known of a socket, by the kernel's number for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    Dialing,
-    Failed(Errno),
-    Connected { peer: SocketAddr, own: SocketAddr },
 }
 
 /// What is at the far end.
@@ -89,8 +71,8 @@ impl Connections {
     ) -> io::Result<Arc<Self>> {
         let (v4, v6) = (Held::new(false)?, Held::new(true).ok());
         let listeners = Listeners::new(sys::netlink_socket(super::NETLINK_SOCK_DIAG)?);
-        let (table, coming, runtime) = (Mutex::default(), Coming::default(), Handle::current());
-        Ok(Arc::new(Self { dialer, local, own_ports, listeners, v4, v6, table, visitor_tx, coming, runtime }))
+        let (known, coming, runtime) = (Known::default(), Coming::default(), Handle::current());
+        Ok(Arc::new(Self { dialer, local, own_ports, listeners, v4, v6, known, visitor_tx, coming, runtime }))
     }
 
     /// Does a connect(2) of TCP, or has it done.
@@ -132,8 +114,7 @@ impl Connections {
 
     /// getpeername(2) and getsockname(2) of a socket; `None`: as the kernel has it.
     pub fn name(&self, socket: &ProgramSocket, peer: bool) -> Option<Result<SocketAddr, Errno>> {
-        let entry = self.table().get(&socket.cookie).copied();
-        match entry? {
+        match self.known.of(socket.cookie)? {
             Entry::Connected { peer: there, .. } if peer => Some(Ok(there)),
             Entry::Connected { own, .. } => Some(Ok(own)),
             Entry::Dialing | Entry::Failed(_) if peer => Some(Err(ENOTCONN)),
@@ -143,24 +124,20 @@ impl Connections {
 
     /// SO_ERROR of a socket; `None`: as the kernel has it. An error is told once.
     pub fn take_error(&self, socket: &ProgramSocket) -> Option<Errno> {
-        let mut table = self.table();
-        let Some(Entry::Failed(errno)) = table.get(&socket.cookie).copied() else { return None };
-        table.remove(&socket.cookie);
-        drop(table);
+        let errno = self.known.take_failure(socket.cookie)?;
         renew(socket);
         Some(errno)
     }
 
     /// What connect(2) says before it looks at the target.
     fn state_of(&self, socket: &ProgramSocket) -> Result<(), Errno> {
-        let entry = self.table().get(&socket.cookie).copied();
-        match entry {
+        match self.known.of(socket.cookie) {
             Some(Entry::Dialing) => Err(EALREADY),
             Some(Entry::Failed(_)) => Err(self.take_error(socket).unwrap_or(EALREADY)),
             Some(Entry::Connected { .. }) if getpeername(&socket.fd).is_ok() => Err(EISCONN),
             Some(Entry::Connected { .. }) => {
                 // It was, and its socket is used again.
-                self.table().remove(&socket.cookie);
+                self.known.forget(socket.cookie);
                 renew(socket);
                 Ok(())
             }
@@ -239,7 +216,7 @@ impl Connections {
     /// For a socket that does not wait: it connects until the lender has answered.
     fn begin_to_connect(self: &Arc<Self>, socket: ProgramSocket, target: SocketAddr, caller: Caller) {
         let (cookie, is_ipv6) = (socket.cookie, is_met_by_ipv6(&socket, target));
-        if !self.insert(cookie, Entry::Dialing) {
+        if !self.known.insert(cookie, Entry::Dialing) {
             return refuse(socket, caller, Errno::EAGAIN);
         }
         let started = self.start(&socket, target).map(|(_, own)| own);
@@ -247,7 +224,7 @@ impl Connections {
         let own = match started {
             Ok(own) => own,
             Err(error) => {
-                self.table().remove(&cookie);
+                self.known.forget(cookie);
                 return caller.hear(plain(Err(error)));
             }
         };
@@ -262,20 +239,20 @@ impl Connections {
         let dialed = tokio::select! {
             dialed = self.reach(target) => dialed,
             () = self.given_up(|| !is_there()) => {
-                self.table().remove(&cookie);
+                self.known.forget(cookie);
                 return;
             }
         };
         if !is_there() {
             // Another socket may have its port by now, which is not to be met by us.
-            self.table().remove(&cookie);
+            self.known.forget(cookie);
             return;
         }
         // Before the program can see that anything has changed.
         match &dialed {
             Ok(far) => self.note(cookie, target, own, far),
             Err(errno) => {
-                self.insert(cookie, Entry::Failed(*errno));
+                self.known.insert(cookie, Entry::Failed(*errno));
             }
         }
         // From then on the program can write, and be over.
@@ -284,7 +261,7 @@ impl Connections {
             // It may have given up at the last moment.
             (Ok(near), Ok(far)) if is_there() => self.carry(near, (far, target), cookie, on_its_way).await,
             (Ok(near), Err(_)) => drop(near.set_zero_linger()),
-            _ => drop(self.table().remove(&cookie)),
+            _ => self.known.forget(cookie),
         }
     }
 
@@ -342,7 +319,7 @@ impl Connections {
             Far::Lender(_, address) => SocketAddr::new(address.to_canonical(), own.port()),
             Far::Names => own,
         };
-        self.insert(cookie, Entry::Connected { peer: target, own });
+        self.known.insert(cookie, Entry::Connected { peer: target, own });
     }
 
     async fn carry(&self, near: TcpStream, (far, target): (Far, SocketAddr), cookie: u64, on_its_way: OnItsWay) {
@@ -355,27 +332,9 @@ impl Connections {
             Far::Names => {
                 drop(on_its_way);
                 self.dialer.answer_names(near).await;
-                self.table().remove(&cookie);
+                self.known.forget(cookie);
             }
         }
-    }
-
-    /// `false` where there is no room.
-    fn insert(&self, cookie: u64, entry: Entry) -> bool {
-        let mut table = self.table();
-        if table.len() >= KNOWN_MAX && !table.contains_key(&cookie) {
-            // Of those that are connected, the oldest is most likely gone.
-            let oldest = table.iter().find(|(_, entry)| !matches!(entry, Entry::Dialing)).map(|(cookie, _)| *cookie);
-            let Some(oldest) = oldest else { return false };
-            table.remove(&oldest);
-        }
-        table.insert(cookie, entry);
-        true
-    }
-
-    fn table(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
-        // Every change under the lock is complete by itself.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -61,6 +61,7 @@ mod datagrams;
 mod filter;
 mod handing;
 mod held;
+mod known;
 mod messages;
 mod names_of_sockets;
 mod network;
