@@ -33,8 +33,13 @@ pub enum BorrowError {
         notes: Vec<String>,
     },
     /// A key, certificate or settings file is missing, broken or open to others.
-    #[error(transparent)]
-    File(#[from] KeyFileError),
+    #[error("{}", with_reason(.source))]
+    File {
+        /// Which, and what is wrong with it.
+        source: KeyFileError,
+        /// What to do besides mending it.
+        notes: Vec<String>,
+    },
     /// A file of a profile does not hold what it should.
     #[error("{path}: {why}")]
     Profile {
@@ -178,7 +183,7 @@ impl BorrowError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Usage { .. } => ErrorKind::Usage,
-            Self::UnknownHost { .. } | Self::File(_) | Self::Profile { .. } => ErrorKind::Config,
+            Self::UnknownHost { .. } | Self::File { .. } | Self::Profile { .. } => ErrorKind::Config,
             Self::Unreachable { .. } => ErrorKind::Unreachable,
             Self::Identity { .. } => ErrorKind::Identity,
             Self::Tls { .. } => ErrorKind::Tls,
@@ -196,6 +201,7 @@ impl BorrowError {
         match self {
             Self::Usage { notes, .. }
             | Self::UnknownHost { notes, .. }
+            | Self::File { notes, .. }
             | Self::Unreachable { notes, .. }
             | Self::Identity { notes, .. }
             | Self::Tls { notes, .. }
@@ -205,9 +211,7 @@ impl BorrowError {
             | Self::Listen { notes, .. }
             | Self::Start { notes, .. }
             | Self::Busy { notes, .. } => notes,
-            Self::File(_) | Self::Profile { .. } | Self::Ended { .. } | Self::Protocol { .. } | Self::Local { .. } => {
-                &[]
-            }
+            Self::Profile { .. } | Self::Ended { .. } | Self::Protocol { .. } | Self::Local { .. } => &[],
         }
     }
 
@@ -236,6 +240,7 @@ impl BorrowError {
         match &mut self {
             Self::Usage { notes, .. }
             | Self::UnknownHost { notes, .. }
+            | Self::File { notes, .. }
             | Self::Unreachable { notes, .. }
             | Self::Identity { notes, .. }
             | Self::Tls { notes, .. }
@@ -251,11 +256,25 @@ impl BorrowError {
     }
 }
 
+impl From<KeyFileError> for BorrowError {
+    fn from(source: KeyFileError) -> Self {
+        Self::File { source, notes: Vec::new() }
+    }
+}
+
 impl From<TicketFileError> for BorrowError {
     fn from(error: TicketFileError) -> Self {
         match error {
             TicketFileError::File(error) => error.into(),
             other => Self::Login { text: other.to_string(), notes: Vec::new() },
         }
+    }
+}
+
+/// A file's error as one line: its own text does not say what the system said.
+fn with_reason(error: &KeyFileError) -> String {
+    match std::error::Error::source(error) {
+        Some(why) => format!("{error}: {why}"),
+        None => error.to_string(),
     }
 }

@@ -131,13 +131,6 @@ impl Join {
     }
 
     fn logged_in(&self, host: &str, login: Result<Borrower, BorrowError>) -> Result<Borrower, BorrowError> {
-        let login = login.map_err(|error| match error {
-            BorrowError::File(file) => {
-                let why = std::error::Error::source(&file).map_or_else(String::new, |source| format!(": {source}"));
-                BorrowError::Login { text: format!("the login cannot be kept: {file}{why}"), notes: Vec::new() }
-            }
-            error => error,
-        });
         login.map_err(|error| error.with_note(format!("the join itself is done; {}", log_in_again(host))))
     }
 

@@ -217,6 +217,6 @@ mod tests {
         let error = BorrowError::Local { what: "cannot listen on 127.0.0.1:1".to_owned(), source: source() };
         assert_eq!(Failure::from(error).text.matches("in use").count(), 1);
         let file = crate::trust::keyfile::KeyFileError::Io { verb: "read", path: "/x".into(), source: source() };
-        assert_eq!(Failure::from(BorrowError::File(file)).text, "cannot read /x: Address already in use (os error 98)");
+        assert_eq!(Failure::from(BorrowError::from(file)).text, "cannot read /x: Address already in use (os error 98)");
     }
 }
