@@ -19,7 +19,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
     LendError, Lender, Listeners,
-    admission::{Admission, Arrival, Offence, Place},
+    admission::{Admission, Offence, Place},
     audit::{Event, Source},
     join,
     keepalive::keep_alive,
@@ -73,25 +73,11 @@ pub(super) async fn run(lender: &Lender, listeners: Listeners, stop: impl Future
                 }
             }
             (socket, peer) = accept(lender, &mut backoff, || listeners.accept()) => {
-                match entrance.admission.arrive(peer.ip(), Instant::now()) {
-                    Arrival::Admitted(place) => drop(connections.spawn(entrance.clone().serve(socket, peer, place))),
-                    Arrival::Waits(waiting) => {
-                        let entrance = entrance.clone();
-                        connections.spawn(async move {
-                            match waiting.place().await {
-                                Some(place) => entrance.serve(socket, peer, place).await,
-                                None => {
-                                    let count = entrance.admission.gave_up(Instant::now());
-                                    stranger::tell_closed(&entrance.lender, count);
-                                }
-                            }
-                        });
-                    }
-                    Arrival::Closed(count) => {
-                        drop(socket);
-                        stranger::tell_closed(lender, count);
-                    }
-                }
+                let arrival = entrance.admission.arrive(peer.ip(), Instant::now());
+                let visit = entrance.clone();
+                stranger::let_in(lender, &entrance.admission, arrival, &mut connections, move |place| {
+                    visit.serve(socket, peer, place)
+                });
             }
         }
     }

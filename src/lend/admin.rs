@@ -141,9 +141,7 @@ impl Lender {
 }
 
 fn name(text: &str) -> Result<UserName, LendError> {
-    text.parse().map_err(|error: crate::proto::NameError| {
-        LendError::Admin(Refused { kind: "usage".to_owned(), text: error.to_string() })
-    })
+    text.parse().map_err(|error: crate::proto::NameError| LendError::usage(error))
 }
 
 /// Users, and those of this machine who have no entry and are kept out, by name. Of a removed user of whom the machine knows

@@ -15,7 +15,7 @@ mod penalties;
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 
 pub(super) use self::penalties::Offence;
 use self::penalties::Penalties;
+use super::peer::network_of;
 use crate::trust::random;
 
 /// Connections that are not logged in: each may cost two signatures and 64 KiB of handshake.
@@ -65,7 +66,7 @@ pub(super) struct Waiting(oneshot::Receiver<Place>);
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Source {
-    /// An IPv4 address, or the /64 that one IPv6 host has for itself.
+    /// What [`network_of`] says.
     Network(IpAddr),
     /// A user of this machine, by uid.
     Local(u32),
@@ -156,11 +157,7 @@ impl Waiting {
 
 impl From<IpAddr> for Source {
     fn from(peer: IpAddr) -> Self {
-        // A socket for both families shows IPv4 peers as ::ffff:a.b.c.d, which would all be one /64.
-        match peer.to_canonical() {
-            IpAddr::V6(v6) => Self::Network(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into()),
-            v4 => Self::Network(v4),
-        }
+        Self::Network(network_of(peer))
     }
 }
 

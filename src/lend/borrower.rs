@@ -257,6 +257,22 @@ impl Held<'_> {
         self.handle.clone()
     }
 
+    /// Logs what has become of it, with the bytes that it has moved.
+    pub(super) async fn log(&self, event: &'static str, target: String, why: Option<String>) {
+        self.borrower.lender.shared.audit.log(self.event(event, target, why)).await;
+    }
+
+    /// As [`Self::log`], for who has more to say.
+    pub(super) fn event(&self, event: &'static str, target: String, why: Option<String>) -> Event {
+        Event {
+            target: Some(target),
+            why,
+            bytes_in: Some(self.meter().from_stream()),
+            bytes_out: Some(self.meter().to_stream()),
+            ..self.borrower.event(event)
+        }
+    }
+
     /// Why it was taken back, if it was.
     pub(super) fn why_taken(&self) -> Option<String> {
         self.handle.taken.get().map(|(_, why)| why.clone())

@@ -57,7 +57,7 @@ impl LenderDir {
         &self.state
     }
 
-    /// What it was made with.
+    /// Its own settings.
     pub fn lender_toml(&self) -> PathBuf {
         self.config.join("lender.toml")
     }

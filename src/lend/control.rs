@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::{
-    AdminReply, LendError, Lender, Refused,
+    AdminReply, LendError, Lender,
     borrower::Borrower,
     os_user::{OsUser, OsUserError},
 };
@@ -83,7 +83,7 @@ impl Lender {
             None => (what, None),
             Some((session, stream)) => {
                 let number = stream.parse().ok().and_then(StreamId::new);
-                let usage = || refused(ErrorKind::Usage, format!("{stream:?} is not the number of a stream"));
+                let usage = || LendError::usage(format!("{stream:?} is not the number of a stream"));
                 (session, Some(number.ok_or_else(usage)?))
             }
         };
@@ -94,10 +94,8 @@ impl Lender {
             return Ok(AdminReply::Cut { sessions, streams });
         };
         if !borrower.take_back(stream, ErrorKind::Revoked, "cut by the admin") {
-            return Err(refused(
-                ErrorKind::Usage,
-                format!("session {session} has no stream {stream}: see `capuchind sessions`"),
-            ));
+            let text = format!("session {session} has no stream {stream}: see `capuchind sessions`");
+            return Err(LendError::usage(text));
         }
         Ok(AdminReply::Cut { sessions: 0, streams: 1 })
     }
@@ -119,7 +117,7 @@ impl Lender {
             }
             Revoked::Device(id) => {
                 let device: DeviceId = parsed(id)?;
-                let none = |error: OsUserError| refused(ErrorKind::Usage, error.to_string());
+                let none = |error: OsUserError| LendError::usage(error);
                 let local = device.local_uid().map(|uid| OsUser::find(uid).map_err(none)).transpose()?;
                 let revoke = move |store: &Store| match local {
                     Some(user) => store.bar(&user.name, now),
@@ -170,7 +168,10 @@ impl Lender {
                 // The user's grants are gone as well.
                 self.forget_grants(|grant| grant.user == *user).await;
             }
-            return lasting(AdminReply::Cut { sessions, streams }, lost);
+            return match lost {
+                None => Ok(AdminReply::Cut { sessions, streams }),
+                Some(source) => Err(LendError::NotLasting { sessions, source }),
+            };
         }
     }
 
@@ -181,10 +182,10 @@ impl Lender {
 
     /// The one live session whose id begins so.
     fn find(&self, prefix: &str) -> Result<std::sync::Arc<Borrower>, LendError> {
-        let no = |why: &str| Err(refused(ErrorKind::Usage, format!("{prefix:?} {why}: see `capuchind sessions`")));
+        let no = |why: &str| Err(LendError::usage(format!("{prefix:?} {why}: see `capuchind sessions`")));
         if self.addresses().is_empty() {
             let text = "capuchind does not run here: without it there are no live sessions".to_owned();
-            return Err(refused(ErrorKind::Usage, text));
+            return Err(LendError::usage(text));
         }
         if prefix.len() < PREFIX_MIN {
             return no("is too short for a session's id, 4 digits are needed");
@@ -217,15 +218,6 @@ impl Whose<'_> {
     }
 }
 
-/// What was done, unless it was lost on the way to the disk.
-fn lasting(ended: AdminReply, lost: Option<StoreError>) -> Result<AdminReply, LendError> {
-    match (lost, ended) {
-        (None, ended) => Ok(ended),
-        (Some(source), AdminReply::Cut { sessions, .. }) => Err(LendError::NotLasting { sessions, source }),
-        (Some(source), _) => Err(source.into()),
-    }
-}
-
 fn entry(borrower: &Borrower) -> SessionEntry {
     let streams = borrower.held().into_iter().map(|(id, handle)| StreamEntry {
         stream: id.number(),
@@ -246,9 +238,5 @@ fn entry(borrower: &Borrower) -> SessionEntry {
 }
 
 fn parsed<T: std::str::FromStr<Err = crate::proto::NameError>>(text: &str) -> Result<T, LendError> {
-    text.parse().map_err(|error: crate::proto::NameError| refused(ErrorKind::Usage, error.to_string()))
-}
-
-fn refused(kind: ErrorKind, text: String) -> LendError {
-    LendError::Admin(Refused { kind: kind.to_string(), text })
+    text.parse().map_err(|error: crate::proto::NameError| LendError::usage(error))
 }

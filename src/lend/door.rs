@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     Lender,
     accept::{STOP_MAX, accept},
-    admission::{Admission, Arrival, Place, Source},
+    admission::{Admission, Place, Source},
     login::{self, Caller},
     os_user::OsUser,
     peer::Peer,
@@ -138,24 +138,11 @@ struct Visits {
 impl Visits {
     fn arrived(&self, socket: UnixStream, connections: &mut JoinSet<()>) {
         let Ok(from) = socket.peer_cred() else { return };
-        match self.admission.arrive(Source::Local(from.uid()), Instant::now()) {
-            Arrival::Admitted(place) => drop(connections.spawn(self.clone().serve(socket, from, place))),
-            Arrival::Waits(waiting) => {
-                let visits = self.clone();
-                connections.spawn(async move {
-                    match waiting.place().await {
-                        Some(place) => visits.serve(socket, from, place).await,
-                        None => {
-                            stranger::tell_closed(&visits.lender, visits.admission.gave_up(Instant::now()));
-                        }
-                    }
-                });
-            }
-            Arrival::Closed(count) => {
-                drop(socket);
-                stranger::tell_closed(&self.lender, count);
-            }
-        }
+        let arrival = self.admission.arrive(Source::Local(from.uid()), Instant::now());
+        let visits = self.clone();
+        stranger::let_in(&self.lender, &self.admission, arrival, connections, move |place| {
+            visits.serve(socket, from, place)
+        });
     }
 
     async fn serve(self, socket: UnixStream, from: UCred, place: Place) {

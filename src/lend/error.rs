@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use super::admin::Refused;
 use crate::{
     policy::PolicyError,
     proto::ErrorKind,
@@ -150,7 +151,7 @@ pub enum LendError {
     },
     /// The daemon said no.
     #[error("{}", .0.text)]
-    Admin(super::admin::Refused),
+    Admin(Refused),
     /// No address to print into a join line.
     #[error("port 0 is chosen when the daemon starts: start it first, or say --advertise HOST:PORT")]
     NoAddress,
@@ -179,6 +180,11 @@ impl LendError {
             }
             _ => ErrorKind::Config,
         }
+    }
+
+    /// What was asked for is not what it should be.
+    pub(super) fn usage(why: impl ToString) -> Self {
+        Self::Admin(Refused { kind: ErrorKind::Usage.to_string(), text: why.to_string() })
     }
 
     /// The line for a person: with what the system said, where that stands behind the error and not in it.

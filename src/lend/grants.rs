@@ -7,7 +7,7 @@ use std::{sync::PoisonError, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::reader::Reader;
-use super::{AdminReply, LendError, Lender, Refused, blocking::blocking, os_user::OsUser, real_path::real_pattern};
+use super::{AdminReply, LendError, Lender, blocking::blocking, os_user::OsUser, real_path::real_pattern};
 use crate::{
     policy::{Grant, Kind},
     proto::UserName,
@@ -50,10 +50,9 @@ impl Lender {
         target: String,
         lasting: Duration,
     ) -> Result<AdminReply, LendError> {
-        let usage = |text: String| LendError::Admin(Refused { kind: "usage".to_owned(), text });
-        let known: Kind = kind.parse().map_err(|error: crate::policy::UnknownKind| usage(error.to_string()))?;
+        let known: Kind = kind.parse().map_err(|error: crate::policy::UnknownKind| LendError::usage(error))?;
         // Read once before it is kept: what no policy could say must not lie in the store.
-        Grant::parse(user.clone(), known, &target, "grant").map_err(|error| usage(error.to_string()))?;
+        Grant::parse(user.clone(), known, &target, "grant").map_err(LendError::usage)?;
         // A slip of the finger would allow nobody anything, and say that it stands. Users of this machine need no entry.
         self.known(&user).await?;
         let target = match known {

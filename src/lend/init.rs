@@ -2,11 +2,11 @@
 
 use crate::{
     policy,
-    proto::{ErrorKind, LenderName, UserName},
+    proto::{LenderName, UserName},
     trust::{UnixTime, authority::Authority, keyfile, pem},
 };
 
-use super::{LendError, LenderConfig, LenderDir, Listen, Refused, admission, config::check_all_advertised, identity};
+use super::{LendError, LenderConfig, LenderDir, Listen, admission, config::check_all_advertised, identity};
 
 /// What a new lender is told.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +30,7 @@ pub fn init(dir: &LenderDir, setup: Setup) -> Result<LenderConfig, LendError> {
         return Err(LendError::Exists(dir.config().to_owned()));
     }
     // Of no file yet: it is the caller who says it.
-    let wrong = |problem| LendError::Admin(Refused { kind: ErrorKind::Usage.to_string(), text: problem });
-    check_all_advertised(&setup.advertise).map_err(wrong)?;
+    check_all_advertised(&setup.advertise).map_err(LendError::usage)?;
     let config = LenderConfig {
         name: match setup.name {
             Some(name) => name,

@@ -1,17 +1,16 @@
 //! The lender: accepts borrowers, asks the policy, and lends what it grants.
 //!
 //! ```text
-//!   accept ──▶ login ──▶ dispatch ──▶ gate ──▶ tcp          one file each, in the order of a borrowed socket's road
-//!        ├───▶ join                    │
-//!        └───▶ overdue                 │
-//!                                      │         ├──▶ listen    ports, and who connects to them
-//!                                      │         ├──▶ udp       datagrams, each destination judged by itself
-//!                                      │         ├──▶ service   names that borrowers listen as, for one another
-//!                                      ├── spawn            programs, through the worker
-//!                                      ├── resolve          names, once
-//!                                      ├── names            DNS questions, and what a session was answered
-//!                                      ├── profile          routes, resolvers, hosts, variables
-//!                                      └── audit            every decision
+//!   accept ──▶ login ──▶ dispatch ──▶ gate ──▶ tcp, unix   connections: the road of a borrowed socket, a file for each step
+//!        ├───▶ join          │          ├────▶ listen      ports, Unix sockets and names, and who connects to them
+//!        └───▶ overdue       │          ├────▶ udp         datagrams, each destination judged by itself
+//!                            │          ├────▶ service     names that borrowers listen as, for one another
+//!                            │          ├────▶ spawn       programs, through the worker
+//!                            │          ├────▶ names       DNS questions, and what a session was answered
+//!                            │          ├────▶ profile     routes, resolvers, hosts, variables
+//!                            │          ├───── resolve     names, once
+//!                            │          └───── audit       every decision
+//!                            └───▶ renew                   certificate and ticket, about which the policy says nothing
 //!   door: the way in for users of this machine, over door.sock and without TLS; the rest of the road is the same
 //!   admin: the admin's commands, over admin.sock while the daemon runs
 //! ```

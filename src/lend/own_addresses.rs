@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use rustix::io::Errno;
+
 use super::{LendError, Lender, Listen};
 use crate::proto::LENDER_ADDRESSES_MAX;
 
@@ -48,7 +50,7 @@ impl Lender {
 
 /// Whether the address, or its whole family, is not one of this machine.
 pub(super) fn is_not_here(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(97 | 99)) // EAFNOSUPPORT, EADDRNOTAVAIL
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 /// The address of this machine that the world sees first: what the kernel would send from. Nothing is sent.

@@ -1,6 +1,9 @@
 //! Where a session comes from: over the network, or from a process of this machine.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use super::audit::Source;
 
@@ -22,6 +25,15 @@ impl Peer {
             Self::Network(address) => address.ip().into(),
             Self::Local { uid, .. } => Source::Local(*uid),
         }
+    }
+}
+
+/// What of an address is one source: an IPv4 address, or the /64 that one IPv6 host has for itself.
+pub(super) fn network_of(peer: IpAddr) -> IpAddr {
+    // A socket for both families shows IPv4 peers as ::ffff:a.b.c.d, which would all be one /64.
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
     }
 }
 

@@ -17,7 +17,6 @@ use self::{
     stdio::Ends,
 };
 use super::{
-    audit::Event,
     borrower::{Borrower, Held},
     dispatch::refuse,
     shown_path::shown_path,
@@ -83,13 +82,13 @@ async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, place: Place
     };
     let started = held.serve(&stream, Box::pin(start(borrower, &wanted, grant, program, &stream))).await;
     let (running, ends) = match started {
-        None => return log(borrower, "spawn-failed", target, held.why_taken(), &held).await,
+        None => return held.log("spawn-failed", target, held.why_taken()).await,
         Some(Ok(started)) => started,
-        Some(Err(None)) => return log(borrower, "spawn-failed", target, Some(GIVEN_UP.to_owned()), &held).await,
+        Some(Err(None)) => return held.log("spawn-failed", target, Some(GIVEN_UP.to_owned())).await,
         Some(Err(Some(refusal))) => {
             let why = refusal.text().to_owned();
             refuse(&stream, refusal).await;
-            return log(borrower, "spawn-failed", target, Some(why), &held).await;
+            return held.log("spawn-failed", target, Some(why)).await;
         }
     };
     let ended = held.serve(&stream, Box::pin(serve(&running, ends, &stream, &held, wanted.detach))).await;
@@ -104,7 +103,7 @@ async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, place: Place
         Some(Some(FromProgram::Signalled(number))) => Some(format!("signal {number} ended it")),
         Some(None) => Some(GIVEN_UP.to_owned()),
     };
-    log(borrower, "spawn-ended", target, why, &held).await;
+    held.log("spawn-ended", target, why).await;
 }
 
 /// Starts the program and answers. `Err(None)`: the borrower has gone.
@@ -211,15 +210,4 @@ fn down(name: &str, why: &Failed) -> Refusal {
     let kind = if matches!(why, Failed::Worker(_)) { ErrorKind::Local } else { ErrorKind::Target };
     let name = shown_path(name.as_bytes());
     Refusal::new(kind, format!("{name}: {why}")).with_errno(why.errno()).with_before_program(why.is_before_program())
-}
-
-async fn log(borrower: &Borrower, event: &'static str, target: String, why: Option<String>, held: &Held<'_>) {
-    let event = Event {
-        target: Some(target),
-        why,
-        bytes_in: Some(held.meter().from_stream()),
-        bytes_out: Some(held.meter().to_stream()),
-        ..borrower.event(event)
-    };
-    borrower.lender.shared.audit.log(event).await;
 }

@@ -2,11 +2,14 @@
 
 use std::time::Instant;
 
-use tokio::io::{AsyncBufRead, AsyncWrite};
+use tokio::{
+    io::{AsyncBufRead, AsyncWrite},
+    task::JoinSet,
+};
 
 use super::{
     Lender,
-    admission::{Offence, Place},
+    admission::{Admission, Arrival, Offence, Place},
     audit::{Event, Source},
     login::kind_of,
 };
@@ -132,8 +135,37 @@ pub(super) fn tls_offence(error: &std::io::Error) -> Option<Offence> {
     }
 }
 
+/// Serves a connection that has just arrived once it has a place, and tells of those that get none.
+pub(super) fn let_in<F>(
+    lender: &Lender,
+    admission: &Admission,
+    arrival: Arrival,
+    connections: &mut JoinSet<()>,
+    serve: impl FnOnce(Place) -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    match arrival {
+        Arrival::Admitted(place) => drop(connections.spawn(serve(place))),
+        Arrival::Waits(waiting) => {
+            let (lender, admission) = (lender.clone(), admission.clone());
+            connections.spawn(async move {
+                match waiting.place().await {
+                    Some(place) => serve(place).await,
+                    None => tell_closed(&lender, admission.gave_up(Instant::now())),
+                }
+            });
+        }
+        Arrival::Closed(count) => {
+            // The connection goes with it.
+            drop(serve);
+            tell_closed(lender, count);
+        }
+    }
+}
+
 /// Logs that so many connections were closed without a word, if it is time to say so. The loops that accept do not wait for it.
-pub(super) fn tell_closed(lender: &Lender, count: Option<u64>) {
+fn tell_closed(lender: &Lender, count: Option<u64>) {
     let Some(count) = count else { return };
     let why = "closed unheard: their source is penalised, or too many wait";
     tracing::info!(count, why, "connections closed");

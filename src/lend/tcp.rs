@@ -49,14 +49,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<Connect>, stream: S
     drop(places.split(attempts - 1));
     let _ = reached.set(answer.peer.0.ip());
     held.serve(&stream, relay(socket, &stream, held.meter())).await;
-    let event = Event {
-        target: Some(answer.peer.0.to_string()),
-        bytes_in: Some(held.meter().from_stream()),
-        bytes_out: Some(held.meter().to_stream()),
-        why: held.why_taken(),
-        ..borrower.event("tcp-closed")
-    };
-    borrower.lender.shared.audit.log(event).await;
+    held.log("tcp-closed", answer.peer.0.to_string(), held.why_taken()).await;
 }
 
 /// Dials and answers. `Err`: why there is no connection, if the borrower has not simply gone.

@@ -10,12 +10,12 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use super::event::Event;
-use crate::proto::UserName;
+use crate::{lend::peer::network_of, proto::UserName};
 
 /// The first window.
 const WINDOW_FIRST: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const STRANGERS_MAX: usize = 64;
 /// Where refusals come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::lend) enum Source {
-    /// An IPv4 address, or an IPv6 network of 64 bits, which one machine can have to itself.
+    /// What [`network_of`] says.
     Network(IpAddr),
     /// An OS user of this machine.
     Local(u32),
@@ -186,10 +186,7 @@ impl Burst {
 
 impl From<IpAddr> for Source {
     fn from(from: IpAddr) -> Self {
-        Self::Network(match from.to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-            v4 => v4,
-        })
+        Self::Network(network_of(from))
     }
 }
 

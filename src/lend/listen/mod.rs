@@ -24,7 +24,6 @@ use self::{
     unix::Kept,
 };
 use super::{
-    audit::Event,
     borrower::Borrower,
     descriptors,
     dispatch::{break_off, refuse},
@@ -281,14 +280,7 @@ impl Arrival {
         };
         // On the heap: its room is free again while the connection idles.
         let _ = held.serve(&stream, Box::pin(relay)).await;
-        let event = Event {
-            target: Some(target),
-            bytes_in: Some(held.meter().from_stream()),
-            bytes_out: Some(held.meter().to_stream()),
-            why: held.why_taken(),
-            ..borrower.event("accepted-closed")
-        };
-        borrower.lender.shared.audit.log(event).await;
+        held.log("accepted-closed", target, held.why_taken()).await;
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) use self::{
     registry::{Offered, Services},
     visit::Visit,
 };
-use super::{audit::Event, borrower::Borrower, dispatch::refuse, gate};
+use super::{borrower::Borrower, dispatch::refuse, gate};
 use crate::{
     policy::{Granted, UseService},
     session::Stream,
@@ -32,14 +32,7 @@ pub(super) async fn connect(borrower: &Borrower, grant: Granted<UseService>, str
         Err(refusal) => return refuse(&stream, refusal).await,
     };
     let log = async |event: &'static str, why: Option<String>| {
-        let event = Event {
-            target: Some(name.clone()),
-            bytes_in: Some(held.meter().from_stream()),
-            bytes_out: Some(held.meter().to_stream()),
-            why,
-            ..borrower.event(event)
-        };
-        borrower.lender.shared.audit.log(event).await;
+        held.log(event, name.clone(), why).await;
     };
     let stream = Arc::new(stream);
     let (end_tx, end_rx) = oneshot::channel();

@@ -90,14 +90,8 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
     let more = lent.logged.more;
     // The socket first: whoever waits for the end of the stream may bind its port again.
     drop(lent);
-    let event = Event {
-        target: Some(local.to_string()),
-        bytes_in: Some(held.meter().from_stream()),
-        bytes_out: Some(held.meter().to_stream()),
-        count: (more > 0).then_some(more),
-        why: held.why_taken().or_else(|| (dropped > 0).then(|| format!("{dropped} datagrams were dropped"))),
-        ..borrower.event("udp-closed")
-    };
+    let why = held.why_taken().or_else(|| (dropped > 0).then(|| format!("{dropped} datagrams were dropped")));
+    let event = Event { count: (more > 0).then_some(more), ..held.event("udp-closed", local.to_string(), why) };
     drop((held, stream));
     borrower.lender.shared.audit.log(event).await;
 }
