@@ -7,19 +7,23 @@
 
 use std::{
     ffi::OsString,
+    io,
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Component, Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, openat2, readlinkat},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, readlinkat},
     io::Errno,
 };
 
-use crate::policy::{Kind, LenderPath};
+use crate::{
+    policy::{Kind, LenderPath},
+    session::SocketFile,
+};
 
 /// As many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -100,9 +104,34 @@ fn push_ahead(ahead: &mut Vec<OsString>, path: &Path) {
 ///
 /// # Errors
 /// ELOOP for a link, and what the system says.
-pub(super) fn open_place(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+fn open_place(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// The Unix socket at a place that was judged, and the path by which it is connected to for as long as it is open: the very
+/// file, whatever its own path leads to by then.
+///
+/// # Errors
+/// As of [`open_place`]; ECONNREFUSED for what is no socket, as connect(2) says it.
+pub(super) fn open_socket(path: &Path) -> io::Result<(OwnedFd, String)> {
+    let place = open_place(path, OFlags::empty())?;
+    match FileType::from_raw_mode(fstat(&place)?.st_mode) {
+        FileType::Socket => {
+            let address = format!("/proc/self/fd/{}", place.as_raw_fd());
+            Ok((place, address))
+        }
+        _ => Err(Errno::CONNREFUSED.into()),
+    }
+}
+
+/// Binds a Unix socket at a place that was judged, in the very folder.
+///
+/// # Errors
+/// As of [`open_place`] and [`SocketFile::bind`]; EADDRINUSE for the root folder.
+pub(super) fn bind_socket(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ADDRINUSE.into()) };
+    SocketFile::bind(open_place(folder, OFlags::DIRECTORY)?, name)
 }
 
 #[cfg(test)]

@@ -1,26 +1,22 @@
 //! Lends connections to Unix sockets: connects to the very socket that was judged, and relays.
 
 use std::{
+    ffi::OsStr,
     io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
 };
 
-use rustix::fs::{FileType, OFlags, fstat};
 use tokio::net::UnixStream;
 
 use super::{
-    audit::Event,
     borrower::Borrower,
     descriptors,
     dispatch::refuse,
     gate,
     os_user::Account,
     own_user::Actor,
-    real_path::open_place,
+    real_path::open_socket,
     worker::{Failed, Keeper, Use},
 };
 use crate::{
@@ -65,14 +61,7 @@ pub(super) async fn lend(borrower: &Borrower, grant: Granted<UnixConnect>, actor
     if stream.write_message(&Answer::Granted(Ready {})).await.is_ok() {
         held.serve(&stream, Box::pin(relay(socket, &stream, held.meter()))).await;
     }
-    let event = Event {
-        target: Some(target),
-        bytes_in: Some(held.meter().from_stream()),
-        bytes_out: Some(held.meter().to_stream()),
-        why: held.why_taken(),
-        ..borrower.event("unix-closed")
-    };
-    borrower.lender.shared.audit.log(event).await;
+    held.log("unix-closed", target, held.why_taken()).await;
 }
 
 async fn connect_as(borrower: &Borrower, actor: &Actor, path: &LenderPath) -> io::Result<UnixStream> {
@@ -105,16 +94,8 @@ pub(super) async fn as_other(
 async fn connect(borrower: &Borrower, path: &LenderPath) -> io::Result<UnixStream> {
     let path = path.clone();
     let look_ups = &borrower.lender.shared.look_ups;
-    let place = look_ups.run(&borrower.principal.user, move || {
-        let place = open_place(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())), OFlags::empty())?;
-        match FileType::from_raw_mode(fstat(&place)?.st_mode) {
-            FileType::Socket => Ok(place),
-            // As the kernel answers (connect(2)).
-            _ => Err(rustix::io::Errno::CONNREFUSED),
-        }
-    });
-    let place = place.await.map_err(|why| why.errno())??;
-    // The very file that was opened, whatever its path leads to by now.
-    let address = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let open = move || open_socket(Path::new(OsStr::from_bytes(path.as_bytes())));
+    let opened = look_ups.run(&borrower.principal.user, open);
+    let (_socket, address) = opened.await.map_err(|why| why.errno())??;
     dial_unix(&address).await
 }

@@ -2,19 +2,16 @@
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 
-use rustix::fs::OFlags;
-
 use super::port::{Family, Port};
 use crate::{
     lend::{
         borrower::Borrower,
         own_user::Actor,
-        real_path::open_place,
+        real_path::bind_socket,
         unix::as_other,
         worker::{Keeper, Use},
     },
     policy::LenderPath,
-    proto::Errno,
     session::SocketFile,
 };
 
@@ -38,13 +35,8 @@ pub(super) async fn bind_as(borrower: &Borrower, actor: &Actor, path: &LenderPat
 async fn bind(borrower: &Borrower, path: &LenderPath) -> io::Result<(Port, SocketFile)> {
     let path = path.clone();
     let look_ups = &borrower.lender.shared.look_ups;
-    let bound = look_ups.run(&borrower.principal.user, move || {
-        let path = Path::new(OsStr::from_bytes(path.as_bytes()));
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::Error::from(Errno::EADDRINUSE));
-        };
-        SocketFile::bind(open_place(folder, OFlags::DIRECTORY)?, name)
-    });
+    let bind = move || bind_socket(Path::new(OsStr::from_bytes(path.as_bytes())));
+    let bound = look_ups.run(&borrower.principal.user, bind);
     let (socket, file) = bound.await.map_err(|why| why.errno())??;
     Ok((Port::Bound(socket, Family::Unix), file))
 }

@@ -12,7 +12,7 @@ use std::{
     ffi::OsStr,
     io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -20,7 +20,6 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{FileType, OFlags, fstat},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with},
 };
 
@@ -29,7 +28,7 @@ use super::{
     supervisor::say,
 };
 use crate::{
-    lend::real_path::open_place,
+    lend::real_path::{bind_socket, open_socket},
     proto::Errno,
     session::SocketFile,
     sys::{self, NotLaunched, Step},
@@ -45,7 +44,7 @@ pub(super) fn run(socket: &OwnedFd, job: &SocketJob) -> io::Result<()> {
         let path = Path::new(OsStr::from_bytes(&job.path));
         let made = match job.to {
             Use::Connect => reach(path, socket).map(|connected| (connected, None)),
-            Use::Listen => bind(path).map(|(bound, file)| (bound, Some(file))),
+            Use::Listen => bind_socket(path).map(|(bound, file)| (bound, Some(file))),
         };
         made.map_err(NotLaunched::at(Step::Program))
     });
@@ -60,12 +59,8 @@ pub(super) fn run(socket: &OwnedFd, job: &SocketJob) -> io::Result<()> {
 
 /// Connects to the very socket that lies there, whatever its path leads to by then.
 fn reach(path: &Path, daemon: &OwnedFd) -> io::Result<OwnedFd> {
-    let place = open_place(path, OFlags::empty())?;
-    if FileType::from_raw_mode(fstat(&place)?.st_mode) != FileType::Socket {
-        // As the kernel answers (connect(2)).
-        return Err(Errno::ECONNREFUSED.into());
-    }
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+    let (_place, address) = open_socket(path)?;
+    let address = SocketAddrUnix::new(address)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     for _ in 0..QUEUE_TRIES {
@@ -79,11 +74,6 @@ fn reach(path: &Path, daemon: &OwnedFd) -> io::Result<OwnedFd> {
         }
     }
     Err(Errno::ETIMEDOUT.into())
-}
-
-fn bind(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EADDRINUSE.into()) };
-    SocketFile::bind(open_place(folder, OFlags::DIRECTORY)?, name)
 }
 
 /// Listens when it is told to, until the daemon closes; the file goes then.
