@@ -21,7 +21,7 @@ pub const QUEUE_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 /// What a socket gives in one go before others have their turn, in datagrams.
 const RECEIVED_AT_ONCE: usize = 64;
-/// The longest datagram, and a byte that tells a longer one, which there is not.
+/// More than the longest datagram has, in bytes.
 const RECEIVE_BYTES: usize = 64 * 1024;
 
 /// Datagrams on their way into a stream.

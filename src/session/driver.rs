@@ -25,8 +25,8 @@ use crate::proto::{
 
 /// Slices given to one write: what rustls and the kernel take at once without allocating.
 const SLICES: usize = 64;
-/// Taken from the connection before those who wait for it, and for it to be written, have their turn, in bytes: what a
-/// batch is to the other direction.
+/// Taken from the connection in one turn, in bytes, before those who wait for it and what is to be sent have theirs: as much as
+/// a batch is in the other direction.
 const RECEIVE_BYTES: usize = BATCH_BYTES;
 /// Given to the connection before it is read from again, in bytes: as much as is taken from it, or one direction would
 /// starve the other.

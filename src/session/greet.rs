@@ -56,10 +56,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Greeter<C> {
     pub async fn send<M: Encode<()>>(&mut self, messages: &[M]) -> Result<(), GreetError> {
         let mut out = BytesMut::new();
         for body in messages.iter().map(message::encode) {
-            let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
-            let header = Header { stream: StreamId::SESSION, kind: Kind::Data, syn: false, fin: false, length };
-            out.extend_from_slice(&header.encode());
-            out.extend_from_slice(&body);
+            put_frame(&mut out, Kind::Data, &body);
         }
         self.connection.write_all(&out).await?;
         Ok(self.connection.flush().await?)
@@ -90,10 +87,9 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Greeter<C> {
     /// Ends the connection with a word about why; the peer gets a moment to read it.
     pub async fn farewell(mut self, ended: &Ended) {
         let goaway = crate::proto::Goaway { kind: ended.kind, text: ended.text.clone() };
-        let body = goaway.encode();
-        let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
-        let header = Header { stream: StreamId::SESSION, kind: Kind::Goaway, syn: false, fin: false, length };
-        close_gently(&mut self.connection, &[&header.encode()[..], &body].concat()).await;
+        let mut last_words = BytesMut::new();
+        put_frame(&mut last_words, Kind::Goaway, &goaway.encode());
+        close_gently(&mut self.connection, &last_words).await;
     }
 
     async fn receive_frame(&mut self, what: &'static str) -> Result<Frame, GreetError> {
@@ -111,4 +107,12 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Greeter<C> {
             }
         }
     }
+}
+
+/// Writes a frame of the session itself. What is said here is far shorter than a frame may be.
+fn put_frame(out: &mut BytesMut, kind: Kind, body: &[u8]) {
+    let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
+    let header = Header { stream: StreamId::SESSION, kind, syn: false, fin: false, length };
+    out.extend_from_slice(&header.encode());
+    out.extend_from_slice(body);
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, BytesMut};
-use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
+use rustix::{
+    io::Errno,
+    pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
+};
 use tokio::{
     io::AsyncWriteExt,
     net::unix::pipe::{Receiver, Sender},
@@ -19,9 +22,6 @@ use super::{
     rounds::let_driver_send,
 };
 use crate::proto::mux::{Batch, COPY_BYTES_MAX};
-
-/// EIO: how a terminal says that nobody has its other end open any more.
-const EIO: i32 = 5;
 
 /// Room in a pipe, in bytes: fewer switches between the programs at its ends than with the usual 64 KiB.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -83,7 +83,8 @@ pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, sta
             }
             // What is quiet holds no buffer.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
-            Err(error) if error.raw_os_error() == Some(EIO) => break,
+            // How a terminal says that nobody has its other end open any more.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => break,
             Err(error) => return Err(error),
         }
         // Not before: a pace that makes it wait is no silence of the program.
