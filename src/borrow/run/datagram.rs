@@ -20,10 +20,11 @@ const _: () = assert!(IPV6_HEADER_BYTES + UDP_HEADER_BYTES + IPV6_CONTENT_BYTES_
 /// The packet; `None` where the addresses are of two families, or the content is longer than 65,507 bytes (IPv4) or 65,527
 /// (IPv6).
 pub fn packet(from: SocketAddr, to: SocketAddr, content: &[u8]) -> Option<Vec<u8>> {
-    if content.len() > if to.is_ipv4() { IPV4_CONTENT_BYTES_MAX } else { IPV6_CONTENT_BYTES_MAX } {
+    let content_bytes_max = if to.is_ipv4() { IPV4_CONTENT_BYTES_MAX } else { IPV6_CONTENT_BYTES_MAX };
+    if content.len() > content_bytes_max {
         return None;
     }
-    // Not longer than 16 bits, by the line above.
+    // Not longer than 16 bits, by the lines above.
     let length = ((UDP_HEADER_BYTES + content.len()) as u16).to_be_bytes();
     let mut packet = Vec::with_capacity(IPV6_HEADER_BYTES + UDP_HEADER_BYTES + content.len());
     // Both addresses, which the sum covers as well.

@@ -12,6 +12,7 @@ use minicbor::{Decode, Encode};
 
 use super::{
     control::Step,
+    listeners::NETLINK_SOCK_DIAG,
     netlink,
     rules::{self, MARK_HELD, MARK_OWN},
     tun,
@@ -19,7 +20,6 @@ use super::{
 use crate::sys;
 
 // linux/netlink.h.
-const NETLINK_SOCK_DIAG: u32 = 4;
 const NETLINK_NETFILTER: u32 = 12;
 /// linux/sock_diag.h: sockets of TCP and of UDP that are gone, of either family.
 const SOCKETS_GONE: u32 = 0b1111;

@@ -148,7 +148,7 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
         let mended = all(|kind| format!("user.max_{kind}_namespaces=10000"));
         vec![format!("note: {}", zero.join(", and ")), format!("help: sudo sysctl {}", mended.join(" "))]
     } else {
-        of_step(step, errno, machine).iter().map(|line| (*line).to_owned()).collect()
+        advice(step, errno, machine).iter().map(|line| (*line).to_owned()).collect()
     };
     if errno == libc::EMFILE {
         lines.push(MORE_DESCRIPTORS.to_owned());
@@ -159,14 +159,15 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
     lines
 }
 
-fn of_step(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str] {
+/// What is known of a step that failed so.
+fn advice(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str] {
     let forbidden = [libc::EPERM, libc::EACCES].contains(&errno);
     match step {
         Step::Rules | Step::Sockets if [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].contains(&errno) => &[
             "note: the kernel needs nf_tables with transparent proxying",
             "help: sudo modprobe -a nf_tables nft_tproxy",
         ],
-        Step::Tun if [libc::EACCES, libc::EPERM].contains(&errno) => &[
+        Step::Tun if forbidden => &[
             "note: the kernel has no nf_tables with transparent proxying, and /dev/net/tun is not this user's to open",
             "help: sudo modprobe -a nf_tables nft_tproxy, which is faster",
             "help: or sudo chmod 666 /dev/net/tun: what it can do takes power over a network anyway",

@@ -20,6 +20,7 @@ use rustix::{
     net::{AddressFamily, SocketType, ipproto, socket},
 };
 
+use super::listeners::NETLINK_SOCK_DIAG;
 use crate::sys::Instruction;
 
 // Classic BPF on `struct seccomp_data` (linux/seccomp.h): a number, an architecture, six arguments of 8 bytes.
@@ -77,7 +78,6 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const AF_NETLINK: u32 = 16;
 const NETLINK_ROUTE: u32 = 0;
-const NETLINK_SOCK_DIAG: u32 = 4;
 const IPPROTO_MPTCP: u32 = 262;
 
 pub(super) const EPERM: u32 = 1;
@@ -117,18 +117,10 @@ pub fn is_in_force() -> bool {
 
 /// What a program of one architecture may do, of which these are socket and ioctl.
 fn calls((socket, ioctl): (u32, u32), hidden: &[u32], forbidden: &[u32], supervised: &[u32]) -> Vec<Instruction> {
-    let mut program = vec![load(NUMBER_AT)];
-    // Numbers of the table itself are far below.
-    program.extend([jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]);
-    for number in hidden {
-        program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(ERRNO | ENOSYS)]);
-    }
-    for number in forbidden {
-        program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(ERRNO | EPERM)]);
-    }
-    for number in supervised {
-        program.extend([jump(JUMP_EQUAL, *number, 0, 1), answer(NOTIFY)]);
-    }
+    let mut program = head();
+    program.extend(each(hidden, ERRNO | ENOSYS));
+    program.extend(each(forbidden, ERRNO | EPERM));
+    program.extend(each(supervised, NOTIFY));
     program.extend(unless(ioctl, &devices()));
     program.extend(unless(socket, &sockets()));
     program.push(answer(ALLOW));
@@ -143,6 +135,17 @@ pub(super) fn devices() -> Vec<Instruction> {
     }
     program.push(answer(ALLOW));
     program
+}
+
+/// Loads the number, and lets no call of a third table through.
+pub(super) fn head() -> Vec<Instruction> {
+    // Numbers of the table itself are far below.
+    vec![load(NUMBER_AT), jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]
+}
+
+/// Answers each of these calls so.
+pub(super) fn each(numbers: &[u32], value: u32) -> Vec<Instruction> {
+    numbers.iter().flat_map(|number| unless(*number, &[answer(value)])).collect()
 }
 
 /// `socket(family, kind, protocol)`: nothing that would leave a network namespace.
@@ -204,17 +207,15 @@ pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code, jt, jf, k }
 }
 
+/// What the kernel does with a filter.
 #[cfg(test)]
-mod tests {
+pub(super) mod kernel {
     use super::*;
 
-    /// What the kernel does with the filter.
-    fn judge(architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
-        judge_of(false, architecture, number, arguments)
-    }
+    const ALU_AND: u16 = 0x54;
 
-    fn judge_of(is_root: bool, architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
-        let program = filter(is_root);
+    /// The answer of `program` to a call; an argument that is not given is 0.
+    pub fn judge(program: &[Instruction], architecture: u32, number: u32, arguments: &[u64]) -> u32 {
         let (mut at, mut loaded) = (0, 0);
         loop {
             let Instruction { code, jt, jf, k } = program[at];
@@ -224,15 +225,34 @@ mod tests {
                     loaded = match k {
                         NUMBER_AT => number,
                         ARCHITECTURE_AT => architecture,
-                        other => arguments[(other as usize - 16) / 8],
+                        k => {
+                            let argument = arguments.get((k as usize - 16) / 8).copied().unwrap_or(0);
+                            let bytes = argument.to_ne_bytes();
+                            let half = if k % 8 == 0 { &bytes[..4] } else { &bytes[4..] };
+                            u32::from_ne_bytes(half.try_into().unwrap())
+                        }
                     }
                 }
                 JUMP_EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
                 JUMP_AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
+                ALU_AND => loaded &= k,
                 RETURN => return k,
                 other => panic!("{other:x}"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
+        judge_of(false, architecture, number, arguments)
+    }
+
+    fn judge_of(is_root: bool, architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
+        kernel::judge(&filter(is_root), architecture, number, &arguments.map(u64::from))
     }
 
     #[test]

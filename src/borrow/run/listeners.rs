@@ -20,6 +20,8 @@ use crate::{
     sys,
 };
 
+/// linux/netlink.h: who tells of sockets.
+pub const NETLINK_SOCK_DIAG: u32 = 4;
 // linux/sock_diag.h, inet_diag.h, net/tcp_states.h.
 const BY_FAMILY: u16 = 20;
 const ERROR: u16 = 2;
@@ -55,6 +57,14 @@ impl Listeners {
     pub fn new(socket: OwnedFd) -> Self {
         let answer = vec![0; sys::NETLINK_ANSWER_BYTES_MAX];
         Self(Mutex::new(Asking { socket, sequence: 0, answer, listed: Vec::new() }))
+    }
+
+    /// Asks about the network of this process.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of_this_network() -> io::Result<Self> {
+        Ok(Self::new(sys::netlink_socket(NETLINK_SOCK_DIAG)?))
     }
 
     /// Whether a connection to `target`, from wherever, would find a TCP socket in the network that listens. The kernel answers at once.

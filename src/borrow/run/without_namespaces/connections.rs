@@ -70,7 +70,7 @@ impl Connections {
         visitor_tx: mpsc::Sender<Visitor>,
     ) -> io::Result<Arc<Self>> {
         let (v4, v6) = (Held::new(false)?, Held::new(true).ok());
-        let listeners = Listeners::new(sys::netlink_socket(super::NETLINK_SOCK_DIAG)?);
+        let listeners = Listeners::of_this_network()?;
         let (known, coming, runtime) = (Known::default(), Coming::default(), Handle::current());
         Ok(Arc::new(Self { dialer, local, own_ports, listeners, v4, v6, known, visitor_tx, coming, runtime }))
     }

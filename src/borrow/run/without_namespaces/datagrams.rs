@@ -87,7 +87,7 @@ impl Datagrams {
         own_ports: Arc<OwnPorts>,
         refused_tx: mpsc::Sender<BorrowError>,
     ) -> io::Result<Arc<Self>> {
-        let listeners = Listeners::new(sys::netlink_socket(super::NETLINK_SOCK_DIAG)?);
+        let listeners = Listeners::of_this_network()?;
         let datagrams = Arc::new(Self {
             borrower,
             names,

@@ -14,9 +14,9 @@
 
 use crate::{
     borrow::run::filter::{
-        ALLOW, ARCHITECTURE, ARCHITECTURE_AT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT, ERRNO, JUMP_AT_LEAST,
-        JUMP_EQUAL, MISSING, NOTIFY, NUMBER_AT, OTHERS, SECOND, SECOND_IOCTL, SECOND_OTHERS, X32, answer, argument,
-        devices, families, jump, load, unless,
+        ALLOW, ARCHITECTURE, ARCHITECTURE_AT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT, ERRNO, JUMP_EQUAL, MISSING,
+        NOTIFY, OTHERS, SECOND, SECOND_IOCTL, SECOND_OTHERS, answer, argument, devices, each, families, head, jump,
+        load, unless,
     },
     sys::Instruction,
 };
@@ -75,10 +75,9 @@ pub fn filter() -> Vec<Instruction> {
 
 fn second_table() -> Vec<Instruction> {
     let mut program = head();
-    for number in SECOND_HIDDEN.iter().chain(&MISSING) {
-        program.extend(unless(*number, &[answer(ERRNO | ENOSYS)]));
-    }
-    program.extend(forbidden(&SECOND_OTHERS));
+    program.extend(each(&SECOND_HIDDEN, ERRNO | ENOSYS));
+    program.extend(each(&MISSING, ERRNO | ENOSYS));
+    program.extend(each(&SECOND_OTHERS, ERRNO | EPERM));
     program.extend(unless(SECOND_IOCTL, &devices()));
     program.push(answer(ALLOW));
     program
@@ -86,13 +85,10 @@ fn second_table() -> Vec<Instruction> {
 
 fn own_table() -> Vec<Instruction> {
     let mut program = head();
-    for number in SUPERVISED {
-        program.extend(unless(number as u32, &[answer(NOTIFY)]));
-    }
-    for number in MISSING.into_iter().chain([libc::SYS_request_key as u32]) {
-        program.extend(unless(number, &[answer(ERRNO | ENOSYS)]));
-    }
-    program.extend(forbidden(&OTHERS));
+    program.extend(each(&SUPERVISED.map(|number| number as u32), NOTIFY));
+    program.extend(each(&MISSING, ERRNO | ENOSYS));
+    program.extend(each(&[libc::SYS_request_key as u32], ERRNO | ENOSYS));
+    program.extend(each(&OTHERS, ERRNO | EPERM));
     program.extend(unless(libc::SYS_ioctl as u32, &devices()));
     program.extend(unless(libc::SYS_sendto as u32, &with_address()));
     program.extend(unless(libc::SYS_recvfrom as u32, &with_address()));
@@ -101,16 +97,6 @@ fn own_table() -> Vec<Instruction> {
     program.extend(unless(libc::SYS_socket as u32, &sockets()));
     program.push(answer(ALLOW));
     program
-}
-
-/// Loads the number, and lets no call of a third table through.
-fn head() -> Vec<Instruction> {
-    // Numbers of the table itself are far below.
-    vec![load(NUMBER_AT), jump(JUMP_AT_LEAST, X32, 0, 1), answer(ERRNO | ENOSYS)]
-}
-
-fn forbidden(others: &[u32]) -> Vec<Instruction> {
-    others.iter().flat_map(|number| unless(*number, &[answer(ERRNO | EPERM)])).collect()
 }
 
 /// sendto and recvfrom: without an address there is nothing to say about it.
@@ -134,11 +120,9 @@ fn set_options() -> Vec<Instruction> {
     let mut program = vec![load(argument(1))];
     for (level, ways) in WAYS {
         let mut of_level = vec![load(argument(2))];
-        for option in ways {
-            of_level.extend(unless(*option, &[answer(ERRNO | EPERM)]));
-        }
-        for option in JOINS.into_iter().filter(|(of, _)| *of == level).flat_map(|(_, joins)| joins) {
-            of_level.extend(unless(option, &[answer(ERRNO | ENODEV)]));
+        of_level.extend(each(ways, ERRNO | EPERM));
+        for (_, joins) in JOINS.iter().filter(|(of, _)| *of == level) {
+            of_level.extend(each(joins, ERRNO | ENODEV));
         }
         of_level.push(answer(ALLOW));
         program.extend(unless(level, &of_level));
@@ -170,35 +154,10 @@ fn sockets() -> Vec<Instruction> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::borrow::run::filter::{EAFNOSUPPORT, LOAD_WORD};
+    use crate::borrow::run::filter::{EAFNOSUPPORT, X32, kernel};
 
-    /// What the kernel does with the filter; each argument is 64 bits.
     fn judge(architecture: u32, number: u32, arguments: &[u64]) -> u32 {
-        let program = filter();
-        let (mut at, mut loaded) = (0, 0);
-        loop {
-            let Instruction { code, jt, jf, k } = program[at];
-            at += 1;
-            match code {
-                LOAD_WORD => {
-                    loaded = match k {
-                        NUMBER_AT => number,
-                        ARCHITECTURE_AT => architecture,
-                        k => {
-                            let argument = arguments.get((k as usize - 16) / 8).copied().unwrap_or(0);
-                            let bytes = argument.to_ne_bytes();
-                            let half = if k % 8 == 0 { &bytes[..4] } else { &bytes[4..] };
-                            u32::from_ne_bytes(half.try_into().unwrap())
-                        }
-                    }
-                }
-                JUMP_EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
-                JUMP_AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
-                ALU_AND => loaded &= k,
-                0x06 => return k,
-                other => panic!("{other:x}"),
-            }
-        }
+        kernel::judge(&filter(), architecture, number, arguments)
     }
 
     fn own(number: libc::c_long, arguments: &[u64]) -> u32 {

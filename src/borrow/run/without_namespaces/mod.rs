@@ -80,6 +80,3 @@ pub use network::WithoutNamespaces;
 /// The line that a person reads at each start.
 pub const WEAKER: &str =
     "--no-netns is weaker: no namespace holds the program, only a filter of its system calls (see capuchin run --help)";
-
-// linux/netlink.h.
-const NETLINK_SOCK_DIAG: u32 = 4;

@@ -25,7 +25,6 @@ use crate::{
         listening::program_socket::{ProgramSocket, Transport},
     },
     proto::Errno,
-    sys,
 };
 
 /// Sockets of each kind that are known at once; of more, the program hears that there is no room. Which were bound to another address than
@@ -80,7 +79,7 @@ impl OwnPorts {
     /// # Errors
     /// What the kernel says.
     pub fn new(refused_tx: mpsc::Sender<BorrowError>) -> io::Result<Self> {
-        let listeners = Listeners::new(sys::netlink_socket(super::NETLINK_SOCK_DIAG)?);
+        let listeners = Listeners::of_this_network()?;
         Ok(Self { listeners, known: Mutex::default(), refused_tx })
     }
 
