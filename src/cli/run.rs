@@ -105,71 +105,77 @@ pub struct Arguments {
     program: Vec<OsString>,
 }
 
+/// What the arguments ask for, as far as it can be had.
+struct Wanted {
+    host: HostArgument,
+    plan: Plan,
+    /// What runs where no program is named.
+    shell: Option<Shell>,
+    /// The program and its arguments, for whoever lists what runs.
+    words: String,
+    local: Vec<Local>,
+    publish: Publish,
+    stdio: Option<String>,
+}
+
+impl Wanted {
+    fn of(arguments: Arguments) -> Result<Self, Failure> {
+        let Arguments { host, program, local_unix, publish, publish_loopback, .. } = arguments;
+        let host =
+            host.ok_or_else(|| Failure::new(ErrorKind::Usage, "the host is missing, as in: capuchin run lab"))?;
+        let name = host.text()?;
+        let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&name))];
+        if program.first().is_some_and(|name| name.is_empty()) {
+            return Err(Failure::new(ErrorKind::Usage, "the program's name is empty").with_code(NOT_FOUND));
+        }
+        let mut keep_fds = arguments.keep_fd;
+        let shell = program.is_empty().then(|| Shell::of_user(&name));
+        let program = match &shell {
+            Some(Shell { words, variable, startup, .. }) => {
+                variables.extend(variable.clone());
+                keep_fds.extend(startup.as_ref().map(AsRawFd::as_raw_fd));
+                words.clone()
+            }
+            None => program,
+        };
+        if let Some(missing) = local_unix.iter().find(|path| path.try_exists().is_ok_and(|is_there| !is_there)) {
+            let text = format!("--local-unix {} is not there", missing.display());
+            let notes = vec!["help: it takes paths of Unix sockets of this machine".to_owned()];
+            return Err(Failure { notes, ..Failure::new(ErrorKind::Usage, text) });
+        }
+        let publish = Publish { ports: publish, loopback: publish_loopback };
+        if let Some(twice) = publish.named_twice() {
+            let text = format!("--publish {twice} names a port that another --publish names");
+            let help = "help: each port of the program has one port at the lender, and the other way round".to_owned();
+            return Err(Failure { notes: vec![help], ..Failure::new(ErrorKind::Usage, text) });
+        }
+        let words = program.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let plan = Plan {
+            program,
+            variables,
+            lender_variables: arguments.env,
+            local_unix,
+            keep_fds,
+            wait_all: arguments.wait_all,
+            way: arguments.network,
+            piped: arguments.stdio.is_some(),
+            without_namespaces: arguments.no_netns,
+        };
+        Ok(Self { host, plan, shell, words, local: arguments.local, publish, stdio: arguments.stdio })
+    }
+}
+
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments {
-        host,
-        local,
-        publish,
-        publish_loopback,
-        env,
-        local_unix,
-        stdio,
-        keep_fd,
-        wait_all,
-        network,
-        no_netns,
-        print_apparmor,
-        program,
-    } = arguments;
-    if print_apparmor {
+    if arguments.print_apparmor {
         let own = std::env::current_exe()
             .map_err(|error| RunError::Exec { program: "capuchin".to_owned(), source: error })?;
         return print(run::apparmor_profile(&own).trim_end());
     }
-    let host = host.ok_or_else(|| Failure::new(ErrorKind::Usage, "the host is missing, as in: capuchin run lab"))?;
-    let name = host.text()?;
-    let mut variables = vec![(HOST_VARIABLE.into(), OsString::from(&name))];
-    if program.first().is_some_and(|name| name.is_empty()) {
-        return Err(Failure::new(ErrorKind::Usage, "the program's name is empty").with_code(NOT_FOUND));
-    }
-    let mut keep_fds = keep_fd;
-    let shell = program.is_empty().then(|| Shell::of_user(&name));
-    let program = match &shell {
-        Some(Shell { words, variable, startup, .. }) => {
-            variables.extend(variable.clone());
-            keep_fds.extend(startup.as_ref().map(AsRawFd::as_raw_fd));
-            words.clone()
-        }
-        None => program,
-    };
-    if let Some(missing) = local_unix.iter().find(|path| path.try_exists().is_ok_and(|is_there| !is_there)) {
-        let text = format!("--local-unix {} is not there", missing.display());
-        let notes = vec!["help: it takes paths of Unix sockets of this machine".to_owned()];
-        return Err(Failure { notes, ..Failure::new(ErrorKind::Usage, text) });
-    }
-    let publish = Publish { ports: publish, loopback: publish_loopback };
-    if let Some(twice) = publish.named_twice() {
-        let text = format!("--publish {twice} names a port that another --publish names");
-        let help = "help: each port of the program has one port at the lender, and the other way round".to_owned();
-        return Err(Failure { notes: vec![help], ..Failure::new(ErrorKind::Usage, text) });
-    }
-    let words = program.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    // Before any thread.
-    let piped = stdio.is_some();
-    let plan = Plan {
-        program,
-        variables,
-        lender_variables: env,
-        local_unix,
-        keep_fds,
-        wait_all,
-        way: network,
-        piped,
-        without_namespaces: no_netns,
-    };
-    if no_netns {
+    let Wanted { host, plan, shell, words, local, publish, stdio } = Wanted::of(arguments)?;
+    if plan.without_namespaces {
         warn(&format!("capuchin: {}", run::WEAKER));
     }
+    // Before any thread.
     let mut run = Run::start(&plan)?;
     let _folder = shell.and_then(Shell::started);
     let service = stdio.zip(run.take_pipes());

@@ -103,6 +103,37 @@ async fn attend(
     (mut network, borrower): (impl Served, Borrower),
     (mut refused, over): (impl FnMut(BorrowError), impl FnOnce()),
 ) -> Result<u8, RunError> {
+    let status = until_alone(inner, signals, (&mut network, &borrower), &mut refused).await?;
+    // What has come so far was meant for the program; from here on there is nobody to pass it to.
+    while sys::read_signal(signals.get_ref()).is_ok() {}
+    // It may have been refused something and ended at once.
+    while let Some(refusal) = network.untold() {
+        refused(refusal);
+    }
+    let drain = async {
+        let Drained { is_unconfirmed, mut untold } = network.drain().await;
+        while let Ok(refusal) = untold.try_recv() {
+            refused(refusal);
+        }
+        over();
+        if is_unconfirmed {
+            // With the session the lender delivers what had come. One that cannot say so has told its end already.
+            let _ = tokio::time::timeout(CONFIRMED_MAX, borrower.close()).await;
+        }
+    };
+    tokio::select! {
+        () = drain => status.ok_or(RunError::Lost),
+        number = interrupted(signals) => Ok(number),
+    }
+}
+
+/// Until nothing of the program is left; gives its exit status, if it was heard.
+async fn until_alone(
+    inner: &Inner,
+    signals: &AsyncFd<OwnedFd>,
+    (network, borrower): (&mut impl Served, &Borrower),
+    refused: &mut impl FnMut(BorrowError),
+) -> Result<Option<u8>, RunError> {
     let mut status = None;
     loop {
         tokio::select! {
@@ -114,7 +145,7 @@ async fn attend(
                     inner.say(&ToInner::Signal(Signal::CONT.as_raw()))?;
                 }
                 Some((FromInner::Failed(step, errno), _)) => return Err(inner.failed(step, errno)),
-                Some((FromInner::Alone, _)) => break,
+                Some((FromInner::Alone, _)) => return Ok(status),
                 Some((FromInner::Confined(can_wait), fds)) => {
                     let calls = fds.into_iter().next().ok_or(RunError::Lost)?;
                     network.confined(calls, can_wait)?;
@@ -141,27 +172,6 @@ async fn attend(
                 Asked::Tell(refusal) => refused(refusal),
             },
         }
-    }
-    // What has come so far was meant for the program; from here on there is nobody to pass it to.
-    while sys::read_signal(signals.get_ref()).is_ok() {}
-    // It may have been refused something and ended at once.
-    while let Some(refusal) = network.untold() {
-        refused(refusal);
-    }
-    let drain = async {
-        let Drained { is_unconfirmed, mut untold } = network.drain().await;
-        while let Ok(refusal) = untold.try_recv() {
-            refused(refusal);
-        }
-        over();
-        if is_unconfirmed {
-            // With the session the lender delivers what had come. One that cannot say so has told its end already.
-            let _ = tokio::time::timeout(CONFIRMED_MAX, borrower.close()).await;
-        }
-    };
-    tokio::select! {
-        () = drain => status.ok_or(RunError::Lost),
-        number = interrupted(signals) => Ok(number),
     }
 }
 
