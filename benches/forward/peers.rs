@@ -7,7 +7,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::tunnels::{Tunnel, free_port, spawn, wait_for};
+use super::{
+    support::processes::{free_port, spawn, wait_for},
+    tunnels::Tunnel,
+};
 
 /// A peer by its name, and how it is started; `None` where it is not installed.
 pub type Start = fn(&Path, SocketAddr) -> Option<Tunnel>;

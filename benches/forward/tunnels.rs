@@ -5,11 +5,12 @@
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
+
+use crate::support::processes::{free_port, run, spawn, sshd, wait_for};
 
 /// A port of loopback where nobody listens, and to which the policy leads all the same.
 pub const NOBODYS_PORT: u16 = 1;
@@ -48,29 +49,8 @@ impl Tunnel {
     }
 
     fn ssh_with(folder: &Path, local: u16, forward: [&str; 2]) -> Self {
-        let path = |name: &str| folder.join(name).display().to_string();
-        for key in ["host", "user"] {
-            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]));
-        }
-        std::fs::create_dir_all("/run/sshd").ok();
-        std::fs::rename(path("user.pub"), path("authorized")).expect("the key");
-        let port = free_port();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin prohibit-password\nMaxSessions 100\n",
-            path("host"),
-            path("authorized")
-        );
-        std::fs::write(path("sshd_config"), config).expect("a file");
-        let server = spawn(Command::new("/usr/sbin/sshd").args(["-D", "-f", &path("sshd_config")]));
-        wait_for(port);
-        let mut ssh = Command::new("ssh");
-        ssh.args(["-N", "-F", "none", "-c", "aes128-gcm@openssh.com", "-i", &path("user"), "-p", &port.to_string()]);
-        for option in
-            ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes", "LogLevel=ERROR"]
-        {
-            ssh.args(["-o", option]);
-        }
+        let (server, mut ssh) = sshd(folder);
+        ssh.args(["-N", "-o", "ExitOnForwardFailure=yes"]);
         let client = spawn(ssh.args(forward).arg("127.0.0.1"));
         wait_for(local);
         Self::of(local, vec![server, client])
@@ -191,25 +171,4 @@ fn ticks(pid: u32) -> f64 {
     let fields = stat(pid).unwrap_or_default();
     // utime, stime, and those of children that have been waited for.
     fields.iter().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum()
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
-pub fn wait_for(port: u16) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < end, "nothing listens on {port}");
-        std::thread::yield_now();
-    }
-}
-
-pub fn spawn(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-pub fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {output:?}");
 }

@@ -24,8 +24,8 @@ mod support;
 #[path = "../forward/tunnels.rs"]
 mod tunnels;
 
-use support::{p99, row};
-use tunnels::{Tunnel, join, lender, log_in, run};
+use support::{p99, processes::run, row};
+use tunnels::{Tunnel, join, lender, log_in};
 
 const ROUNDS: usize = 100;
 const STREAMS: usize = 200;

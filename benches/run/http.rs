@@ -11,8 +11,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     ROUNDS, borrowed,
     served::rate,
-    support::{median, row},
-    tunnels::{free_port, spawn, wait_for},
+    support::{
+        median,
+        processes::{free_port, spawn, wait_for},
+        row,
+    },
 };
 
 const PAGE: &str = "a page\n";

@@ -21,8 +21,8 @@ mod peers;
 #[path = "../support/mod.rs"]
 mod support;
 
-use peers::{Peer, run};
-use support::{is_asked_for, median, row};
+use peers::Peer;
+use support::{is_asked_for, median, processes::run, row};
 
 const ROUNDS: usize = 5;
 const COMMANDS: usize = 10;

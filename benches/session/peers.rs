@@ -1,11 +1,11 @@
 //! The two that run programs, each a real daemon on loopback.
 
 use std::{
-    net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
+
+use crate::support::processes::{free_port, run, spawn, sshd, wait_for};
 
 /// How to run something over one of them.
 pub struct Peer {
@@ -36,27 +36,9 @@ impl Peer {
     /// OpenSSH with its fastest cipher here.
     pub fn ssh(folder: &Path) -> Self {
         let path = |name: &str| folder.join(name).display().to_string();
-        for key in ["host", "user"] {
-            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]));
-        }
-        std::fs::create_dir_all("/run/sshd").ok();
-        std::fs::rename(path("user.pub"), path("authorized")).expect("the key");
-        let port = free_port();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin prohibit-password\nMaxSessions 100\nMaxStartups 100\n",
-            path("host"),
-            path("authorized")
-        );
-        std::fs::write(path("sshd_config"), config).expect("a file");
-        let daemon = spawn(Command::new("/usr/sbin/sshd").args(["-D", "-f", &path("sshd_config")]));
-        wait_for(port);
-        let mut program: Vec<String> =
-            ["ssh", "-F", "none", "-c", "aes128-gcm@openssh.com", "-i"].map(str::to_owned).to_vec();
-        program.extend([path("user"), "-p".to_owned(), port.to_string()]);
-        for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"] {
-            program.extend(["-o".to_owned(), option.to_owned()]);
-        }
+        let (daemon, client) = sshd(folder);
+        let words = std::iter::once(client.get_program()).chain(client.get_args());
+        let program: Vec<String> = words.map(|word| word.to_str().expect("text").to_owned()).collect();
         let control = |words: &[&str]| {
             let words = words.iter().map(|word| (*word).to_owned());
             ["ssh".to_owned(), "-S".to_owned(), path("control")].into_iter().chain(words).collect::<Vec<_>>()
@@ -155,25 +137,4 @@ impl Peer {
         command.args(&words[1..]).envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
-fn wait_for(port: u16) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < end, "nothing listens on {port}");
-        std::thread::yield_now();
-    }
-}
-
-fn spawn(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-pub fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {output:?}");
 }

@@ -1,4 +1,6 @@
-//! What the benches share: medians and rows.
+//! What the benches share: medians and rows, and processes.
+
+pub mod processes;
 
 use std::{
     io::Write,
