@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, WaitOptions, setsid, waitpid};
 
-use super::report::Failure;
+use super::report::{FAILURE, Failure, SIGNALLED};
 use crate::{
     proto::ErrorKind,
     sys::{self, Forked},
@@ -58,7 +58,8 @@ fn status(told: OwnedFd, child: Pid) -> u8 {
         return 0;
     }
     let ended = waitpid(Some(child), WaitOptions::empty()).ok().flatten();
-    let status =
-        ended.and_then(|(_, status)| status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)));
-    status.and_then(|status| u8::try_from(status).ok()).unwrap_or(super::report::FAILURE)
+    let status = ended.and_then(|(_, status)| {
+        status.exit_status().or(status.terminating_signal().map(|signal| i32::from(SIGNALLED) + signal))
+    });
+    status.and_then(|status| u8::try_from(status).ok()).unwrap_or(FAILURE)
 }

@@ -17,7 +17,7 @@ pub const FAILURE: u8 = 255;
 /// What a shell adds to a signal's number for the exit status of a program that it ended.
 pub const SIGNALLED: u8 = 128;
 /// What a shell says of a program that SIGPIPE ended.
-const CLOSED_STDOUT: u8 = 128 + 13;
+pub const CLOSED_STDOUT: u8 = SIGNALLED + 13;
 
 /// Why a command ends without success.
 #[derive(Debug)]

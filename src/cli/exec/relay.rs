@@ -22,13 +22,10 @@ use super::{
 use crate::{
     BorrowError, Borrower, Child, ChildControl, ChildStdin, Command, Stdio,
     borrow::ProgramStream,
-    cli::report::{Failure, SIGNALLED, escape, warn},
+    cli::report::{CLOSED_STDOUT, FAILURE, Failure, SIGNALLED, escape, warn},
     proto::ErrorKind,
     session::{Crew, Session, let_driver_send},
 };
-
-/// What a shell says of a program that SIGPIPE ended.
-const BROKEN_PIPE: u8 = SIGNALLED + 13;
 
 /// Runs `command` to its end, with a terminal if one is `wanted`.
 pub async fn run(borrower: &Borrower, mut command: Command, wanted: bool, escape: Option<u8>) -> Result<(), Failure> {
@@ -53,10 +50,10 @@ pub async fn run(borrower: &Borrower, mut command: Command, wanted: bool, escape
         Ok(status) => exit(status),
         Err(End::Asked) => {
             warn(&format!("Connection to {} closed.", escape_host(borrower)));
-            Err(Failure::silent(super::super::report::FAILURE))
+            Err(Failure::silent(FAILURE))
         }
         Err(End::Signal(number)) => Err(Failure::silent(SIGNALLED + number)),
-        Err(End::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::silent(BROKEN_PIPE)),
+        Err(End::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::silent(CLOSED_STDOUT)),
         Err(End::Stdout(error)) => Err(Failure::new(ErrorKind::Local, format!("cannot write its output: {error}"))),
         Err(End::Lost(error)) => Err(error.into()),
     }
