@@ -6,6 +6,7 @@ use std::{
         fs::{MetadataExt, PermissionsExt, chown},
         net::{UnixListener, UnixStream},
     },
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -244,27 +245,35 @@ fn a_start_that_hangs_and_is_given_up_or_revoked_leaves_nothing() {
     assert!(text(output.stderr).starts_with("error[revoked]"));
 }
 
+/// A lab of root where alice is ana, with a folder in which she may have Unix sockets.
+fn lab_of_sockets() -> (Lab, Home, tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    std::fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
+    let rules = format!("run_as = \"test-ana\"\nunix = {root:?}\nunix_listen = {root:?}\n");
+    let (lab, alice, _) = lab_of_root(&POLICY.replace("run_as = \"test-ana\"\n", &rules));
+    (lab, alice, folder, root)
+}
+
+/// A server that everybody may connect to who gets into its folder, which is its owner's alone.
+fn server(root: &Path, owner: u32, name: &str) -> UnixListener {
+    let path = root.join(name);
+    std::fs::create_dir(&path).unwrap();
+    let server = UnixListener::bind(path.join("server")).unwrap();
+    for (path, mode) in [(&path, 0o700), (&path.join("server"), 0o666)] {
+        chown(path, Some(owner), Some(owner)).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    server
+}
+
 /// What is behind a Unix socket of root's machine is reached as the user, and so is what the user may not reach.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unix_sockets_are_connected_and_created_as_the_user() {
     use rustix::net::sockopt::socket_peercred;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
-    std::fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
-    let rules = format!("run_as = \"test-ana\"\nunix = {root:?}\nunix_listen = {root:?}\n");
-    let (mut lab, alice, _) = lab_of_root(&POLICY.replace("run_as = \"test-ana\"\n", &rules));
-    let server = |owner: u32, name: &str| {
-        let path = root.join(name);
-        std::fs::create_dir(&path).unwrap();
-        let server = UnixListener::bind(path.join("server")).unwrap();
-        for (path, mode) in [(&path, 0o700), (&path.join("server"), 0o666)] {
-            chown(path, Some(owner), Some(owner)).unwrap();
-            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-        }
-        server
-    };
-    let (hers, _his) = (server(ANA, "ana"), server(BOB, "bob"));
+    let (_lab, alice, _folder, root) = lab_of_sockets();
+    let (hers, _his) = (server(&root, ANA, "ana"), server(&root, BOB, "bob"));
     let borrower = crate::status::connect(&alice).await;
     let mut stream = borrower.unix_connect(root.join("ana/server")).await.unwrap();
     let (mut socket, _) = hers.accept().unwrap();
@@ -297,8 +306,17 @@ async fn unix_sockets_are_connected_and_created_as_the_user() {
     assert_eq!((error.kind(), error.errno().map(|it| it.0)), (ErrorKind::Target, Some(13)), "{error}");
     let error = borrower.unix_connect(root.join("ana/none")).await.err().unwrap();
     assert_eq!(error.errno().map(|it| it.0), Some(2), "{error}");
+}
 
-    // Whoever runs as whom is judged again; a daemon that dies leaves no file.
+/// Whoever runs as whom is judged again, and a daemon that dies leaves no file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unix_sockets_end_with_the_user_that_they_are_of_and_with_the_daemon() {
+    use tokio::io::AsyncReadExt;
+    let (mut lab, alice, _folder, root) = lab_of_sockets();
+    let hers = server(&root, ANA, "ana");
+    let borrower = crate::status::connect(&alice).await;
+    let mut stream = borrower.unix_connect(root.join("ana/server")).await.unwrap();
+    let _socket = hers.accept().unwrap();
     let listener = borrower.unix_listen(root.join("ana/mine")).await.unwrap();
     let policy = std::fs::read_to_string(lab.dir().join("policy.toml")).unwrap();
     std::fs::write(lab.dir().join("policy.toml"), policy.replacen("test-ana", "test-bob", 1)).unwrap();
