@@ -35,6 +35,7 @@ use rustix::{
     mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree},
 };
 
+pub use self::places::sockets_below;
 use self::private::{Private, put};
 use crate::proto::Machine;
 

@@ -60,6 +60,44 @@ fn unix_sockets_that_act_outside_are_out_of_reach() {
     }
 }
 
+/// Moves what is out of reach to other places, and makes a network where an abstract name is free.
+const MOVED: &str = r#"
+import ctypes, errno, os, socket
+os.chdir(os.environ["XDG_RUNTIME_DIR"])
+def connect(name):
+    return errno.errorcode.get(socket.socket(socket.AF_UNIX).connect_ex(name), "OK")
+for old, new, name in ("bus", "moved", "moved"), ("systemd", "folder", "folder/private"), ("folder/private", "plain", "plain"):
+    os.rename(old, new)
+    print(connect(name))
+name = "\0" + os.environ["ABSTRACT"]
+pid = os.fork()
+if pid == 0:
+    if ctypes.CDLL(None).unshare(0x50000000): # CLONE_NEWUSER | CLONE_NEWNET
+        os._exit(1)
+    socket.socket(socket.AF_UNIX).bind(name)
+    os._exit(0)
+print(os.waitpid(pid, 0)[1], connect(name))
+"#;
+
+#[test]
+fn what_is_out_of_reach_stays_so_wherever_the_program_moves_it() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        let runtime = within.home.runtime();
+        std::fs::create_dir_all(runtime.join("systemd")).unwrap();
+        let _listeners = ["bus", "systemd/private"].map(|name| UnixListener::bind(runtime.join(name)).unwrap());
+        for path in ["", "bus", "systemd", "systemd/private"] {
+            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            std::fs::set_permissions(runtime.join(path), everybody).unwrap();
+        }
+        let name = format!("capuchin-moved-{}", std::process::id());
+        let address = <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(&name);
+        let _abstracted = UnixListener::bind_addr(&address.unwrap()).unwrap();
+        let said = says(within.bare_python(MOVED).env("ABSTRACT", &name));
+        assert_eq!(said, "ECONNREFUSED\n".repeat(3) + "0 ECONNREFUSED\n", "as {}", within.uid);
+    }
+}
+
 #[test]
 fn connects_that_wait_for_room_take_no_thread_each_and_all_get_in() {
     let machine = Machine::start();

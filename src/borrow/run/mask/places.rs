@@ -61,9 +61,9 @@ const HOME_SOCKETS: [&str; 3] = [".docker/run/docker.sock", ".docker/desktop/doc
 /// Variables that say where such a socket is.
 const SOCKET_VARIABLES: [&str; 4] =
     ["DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS", "DOCKER_HOST", "CONTAINER_HOST"];
-/// Where ssh's shared connections are: a few levels are looked through, and no more sockets covered than a person opens.
-const SSH_FOLDER_DEPTH: usize = 2;
-const SSH_SOCKETS_MAX: usize = 256;
+/// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more sockets found than a person opens.
+const FOLDER_DEPTH: usize = 2;
+const SOCKETS_MAX: usize = 256;
 /// What covers a socket, in the private tmpfs: a connect() to a file that is no socket is refused.
 pub(super) const EMPTY_FILE: &str = "empty";
 /// Mounts below /etc that are kept: a container has three.
@@ -142,14 +142,14 @@ fn lender_sockets() -> impl Iterator<Item = PathBuf> {
     folders.flat_map(|folder| ["door.sock", "admin.sock"].map(|name| folder.join(name)))
 }
 
-/// Every socket in a folder, and a few levels below it.
-fn sockets_below(folder: &Path) -> Vec<PathBuf> {
+/// Every socket in a folder, and a few levels below it; of what is no folder, none.
+pub fn sockets_below(folder: &Path) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![(folder.to_owned(), 0)]);
     while let Some((folder, depth)) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             match entry.file_type() {
-                Ok(kind) if kind.is_socket() && found.len() < SSH_SOCKETS_MAX => found.push(entry.path()),
-                Ok(kind) if kind.is_dir() && depth < SSH_FOLDER_DEPTH => folders.push((entry.path(), depth + 1)),
+                Ok(kind) if kind.is_socket() && found.len() < SOCKETS_MAX => found.push(entry.path()),
+                Ok(kind) if kind.is_dir() && depth < FOLDER_DEPTH => folders.push((entry.path(), depth + 1)),
                 _ => {}
             }
         }

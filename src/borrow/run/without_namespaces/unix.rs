@@ -2,12 +2,14 @@
 //! resolved.
 //!
 //! What looks up names, starts programs or speaks for others is refused, by the same list by which it is covered in the other
-//! mode. An abstract name belongs to the network and not to a file: the program's own alone are let through.
+//! mode. A program may move such a file of its user's, or mount it where nobody looks: what was there when it began is known by
+//! its number. An abstract name belongs to the network and not to a file: the program's own alone are let through, as
+//! far as they are of this network, since in one of its own making a program could have any name.
 
 use std::{
     collections::HashSet,
     ffi::OsStr,
-    fs, io,
+    fs, io, iter,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -18,14 +20,17 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
-    net::sockopt,
+    fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, stat},
+    net::{AddressFamily, SocketType, socket, sockopt},
 };
 use tokio::sync::Semaphore;
 
 use super::{answers::plain, thread::Thread, waiting::without_waiting};
 use crate::{
-    borrow::run::{mask::covered, supervisor::Caller},
+    borrow::run::{
+        mask::{covered, sockets_below},
+        supervisor::Caller,
+    },
     proto::Errno,
     sys,
 };
@@ -44,10 +49,17 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 pub struct UnixSockets {
     /// Sockets of this machine that are, although they would be refused.
     kept: Vec<PathBuf>,
+    /// What is refused wherever it is moved to.
+    refused: HashSet<FileNumber>,
     own_names: Mutex<HashSet<Vec<u8>>>,
+    /// The network that such names are of; `None` where the kernel gives it no number.
+    network: Option<u64>,
     /// Room for connects that wait.
     pub waiting: Arc<Semaphore>,
 }
+
+/// Which file it is, of all that there are: its device, and its number there.
+type FileNumber = (u64, u64);
 
 /// An address that was judged, and what it leads to for as long as this is held.
 pub struct Judged {
@@ -59,8 +71,14 @@ pub struct Judged {
 impl UnixSockets {
     /// All but those on the list; `kept` are let through.
     pub fn new(kept: &[PathBuf]) -> Self {
-        let kept = kept.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
-        Self { kept, own_names: Mutex::default(), waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
+        let kept: Vec<_> = kept.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+        let places = covered(&kept.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+        let within = places.iter().flat_map(|place| sockets_below(place)).filter(|path| !kept.contains(path));
+        let refused =
+            places.iter().cloned().chain(within).filter_map(|path| Some(number(&stat(&path).ok()?))).collect();
+        let here = socket(AddressFamily::UNIX, SocketType::DGRAM, None).map_err(io::Error::from);
+        let network = here.and_then(sys::network_of).ok();
+        Self { kept, refused, own_names: Mutex::default(), network, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
     }
 
     /// Judges where a program connects or sends to.
@@ -98,12 +116,18 @@ impl UnixSockets {
         let is_kept = kept.contains(&real.as_path());
         // By another name it might be one of those: what has two is none that anybody needs.
         let is_refused = || about.st_nlink > 1 || covered(&kept).iter().any(|place| is_at(place, &real, &about));
-        if !is_kept && is_refused() {
+        if !is_kept && (self.was_refused(&real, &about) || is_refused()) {
             tracing::debug!(path = %real.display(), "a unix socket of this machine is out of the program's reach");
             return Err(Errno::ECONNREFUSED);
         }
         let address = [&(libc::AF_UNIX as u16).to_ne_bytes()[..], by_number.as_bytes(), &[0]].concat();
         Ok(Judged { address, _file: Some(file) })
+    }
+
+    /// Whether a socket, or a folder that it is in, was refused from the beginning, by whatever name.
+    fn was_refused(&self, real: &Path, about: &Stat) -> bool {
+        let folders = real.ancestors().skip(1).filter_map(|folder| Some(number(&stat(folder).ok()?)));
+        iter::once(number(about)).chain(folders).any(|file| self.refused.contains(&file))
     }
 
     /// bind(2), by the name that the program gave, in its folder and with its umask. The calling thread gets both for itself
@@ -129,7 +153,11 @@ impl UnixSockets {
             let _ = std::env::set_current_dir("/");
         }
         bound?;
-        if !is_path && let Ok(name) = sys::name_of_socket(socket, false) {
+        let is_here = self.network.is_none() || sys::network_of(socket).ok() == self.network;
+        if !is_path
+            && is_here
+            && let Ok(name) = sys::name_of_socket(socket, false)
+        {
             let mut own = self.own_names.lock().unwrap_or_else(PoisonError::into_inner);
             if own.len() < NAMES_MAX {
                 own.insert(name);
@@ -140,10 +168,12 @@ impl UnixSockets {
 }
 
 /// Whether a socket is at a place, or in a folder: by its path, or because it is the very file.
-fn is_at(place: &Path, real: &Path, about: &rustix::fs::Stat) -> bool {
-    let is_same =
-        || rustix::fs::stat(place).is_ok_and(|there| (there.st_dev, there.st_ino) == (about.st_dev, about.st_ino));
-    real.starts_with(place) || is_same()
+fn is_at(place: &Path, real: &Path, about: &Stat) -> bool {
+    real.starts_with(place) || stat(place).is_ok_and(|there| number(&there) == number(about))
+}
+
+fn number(about: &Stat) -> FileNumber {
+    (about.st_dev, about.st_ino)
 }
 
 impl Judged {
