@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     os::{
         fd::OwnedFd,
@@ -24,29 +24,56 @@ use super::texts;
 use crate::session;
 
 /// Folders of services that look up names, start programs or containers, or speak for others.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 16] = [
     "/run/nscd",
-    "/var/run/nscd",
     "/run/systemd/resolve",
     "/run/avahi-daemon",
     // On it resolved, systemd and the package managers answer whoever asks.
     "/run/dbus",
     "/run/podman",
+    "/run/docker",
+    "/run/buildkit",
     "/run/systemd/machine",
     "/run/libvirt",
     "/run/screen",
     "/run/uscreens",
     // A lender of this machine, whose door would open this machine's network again.
     "/run/capuchin",
+    // So would the proxy of tor and of tailscale, and the ssh of this machine.
+    "/run/tor",
+    "/run/tailscale",
+    "/run/ssh-unix-local",
+    // Devices that send by themselves, whatever the namespace.
+    "/dev/infiniband",
 ];
-/// The same, below the user's runtime folder: the user's service manager and his editor would start a program outside, and
-/// other sessions of capuchin lead to other networks.
-const USER_FOLDERS: [&str; 5] = ["systemd", "podman", "libvirt", "emacs", "capuchin"];
+/// The same, below the user's runtime folder: the user's service manager, his editor, his terminals and what manages his windows
+/// would start a program outside, and other sessions of capuchin lead to other networks.
+const USER_FOLDERS: [&str; 13] = [
+    "systemd",
+    "podman",
+    "libvirt",
+    "containerd",
+    "containerd-rootless",
+    "buildkit",
+    // Proxies of the session's bus.
+    ".dbus-proxy",
+    "emacs",
+    "zellij",
+    "wezterm",
+    "i3",
+    "hypr",
+    "capuchin",
+];
+/// How the names of such sockets begin: of nvim, VS Code, sway, niri, Alacritty, foot and kitty.
+const USER_SOCKETS_BEGIN: [&str; 7] = ["nvim.", "vscode-ipc-", "sway-ipc.", "niri.", "Alacritty-", "foot", "kitty"];
+/// And those of the system's services: one of them gives whoever asks a device of this machine's network (systemd-nsresourced).
+const SYSTEMD: (&str, [&str; 1]) = ("/run/systemd", ["io.systemd."]);
 /// Sockets of such services in folders that others need.
-const SOCKETS: [&str; 10] = [
+const SOCKETS: [&str; 12] = [
     "/run/docker.sock",
-    "/var/run/docker.sock",
+    "/run/cri-dockerd.sock",
     "/run/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
     "/run/crio/crio.sock",
     "/run/systemd/private",
     "/run/snapd.socket",
@@ -54,13 +81,28 @@ const SOCKETS: [&str; 10] = [
     "/var/lib/lxd/unix.socket",
     "/var/snap/lxd/common/lxd/unix.socket",
     "/var/lib/incus/unix.socket",
+    // By it a process is a machine beside this one.
+    "/dev/vhost-vsock",
 ];
 /// The directory manager of GnuPG fetches keys from the network.
 const USER_SOCKETS: [&str; 3] = ["bus", "docker.sock", "gnupg/S.dirmngr"];
 const HOME_SOCKETS: [&str; 3] = [".docker/run/docker.sock", ".docker/desktop/docker.sock", ".gnupg/S.dirmngr"];
 /// Variables that say where such a socket is.
-const SOCKET_VARIABLES: [&str; 4] =
-    ["DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS", "DOCKER_HOST", "CONTAINER_HOST"];
+const SOCKET_VARIABLES: [&str; 13] = [
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    "DOCKER_HOST",
+    "CONTAINER_HOST",
+    "NVIM",
+    "NVIM_LISTEN_ADDRESS",
+    "VSCODE_IPC_HOOK_CLI",
+    "SWAYSOCK",
+    "I3SOCK",
+    "NIRI_SOCKET",
+    "ALACRITTY_SOCKET",
+    "WEZTERM_UNIX_SOCKET",
+    "KITTY_LISTEN_ON",
+];
 /// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more sockets found than a person opens.
 const FOLDER_DEPTH: usize = 2;
 const SOCKETS_MAX: usize = 256;
@@ -92,7 +134,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     let below = |folder: &Path, names: &[&str]| names.iter().map(|name| folder.join(name)).collect::<Vec<_>>();
     let below_runtime = |names: &'static [&str]| runtime.iter().flat_map(move |folder| below(folder, names));
     let home = env::var_os("HOME").map(PathBuf::from);
-    let folders = FOLDERS.map(PathBuf::from).into_iter().chain(below_runtime(&USER_FOLDERS)).chain(own_folders());
+    let folders = by_both_names(&FOLDERS).chain(below_runtime(&USER_FOLDERS)).chain(own_folders());
     let mut covers = BTreeMap::new();
     // What is not there, or where we may not look, can be reached by nobody here.
     for place in folders.filter_map(|path| fs::canonicalize(path).ok()).filter(|path| path.is_dir()) {
@@ -102,7 +144,10 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
         let mode = fs::metadata(&place).map_or(0o755, |found| found.mode() & 0o777);
         covers.entry(place).or_insert(Cover { source, folder_mode: Some(mode), keeps });
     }
-    let sockets = SOCKETS.map(PathBuf::from).into_iter().chain(below_runtime(&USER_SOCKETS));
+    let (systemd, begins) = SYSTEMD;
+    let sockets = by_both_names(&SOCKETS).chain(sockets_that_begin(Path::new(systemd), &begins));
+    let sockets = sockets.chain(below_runtime(&USER_SOCKETS));
+    let sockets = sockets.chain(runtime.iter().flat_map(|folder| sockets_that_begin(folder, &USER_SOCKETS_BEGIN)));
     let sockets = sockets.chain(home.iter().flat_map(|home| below(home, &HOME_SOCKETS)));
     let named = SOCKET_VARIABLES.iter().filter_map(env::var_os).flat_map(|value| socket_paths(value.as_bytes()));
     // The socket, the server's process and the session.
@@ -123,6 +168,20 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
         }
     }
     covers
+}
+
+/// Places of /run by their old name as well, where that is no link but a mount of its own.
+fn by_both_names(places: &'static [&'static str]) -> impl Iterator<Item = PathBuf> {
+    places.iter().flat_map(|place| [PathBuf::from(place), Path::new("/var").join(place.trim_start_matches('/'))])
+}
+
+/// The sockets in a folder whose names begin in one of these ways.
+fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let begins = |name: &OsStr| begins.iter().any(|begin| name.as_bytes().starts_with(begin.as_bytes()));
+    let found = entries.filter(|entry| begins(&entry.file_name()));
+    let found = found.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
+    found.take(SOCKETS_MAX).map(|entry| entry.path()).collect()
 }
 
 /// Folders whose place variables say: of tmux and of screen.
@@ -157,15 +216,16 @@ pub fn sockets_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The paths in addresses of D-Bus (`unix:path=/run/user/1000/bus,guid=…;…`) and of docker (`unix:///run/docker.sock`).
+/// The paths in addresses of D-Bus (`unix:path=/run/user/1000/bus,guid=…;…`), of docker (`unix:///run/docker.sock`), of kitty
+/// (`unix:/tmp/kitty`), and a path as it is.
 fn socket_paths(addresses: &[u8]) -> Vec<PathBuf> {
     let path = |address: &[u8]| {
-        let rest = address.strip_prefix(b"unix:")?;
-        let path = match rest.strip_prefix(b"//") {
-            Some(path) => path,
-            None => rest.split(|byte| *byte == b',').find_map(|pair| pair.strip_prefix(b"path="))?,
+        let path = match address.strip_prefix(b"unix:") {
+            None => address,
+            Some(rest) if rest.starts_with(b"/") => rest.strip_prefix(b"//").unwrap_or(rest),
+            Some(rest) => rest.split(|byte| *byte == b',').find_map(|pair| pair.strip_prefix(b"path="))?,
         };
-        Some(PathBuf::from(std::ffi::OsStr::from_bytes(path)))
+        Some(PathBuf::from(OsStr::from_bytes(path)))
     };
     addresses.split(|byte| *byte == b';').filter_map(path).filter(|path| path.is_absolute()).collect()
 }
@@ -220,6 +280,8 @@ mod tests {
             ("unix:path=/run/user/1000/bus", &["/run/user/1000/bus"][..]),
             ("unix:guid=7,path=/tmp/a;unix:abstract=/tmp/b;unix:path=/tmp/c,guid=1", &["/tmp/a", "/tmp/c"]),
             ("unix:///run/docker.sock", &["/run/docker.sock"]),
+            ("unix:/tmp/kitty", &["/tmp/kitty"]),
+            ("/run/user/1000/nvim.1.0", &["/run/user/1000/nvim.1.0"]),
             ("tcp://127.0.0.1:2375", &[]),
             ("unix:path=relative", &[]),
             ("", &[]),
