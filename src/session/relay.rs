@@ -34,10 +34,7 @@ const WRITE_SLICES: usize = 64;
 /// # Cancellation
 /// Dropping the future resets the socket: what it was still to get is missing.
 pub async fn relay(socket: impl Socket, stream: &Stream, meter: &Meter) {
-    match relay_unanswered(socket, stream, meter, std::future::ready(Ok::<(), Infallible>(()))).await {
-        Ok(()) => {}
-        Err(never) => match never {},
-    }
+    let Ok(()) = relay_unanswered(socket, stream, meter, std::future::ready(Ok::<(), Infallible>(()))).await;
 }
 
 /// As [`relay`], on a stream whose `answer` is still to come: what the socket sends goes up meanwhile, and an answer
