@@ -116,7 +116,8 @@ impl Filter {
 /// A line for a person.
 fn shown(fields: &Map<String, Value>) -> String {
     let word = |value: &Value| match value {
-        Value::String(text) if !text.is_empty() && !text.contains([' ', '"']) => text.clone(),
+        // Any blank: what looks like two of them to a person would look like another field.
+        Value::String(text) if !text.is_empty() && !text.contains(is_blank_or_quote) => text.clone(),
         other => other.to_string(),
     };
     let first = FIRST.iter().filter_map(|name| match (*name, fields.get(*name)?) {
@@ -126,6 +127,11 @@ fn shown(fields: &Map<String, Value>) -> String {
     let is_rest = |name: &str| !FIRST.contains(&name) && !HIDDEN.contains(&name);
     let rest = fields.iter().filter(|(name, _)| is_rest(name)).map(|(name, value)| format!("{name}={}", word(value)));
     escape(&first.chain(rest).collect::<Vec<_>>().join("  "))
+}
+
+fn is_blank_or_quote(c: char) -> bool {
+    // Line breaks are shown as what they are.
+    c.is_whitespace() && !c.is_control() || c == '"'
 }
 
 /// A time without its fraction.
@@ -194,6 +200,15 @@ mod tests {
             r"2026-01-31T12:00:00Z  request  refused  ana  session=ab  target=a\u{1b}[2J\nb\u{9b}  why=".to_owned()
                 + "\"no rule\""
         );
+    }
+
+    #[test]
+    fn no_blank_makes_another_field_of_a_text() {
+        for blank in [' ', '\u{a0}', '\u{2003}', '\u{3000}'] {
+            let target = format!("a{blank}{blank}granted");
+            let line = serde_json::json!({ "event": "request", "target": target }).to_string();
+            assert_eq!(shown(&fields(&line)), format!("request  target=\"{target}\""));
+        }
     }
 
     #[test]
