@@ -171,11 +171,13 @@ where
     if let Some(replaced) = replaced {
         shared.live.replace(replaced, &identity);
     }
-    let seat =
-        shared.seats.take_soon(&identity.user, || lender.policy().limits(&identity.user)).await.map_err(|full| {
-            let notes = by_terms::notes(&identity.user, "limits = { sessions = N }");
-            No::Refused(Refusal::new(ErrorKind::Busy, full.to_string()).with_notes(notes))
-        })?;
+    let seat = shared.seats.take_soon(&identity.user, || lender.policy().limits(&identity.user)).await;
+    let is_unnamed = matches!(shown, Shown::Kernel(_)) && !lender.policy().names(&identity.user);
+    let seat = if is_unnamed { seat.and_then(Seat::of_unnamed) } else { seat };
+    let seat = seat.map_err(|full| {
+        let notes = by_terms::notes(&identity.user, "limits = { sessions = N }");
+        No::Refused(Refusal::new(ErrorKind::Busy, full.to_string()).with_notes(notes))
+    })?;
     let descriptor = shared.sockets.clone().try_acquire_owned();
     let descriptor = descriptor.map_err(|_| No::refused(ErrorKind::Busy, descriptors::NONE_LEFT))?;
     let session_id = SessionId(crate::trust::random());

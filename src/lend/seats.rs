@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 
@@ -25,11 +25,20 @@ const LEAVING_MAX: Duration = Duration::from_secs(1);
 const MEGABIT_BYTES: u64 = 1_000_000 / 8;
 
 /// Every user who has a session.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Seats {
     users: Arc<Mutex<HashMap<UserName, Taken>>>,
+    /// Those of users of this machine whom no rule names: one who has many uids (subuid(5)) is as many users.
+    unnamed: Arc<Semaphore>,
     /// A place is free again.
     freed: Arc<Notify>,
+}
+
+impl Default for Seats {
+    fn default() -> Self {
+        let unnamed = Arc::new(Semaphore::new(SESSIONS_OF_USER as usize));
+        Self { users: Arc::default(), unnamed, freed: Arc::default() }
+    }
 }
 
 #[derive(Default)]
@@ -72,6 +81,11 @@ pub(super) enum Full {
          end one of them"
     )]
     Default { user: UserName },
+    #[error(
+        "the users of this machine whom no rule of the policy names have {SESSIONS_OF_USER} sessions already, as many as they \
+         have together"
+    )]
+    Unnamed,
 }
 
 impl Seats {
@@ -114,7 +128,7 @@ impl Seats {
         }
         taken.sessions += 1;
         taken.bounds.set(&limits);
-        Ok(Seat { seats: self.clone(), user: user.clone(), bounds: taken.bounds.clone() })
+        Ok(Seat { seats: self.clone(), user: user.clone(), bounds: taken.bounds.clone(), of_unnamed: None })
     }
 
     /// Holds everybody who is here to the limits of another policy. Sessions beyond their number stay.
@@ -158,9 +172,17 @@ pub(super) struct Seat {
     seats: Seats,
     user: UserName,
     bounds: Arc<Bounds>,
+    of_unnamed: Option<OwnedSemaphorePermit>,
 }
 
 impl Seat {
+    /// Takes one of the places, too, that all have together whom no rule names.
+    pub(super) fn of_unnamed(mut self) -> Result<Self, Full> {
+        let place = self.seats.unnamed.clone().try_acquire_owned().map_err(|_| Full::Unnamed)?;
+        self.of_unnamed = Some(place);
+        Ok(self)
+    }
+
     /// How fast the user's sessions may be together.
     pub(super) fn pace(&self) -> Arc<Pace> {
         self.bounds.pace.clone()

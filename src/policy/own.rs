@@ -21,6 +21,11 @@ impl Policy {
         (by_kind(|| self.allows(user)), by_kind(|| self.denies(user)))
     }
 
+    /// Whether an allow names a user.
+    pub fn names(&self, user: &UserName) -> bool {
+        self.allow_rules(user).next().is_some()
+    }
+
     /// Whether any rule allows a user something of this kind.
     ///
     /// ```

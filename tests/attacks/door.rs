@@ -292,3 +292,37 @@ fn a_lender_that_is_told_to_hold_nothing_against_anybody_does_so_at_the_door_too
     assert!(!lab.audit().iter().any(|line| line["event"] == "source-penalised"));
     door_still_serves(&lab, &home);
 }
+
+/// One who is many users, by the uids that subuid(5) gives him, leaves others the lender's descriptors.
+#[tokio::test]
+async fn users_whom_no_rule_names_have_as_many_sessions_together_as_one_user() {
+    assert_eq!(own_uid(), 0, "this test is several users: run it as root");
+    let (lab, home) = lab();
+    let knock_as = async |uid: u32| {
+        let become_uid = |uid| {
+            let (root, uid) = (rustix::process::Uid::ROOT, rustix::process::Uid::from_raw(uid));
+            // Of this thread alone: what it connects is his.
+            rustix::thread::set_thread_res_uid(root, uid, root).unwrap();
+        };
+        become_uid(uid);
+        let knock = Peer::knock(&lab.door()).await;
+        become_uid(0);
+        let mut peer = knock;
+        let answer = peer.log_in_with(peer_login(None)).await;
+        (peer, answer)
+    };
+    let mut held = Vec::new();
+    for number in 0..256 {
+        let (peer, answer) = knock_as(SOMEBODY + number % 8).await;
+        assert!(matches!(answer, FromLender::Welcome(_)), "session {number}");
+        held.push(peer);
+    }
+    let (_, answer) = knock_as(SOMEBODY + 9).await;
+    let FromLender::Refusal(refusal) = answer else { panic!("it was let in") };
+    assert_eq!(refusal.kind(), ErrorKind::Busy, "{}", refusal.text());
+    door_still_serves(&lab, &home);
+    // The place of one that has gone is free again.
+    drop(held.pop());
+    lab.wait_for_audit("its end", |line| line["event"] == "session-ended");
+    assert!(matches!(knock_as(SOMEBODY + 9).await.1, FromLender::Welcome(_)));
+}
