@@ -110,55 +110,23 @@ impl Wanted<WordPattern> for Asked<'_> {
 /// Whether a variable makes loaders, shells, interpreters or common tools run or read what it says; such a one is sent
 /// where a rule spells it out, and not by a `*`.
 fn steers(variable: &str) -> bool {
-    const NAMES: [&str; 30] = [
-        "BASHOPTS",
-        "BASH_ENV",
-        "BROWSER",
-        "CDPATH",
-        "EDITOR",
-        "ENV",
-        "GCONV_PATH",
-        "GLOBIGNORE",
-        "HOME",
-        "HOSTALIASES",
-        "IFS",
-        "JAVA_TOOL_OPTIONS",
-        "LESSCLOSE",
-        "LESSOPEN",
-        "LOCALDOMAIN",
-        "LOCPATH",
-        "LOGNAME",
-        "MANPAGER",
-        "NLSPATH",
-        "PAGER",
-        "PATH",
-        "PROMPT_COMMAND",
-        "PS4",
-        "RES_OPTIONS",
-        "SHELL",
-        "SHELLOPTS",
-        "TMPDIR",
-        "USER",
-        "VISUAL",
-        "ZDOTDIR",
-    ];
-    const STARTS: [&str; 13] = [
-        "BASH_FUNC_",
-        "DYLD_",
-        "GIT_",
-        "GLIBC_",
-        "LD_",
-        "MALLOC_",
-        "NODE_",
-        "PERL",
-        "PYTHON",
-        "RUBY",
-        "SSH_",
-        "TERMINFO",
-        "XDG_",
-    ];
-    NAMES.contains(&variable) || STARTS.iter().any(|start| variable.starts_with(start))
+    let any = |words: &str, fits: fn(&str, &str) -> bool| words.split(' ').any(|word| fits(variable, word));
+    any(NAMES, |variable, name| variable == name)
+        || any(STARTS, |variable, start| variable.starts_with(start))
+        || any(ENDS, |variable, end| variable.ends_with(end))
 }
+
+const NAMES: &str = "\
+    ANT_ARGS BASHOPTS BASH_ENV BROWSER CC CURL_HOME CXX ENV EXINIT FZF_DEFAULT_COMMAND GCC_EXEC_PREFIX GLOBIGNORE \
+    GNUPGHOME GOROOT HOME HOSTALIASES IFS INPUTRC KUBECONFIG LOCALDOMAIN LOGNAME MAKEFILES MANOPT MANROFFOPT \
+    MYSQL_HOME MYVIMRC NETRC PHPRC PHP_INI_SCAN_DIR PROMPT_COMMAND PS4 PSQLRC R_ENVIRON R_ENVIRON_USER R_PROFILE \
+    R_PROFILE_USER SHELL SHELLOPTS TERMCAP TMPDIR USER VIM VIMINIT VIMRUNTIME WGETRC ZDOTDIR";
+const STARTS: &str = "\
+    BASH_FUNC_ CARGO_ CORECLR_ COR_ CVS_ DOCKER_ DOTNET_ DYLD_ ERL_ GEM_ GIO_ GIT_ GLIBC_ GTK_ HG KRB5 LD_ LESS LUA_ \
+    MALLOC_ NODE_ NPM_CONFIG_ OPENSSL_ PERL PYTHON QT_ RSYNC_ RUBY RUSTC SSH_ SYSTEMD_ TERMINFO XDG_ npm_config_";
+/// What programs call their own of a kind: where they look, what they start, what else stands on their command line.
+const ENDS: &str = "\
+    ASKPASS EDITOR FLAGS OPTIONS OPTS PAGER PATH VISUAL _PRELOAD _RSH _WRAPPER";
 
 fn is_variable(text: &str) -> bool {
     let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
@@ -198,7 +166,21 @@ mod tests {
             let ana = Principal { user: "ana".parse().unwrap(), device: crate::proto::DeviceId::from_digest(&[0; 32]) };
             judge(&policy, &ana, (Kind::EnvSend, |patterns| &patterns.env_send), name).is_ok()
         };
-        for name in ["LD_PRELOAD", "PATH", "BASH_ENV", "IFS", "BASH_FUNC_ls", "PYTHONPATH", "GIT_SSH_COMMAND"] {
+        for name in [
+            "LD_PRELOAD",
+            "PATH",
+            "BASH_ENV",
+            "IFS",
+            "BASH_FUNC_ls",
+            "PYTHONPATH",
+            "GIT_SSH_COMMAND",
+            "TAR_OPTIONS",
+            "MAKEFLAGS",
+            "_JAVA_OPTIONS",
+            "RIPGREP_CONFIG_PATH",
+            "LUA_INIT",
+            "SYSTEMD_PAGER",
+        ] {
             assert!(
                 !judged("[\"*\", \"LANG\"]", name) && !judged("[\"LD_*\", \"P*\", \"BASH*\", \"I*\"]", name),
                 "{name}"
