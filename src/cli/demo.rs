@@ -247,7 +247,8 @@ pub(super) fn enter(machine: &Machine) -> Result<PathBuf, Failure> {
     }
     visit::serve(folder).map_err(failed("a visitor on the lender's machine"))?;
     let wiki = TcpListener::bind((WIKI, 80)).map_err(failed("starting the web server"))?;
-    std::thread::spawn(move || serve_page(&wiki));
+    let started = std::thread::Builder::new().spawn(move || serve_page(&wiki));
+    started.map_err(failed("starting the web server"))?;
     println!("ready");
     Ok(folder.join("lab"))
 }
@@ -304,7 +305,7 @@ fn stop_at_signals(programs: Arc<Programs>) -> Result<(), Failure> {
         let _entered = runtime.enter();
         signals::stopped()?
     };
-    std::thread::spawn(move || {
+    let started = std::thread::Builder::new().spawn(move || {
         runtime.block_on(async {
             programs.stop(first.await);
             while let Ok(again) = signals::stopped() {
@@ -312,7 +313,7 @@ fn stop_at_signals(programs: Arc<Programs>) -> Result<(), Failure> {
             }
         });
     });
-    Ok(())
+    started.map(drop).map_err(failed("waiting for signals"))
 }
 
 /// A folder that goes with the demo.

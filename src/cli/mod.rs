@@ -31,6 +31,7 @@ mod presence;
 mod prompt;
 mod report;
 mod run;
+mod runtime;
 mod sessions;
 mod signals;
 mod status;
@@ -43,11 +44,8 @@ use std::{
 
 use clap::{Parser, error::ErrorKind as ClapKind};
 
-use self::report::Failure;
+use self::{report::Failure, runtime::block_on};
 use crate::proto::ErrorKind;
-
-/// Threads that move bytes: with two, a ping is answered while the other encrypts.
-const WORKERS: usize = 2;
 
 /// Borrow another machine's sockets, over one mutually authenticated connection and under its policy.
 #[derive(Parser)]
@@ -131,12 +129,14 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whatever kept the answer from being given, but for a reader who has gone.
-        Err(failure) if failure.code == report::FAILURE && answers_by_status(std::env::args_os()) => {
-            failure.with_code(check::ERROR).report()
-        }
-        Err(failure) => failure.report(),
+        Err(failure) => as_answered(failure).report(),
     }
+}
+
+/// Whatever kept an answer from being given, but for a reader who has gone, has the status of no answer.
+fn as_answered(failure: Failure) -> Failure {
+    let is_none = failure.code == report::FAILURE && answers_by_status(std::env::args_os());
+    if is_none { failure.with_code(check::ERROR) } else { failure }
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -160,31 +160,6 @@ fn run(command: Command) -> Result<(), Failure> {
         // Namespaces come before any thread.
         Command::DemoMachine(machine) => demo::enter(&machine).and_then(|lab| block_on(lender::serve_in(lab))),
     }
-}
-
-/// Runs a command on a runtime of its own, in a process that keeps its memory to itself.
-fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    hide_memory()?;
-    descriptors::check_limit()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(ErrorKind::Local, format!("cannot start: {error}")))?;
-    let result = runtime.block_on(command);
-    // Nobody waits for a name that is still being looked up.
-    runtime.shutdown_background();
-    result
-}
-
-/// Keys, passwords and tickets stay in this process: it leaves no core dump, and no other process of the same user attaches
-/// to it or reads it (PR_SET_DUMPABLE, prctl(2)). A program that is started from here is as any other (execve(2)).
-///
-/// Not before a namespace is entered: the files in /proc of such a process are root's, and ids could not be mapped.
-fn hide_memory() -> Result<(), Failure> {
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(|error| {
-        Failure::new(ErrorKind::Local, format!("cannot keep this process's memory to itself: {error}"))
-    })
 }
 
 /// Reads the arguments. Help and version are answers, and end the program well; the rest is a usage error.

@@ -10,6 +10,7 @@ use super::{
     host::HostArgument,
     presence::Presence,
     report::{Failure, escape, of_stdout, warn},
+    runtime::no_threads,
     signals,
 };
 use crate::{
@@ -66,7 +67,10 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
         let Some(next) = next else { return Ok(offer.close().await?) };
         let stream = Arc::new(next.into_stream());
         let unended = Unended::of(&stream);
-        let stdin = stdin.get_or_insert_with(|| Stdin { input: Input::open(), held: None });
+        let stdin = match &mut stdin {
+            Some(stdin) => stdin,
+            none => none.insert(Stdin::open()?),
+        };
         let down = async {
             write_out(stream.clone(), Output::open(stdout())).await?;
             // Its end, or, once more, that it broke off.
@@ -105,6 +109,11 @@ struct Stdin {
 }
 
 impl Stdin {
+    fn open() -> Result<Self, Failure> {
+        let input = Input::open().map_err(|error| no_threads(&error.to_string()))?;
+        Ok(Self { input, held: None })
+    }
+
     async fn read(&mut self) -> Option<Bytes> {
         match self.held.take() {
             Some(bytes) => Some(bytes),

@@ -56,8 +56,10 @@ pub struct Launch {
 /// Which step failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// A process for it.
+    Process = 1,
     /// A session and a terminal of its own.
-    Session = 1,
+    Session,
     /// Becoming the user.
     User,
     /// Giving up privileges for good.
@@ -72,8 +74,8 @@ pub enum Step {
 
 impl Step {
     /// All of them, in their order.
-    pub const ALL: [Self; 6] =
-        [Self::Session, Self::User, Self::Privileges, Self::Folder, Self::Program, Self::Interpreter];
+    pub const ALL: [Self; 7] =
+        [Self::Process, Self::Session, Self::User, Self::Privileges, Self::Folder, Self::Program, Self::Interpreter];
 }
 
 /// Why there is no program.

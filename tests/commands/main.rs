@@ -12,6 +12,7 @@ mod late;
 mod listed;
 mod passed_sockets;
 mod prompts;
+mod threads;
 mod units;
 
 use std::{fs, net::TcpListener, process::Command};

@@ -1,14 +1,17 @@
 //! How a program ends is how the command ends.
 
-use std::os::unix::process::ExitStatusExt;
+use std::{os::unix::process::ExitStatusExt, process::Command};
 
 use capuchin::{Borrower, Profiles, Stdio};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
-    exec, lab,
-    support::{Daemon, Home, borrowing::borrowing, fails, run},
+    EVERYTHING, exec, lab,
+    support::{Daemon, Home, Lab, as_user, borrowing::borrowing, fails, run, text},
 };
+
+/// A number that nobody has.
+const STRANGER: u32 = 54_325;
 
 /// Signals that do not end a program by default, or stop it: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH. And 32 and 33,
 /// which the C library keeps to itself.
@@ -147,4 +150,30 @@ fn a_login_shell_reads_what_stdin_says() {
     let output = crate::support::run_with(command.args(["shell", "-t", "lab"]), "tty; exit 5\n");
     assert_eq!(output.status.code(), Some(5), "{output:?}");
     assert!(crate::support::text(output.stdout).contains("/dev/pts/"), "one that was asked for");
+}
+
+#[test]
+fn a_lender_that_gets_no_process_says_so() {
+    let mut lab = Lab::start(EVERYTHING);
+    lab.daemon.kill();
+    // The limit does not hold for root.
+    let own = run(Command::new("chown").arg("-R").arg(STRANGER.to_string()).arg(lab.dir()));
+    assert!(own.status.success());
+    let mut serve = lab.admin();
+    as_user(serve.arg("serve"), STRANGER);
+    let daemon = Daemon::spawn(&mut serve);
+    let address = daemon.wait_for_line("listens on").rsplit(' ').next().unwrap().parse().unwrap();
+    let lab = Lab { daemon, address, ..lab };
+    let home = lab.join("alice");
+    run(&mut exec(&home, &["true"]));
+    let daemon = lab.daemon.child.id();
+    let started = text(run(Command::new("pgrep").args(["--parent", &daemon.to_string(), "capuchin-worker"])).stdout);
+    for pid in [started.trim(), &daemon.to_string()] {
+        let mut least = Command::new("prlimit");
+        as_user(least.args(["--nproc=1", "--pid", pid]), STRANGER);
+        run(&mut least);
+        let refused = fails(&mut exec(&home, &["true"]), 255);
+        assert!(refused.contains("the lender's machine gives no process for it"), "{refused}");
+        assert!(refused.contains("Resource temporarily unavailable"), "{refused}");
+    }
 }

@@ -14,16 +14,16 @@ const SOCKET: &str = "visit.sock";
 /// Answers for as long as the lender's machine runs.
 ///
 /// # Errors
-/// There can be no such socket.
+/// There can be no such socket, or no thread.
 pub(super) fn serve(folder: &Path) -> io::Result<()> {
     let asked = UnixListener::bind(folder.join(SOCKET))?;
-    std::thread::spawn(move || {
+    let started = std::thread::Builder::new().spawn(move || {
         for mut asker in asked.incoming().flatten() {
             // An asker that hung up is the demo, which is over.
             let _ = answer(&mut asker);
         }
     });
-    Ok(())
+    started.map(drop)
 }
 
 /// What curl says on the lender's machine, asked for this address.

@@ -22,7 +22,10 @@ use super::{
 use crate::{
     BorrowError, Borrower, Child, ChildControl, ChildStdin, Command, Stdio,
     borrow::ProgramStream,
-    cli::report::{CLOSED_STDOUT, FAILURE, Failure, SIGNALLED, escape, warn},
+    cli::{
+        report::{CLOSED_STDOUT, FAILURE, Failure, SIGNALLED, escape, warn},
+        runtime::no_threads,
+    },
     proto::ErrorKind,
     session::{Crew, Session, let_driver_send},
 };
@@ -53,6 +56,7 @@ pub async fn run(borrower: &Borrower, mut command: Command, wanted: bool, escape
             Err(Failure::silent(FAILURE))
         }
         Err(End::Signal(number)) => Err(Failure::silent(SIGNALLED + number)),
+        Err(End::Stdin(error)) => Err(no_threads(&error.to_string())),
         Err(End::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::silent(CLOSED_STDOUT)),
         Err(End::Stdout(error)) => Err(Failure::new(ErrorKind::Local, format!("cannot write its output: {error}"))),
         Err(End::Lost(error)) => Err(error.into()),
@@ -64,6 +68,8 @@ enum End {
     /// `~.`
     Asked,
     Signal(u8),
+    /// There is no thread to read it.
+    Stdin(io::Error),
     Stdout(io::Error),
     Lost(BorrowError),
 }
@@ -81,7 +87,7 @@ async fn converse(
     let mut copies = Copies::default();
     if let Some(stdin) = child.stdin.take() {
         let keys = terminal.map(|_| Keys { typed: EscapeKeys::new(escape), suspend_tx, held: held(borrower) });
-        copies.feed(&session, stdin, keys);
+        copies.feed(&session, stdin, keys).map_err(End::Stdin)?;
     }
     let mut speaking = 0;
     if let Some(out) = child.stdout.take() {
@@ -156,11 +162,12 @@ enum Copied {
 
 impl Copies {
     /// Feeds the program what our stdin gives.
-    fn feed(&mut self, session: &Session, stdin: ChildStdin, keys: Option<Keys>) {
-        let input = Input::open();
+    fn feed(&mut self, session: &Session, stdin: ChildStdin, keys: Option<Keys>) -> io::Result<()> {
+        let input = Input::open()?;
         self.spawn(session, input.may_block(), async move {
             if feed(stdin, input, keys).await { Copied::Asked } else { Copied::Input }
         });
+        Ok(())
     }
 
     /// Writes what the program says.

@@ -40,10 +40,12 @@ pub enum Input {
 }
 
 impl Input {
-    pub fn open() -> Self {
+    /// # Errors
+    /// It blocks, and there can be no thread that reads it.
+    pub fn open() -> io::Result<Self> {
         match reopen(rustix::stdio::stdin(), OFlags::RDONLY).map(Receiver::from_owned_fd_unchecked) {
-            Some(Ok(receiver)) => Self::Reopened(receiver, BytesMut::new()),
-            _ => Self::Blocking(read_stdin()),
+            Some(Ok(receiver)) => Ok(Self::Reopened(receiver, BytesMut::new())),
+            _ => read_stdin().map(Self::Blocking),
         }
     }
 
@@ -126,10 +128,10 @@ fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> Option<OwnedFd> {
 }
 
 /// What stdin gives, from a thread that reads it.
-fn read_stdin() -> mpsc::Receiver<Bytes> {
+fn read_stdin() -> io::Result<mpsc::Receiver<Bytes>> {
     let (bytes_tx, bytes_rx) = mpsc::channel(READ_AHEAD);
     // It ends with the process: nothing can wake a read of a terminal.
-    std::thread::spawn(move || {
+    std::thread::Builder::new().spawn(move || {
         let mut buffer = vec![0; BYTES];
         loop {
             buffer.resize(BYTES, 0);
@@ -152,8 +154,8 @@ fn read_stdin() -> mpsc::Receiver<Bytes> {
                 Err(_) => return,
             }
         }
-    });
-    bytes_rx
+    })?;
+    Ok(bytes_rx)
 }
 
 fn write_all(batch: &mut Batch, to: BorrowedFd<'_>) -> io::Result<()> {

@@ -16,8 +16,13 @@ use rustix::{
     },
 };
 
-use super::supervisor;
-use crate::sys::{Forked, block_signals, close_inherited, fork, receive_with_fds, signal_descendants, signal_fd};
+use super::{
+    job::Outcome,
+    supervisor::{self, say},
+};
+use crate::sys::{
+    Forked, NotLaunched, Step, block_signals, close_inherited, fork, receive_with_fds, signal_descendants, signal_fd,
+};
 
 /// What a worker is called; nothing else starts one.
 pub(super) const NAME: &str = "capuchin-worker";
@@ -123,8 +128,11 @@ fn serve() -> io::Result<()> {
                         drop(channel);
                         return supervisor::run(socket, &signals);
                     }
-                    // The socket closes, which is the answer.
-                    Err(error) => eprintln!("{NAME}: cannot fork: {error}"),
+                    Err(error) => {
+                        eprintln!("{NAME}: cannot fork: {error}");
+                        // A daemon that hung up needs no answer.
+                        let _ = say(&socket, &Outcome::failed(NotLaunched::at(Step::Process)(error)), &[]);
+                    }
                 }
             }
         }

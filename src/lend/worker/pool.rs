@@ -134,8 +134,10 @@ impl Worker {
         }
         let socket = Arc::new(self.supervisor().map_err(Failed::Worker)?);
         let supervised = Supervised { socket, place: Some(Box::new(place)) };
-        write_all(&supervised.socket, &message::encode_prefixed(&task)).await.map_err(Failed::Worker)?;
-        let (outcome, ends) = hear(&supervised.socket).await.map_err(Failed::Worker)?;
+        let asked = write_all(&supervised.socket, &message::encode_prefixed(&task)).await;
+        // Where there is no supervisor the answer may be there before the question.
+        let answered = hear(&supervised.socket).await;
+        let (outcome, ends) = answered.map_err(|error| Failed::Worker(asked.err().unwrap_or(error)))?;
         match outcome.pid {
             Some(pid) => Ok((pid, ends, supervised)),
             None => {
@@ -279,6 +281,7 @@ impl Failed {
 
 fn describe(step: Step, what: &str) -> String {
     match step {
+        Step::Process => "the lender's machine gives no process for it".to_owned(),
         Step::Session => "a session and a terminal cannot be made".to_owned(),
         Step::User => "the user cannot be taken on".to_owned(),
         Step::Privileges => "privileges cannot be given up".to_owned(),

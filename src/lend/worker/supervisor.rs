@@ -252,7 +252,7 @@ fn start(job: Job) -> Result<Starting, NotLaunched> {
         setuid: job.setuid,
         folders: job.folders.iter().map(|folder| OsStr::from_bytes(folder).into()).collect(),
     };
-    let launched = sys::launch(command, launch).map_err(NotLaunched::at(Step::Program))?;
+    let launched = sys::launch(command, launch).map_err(NotLaunched::at(Step::Process))?;
     Ok(Starting { launched, kept })
 }
 
