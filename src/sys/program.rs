@@ -109,7 +109,7 @@ pub struct Launched {
 
 impl Launched {
     /// How it went: which step failed, and what the system said. `None`: it is not known yet. To be asked again once
-    /// [`AsFd`] is readable; a start may take as long as a file system that it needs.
+    /// [`AsFd`] is readable; a start may take as long as a file system or a server of users that it needs.
     pub fn outcome(&self) -> Option<Result<(), NotLaunched>> {
         let mut failure = [0; FAILURE_BYTES + WHAT_BYTES_MAX];
         let length = match rustix::io::read(&self.told, &mut failure) {

@@ -180,7 +180,7 @@ impl Supervisor {
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
             // A daemon that was killed may reset it.
             Err(_) | Ok(0) => {
-                // Of a program that has not begun nobody knows, and it cannot hear a hang-up yet.
+                // Of a program that has not begun nobody knows, and it has nothing to bring to an end in good order.
                 self.close(if self.starting.is_some() { Duration::ZERO } else { HANGUP_MAX });
                 return Ok(());
             }
@@ -202,7 +202,7 @@ impl Supervisor {
                 Order::Listen(_) => return Err(io::ErrorKind::InvalidData.into()),
                 Order::Kill => {
                     self.detached = false;
-                    // Of one that has not begun nobody knows, and it cannot hear a hang-up yet.
+                    // One that has not begun has nothing to bring to an end in good order.
                     self.end(if self.starting.is_some() { Duration::ZERO } else { TAKEN_BACK_MAX });
                 }
             }
@@ -230,7 +230,8 @@ impl Supervisor {
     }
 }
 
-/// Starts the program, and does not wait for it: what it needs may lie on a file system that hangs.
+/// Starts the program, and does not wait for it: what it needs may lie on a file system that hangs, and the user's groups
+/// with a server that does not answer (initgroups(3)).
 fn start(job: Job) -> Result<Starting, NotLaunched> {
     let mut command = Command::new(OsStr::from_bytes(&job.file));
     let mut arguments = job.arguments.iter().map(|word| OsStr::from_bytes(word));
