@@ -43,7 +43,7 @@ impl LenderDir {
             return Some(Self { config: "/etc/capuchin".into(), state: "/var/lib/capuchin".into(), door });
         }
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")))?;
+        let base = absolute("XDG_CONFIG_HOME").or_else(|| session::home_folder().map(|home| home.join(".config")))?;
         Some(Self { door, ..Self::single(base.join("capuchin/lender")) })
     }
 

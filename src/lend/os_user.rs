@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::{
     proto::{DeviceId, OS_USER_MAX, UserName},
+    session,
     trust::{UnixTime, identity::Identity},
 };
 
@@ -105,7 +106,7 @@ impl Account {
 
     /// A user whom /etc/passwd does not have, as containers make them: this process's own group and home.
     pub(super) fn unnamed(uid: u32) -> Self {
-        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let home = session::home_folder().unwrap_or_else(|| PathBuf::from("/"));
         let gid = rustix::process::getegid().as_raw();
         Self { name: unnamed(uid), uid, gid, home, shell: PathBuf::from(DEFAULT_SHELL) }
     }

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::home::home_folder;
+
 /// The socket's name in its folder.
 pub const DOOR: &str = "door.sock";
 
@@ -32,7 +34,7 @@ pub fn runtime_folder() -> Option<PathBuf> {
         folder.metadata().is_ok_and(|found| found.is_dir() && found.uid() == we).then_some(folder)
     };
     let of_state = || {
-        let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+        let state = absolute("XDG_STATE_HOME").or_else(|| home_folder().map(|home| home.join(".local/state")));
         state.map(|state| state.join("run"))
     };
     absolute("XDG_RUNTIME_DIR").or_else(of_login).or_else(of_state)

@@ -18,6 +18,7 @@ mod dial;
 mod door;
 mod driver;
 mod greet;
+mod home;
 mod meter;
 mod pipe;
 #[cfg(any(feature = "borrow", feature = "lend"))]
@@ -52,6 +53,7 @@ pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagram
 pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, dial_unix, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
+pub use home::home_folder;
 pub use meter::{Meter, Pace};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
 #[cfg(any(feature = "borrow", feature = "lend"))]

@@ -6,6 +6,7 @@ mod support;
 mod apparmor;
 mod demo;
 mod descriptors;
+mod homeless;
 mod hosts;
 mod joins;
 mod late;

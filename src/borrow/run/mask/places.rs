@@ -133,7 +133,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     let runtime = session::runtime_folder();
     let below = |folder: &Path, names: &[&str]| names.iter().map(|name| folder.join(name)).collect::<Vec<_>>();
     let below_runtime = |names: &'static [&str]| runtime.iter().flat_map(move |folder| below(folder, names));
-    let home = env::var_os("HOME").map(PathBuf::from);
+    let home = session::home_folder();
     let folders = by_both_names(&FOLDERS).chain(below_runtime(&USER_FOLDERS)).chain(own_folders());
     let mut covers = BTreeMap::new();
     // What is not there, or where we may not look, can be reached by nobody here.
@@ -189,14 +189,14 @@ fn own_folders() -> Vec<PathBuf> {
     let named = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let tmux = named("TMUX_TMPDIR").unwrap_or_else(|| "/tmp".into());
     let tmux = tmux.join(format!("tmux-{}", rustix::process::getuid().as_raw()));
-    let screen = named("SCREENDIR").or_else(|| Some(named("HOME")?.join(".screen")));
+    let screen = named("SCREENDIR").or_else(|| Some(session::home_folder()?.join(".screen")));
     [Some(tmux), screen].into_iter().flatten().collect()
 }
 
 /// The sockets of a lender of this machine in its own folder: the one that was named, or where this user's lies.
 fn lender_sockets() -> impl Iterator<Item = PathBuf> {
     let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
+    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(session::home_folder()?.join(".config")));
     let folders = folder("CAPUCHIND_DIR").into_iter().chain(config.map(|config| config.join("capuchin/lender")));
     folders.flat_map(|folder| ["door.sock", "admin.sock"].map(|name| folder.join(name)))
 }
