@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{
     host::HostArgument,
     presence::Presence,
-    report::{Failure, print, warn},
+    report::{Failure, escape, print, warn},
     signals,
 };
 use crate::{
@@ -22,8 +22,8 @@ use crate::{
     sys,
 };
 
-/// What the one in the background says when it serves.
-const READY: &str = "ready";
+/// How the line begins that the one in the background says when it serves.
+const CONNECTED: &str = "Connected to ";
 /// Who waits for another command longer than this is told so.
 const TELL_AFTER: Duration = Duration::from_secs(2);
 
@@ -57,30 +57,51 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     if foreground {
         return signals::interruptible(serve(&text)).await;
     }
-    let is_connected = || print(&format!("{text} is connected already"));
-    if Borrower::sharing_process(&text).await?.is_some() {
-        return is_connected();
+    if let Some(pid) = Borrower::sharing_process(&text).await? {
+        return is_connected(&text, pid).await;
     }
     // Here, where a person can be asked for a password; it leaves a ticket for the other.
     // Ended in good order, as the policy may allow one session alone.
     let beginning = Beginning::announce(&text);
     let began = match host.connect().await {
         Ok(own) => {
+            let line = connected(&own, "until");
             let _ = own.close().await;
-            start(&text)
+            start(&text).map(|()| line)
         }
         Err(failure) => Err(failure),
     };
     drop(beginning);
-    if let Err(failure) = began {
-        // Another command may have been faster, and then there is what was wanted.
-        let look = async || Borrower::sharing_process(&text).await.ok().flatten();
-        return match found_behind(&failure, &text, look).await {
-            Some(_) => is_connected(),
-            None => Err(failure),
-        };
+    let failure = match began {
+        Ok(line) => return print(&line),
+        Err(failure) => failure,
+    };
+    // Another command may have been faster, and then there is what was wanted.
+    let look = async || Borrower::sharing_process(&text).await.ok().flatten();
+    match found_behind(&failure, &text, look).await {
+        Some(pid) => is_connected(&text, pid).await,
+        None => Err(failure),
     }
-    print(&format!("Connected to {text}; every command shares this session until: capuchin connect --stop {text}"))
+}
+
+/// To whom, as whom, and how it is ended.
+fn connected(borrower: &Borrower, until: &str) -> String {
+    let (host, user) = (escape(borrower.host()), borrower.user());
+    format!("{CONNECTED}{host} as {user}; every command shares this session {until}: capuchin connect --stop {host}")
+}
+
+/// Another process keeps the session, which may be suspended.
+async fn is_connected(host: &str, pid: i32) -> Result<(), Failure> {
+    if Borrower::sharing_process_answers(host).await? {
+        return print(&format!("{host} is connected already"));
+    }
+    let text =
+        format!("the session in the background with {host} (pid {pid}) does not answer: it is suspended, or hangs");
+    let notes = vec![
+        format!("help: to let it go on: kill -CONT {pid}"),
+        format!("help: to have another one: capuchin connect --stop {host}, and then this again"),
+    ];
+    Err(Failure { notes, ..Failure::new(ErrorKind::Local, text) })
 }
 
 /// What is found of another command's session behind a failure of our own, which that command may be the reason of: where the
@@ -108,7 +129,7 @@ async fn serve(host: &str) -> Result<(), Failure> {
     let share = Share::open(&borrower)?;
     drop(beginning);
     let _presence = Presence::announce(&borrower, "connect", vec!["shared with every other command".to_owned()]);
-    print(READY)?;
+    print(&connected(&borrower, "until Ctrl-C, or"))?;
     Err(share.serve().await.into())
 }
 
@@ -127,7 +148,7 @@ pub fn start(host: &str) -> Result<(), Failure> {
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
     }
-    if line.trim_end() == READY {
+    if line.starts_with(CONNECTED) {
         return Ok(());
     }
     let mut said = String::new();

@@ -171,7 +171,7 @@ fn a_command_that_is_suspended_for_long_goes_on_where_it_was() {
     };
     let own = start();
     let shared = Daemon::spawn(home.capuchin().args(["connect", "-F", "lab"]));
-    shared.wait_for_line("ready");
+    shared.wait_for_line("Connected to lab");
     let programs = [own, start()];
     programs.iter().for_each(|program| program.signal(Signal::STOP));
     // Somebody who says nothing is given up after three periods of PING at the latest. They pass for real: whether his machine

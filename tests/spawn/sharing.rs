@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use rustix::{
@@ -13,7 +14,9 @@ use rustix::{
 
 use crate::{
     EVERYTHING, lab,
-    support::{Home, Lab, PATIENCE, as_user, borrowing::borrowing, fails, own_uid, run, run_with, text, wait_until},
+    support::{
+        Daemon, Home, Lab, PATIENCE, as_user, borrowing::borrowing, fails, own_uid, run, run_with, text, wait_until,
+    },
 };
 
 /// `capuchin …` of a home that has a runtime folder of its own.
@@ -109,6 +112,26 @@ fn a_session_that_is_suspended_can_be_ended() {
     run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     assert_eq!(poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&patience)), Ok(1), "it goes on");
+}
+
+#[test]
+fn a_session_that_is_suspended_is_not_called_connected() {
+    let (_lab, home) = lab();
+    let kept = Daemon::spawn(&mut capuchin(&home, &["connect", "-F", "lab"]));
+    let line = kept.wait_for_line("Connected to lab as alice");
+    assert!(line.ends_with("until Ctrl-C, or: capuchin connect --stop lab"), "{line}");
+    kept.signal(Signal::STOP);
+    let begun = Instant::now();
+    let said = fails(&mut capuchin(&home, &["connect", "lab"]), 255);
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    let pid = kept.child.id();
+    assert!(
+        said.starts_with(&format!("error[local]: the session in the background with lab (pid {pid}) does not")),
+        "{said}"
+    );
+    assert!(said.contains(&format!("kill -CONT {pid}")) && said.contains("capuchin connect --stop lab"), "{said}");
+    kept.signal(Signal::CONT);
+    assert_eq!(text(run(&mut capuchin(&home, &["connect", "lab"])).stdout), "lab is connected already\n");
 }
 
 #[test]

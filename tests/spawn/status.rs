@@ -57,7 +57,7 @@ fn what_runs_at_a_lender_is_listed_on_both_kinds_of_session() {
     let (_lab, home) = lab();
     let mut shared = home.capuchin();
     let shared = Daemon::spawn(shared.args(["connect", "-F", "lab"]));
-    shared.wait_for_line("ready");
+    shared.wait_for_line("Connected to lab");
     let mut command = exec(&home, &["sh", "-c", "echo up; read end"]);
     let program = Daemon::spawn(command.stdin(std::process::Stdio::piped()));
     program.wait_for_line("up");

@@ -1,6 +1,6 @@
 //! The other end: how a command comes to the session that another one shares.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use tokio::{io::BufReader, net::UnixStream, time::timeout};
 
@@ -39,7 +39,20 @@ impl Borrower {
     pub async fn sharing_process(host: &str) -> Result<Option<i32>, BorrowError> {
         Ok(keeper(&Access::from_env(host)?).await)
     }
+
+    /// Whether the process that shares a session with this host has anything to say; one that is suspended has not. Takes
+    /// four seconds at most.
+    ///
+    /// # Errors
+    /// As [`Self::shared_by_others`].
+    pub async fn sharing_process_answers(host: &str) -> Result<bool, BorrowError> {
+        Ok(timeout(ANSWER_MAX, enter(&Access::from_env(host)?)).await.is_ok())
+    }
 }
+
+/// How long the other end may take to say anything, before [`enter`] gives it up by itself.
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+const _: () = assert!(ANSWER_MAX.as_secs() < HELLO_MAX.as_secs());
 
 /// Enters the session that another program shares; `None` if none does, or not with us.
 ///
