@@ -71,16 +71,11 @@ impl Question {
         (self.kind.to_string(), self.target.clone().unwrap_or_default())
     }
 
-    /// No answer: told on stderr as any failure, and to a script that wants JSON on stdout, too.
+    /// No answer: a failure like any other, and a script hears what was asked.
     pub fn unanswered(&self, (key, who): (&str, &str), failure: Failure) -> Failure {
-        if self.json {
-            let (kind, target) = self.words();
-            let document = json!({ key: who, "kind": kind, "target": target, "error": of_failure(&failure) });
-            if let Err(closed) = print_json(&document) {
-                return closed;
-            }
-        }
-        failure
+        let (kind, target) = self.words();
+        let about = [(key, who), ("kind", &kind), ("target", &target)];
+        Failure { about: about.map(|(name, value)| (name.to_owned(), value.into())).into_iter().collect(), ..failure }
     }
 }
 
@@ -129,11 +124,6 @@ pub fn show((key, who): (&str, &str), question: &Question, verdict: Verdict) -> 
         print(&text)?
     }
     result
-}
-
-/// `kind`, `text` and `notes`.
-pub fn of_failure(Failure { kind, text, notes, .. }: &Failure) -> serde_json::Value {
-    json!({ "kind": kind.as_str(), "text": text, "notes": notes })
 }
 
 fn append(text: &mut String, label: &str, lines: &[String]) {

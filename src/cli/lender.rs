@@ -96,7 +96,8 @@ enum User {
     },
     /// List users and their devices
     List {
-        /// One JSON document
+        /// One JSON document: users, each with user, created, password, devices, and barred where the door of this machine is
+        /// closed; times are in seconds since 1970
         #[arg(long)]
         json: bool,
     },
@@ -279,7 +280,7 @@ pub(super) fn strange(reply: &AdminReply) -> Failure {
 fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
     let AdminReply::Users { users } = reply else { return Err(strange(&reply)) };
     if as_json {
-        return print_json(&serde_json::json!(users));
+        return print_json(&serde_json::json!({ "users": users }));
     }
     for entry in users {
         let is_added = entry.created.is_some();

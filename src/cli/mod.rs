@@ -24,6 +24,7 @@ mod grants;
 mod host;
 mod hosts;
 mod join;
+mod json_error;
 mod lender;
 mod man;
 mod offer;
@@ -42,7 +43,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind as ClapKind};
+use clap::{CommandFactory, Parser, error::ErrorKind as ClapKind};
 
 use self::{report::Failure, runtime::block_on};
 use crate::proto::ErrorKind;
@@ -114,23 +115,33 @@ pub fn main() -> ExitCode {
     if let Some(status) = crate::lend::serve_as_worker() {
         return status;
     }
-    let name = std::env::args_os().next();
-    let lends = name.as_deref().map(Path::new).and_then(Path::file_stem) == Some(OsStr::new("capuchind"));
     // A shell that asks what could be typed next is answered, and that is all.
-    if lends {
+    if lends() {
         completion::answer::<Lending>()
     } else {
         completion::answer::<Borrowing>()
     }
-    let result = if lends {
+    let result = if lends() {
         parse::<Lending>().and_then(|Lending { arguments }| with_log(|| block_on(lender::run(arguments))))
     } else {
         parse::<Borrowing>().and_then(|Borrowing { command }| with_log(|| run(command)))
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => as_answered(failure).report(),
+        Err(failure) => told(failure).report(),
     }
+}
+
+/// Whether this is `capuchind`.
+fn lends() -> bool {
+    let name = std::env::args_os().next();
+    name.as_deref().map(Path::new).and_then(Path::file_stem) == Some(OsStr::new("capuchind"))
+}
+
+/// A failure that a script has heard of, if it wants JSON, with the exit status of this command.
+fn told(failure: Failure) -> Failure {
+    let command = if lends() { Lending::command() } else { Borrowing::command() };
+    as_answered(json_error::tell(failure, &command, std::env::args_os()))
 }
 
 /// Whatever kept an answer from being given, but for a reader who has gone, has the status of no answer.
@@ -174,21 +185,8 @@ fn parse<A: Parser>() -> Result<A, Failure> {
             let _ = error.print();
             Failure::new(ErrorKind::Usage, "a command is missing")
         }
-        kind => {
-            let failure = with_shell(kind, with_separator(kind, usage(&error.to_string())));
-            if answers_by_status(std::env::args_os()) { unanswered(failure) } else { failure }
-        }
+        kind => with_shell(kind, with_separator(kind, usage(&error.to_string()))),
     })
-}
-
-/// A question that was not understood; a script that wants JSON gets that as JSON, too.
-fn unanswered(failure: Failure) -> Failure {
-    let wants_json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
-    let document = serde_json::json!({ "error": check::of_failure(&failure) });
-    match wants_json.then(|| report::print_json(&document)) {
-        Some(Err(closed)) => closed,
-        _ => failure,
-    }
 }
 
 /// Whether the exit status of this command is its answer (`check`, `audit verify`): one that was not understood gave none.
@@ -244,8 +242,6 @@ fn with_log<T>(run: impl FnOnce() -> T) -> T {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

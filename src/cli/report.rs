@@ -30,12 +30,14 @@ pub struct Failure {
     pub notes: Vec<String>,
     /// The exit status.
     pub code: u8,
+    /// What a script hears beside it, such as what was asked.
+    pub about: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Failure {
     /// A failure of our own, without notes.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), notes: Vec::new(), code: FAILURE }
+        Self { kind, text: text.into(), notes: Vec::new(), code: FAILURE, about: serde_json::Map::new() }
     }
 
     /// An end whose exit status says everything.

@@ -2,7 +2,7 @@
 
 use std::panic;
 
-use super::{as_answered, descriptors, report::Failure};
+use super::{descriptors, report::Failure, told};
 use crate::proto::ErrorKind;
 
 /// Threads that move bytes: with two, a ping is answered while the other encrypts.
@@ -36,7 +36,7 @@ fn or_end<T>(start: impl FnOnce() -> T) -> T {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(|panicked| {
         let said = panicked.payload_as_str().unwrap_or_default();
-        let failure = as_answered(no_threads(said.rsplit_once("thread: ").map_or(said, |(_, why)| why)));
+        let failure = told(no_threads(said.rsplit_once("thread: ").map_or(said, |(_, why)| why)));
         failure.report();
         std::process::exit(failure.code.into());
     }));

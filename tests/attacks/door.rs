@@ -212,7 +212,8 @@ fn attack_14_a_user_of_this_machine_revoked_in_mid_session() {
         let said = text(run(lab.admin().args(["user", "list"])).stdout);
         assert!(said.contains(&format!("to open it: capuchind {way} {owner})")), "{said}");
         let users = json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
-        let entry = users.as_array().unwrap().iter().find(|entry| entry["user"] == owner.as_str()).unwrap().clone();
+        let entry =
+            users["users"].as_array().unwrap().iter().find(|entry| entry["user"] == owner.as_str()).unwrap().clone();
         assert!(entry["barred"].as_u64() > Some(1_700_000_000), "{entry}");
         assert_eq!(entry.get("created").is_none(), way == "user add", "whether he has an entry: {entry}");
     };

@@ -99,7 +99,7 @@ async fn attack_61_two_racing_joins_get_one_certificate() {
     lab.wait_for_audit("the seven who came too late", |_| joins("refused") == 7);
     assert_eq!(joins("granted"), 2, "the first device and one more");
     let users = crate::support::json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
-    assert_eq!(users[0]["devices"].as_array().unwrap().len(), 2, "the first device and one more: {users}");
+    assert_eq!(users["users"][0]["devices"].as_array().unwrap().len(), 2, "the first device and one more: {users}");
     still_serves(&lab, &home).await;
 }
 
@@ -288,7 +288,7 @@ async fn of_two_first_devices_the_late_one_keeps_its_invitation() {
         }
     }
     let users = crate::support::json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
-    assert_eq!(users[1]["devices"].as_array().unwrap().len(), 2, "{users}");
+    assert_eq!(users["users"][1]["devices"].as_array().unwrap().len(), 2, "{users}");
     still_serves(&lab, &home).await;
 }
 

@@ -9,6 +9,7 @@ mod descriptors;
 mod homeless;
 mod hosts;
 mod joins;
+mod json_errors;
 mod late;
 mod listed;
 mod passed_sockets;
@@ -148,7 +149,7 @@ fn admin_commands_work_with_the_daemon_and_without_it() {
         one_line(&fails(lab.admin().args(["user", "add", user]), 255), "usage", user);
         assert!(run_with(lab.admin().args(["passwd", user, "--password-file", "-"]), PASSWORD).status.success());
         let users = json(&run(lab.admin().args(["user", "list", "--json"])).stdout);
-        let entry = users.as_array().unwrap().iter().find(|entry| entry["user"] == user).cloned().unwrap();
+        let entry = users["users"].as_array().unwrap().iter().find(|entry| entry["user"] == user).cloned().unwrap();
         assert_eq!((&entry["password"], &entry["devices"]), (&true.into(), &serde_json::json!([])));
         let check = lab.admin().args(["check", "alice", "connect", "127.0.0.1:1"]).output().unwrap();
         assert_eq!(check.status.code(), Some(0), "{check:?}");
@@ -300,7 +301,7 @@ fn one_file_is_both_commands() {
     let mut lender = Command::new(env!("CARGO_BIN_EXE_capuchin"));
     run(lender.args(["lender", "init", "--name", "lab", "--listen", "127.0.0.1:0", "--dir"]).arg(folder.path()));
     let users = run(capuchind(folder.path()).args(["user", "list", "--json"]));
-    assert_eq!(json(&users.stdout), serde_json::json!([]));
+    assert_eq!(json(&users.stdout), serde_json::json!({ "users": [] }));
     one_line(&fails(capuchind(folder.path()).arg("init"), 255), "config", "holds a lender already");
 }
 

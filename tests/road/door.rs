@@ -62,7 +62,10 @@ fn users_of_the_lenders_machine_borrow_without_a_join_each_as_himself() {
     }
     // Nothing was kept: there is no profile and no ticket, and the lender knows no device.
     assert!(!home.folder.path().join("config").exists() && !home.folder.path().join("state").exists());
-    assert_eq!(json(&run(lab.admin().args(["user", "list", "--json"])).stdout)[0]["devices"], serde_json::json!([]));
+    assert_eq!(
+        json(&run(lab.admin().args(["user", "list", "--json"])).stdout)["users"][0]["devices"],
+        serde_json::json!([])
+    );
 }
 
 #[test]
