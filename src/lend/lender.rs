@@ -252,6 +252,7 @@ impl Lender {
         let admin = opened.map_or_else(|| admin::Listener::open(&self.shared.dir), Ok)?;
         let door = self.shared.door.lock().unwrap_or_else(PoisonError::into_inner).take();
         tracing::info!(name = %self.shared.config.name, addresses = ?self.addresses(), "serving");
+        self.tell_covered();
         super::notify::ready();
         let (stopping_tx, stopping) = watch::channel(false);
         let stop = async {

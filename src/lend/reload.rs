@@ -77,6 +77,7 @@ impl Lender {
         let before = std::mem::replace(&mut *self.refused(), refused);
         let (event, why) = match &outcome {
             Ok(taken) => {
+                self.tell_covered();
                 match before {
                     // As loud as what it ends.
                     Some(_) => tracing::warn!(taken, "policy.toml is in force: what was wrong with it is mended"),
@@ -93,6 +94,13 @@ impl Lender {
         let (audit, event) = (self.shared.audit.clone(), Event { event, why, ..Event::default() });
         tokio::spawn(async move { audit.log(event).await });
         outcome
+    }
+
+    /// Tells the log of rules of policy.toml that allow nothing.
+    pub(super) fn tell_covered(&self) {
+        for warning in self.policy().covered() {
+            tracing::warn!(warning, "a rule of policy.toml can never take effect");
+        }
     }
 
     /// Reads policy.toml again after each change of it, however it is written, for as long as the lender serves. Not every change

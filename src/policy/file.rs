@@ -3,6 +3,7 @@
 use toml::de::DeTable;
 
 use super::{
+    covered::{self, Covered},
     expectation,
     problem::{PolicyError, Problem},
     reader::Reader,
@@ -34,6 +35,8 @@ pub struct Policy {
     pub(super) file: String,
     pub(super) allow: Vec<Rule>,
     deny: Vec<Rule>,
+    /// Of the file; grants come and go.
+    covered: Vec<Covered>,
 }
 
 impl Policy {
@@ -62,13 +65,33 @@ impl Policy {
         let allow = read_rules(&mut reader, table, "allow", Place::Allow, &groups)?;
         let deny = read_rules(&mut reader, table, "deny", Place::Deny, &groups)?;
         check_run_as(file, &allow)?;
-        let policy = Self { file: file.to_owned(), allow, deny };
+        let covered = covered::find(&allow, &deny);
+        let policy = Self { file: file.to_owned(), allow, deny, covered };
         if let Some(value) = table.get("test") {
             for block in reader.tables(value, "test")? {
                 expectation::check(&mut reader, block, &policy)?;
             }
         }
         Ok(policy)
+    }
+
+    /// A line about each pattern of an `[[allow]]` that can never take effect, since a `[[deny]]` covers it whole for each of its
+    /// users; without a full stop. What only several denies cover together is left out, and of very large files the rest.
+    ///
+    /// ```
+    /// use capuchin::policy::Policy;
+    /// let text = "[[allow]]\nwho = \"ana\"\nread = \"/srv/a\"\n[[deny]]\nwho = \"ana\"\nread = \"/srv\"";
+    /// let warnings: Vec<_> = Policy::parse(text, "policy.toml")?.covered().collect();
+    /// assert_eq!(warnings, ["policy.toml:3 read = \"/srv/a\" allows no read: policy.toml:6 read = \"/srv\" denies all of it"]);
+    /// # Ok::<(), capuchin::policy::PolicyError>(())
+    /// ```
+    pub fn covered(&self) -> impl Iterator<Item = String> {
+        self.covered.iter().map(Covered::warning)
+    }
+
+    /// The same, of what is allowed to one user.
+    pub(super) fn covered_of(&self, user: &UserName) -> impl Iterator<Item = String> {
+        self.covered.iter().filter_map(|covered| covered.warning_for(user, &self.allow, &self.deny))
     }
 
     /// What is allowed to a user, rule by rule.
@@ -88,7 +111,7 @@ impl Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { file: "policy.toml".to_owned(), allow: Vec::new(), deny: Vec::new() }
+        Self { file: "policy.toml".to_owned(), allow: Vec::new(), deny: Vec::new(), covered: Vec::new() }
     }
 }
 

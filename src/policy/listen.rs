@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     Policy,
+    covered::Covers,
     decide::{Facts, Granted, Judged, Principal},
     host::Host,
     kind::Kind,
@@ -263,6 +264,19 @@ impl ListenPattern {
 
     fn is_for(&self, listen: &Listen) -> bool {
         self.transport.is_none_or(|transport| transport == listen.transport)
+    }
+}
+
+impl Covers for ListenPattern {
+    fn covers_all_of(&self, allow: &Self) -> bool {
+        let addresses = match (&self.addresses, &allow.addresses) {
+            (Addresses::All, _) => true,
+            (Addresses::Net(denied), Addresses::Net(allowed)) => denied.contains(allowed),
+            (Addresses::Net(_), Addresses::All) => false,
+        };
+        let (denied, allowed) = (self.ports.to_deny(), allow.ports.to_allow());
+        let transports = self.transport.is_none() || self.transport == allow.transport;
+        addresses && transports && denied.start() <= allowed.start() && allowed.end() <= denied.end()
     }
 }
 

@@ -20,6 +20,7 @@ mod address;
 mod any;
 mod command_line;
 mod connect;
+mod covered;
 mod datagram;
 mod decide;
 mod expectation;

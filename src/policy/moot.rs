@@ -1,4 +1,4 @@
-//! Rules that say less than they seem to, because a broader one of the same user makes them moot.
+//! Rules that say less than they seem to, because a broader one of the same user makes them moot, or a deny leaves nothing.
 
 use super::{
     Policy,
@@ -14,7 +14,8 @@ use crate::proto::UserName;
 
 impl Policy {
     /// Warns of rules for `user` that bind nothing: whoever has a shell or Python does what it can do, and `*:*` allows
-    /// every host that a finer rule of the same kind names. One line each, without a full stop.
+    /// every host that a finer rule of the same kind names; and an allow that a deny covers whole allows nothing. One line
+    /// each, without a full stop.
     ///
     /// ```
     /// use capuchin::policy::Policy;
@@ -51,6 +52,7 @@ impl Policy {
                 warn(RuleRef::new(kind, entry), finer.map(|entry| RuleRef::new(kind, entry)).collect());
             }
         }
+        warnings.extend(self.covered_of(user));
         warnings
     }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::{
     Policy,
+    covered::Covers,
     decide::{Facts, Principal},
     kind::Kind,
     refusal::{Reason, Refusal, RuleRef},
@@ -144,6 +145,16 @@ impl PathPattern {
     fn folder(&self) -> &LenderPath {
         let (Self::Tree(folder) | Self::Directly(folder)) = self;
         folder
+    }
+}
+
+impl Covers for PathPattern {
+    fn covers_all_of(&self, allow: &Self) -> bool {
+        match (self, allow) {
+            (Self::Tree(denied), _) => allow.folder().is_within(denied),
+            (Self::Directly(denied), Self::Directly(allowed)) => denied == allowed,
+            (Self::Directly(_), Self::Tree(_)) => false,
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::host::{Host, HostError, HostName};
+use super::{
+    covered::Covers,
+    host::{Host, HostError, HostName},
+};
 
 /// A host pattern and the ports it holds for.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +121,27 @@ impl HostPattern {
 
     pub fn covers_address(&self, address: IpAddr) -> bool {
         matches!(self, Self::Net(net) if net.contains(&address))
+    }
+}
+
+impl Covers for Target {
+    fn covers_all_of(&self, allow: &Self) -> bool {
+        self.ports.start() <= allow.ports.start()
+            && allow.ports.end() <= self.ports.end()
+            && self.host.covers_all_of(&allow.host)
+    }
+}
+
+impl Covers for HostPattern {
+    /// A deny of addresses covers no name, whatever that resolves to today.
+    fn covers_all_of(&self, allow: &Self) -> bool {
+        match (self, allow) {
+            (Self::Any, _) => true,
+            (Self::Below(denied), Self::Below(allowed)) => allowed.ends_with(denied.as_str()),
+            (_, Self::Name(name)) => self.covers_name(name),
+            (Self::Net(denied), Self::Net(allowed)) => denied.contains(allowed),
+            _ => false,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     Policy,
     command_line::{self, CommandLineError},
+    covered::Covers,
     decide::{Facts, Judged, Principal},
     kind::Kind,
     path::{LenderPath, PathError},
@@ -127,6 +128,17 @@ impl ProgramPattern {
             }
         }
         Ok(Entry { origin: reader.origin(value), text: pattern.written(), value: pattern })
+    }
+}
+
+impl Covers for ProgramPattern {
+    fn covers_all_of(&self, allow: &Self) -> bool {
+        let is_same = self.path.is_none() || self.path == allow.path;
+        let args = match self.exact {
+            true => allow.exact && self.args == allow.args,
+            false => allow.args.starts_with(&self.args),
+        };
+        is_same && args
     }
 }
 

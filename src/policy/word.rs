@@ -2,6 +2,7 @@
 
 use super::{
     Policy,
+    covered::Covers,
     decide::Principal,
     kind::Kind,
     refusal::{Reason, Refusal, RuleRef},
@@ -51,6 +52,15 @@ impl WordPattern {
     fn start(&self) -> &str {
         let (Self::Exactly(start) | Self::Beginning(start)) = self;
         start
+    }
+}
+
+impl Covers for WordPattern {
+    fn covers_all_of(&self, allow: &Self) -> bool {
+        match self {
+            Self::Exactly(_) => self == allow,
+            Self::Beginning(start) => allow.start().starts_with(start.as_str()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 mod apparmor;
+mod covered_rules;
 mod demo;
 mod descriptors;
 mod homeless;

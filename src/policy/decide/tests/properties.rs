@@ -155,6 +155,25 @@ fn keeps(before: &AnyRequest, after: &AnyRequest) -> bool {
     }
 }
 
+/// One pattern is denied and another allowed: where that is said to allow nothing, it does; and it is said where both are one, or
+/// the deny is the widest.
+#[test]
+fn an_allow_that_is_said_to_allow_nothing_allows_nothing() {
+    for (kind, patterns, targets) in KINDS {
+        for (narrow, allow) in patterns.iter().enumerate() {
+            for (wide, deny) in patterns.iter().enumerate() {
+                let policy = policy(&format!("[[allow]]\nwho = \"ana\"\n{allow}\n[[deny]]\nwho = \"ana\"\n{deny}\n"));
+                let is_said = policy.covered().next().is_some();
+                assert!(is_said || (wide != narrow && wide + 1 < patterns.len()), "{allow} and {deny}");
+                let answers = ["10.0.0.1", "127.0.0.1"].map(|address| address.parse().unwrap());
+                let asked = |target: &&str| (kind, (*target).to_owned(), answers.to_vec());
+                let allowed = targets.iter().find(|target| decided(&policy, &asked(target)).is_ok());
+                assert!(!is_said || allowed.is_none(), "{allow} and {deny} allow {allowed:?}");
+            }
+        }
+    }
+}
+
 /// Properties of rules and requests that never meet would say nothing.
 #[test]
 fn the_rules_and_requests_of_these_tests_meet() {
