@@ -23,7 +23,7 @@ use crate::{
 const PREFIX_MIN: usize = 4;
 
 /// A disk that takes longer has whoever is taken back cut before it has noted that: he is out a second after the command.
-const STORED_MAX: Duration = Duration::from_millis(500);
+pub(super) const STORED_MAX: Duration = Duration::from_millis(500);
 
 /// Whom [`AdminRequest::Revoke`](super::AdminRequest::Revoke) ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -89,6 +89,16 @@ pub enum LendError {
         /// Why it is not.
         source: StoreError,
     },
+    /// A grant was removed, and not where it is kept.
+    #[error(
+        "this is NOT written, and does not last: grant {number} allows nothing until the lender starts again; mend the disk and say it again"
+    )]
+    GrantStands {
+        /// Its number.
+        number: u64,
+        /// Why it is not.
+        source: StoreError,
+    },
     /// Users and revocations are gone.
     #[error(
         "there is no {}, but the audit log in {} is of a lender that had one: restore it from a backup; to begin \
@@ -174,7 +184,7 @@ impl LendError {
             | Self::AdminSocket { .. }
             | Self::AdminAnswer(_) => ErrorKind::Local,
             Self::AdminUnheard | Self::AdminUnanswered | Self::InUse { .. } => ErrorKind::Local,
-            Self::Audit(_) | Self::NotLasting { .. } => ErrorKind::Local,
+            Self::Audit(_) | Self::NotLasting { .. } | Self::GrantStands { .. } => ErrorKind::Local,
             Self::Store(StoreError::InUse | StoreError::Stopping | StoreError::Storage(_) | StoreError::Hangs) => {
                 ErrorKind::Local
             }

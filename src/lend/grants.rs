@@ -2,12 +2,20 @@
 
 mod reader;
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeSet,
+    pin::pin,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 pub(super) use self::reader::Reader;
-use super::{AdminReply, LendError, Lender, blocking::blocking, os_user::OsUser, real_path::real_pattern};
+use super::{
+    AdminReply, LendError, Lender, blocking::blocking, control::STORED_MAX, os_user::OsUser, real_path::real_pattern,
+};
 use crate::{
     policy::{Grant, Kind},
     proto::UserName,
@@ -90,21 +98,53 @@ impl Lender {
             created: grant.created.0,
             expires: grant.expires.0,
         };
-        let grants = self.look(|store| store.list_grants(UnixTime::now())).await?;
+        let mut grants = self.look(|store| store.list_grants(UnixTime::now())).await?;
+        self.standing().leave_out_removed(&mut grants);
         Ok(AdminReply::Grants { grants: grants.into_iter().map(entry).collect() })
     }
 
-    /// Ends one before its time, and what only it allowed.
+    /// Ends one before its time, and what only it allowed. A disk that hangs keeps only the answer waiting. Where it does not take
+    /// it, the grant is out of force all the same, and the answer is [`LendError::GrantStands`].
     pub(super) async fn remove_grant(&self, number: u64) -> Result<AdminReply, LendError> {
-        self.store(move |store| store.remove_grant(number)).await?;
-        self.forget_grants(|grant| grant.number == number).await;
+        let mut stored = pin!(self.store(move |store| store.remove_grant(number)));
+        let in_time = timeout(STORED_MAX, &mut stored).await;
+        let stored: Result<(), StoreError> = match in_time {
+            Ok(stored) => stored,
+            Err(_) => {
+                self.overrule_grant(number).await;
+                stored.await
+            }
+        };
+        match stored {
+            Err(source) if source.is_of_disk() => {
+                self.overrule_grant(number).await;
+                return Err(LendError::GrantStands { number, source });
+            }
+            Err(_) => {}
+            Ok(()) => self.forget_grants(|grant| grant.number == number).await,
+        }
+        // What the store says of it now holds: it has none of this number.
+        self.standing().removed.remove(&number);
+        stored?;
         Ok(AdminReply::Done)
+    }
+
+    /// Takes a grant out of force that the store still has.
+    async fn overrule_grant(&self, number: u64) {
+        self.standing().removed.insert(number);
+        let mut turn = self.turn_to_renew().await;
+        let read = timeout(STORED_MAX, turn.read(self)).await.unwrap_or(Err(StoreError::Hangs));
+        self.renew_by(turn, None, read).await;
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The grants that stand, as rules, and when to look again. One whose words cannot be understood any more allows nothing.
     pub(super) fn standing_grants(&self, read: Result<Vec<TimedGrant>, StoreError>) -> (Vec<Grant>, LookAgain) {
         let now = UnixTime::now();
-        let mut standing = self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing();
         let again = standing.now_known(read, now);
         let rule = |grant: &TimedGrant| {
             let kind = grant.kind.parse().ok()?;
@@ -118,10 +158,7 @@ impl Lender {
     pub(super) async fn forget_grants(&self, gone: impl Fn(&TimedGrant) -> bool) {
         // Nobody else has read them before and puts them in force afterwards.
         let turn = self.turn_to_renew().await;
-        {
-            let mut standing = self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
-            standing.grants.retain(|grant| !gone(grant));
-        }
+        self.standing().grants.retain(|grant| !gone(grant));
         self.renew_with(turn, None).await;
     }
 
@@ -137,7 +174,7 @@ impl Lender {
                 continue;
             };
             // Whoever puts another policy in force meanwhile has asked the store, too.
-            let changed = tokio::time::timeout(left.min(CLOCK_STEP), look_again.changed()).await.is_ok();
+            let changed = timeout(left.min(CLOCK_STEP), look_again.changed()).await.is_ok();
             let is_unread = matches!(again, LookAgain::After { .. });
             if !changed && (is_unread || again.left(UnixTime::now()).is_some_and(|left| left.is_zero())) {
                 self.renew_policy().await;
@@ -177,20 +214,23 @@ pub(super) struct Standing {
     grants: Vec<TimedGrant>,
     /// The pause before the store is asked again, while it cannot be read.
     unread: Option<Duration>,
+    /// Numbers of grants that an admin has removed and the store may still have.
+    removed: BTreeSet<u64>,
 }
 
 impl Standing {
     fn now_known(&mut self, read: Result<Vec<TimedGrant>, StoreError>, now: UnixTime) -> LookAgain {
         match read {
-            Ok(grants) => {
+            Ok(mut grants) => {
                 if self.unread.take().is_some() {
                     tracing::info!(grants = grants.len(), "the grants can be read again");
                 }
+                self.leave_out_removed(&mut grants);
                 self.grants = grants;
                 self.first_ends().map_or(LookAgain::Never, LookAgain::At)
             }
             Err(error) => {
-                self.grants.retain(|grant| grant.expires > now);
+                self.grants.retain(|grant| grant.expires > now && !self.removed.contains(&grant.number));
                 let pause = self.unread.map_or(ASK_AGAIN, |pause| (pause * 2).min(ASK_AGAIN_MAX));
                 self.unread = Some(pause);
                 let error = &error as &dyn std::error::Error;
@@ -203,6 +243,10 @@ impl Standing {
                 LookAgain::After { pause, first_ends: self.first_ends() }
             }
         }
+    }
+
+    fn leave_out_removed(&self, grants: &mut Vec<TimedGrant>) {
+        grants.retain(|grant| !self.removed.contains(&grant.number));
     }
 
     fn first_ends(&self) -> Option<UnixTime> {

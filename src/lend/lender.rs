@@ -310,7 +310,18 @@ impl Lender {
     /// Away from the async workers: thousands of handles take a while. The turn goes along, and ends when it is done, whoever
     /// has stopped to wait for it.
     pub(super) async fn renew_with(&self, mut turn: OwnedMutexGuard<grants::Reader>, policy: Option<Policy>) -> usize {
-        let (lender, grants) = (self.clone(), turn.read(self).await);
+        let read = turn.read(self).await;
+        self.renew_by(turn, policy, read).await
+    }
+
+    /// As [`Self::renew_with`], with what the store has said of its grants.
+    pub(super) async fn renew_by(
+        &self,
+        turn: OwnedMutexGuard<grants::Reader>,
+        policy: Option<Policy>,
+        grants: Result<Vec<TimedGrant>, StoreError>,
+    ) -> usize {
+        let lender = self.clone();
         blocking(move || {
             let _turn = turn;
             lender.combine(policy, grants);

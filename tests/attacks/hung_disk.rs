@@ -1,6 +1,10 @@
 //! A disk that hangs, as one of a network does: whoever needs nothing of it goes on, and nobody is blamed for waiting on it.
 
-use std::process::{Child, Stdio};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Stdio},
+};
 
 use capuchin::{BorrowError, proto::ErrorKind};
 
@@ -8,8 +12,9 @@ use crate::{
     names::borrower,
     still_serves,
     support::{
-        Home, LOOPBACK, Lab, PASSWORD,
+        Home, LOOPBACK, Lab, PASSWORD, PATIENCE,
         disk::Disk,
+        ends, fails,
         peer::{Credentials, Peer, saved_ticket, ticket_login},
         run, text, wait_until,
     },
@@ -65,6 +70,38 @@ async fn who_is_revoked_is_out_while_the_store_hangs_and_stays_out() {
     assert!(revoking.wait().unwrap().success());
     let refused = home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]).output().unwrap();
     assert!(text(refused.stderr).starts_with("error[revoked]"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_grant_allowed_is_out_while_the_store_hangs_that_is_to_forget_it() {
+    let disk = Disk::new();
+    let lab = disk.serve(Lab::start(""), "state.redb");
+    let home = lab.join("alice");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    run(lab.admin().args(["allow", "alice", "connect", &address, "--for", "1h"]));
+    let (_forward, local) = home.forward(&[&format!("0:{address}")]);
+    let near = TcpStream::connect(local[0]).unwrap();
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut far, _) = target.accept().unwrap();
+    far.write_all(b"!").unwrap();
+    (&near).read_exact(&mut [0]).unwrap();
+    disk.hang();
+    let mut removing = lab.admin().args(["grants", "remove", "1"]).spawn().unwrap();
+    assert!(ends(&near), "its connection goes with it");
+    assert_eq!(text(run(lab.admin().arg("grants")).stdout), "");
+    // Another policy does not bring it back.
+    std::fs::write(lab.dir().join("policy.toml"), "# another\n").unwrap();
+    lab.wait_for_audits("the other policy", 1, |line| line["event"] == "policy-loaded");
+    fails(home.capuchin().args(["check", "lab", "connect", &address]), 1);
+    assert!(removing.try_wait().unwrap().is_none(), "it says so when it lasts");
+
+    disk.work_again();
+    assert!(removing.wait().unwrap().success());
+    fails(home.capuchin().args(["check", "lab", "connect", &address]), 1);
+    // The next has another number, and is in force.
+    assert_eq!(text(run(lab.admin().args(["allow", "alice", "connect", &address, "--for", "1h"])).stdout), "2\n");
+    run(home.capuchin().args(["check", "lab", "connect", &address]));
 }
 
 /// redb answers nobody while its file is made larger, not even those who only read.
