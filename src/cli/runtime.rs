@@ -35,7 +35,7 @@ fn start() -> Result<tokio::runtime::Runtime, Failure> {
 fn or_end<T>(start: impl FnOnce() -> T) -> T {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(|panicked| {
-        let said = panicked.payload_as_str().unwrap_or_default();
+        let said = panicked.payload().downcast_ref::<String>().map_or("", String::as_str);
         let failure = told(no_threads(said.rsplit_once("thread: ").map_or(said, |(_, why)| why)));
         failure.report();
         std::process::exit(failure.code.into());
