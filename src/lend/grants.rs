@@ -339,6 +339,17 @@ mod tests {
         assert!(may("127.0.0.1:1").await && !may("127.0.0.1:2").await);
         mend(whole).await;
         assert!(may("127.0.0.1:1").await && !may("127.0.0.1:2").await);
+
+        // It fails at the removal itself, and has the grant afterwards.
+        allow("127.0.0.1:3").await.unwrap();
+        let whole = fail();
+        let removed = lender.remove_grant(3).await;
+        assert!(matches!(removed, Err(LendError::GrantStands { number: 3, .. })), "{removed:?}");
+        assert!(may("127.0.0.1:1").await && !may("127.0.0.1:3").await);
+        mend(whole).await;
+        assert!(may("127.0.0.1:1").await && !may("127.0.0.1:3").await);
+        lender.remove_grant(3).await.unwrap();
+        assert!(lender.standing().removed.is_empty() && !may("127.0.0.1:3").await);
     }
 
     #[tokio::test(start_paused = true)]
