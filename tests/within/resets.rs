@@ -61,3 +61,52 @@ fn a_reset_of_either_end_is_one_at_the_other() {
         check(&within, &["--no-netns"]);
     }
 }
+
+/// At the lender: resets what it dials in the moment in which it is connected, before the lender has looked.
+const RESETS_AT_ONCE: &str = r#"
+import os, signal, socket, struct, sys, time
+lender = int(sys.argv[1])
+listener = socket.socket()
+listener.bind(("10.77.0.1", 7103))
+# One waits, and there is no room for another: the lender's SYN is sent again.
+listener.listen(0)
+waits = socket.create_connection(("10.77.0.1", 7103))
+print("serves", flush=True)
+while True:
+    while " 01004D0A:1BBF 02 " not in open("/proc/net/tcp").read():
+        time.sleep(0.01)
+    os.kill(lender, signal.SIGSTOP)
+    listener.accept()[0].close()
+    conn, _ = listener.accept()
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conn.close()
+    waits = socket.create_connection(("10.77.0.1", 7103))
+    os.kill(lender, signal.SIGCONT)
+"#;
+
+/// Where the error comes, at the connect or behind it, is a matter of time on any machine.
+const IS_RESET: &str = r#"
+import errno, socket
+try:
+    print("got", socket.create_connection(("10.77.0.1", 7103)).recv(9))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"#;
+
+#[test]
+fn a_connection_that_is_reset_before_the_lender_has_looked_was_not_refused() {
+    let machine = Machine::start();
+    let lender = machine.lab.daemon.child.id().to_string();
+    let there = Daemon::spawn(&mut machine.there(&["python3", "-c", RESETS_AT_ONCE, &lender]));
+    there.wait_for_line("serves");
+    let check = |within: &Within, options: &[&str]| {
+        let said = run(&mut within.run_with(options, &["python3", "-c", IS_RESET]));
+        assert_eq!(text(said.stdout), "ECONNRESET\n", "{options:?} as {}", within.who());
+    };
+    for within in machine.everybody() {
+        check(&within, &[]);
+    }
+    for within in machine.borrowers() {
+        check(&within, &["--no-netns"]);
+    }
+}

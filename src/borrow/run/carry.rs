@@ -214,6 +214,11 @@ impl Carrier {
             }
             Far::Here(far) => Some(far),
             Far::Names => None,
+            Far::Gone => {
+                let _ = socket.set_zero_linger();
+                drop(socket);
+                return;
+            }
         };
         let (number, meter) = self.count();
         self.here.spawn(async move {

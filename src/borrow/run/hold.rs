@@ -4,6 +4,7 @@
 //!   (none) ──SYN──▶ Dialing ──the lender is connected──▶ Connected ──accepted──▶ (none), and is carried
 //!                      │                                     └────too late────▶ (none)
 //!                      ├──it failed: the program hears it──▶ (none)
+//!                      ├──it was reset already: Connected, to be reset as soon as it is accepted
 //!                      └──the program gave up─────────────▶ (none)
 //! ```
 //! The kernel of the borrowed network drops the SYN, and the tap shows it. What is decided here is only which of the three
@@ -54,6 +55,8 @@ pub enum Far {
     Here(TcpStream),
     /// The resolver inside.
     Names,
+    /// Somebody who has reset it already.
+    Gone,
 }
 
 /// The held SYNs of a borrowed network.
@@ -161,12 +164,13 @@ impl Hold {
         };
         match connected {
             Ok(far) => self.let_in(ends, far),
+            Err(Outcome::Reset) => self.let_in(ends, Far::Gone),
             Err(outcome) => {
                 let Some(syn) = self.held().remove(&ends) else { return };
                 match outcome {
                     Outcome::Refused => send(&self.own, ends.0.ip(), &syn.refused()),
                     Outcome::Unreachable(why) => self.tell_unreachable(&syn, why),
-                    Outcome::Silence => {}
+                    Outcome::Silence | Outcome::Reset => {}
                 }
             }
         }

@@ -17,6 +17,8 @@ const EADDRNOTAVAIL: Errno = Errno(99);
 pub enum Outcome {
     /// A reset: ECONNREFUSED.
     Refused,
+    /// It was connected at the lender and reset before it was used: so it is here, and the program has ECONNRESET.
+    Reset,
     /// ICMP.
     Unreachable(Unreachable),
     /// Nothing: the program tries again, and in the end has ETIMEDOUT, when it would have it on the lender's machine.
@@ -40,7 +42,8 @@ impl Outcome {
     /// That of an attempt that failed with this number.
     pub fn of_errno(errno: Errno) -> Self {
         match errno {
-            Errno::ECONNREFUSED | Errno::ECONNRESET => Self::Refused,
+            Errno::ECONNREFUSED => Self::Refused,
+            Errno::ECONNRESET => Self::Reset,
             Errno::ETIMEDOUT => Self::Silence,
             Errno::EACCES | EPERM => Self::Unreachable(Unreachable::Prohibited),
             ENETUNREACH | ENETDOWN | EAFNOSUPPORT | EADDRNOTAVAIL => Self::Unreachable(Unreachable::Network),
@@ -67,7 +70,7 @@ mod tests {
     fn errors_keep_their_meaning() {
         for (number, outcome) in [
             (111, Outcome::Refused),
-            (104, Outcome::Refused),
+            (104, Outcome::Reset),
             (110, Outcome::Silence),
             (113, Outcome::Unreachable(Unreachable::Host)),
             (101, Outcome::Unreachable(Unreachable::Network)),
