@@ -182,6 +182,11 @@ async fn look_up(borrower: &Borrower, query: &Query, grant: Granted<Resolve>) ->
         }
         return answer;
     }
+    if query.question().kind == dns::PTR
+        && let Some(names) = dns::reversed(name.as_str()).and_then(|address| hosts.names_of(address))
+    {
+        return query.answer_names(names, OWN_TTL_SECONDS);
+    }
     // A question takes a socket like any other loan.
     let Ok(_socket) = borrower.lender.shared.sockets.try_acquire() else { return query.fail(Rcode::ServFail) };
     let resolvers = machine::resolvers(&file);

@@ -28,6 +28,12 @@ fn getent_gets_what_programs_of_the_lender_get() {
         assert!(said.starts_with("10.77.0.1 "), "{said}");
         assert!(guest.says(&["getent", "hosts", "own.lab.test"]).starts_with("10.77.0.1 "));
         guest.fails(&["getent", "hosts", "nowhere.lab.test"], 2);
+        // The name of an address as its hosts have it, whatever its resolvers say.
+        let name = guest.says(&["getent", "hosts", "10.77.0.1"]);
+        assert_eq!(name.split_whitespace().collect::<Vec<_>>(), ["10.77.0.1", "own.lab.test"]);
+        let names = guest.says(&["dig", "+short", "-x", "10.77.0.1"]);
+        assert_eq!(names, "own.lab.test.\nown.\n");
+        assert!(guest.says(&["getent", "hosts", "fd77::8"]).ends_with(" six.lab.test\n"));
     });
 }
 
@@ -35,7 +41,7 @@ fn getent_gets_what_programs_of_the_lender_get() {
 fn a_program_sees_the_lenders_resolver_files() {
     for_each_guest(|guest| {
         assert_eq!(guest.says(&["cat", "/etc/resolv.conf"]), "nameserver 127.0.0.1\nsearch lab.test\n");
-        assert!(guest.says(&["cat", "/etc/hosts"]).contains("# 10.77.0.1 own.lab.test\n"));
+        assert!(guest.says(&["cat", "/etc/hosts"]).contains("# 10.77.0.1 own.lab.test own\n"));
         assert_eq!(guest.says(&["grep", "hosts:", "/etc/nsswitch.conf"]), "hosts: files dns\n");
     });
 }

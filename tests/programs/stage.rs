@@ -171,7 +171,7 @@ fn write_files(folder: &Path) {
     for (file, content) in [
         ("zone", zone.to_string().as_str()),
         ("asked", ""),
-        ("hosts", "127.0.0.1 localhost\n10.77.0.1 own.lab.test\n"),
+        ("hosts", "127.0.0.1 localhost\n10.77.0.1 own.lab.test own\nfd77::8 six.lab.test\n"),
         ("resolv.conf", "nameserver 127.0.0.1\nsearch lab.test\n"),
         ("nsswitch.conf", "hosts: files dns\n"),
         ("www/hello", "hello from lab\n"),

@@ -86,20 +86,32 @@ impl<T> Followed<T> {
 
 /// The names of hosts(5).
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Hosts(HashMap<String, Vec<IpAddr>>);
+pub(super) struct Hosts {
+    addresses: HashMap<String, Vec<IpAddr>>,
+    /// As the first line with the address has them.
+    names: HashMap<IpAddr, Vec<String>>,
+}
 
 impl Hosts {
     fn parse(text: &str) -> Self {
-        let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
+        let mut hosts = Self::default();
         for HostsLine { address, names } in lines(text) {
-            for name in names {
-                let addresses = hosts.entry(name).or_default();
+            for name in &names {
+                let addresses = hosts.addresses.entry(name.clone()).or_default();
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }
             }
+            if !names.is_empty() {
+                hosts.names.entry(address).or_insert(names);
+            }
         }
-        Self(hosts)
+        hosts
+    }
+
+    /// The names of an address, the canonical one first; `None` if they are to be asked for elsewhere.
+    pub(super) fn names_of(&self, address: IpAddr) -> Option<&[String]> {
+        self.names.get(&address).map(Vec::as_slice)
     }
 
     /// The addresses of a name in lower case; `None` if it is to be asked for elsewhere. Whatever the file says, nobody
@@ -107,7 +119,7 @@ impl Hosts {
     pub(super) fn of(&self, name: &str) -> Option<Vec<IpAddr>> {
         let is_localhost = || name == "localhost" || name.ends_with(".localhost");
         let loopback = || vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        self.0.get(name).cloned().or_else(|| is_localhost().then(loopback))
+        self.addresses.get(name).cloned().or_else(|| is_localhost().then(loopback))
     }
 }
 
@@ -149,6 +161,9 @@ mod tests {
         assert_eq!(hosts.of("a.localhost"), addresses(&["127.0.0.1", "::1"]));
         assert_eq!(hosts.of("old"), None);
         assert_eq!(hosts.of("notlocalhost"), None);
+        let names = |address: &str| hosts.names_of(address.parse().unwrap()).map(<[String]>::to_vec);
+        assert_eq!(names("10.0.0.1"), Some(vec!["db.internal".to_owned(), "db".to_owned()]), "those of the first line");
+        assert_eq!(names("9.9.9.9"), None);
     }
 
     #[test]

@@ -10,8 +10,10 @@
 
 mod name;
 mod reply;
+mod reverse;
 
 pub use reply::Reply;
+pub use reverse::reversed;
 
 use bytes::BufMut;
 use name::Cursor;
@@ -32,6 +34,8 @@ const DATAGRAM_BYTES_MAX: u16 = 4096;
 pub const A: u16 = 1;
 /// The record of an IPv6 address.
 pub const AAAA: u16 = 28;
+/// The record of a name of an address.
+pub const PTR: u16 = 12;
 
 const CNAME: u16 = 5;
 const OPT: u16 = 41;
@@ -211,22 +215,35 @@ impl Query {
     /// An answer of the lender's own: those of `addresses` that are of the type that was asked for, to be kept for
     /// `ttl_seconds`.
     pub fn answer(&self, addresses: &[std::net::IpAddr], ttl_seconds: u32) -> Vec<u8> {
+        let octets = addresses.iter().filter_map(|address| match (address, self.question.kind) {
+            (std::net::IpAddr::V4(address), A) => Some(address.octets().to_vec()),
+            (std::net::IpAddr::V6(address), AAAA) => Some(address.octets().to_vec()),
+            _ => None,
+        });
+        self.answer_with(octets, ttl_seconds)
+    }
+
+    /// An answer of the lender's own to the question for the names of an address: those of `names` that are names of hosts.
+    pub fn answer_names(&self, names: &[String], ttl_seconds: u32) -> Vec<u8> {
+        let names = names.iter().filter_map(|text| {
+            let mut name = Vec::new();
+            name::put(&mut name, text).map(|()| name)
+        });
+        self.answer_with(names, ttl_seconds)
+    }
+
+    /// One record of the type that was asked for with each of `contents`.
+    fn answer_with(&self, contents: impl Iterator<Item = Vec<u8>>, ttl_seconds: u32) -> Vec<u8> {
         let mut records = Vec::new();
         let mut count = 0;
-        for address in addresses {
-            let (kind, octets) = match address {
-                std::net::IpAddr::V4(address) => (A, address.octets().to_vec()),
-                std::net::IpAddr::V6(address) => (AAAA, address.octets().to_vec()),
-            };
-            if kind == self.question.kind && count < OWN_RECORDS_MAX {
-                count += 1;
-                records.put_u16(POINTER_TO_QUESTION);
-                records.put_u16(kind);
-                records.put_u16(INTERNET);
-                records.put_u32(ttl_seconds);
-                records.put_u16(octets.len() as u16);
-                records.extend_from_slice(&octets);
-            }
+        for content in contents.take(OWN_RECORDS_MAX) {
+            count += 1;
+            records.put_u16(POINTER_TO_QUESTION);
+            records.put_u16(self.question.kind);
+            records.put_u16(INTERNET);
+            records.put_u32(ttl_seconds);
+            records.put_u16(content.len() as u16);
+            records.extend_from_slice(&content);
         }
         let mut out = Vec::new();
         put_header(&mut out, self.id, self.answer_flags(), [1, count, 0, 0]);
@@ -271,7 +288,7 @@ fn put_header(out: &mut Vec<u8>, id: u16, flags: u16, counts: [u16; 4]) {
 /// A name that is that of the question: a pointer to behind the header.
 const POINTER_TO_QUESTION: u16 = 0xc000 | HEADER_BYTES as u16;
 /// Most records of an answer of the lender's own: more than any program tries.
-const OWN_RECORDS_MAX: u16 = 64;
+const OWN_RECORDS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests;

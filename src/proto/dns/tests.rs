@@ -203,3 +203,13 @@ proptest! {
         prop_assert_eq!(query.forward(id, &name).unwrap(), ask(id, &question(&name, kind)).unwrap());
     }
 }
+
+#[test]
+fn the_names_of_an_address_are_answered_as_far_as_they_are_names() {
+    let query = Query::decode(&ask(7, &question("9.0.50.10.in-addr.arpa", PTR)).unwrap()).unwrap();
+    let answer = query.answer_names(&["db.lan".to_owned(), "a b".to_owned(), "db".to_owned()], 30);
+    let asked = ask(7, query.question()).unwrap();
+    let records = hex("c00c 000c 0001 0000001e 0008 026462036c616e00 c00c 000c 0001 0000001e 0004 02646200");
+    assert_eq!(answer[..12], hex("0007 8180 0001 0002 0000 0000"));
+    assert_eq!(answer[12..], [&asked[12..], &records].concat());
+}
