@@ -58,7 +58,8 @@ lender. It listens on loopback alone (EACCES elsewhere), hears no datagram of wh
 nothing where a datagram is refused by the other machine, and debuggers do not work in it.
 
 What is not the other machine's: connections and datagrams leave it from an address that it chooses, whatever address the program binds to them; a socket for
-datagrams that is bound to no port by number hears only whom it has sent to; out-of-band data (MSG_OOB) is left out; and programs that root runs cannot be debugged.
+datagrams that is bound to no port by number hears only whom it has sent to; out-of-band data (MSG_OOB) is left out; nobody answers ping and what else is neither TCP nor UDP, nor hears groups and broadcasts; the only
+network device is loopback, which has the other machine's addresses; and programs that root runs cannot be debugged.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]

@@ -81,8 +81,13 @@ impl Open {
         let mut serving = JoinSet::new();
         for bound in self.0 {
             let failure_tx = failure_tx.clone();
-            // A full queue holds enough of the same.
-            let tell = move |error: &BorrowError| drop(failure_tx.try_send(one_line(error)));
+            let tell = move |error: &BorrowError| {
+                // That a session is lost, and made again, is told once and not for each connection: it is no end of the forward.
+                if !matches!(error, BorrowError::Ended { .. }) {
+                    // A full queue holds enough of the same.
+                    let _ = failure_tx.try_send(one_line(error));
+                }
+            };
             match bound {
                 Bound::Local(forward) => serving.spawn(forward.serve(tell)),
                 Bound::LocalUdp(forward) => serving.spawn(forward.serve(tell)),
