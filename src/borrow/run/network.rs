@@ -104,9 +104,13 @@ impl Network {
             routes.insert(route.prefix, source);
         }
         for resolver in machine.resolvers.iter().chain(own_resolvers).filter(|address| is_plain(address)) {
-            // Answered here, wherever it is.
-            let from = addresses.iter().find(|address| address.is_ipv4() == resolver.is_ipv4());
-            routes.entry(IpNet::from(*resolver)).or_insert(from.copied().unwrap_or(NO_ADDRESS.into()));
+            // Answered here, wherever it is; what else is there is reached from where the machine reaches it.
+            let is_of_family = |address: &IpAddr| address.is_ipv4() == resolver.is_ipv4();
+            let ways = routes.iter().filter(|(prefix, source)| prefix.contains(resolver) && is_of_family(source));
+            let source = ways.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, source)| *source);
+            let first = || addresses.iter().copied().find(is_of_family);
+            let source = source.or_else(first).unwrap_or(NO_ADDRESS.into());
+            routes.entry(IpNet::from(*resolver)).or_insert(source);
         }
         // The kernel makes those of the addresses themselves, and of loopback.
         let is_own = |prefix: &IpNet| {
@@ -260,6 +264,18 @@ mod tests {
                 pair("fd00::/8", "fd00::7")
             ]
         );
+    }
+
+    #[test]
+    fn a_resolver_is_reached_from_where_the_machine_reaches_it() {
+        let machine = Machine {
+            addresses: ["10.0.0.7", "10.5.0.1"].map(|text| text.parse().unwrap()).into(),
+            routes: vec![route("0.0.0.0/0", Some("10.0.0.7")), route("10.5.0.0/16", Some("10.5.0.1"))],
+            resolvers: vec!["10.5.0.2".parse().unwrap()],
+            ..Machine::default()
+        };
+        let network = Network::of(&machine, &[], true);
+        assert!(network.routes.contains(&("10.5.0.2/32".parse().unwrap(), "10.5.0.1".parse().unwrap())));
     }
 
     #[test]
