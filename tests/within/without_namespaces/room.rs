@@ -41,6 +41,44 @@ signal.pause()
 }
 
 #[test]
+fn long_messages_that_wait_to_be_sent_stay_bounded() {
+    let machine = Machine::start();
+    let program = r#"
+import ctypes, signal, socket, struct, threading
+libc = ctypes.CDLL(None, use_errno=True)
+near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+near.setblocking(False)
+try:
+    while True:
+        near.send(bytes(1000))
+except BlockingIOError:
+    near.setblocking(True)
+content = ctypes.create_string_buffer(1)
+part = (ctypes.c_size_t * 2)(ctypes.addressof(content), 1)
+control = ctypes.create_string_buffer(struct.pack("=Qii", 65536, 1, 99), 65536)
+# The first has none, so that it waits.
+headers = [struct.pack("=QI4xQQQQi4xI4x", 0, 0, ctypes.addressof(part), 1, ctypes.addressof(control), bytes, 0, 0) for bytes in [0] + [65536] * 1023]
+headers = ctypes.create_string_buffer(b"".join(headers), 1024 * 64)
+for _ in range(6):
+    threading.Thread(target=lambda: libc.sendmmsg(near.fileno(), headers, 1024, 0), daemon=True).start()
+# Each behind those that wait by then.
+for _ in range(20):
+    s = socket.create_connection(("10.77.0.1", 7000))
+    s.sendall(b"still")
+print("held", s.recv(9).decode(), flush=True)
+signal.pause()
+"#;
+    for within in machine.borrowers() {
+        let running = Daemon::spawn(&mut within.bare_python(program));
+        assert_eq!(running.wait_for_line("held "), "held still", "as {}", within.uid);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
+        let most =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+        assert!(most.unwrap() < 150 * 1024, "{most:?} KiB as {}", within.uid);
+    }
+}
+
+#[test]
 fn sockets_by_the_thousand_that_nobody_answers_stay_bounded() {
     let machine = Machine::start();
     let program = r#"

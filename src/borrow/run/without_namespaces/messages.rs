@@ -25,6 +25,8 @@ pub const MESSAGES_MAX: usize = 1024;
 /// Descriptors of one message (SCM_MAX_FD), and of one call.
 const PASSED_MAX: usize = 253;
 const PASSED_AT_ONCE_MAX: usize = 1024;
+/// Control messages and places of pieces of one call, in bytes: as much is held while the call waits.
+const HELD_BYTES_MAX: usize = 256 * 1024;
 /// An `msghdr` of 64 bits, and where an `mmsghdr` has the length that was sent.
 const HEADER_BYTES: usize = 56;
 pub const MANY_BYTES: u64 = 64;
@@ -90,17 +92,18 @@ impl Message {
         Ok(Self { name, control, passed, parts })
     }
 
-    /// The messages of a sendmmsg, or as many of the first ones as pass on what there is room for: the program asks for the rest
-    /// again.
+    /// The messages of a sendmmsg, or as many of the first ones as pass on, and hold, what there is room for: the program asks for
+    /// the rest again.
     ///
     /// # Errors
     /// What the program hears.
     pub fn read_many(thread: &Thread, place: u64, count: usize) -> Result<Vec<Self>, Errno> {
-        let (mut messages, mut passed) = (Vec::new(), 0);
+        let (mut messages, mut passed, mut held) = (Vec::new(), 0, 0);
         for number in 0..count.min(MESSAGES_MAX) {
             let message = Self::read(thread, place.wrapping_add(number as u64 * MANY_BYTES))?;
             passed += message.passed.len();
-            if passed > PASSED_AT_ONCE_MAX {
+            held += message.control.len() + message.parts.len() * PART_BYTES;
+            if passed > PASSED_AT_ONCE_MAX || held > HELD_BYTES_MAX {
                 break;
             }
             messages.push(message);
@@ -221,6 +224,25 @@ mod tests {
         }
         let messages = Message::read_many(&own, headers.as_ptr() as u64, 9).unwrap();
         assert_eq!(messages.len(), PASSED_AT_ONCE_MAX / PASSED_MAX);
+    }
+
+    #[test]
+    fn a_call_holds_no_more_than_there_is_room_for() {
+        let own = Thread(getpid().as_raw_nonzero().get());
+        let (parts, control) = (vec![0_u64; 2 * PARTS_MAX], vec![0xff_u8; CONTROL_BYTES_MAX]);
+        let mut header = (CONTROL_BYTES_MAX as u64).to_ne_bytes().to_vec();
+        header.extend(&control[8..]);
+        for (parts_count, control_bytes, expected) in [
+            (PARTS_MAX, 0, HELD_BYTES_MAX / (PARTS_MAX * PART_BYTES)),
+            (0, CONTROL_BYTES_MAX, HELD_BYTES_MAX / CONTROL_BYTES_MAX),
+            (1, 0, 1000),
+        ] {
+            let words =
+                [0, 0, parts.as_ptr() as u64, parts_count as u64, header.as_ptr() as u64, control_bytes as u64, 0, 0];
+            let headers: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>().repeat(1000);
+            let messages = Message::read_many(&own, headers.as_ptr() as u64, 1000).unwrap();
+            assert_eq!(messages.len(), expected, "{parts_count} {control_bytes}");
+        }
     }
 
     /// Control messages, one behind the other, of kinds and lengths that may be lies.
