@@ -121,14 +121,14 @@ fn calls((socket, ioctl): (u32, u32), hidden: &[u32], forbidden: &[u32], supervi
     program.extend(each(hidden, ERRNO | ENOSYS));
     program.extend(each(forbidden, ERRNO | EPERM));
     program.extend(each(supervised, NOTIFY));
-    program.extend(unless(ioctl, &devices()));
+    program.extend(unless(ioctl, &terminals()));
     program.extend(unless(socket, &sockets()));
     program.push(answer(ALLOW));
     program
 }
 
 /// `ioctl(fd, request, …)`, whose request is an unsigned int: whatever does not type for somebody else.
-pub(super) fn devices() -> Vec<Instruction> {
+pub(super) fn terminals() -> Vec<Instruction> {
     let mut program = vec![load(argument(1))];
     for (request, errno) in TYPING {
         program.extend(unless(request, &[answer(ERRNO | errno)]));

@@ -12,6 +12,7 @@ if libc.syscall(444, None, 0, 1) >= 6: # Landlock that knows scopes
     tried("memory", lambda: open("/proc/%d/mem" % outsider, "r+b"))
     tried("signal", lambda: os.kill(outsider, 9))
     tried("signal to capuchin", lambda: os.kill(os.getppid(), 9))
+tried("tap", lambda: fcntl.ioctl(0, 0x400454ca, struct.pack("16sH22x", b"tap0", 2)))
 tcp = socket.socket()
 tried("fastopen", lambda: tcp.sendto(b"x", socket.MSG_FASTOPEN, ("127.0.0.1", port)))
 tcp.setsockopt(socket.IPPROTO_TCP, 30, 1) # TCP_FASTOPEN_CONNECT
@@ -59,6 +60,7 @@ fn no_way_around_is_open() {
         "ping EPROTONOSUPPORT",
         "sctp EPROTONOSUPPORT",
         "udplite EPROTONOSUPPORT",
+        "tap EPERM",
         "fastopen ENOTSUP",
         "fastopen-connect ECONNREFUSED",
         "device EPERM",

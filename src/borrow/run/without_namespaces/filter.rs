@@ -6,7 +6,8 @@
 //!   a program sees whom it speaks to and not how;
 //! - sockets: TCP and UDP of the internet's families, unix, and two kinds of netlink;
 //! - source routes: a packet would leave for the first stop on its way, wherever it is sent to;
-//! - devices: what is sent to loopback by another device leaves by that, to whoever is on its wire;
+//! - devices: what is sent to loopback by another device leaves by that, to whoever is on its wire; and a tap that the user has been
+//!   given is a wire itself;
 //! - groups of receivers: they would be those of this machine's network;
 //! - as in the other mode, io_uring, pidfd_getfd and request_key are missing, and nobody types into the terminal; debugging and
 //!   other namespaces are forbidden, since what is outside is not kept apart;
@@ -15,8 +16,8 @@
 use crate::{
     borrow::run::filter::{
         ALLOW, ARCHITECTURE, ARCHITECTURE_AT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT, ERRNO, JUMP_EQUAL, MISSING,
-        NOTIFY, OTHERS, SECOND, SECOND_IOCTL, SECOND_OTHERS, answer, argument, devices, each, families, head, jump,
-        load, unless,
+        NOTIFY, OTHERS, SECOND, SECOND_IOCTL, SECOND_OTHERS, answer, argument, each, families, head, jump, load,
+        terminals, unless,
     },
     sys::Instruction,
 };
@@ -60,6 +61,8 @@ const WAYS: [(u32, &[u32]); 3] = [
     (libc::SOL_IP as u32, &[4, 50]),
     (libc::SOL_IPV6 as u32, &[5, 6, 9, 32, 50, 57, 76]),
 ];
+/// By which a descriptor becomes an end of a device: TUNSETIFF.
+const TUN_SET: u32 = 0x4004_54ca;
 /// Datagrams that the kernel would cut after they were judged.
 const UDP_SEGMENT: u32 = 103;
 
@@ -78,7 +81,7 @@ fn second_table() -> Vec<Instruction> {
     program.extend(each(&SECOND_HIDDEN, ERRNO | ENOSYS));
     program.extend(each(&MISSING, ERRNO | ENOSYS));
     program.extend(each(&SECOND_OTHERS, ERRNO | EPERM));
-    program.extend(unless(SECOND_IOCTL, &devices()));
+    program.extend(unless(SECOND_IOCTL, &requests()));
     program.push(answer(ALLOW));
     program
 }
@@ -89,13 +92,21 @@ fn own_table() -> Vec<Instruction> {
     program.extend(each(&MISSING, ERRNO | ENOSYS));
     program.extend(each(&[libc::SYS_request_key as u32], ERRNO | ENOSYS));
     program.extend(each(&OTHERS, ERRNO | EPERM));
-    program.extend(unless(libc::SYS_ioctl as u32, &devices()));
+    program.extend(unless(libc::SYS_ioctl as u32, &requests()));
     program.extend(unless(libc::SYS_sendto as u32, &with_address()));
     program.extend(unless(libc::SYS_recvfrom as u32, &with_address()));
     program.extend(unless(libc::SYS_getsockopt as u32, &asked_options()));
     program.extend(unless(libc::SYS_setsockopt as u32, &set_options()));
     program.extend(unless(libc::SYS_socket as u32, &sockets()));
     program.push(answer(ALLOW));
+    program
+}
+
+/// ioctl: as in the other mode, and nothing becomes a device.
+fn requests() -> Vec<Instruction> {
+    let mut program = vec![load(argument(1))];
+    program.extend(unless(TUN_SET, &[answer(ERRNO | EPERM)]));
+    program.extend(terminals());
     program
 }
 
@@ -220,6 +231,11 @@ mod tests {
             assert_eq!(judge(SECOND.0, second, &[]), ERRNO | EPERM);
         }
         assert_eq!(judge(0x1234, 1, &[]), ERRNO | ENOSYS);
+        for (architecture, ioctl) in [(ARCHITECTURE, libc::SYS_ioctl as u32), (SECOND.0, SECOND_IOCTL)] {
+            assert_eq!(judge(architecture, ioctl, &[3, TUN_SET.into()]), ERRNO | EPERM);
+            assert_eq!(judge(architecture, ioctl, &[3, u64::from(libc::TIOCSTI as u32)]), ERRNO | libc::EIO as u32);
+            assert_eq!(judge(architecture, ioctl, &[3, u64::from(libc::FIONREAD as u32)]), ALLOW);
+        }
         for (level, options) in JOINS {
             for option in options {
                 assert_eq!(own(libc::SYS_setsockopt, &[3, level.into(), option.into()]), ERRNO | ENODEV);

@@ -23,6 +23,7 @@
 //! - other processes of the same user are kept apart by Landlock, from Linux 6.7 on where it is switched on: their memory (/proc/PID/mem),
 //!   and from 6.12 on signals to them; before, that is open as far as this machine lets a user open it (debugging as
 //!   such, ptrace and process_vm_writev, is forbidden in any case);
+//! - a device that sends by itself and is this user's to open (InfiniBand, vhost-vsock) is not covered; a tap is (TUNSETIFF is EPERM);
 //! - loopback is this machine's: what the program listens on, other users of this machine reach, and they can hold its ports;
 //! - resolv.conf, hosts and nsswitch.conf are this machine's: a name in its hosts file is what that says, and a resolver that is no file and
 //!   no DNS (mdns) finds nothing. No address or route of the lender's is seen.
