@@ -85,6 +85,17 @@ impl Listeners {
         Ok(self.find(UDP, to, from)?.is_some())
     }
 
+    /// The kernel's number of the socket that a packet to `target` would find which comes from nobody in particular: of UDP, or one of
+    /// TCP that listens.
+    ///
+    /// # Errors
+    /// As [`Self::has`].
+    pub fn who_has(&self, datagrams: bool, target: SocketAddr) -> io::Result<Option<u64>> {
+        let found = self.find(if datagrams { UDP } else { TCP }, target, wildcard_like(target.ip()))?;
+        let found = found.filter(|message| datagrams || message.get(STATE_AT) == Some(&LISTENING));
+        Ok(found.as_deref().and_then(cookie))
+    }
+
     /// The kernel's numbers of the sockets, of UDP or of TCP, that have `port`, in whatever state but for what lingers; those
     /// that are bound and no more may be of other ports, and are left out before Linux 6.8.
     ///

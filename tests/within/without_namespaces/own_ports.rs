@@ -43,6 +43,49 @@ print(d.recvfrom(9)[0])
     }
 }
 
+/// Has a port of each kind, which others may have, too.
+const SHARED: &str = r#"
+import socket, sys
+held = [socket.socket(2, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+for s in held:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(("127.0.0.1", held[0].getsockname()[1]))
+held[0].listen()
+print("has", held[0].getsockname()[1], flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn a_port_of_another_program_is_shared_by_none_and_one_of_its_own_is() {
+    let machine = Machine::start();
+    let program = r#"
+import errno, socket, sys
+def share(kind, port):
+    s = socket.socket(2, kind)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        s.bind(("127.0.0.1", port))
+        if kind == socket.SOCK_STREAM:
+            s.listen()
+        print("OK")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+    return s
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    share(kind, int(sys.argv[1]))
+    first = share(kind, 0)
+    second = share(kind, first.getsockname()[1])
+"#;
+    for within in machine.borrowers() {
+        let other = Daemon::spawn(within.beside("python3").args(["-c", SHARED]).stdin(Stdio::piped()));
+        let port = other.wait_for_line("has ").split_off(4);
+        let said = says(within.bare_python(program).arg(port));
+        assert_eq!(said, "EADDRINUSE\nOK\nOK\n".repeat(2), "as {}", within.uid);
+    }
+}
+
 #[test]
 fn beyond_loopback_nobody_listens_and_the_person_hears_why() {
     let machine = Machine::start();

@@ -1,6 +1,7 @@
 //! Ports that a program itself has, on this machine's loopback: the only place where it may listen without a namespace.
 //!
 //! What it binds to any other address is bound to loopback as well, so that nobody outside reaches it; getsockname says what it asked for.
+//! A port that another program has is not shared with it (SO_REUSEADDR, SO_REUSEPORT): what is sent there, it would get.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -101,6 +102,9 @@ impl OwnPorts {
         }
         let v6_only = socket.v6_only();
         let inside = if asked.ip().is_loopback() { asked.ip() } else { loopback(socket) };
+        if is_datagram {
+            self.is_nobody_elses(true, SocketAddr::new(inside, asked.port()))?;
+        }
         bind_to(socket, SocketAddr::new(inside, asked.port()))?;
         let mut known = self.known();
         if is_datagram && let Some(bound) = socket.bound() {
@@ -150,11 +154,22 @@ impl OwnPorts {
             return Err(Errno::EACCES);
         };
         if !self.known().listening.contains_key(&socket.cookie) {
+            self.is_nobody_elses(false, bound)?;
             self.make_room(false)?;
         }
         plain(socket.listen(backlog))?;
         self.known().listening.insert(socket.cookie, bound);
         Ok(())
+    }
+
+    /// Whether no other program of this machine would get what is sent there.
+    fn is_nobody_elses(&self, datagrams: bool, place: SocketAddr) -> Result<(), Errno> {
+        if place.port() == 0 {
+            return Ok(());
+        }
+        let owner = self.listeners.who_has(datagrams, place).map_err(|_| ENOBUFS)?;
+        let is_own = owner.is_none_or(|cookie| self.known().of_kind(datagrams).contains_key(&cookie));
+        if is_own { Ok(()) } else { Err(Errno::EADDRINUSE) }
     }
 
     /// Whether the program itself listens there.
