@@ -28,7 +28,7 @@ pub(crate) fn policy() -> String {
 /// A session that is kept in the foreground, so that it ends with the test.
 pub(crate) fn keep(home: &Home) -> Daemon {
     let shared = Daemon::spawn(home.capuchin().args(["connect", "-F", "lab"]));
-    shared.wait_for_line("ready");
+    shared.wait_for_line("Connected to");
     shared
 }
 
