@@ -261,24 +261,31 @@ fn answers_alone() -> BorrowError {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, os::fd::OwnedFd};
+    use rustix::net::{AddressFamily, SocketType, socket};
 
     use super::*;
+
+    /// A socket of the program that is bound, and does not listen yet.
+    fn bound() -> (ProgramSocket, SocketAddr) {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let socket = ProgramSocket::new(socket).unwrap();
+        let address = socket.bound().unwrap();
+        (socket, address)
+    }
 
     #[test]
     fn those_that_are_gone_make_room_and_those_that_are_there_stay() {
         let (refused_tx, _refused_rx) = mpsc::channel(1);
         let ports = OwnPorts::new(refused_tx).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let socket = ProgramSocket::new(OwnedFd::from(listener)).unwrap();
+        let (socket, address) = bound();
         ports.listen(&socket, 1).unwrap();
         // No socket has so high a number.
         for number in 1..KNOWN_MAX as u64 {
             ports.known().listening.insert(u64::MAX - number, ([127, 0, 0, 1], 9).into());
         }
         assert_eq!(ports.known().listening.len(), KNOWN_MAX);
-        let other = ProgramSocket::new(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
+        let (other, _) = bound();
         ports.listen(&other, 1).unwrap();
         assert_eq!(ports.known().listening.len(), 2);
         assert!(ports.has(address));
@@ -287,13 +294,11 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_about_stays_the_programs_own() {
         let (refused_tx, _refused_rx) = mpsc::channel(1);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let (socket, address) = bound();
         // A socket by which the kernel answers nothing.
         let listeners = Listeners::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
         let ports = OwnPorts { listeners, known: Mutex::default(), refused_tx };
-        let socket = ProgramSocket::new(OwnedFd::from(listener)).unwrap();
-        ports.listen(&socket, 1).unwrap();
+        ports.known().listening.insert(socket.cookie, address);
         assert!(ports.has(address) && ports.has(address));
     }
 }
