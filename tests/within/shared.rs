@@ -31,7 +31,7 @@ fn status(within: &Within, command: &str) -> Value {
 /// Keeps a session in the foreground, so that it ends with the test.
 fn keep(within: &Within) -> Daemon {
     let shared = Daemon::spawn(within.capuchin().args(["connect", "-F", "lab"]));
-    shared.wait_for_line("ready");
+    shared.wait_for_line("Connected to lab");
     shared
 }
 
