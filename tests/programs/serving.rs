@@ -77,11 +77,11 @@ const CURL: [&str; 6] = ["curl", "-sS", "--fail", "--noproxy", "*", "http://10.7
 #[test]
 fn nc_takes_one_connection_and_its_port_closes_after_it() {
     for_each_guest(|guest| {
-        // What it says and what it hears come by one pipe, in their order.
+        // What it says and what it hears come by one pipe, in their order; it names who comes as the lender's hosts do.
         let mut served = Served::begin(guest, 8100, &["sh", "-c", "exec nc -v -l 0.0.0.0 PORT 2>&1"]);
         served.server.wait_for_line("Listening on");
         served.visited(&["sh", "-c", "echo hello from lab | nc -N 10.77.0.1 PORT"]);
-        served.server.wait_for_line("Connection received on 10.77.0.1");
+        served.server.wait_for_line("Connection received on own.lab.test");
         served.server.wait_for_line("hello from lab");
         assert!(served.server.wait().success());
         fails(&mut served.visitor(&["nc", "-z", "10.77.0.1", "PORT"]), 1);
