@@ -97,18 +97,15 @@ pub(super) struct Credentials {
 type Listed = (Alias, Result<Profile, BorrowError>);
 
 impl Profiles {
-    /// Those of the user who runs this program, by `XDG_CONFIG_HOME`, `XDG_STATE_HOME` and
-    /// [`home_folder`](session::home_folder); with `CAPUCHIN_USER` and
-    /// `CAPUCHIN_PORT` where they are set.
+    /// Those of the user who runs this program, below [`config_folder`](session::config_folder) and
+    /// [`state_folder`](session::state_folder); with `CAPUCHIN_USER` and `CAPUCHIN_PORT` where they are set.
     ///
     /// # Errors
     /// If none of them says where, or one of the last two is no user or no port.
     pub fn from_env() -> Result<Self, BorrowError> {
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = |rest: &str| session::home_folder().map(|home| home.join(rest));
         let missing = || BorrowError::usage("there is nowhere to keep profiles: set HOME or XDG_CONFIG_HOME");
-        let config = absolute("XDG_CONFIG_HOME").or_else(|| home(".config")).ok_or_else(missing)?;
-        let state = absolute("XDG_STATE_HOME").or_else(|| home(".local/state")).ok_or_else(missing)?;
+        let config = session::config_folder().ok_or_else(missing)?;
+        let state = session::state_folder().ok_or_else(missing)?;
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let wrong = |name: &str, why: String| BorrowError::usage(format!("{name} in the environment: {why}"));
         let user = variable("CAPUCHIN_USER").map(|user| user.parse::<UserName>());

@@ -42,9 +42,7 @@ impl LenderDir {
         if rustix::process::geteuid().is_root() {
             return Some(Self { config: "/etc/capuchin".into(), state: "/var/lib/capuchin".into(), door });
         }
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let base = absolute("XDG_CONFIG_HOME").or_else(|| session::home_folder().map(|home| home.join(".config")))?;
-        Some(Self { door, ..Self::single(base.join("capuchin/lender")) })
+        Some(Self { door, ..Self::single(session::config_folder()?.join("capuchin/lender")) })
     }
 
     /// The admin's folder.

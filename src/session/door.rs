@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::home::home_folder;
+use super::home::{folder_named_by, state_folder};
 
 /// The socket's name in its folder.
 pub const DOOR: &str = "door.sock";
@@ -27,15 +27,11 @@ pub fn own_door() -> Option<PathBuf> {
 /// The folder for what lives no longer than this user's programs, which each user has for himself: `XDG_RUNTIME_DIR`, else
 /// `/run/user/UID` if that is ours, else `run` below `XDG_STATE_HOME` or `~/.local/state`. It may still have to be made.
 pub fn runtime_folder() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let we = rustix::process::geteuid().as_raw();
     let of_login = || {
         let folder = PathBuf::from(format!("/run/user/{we}"));
         folder.metadata().is_ok_and(|found| found.is_dir() && found.uid() == we).then_some(folder)
     };
-    let of_state = || {
-        let state = absolute("XDG_STATE_HOME").or_else(|| home_folder().map(|home| home.join(".local/state")));
-        state.map(|state| state.join("run"))
-    };
-    absolute("XDG_RUNTIME_DIR").or_else(of_login).or_else(of_state)
+    let of_state = || state_folder().map(|state| state.join("run"));
+    folder_named_by("XDG_RUNTIME_DIR").or_else(of_login).or_else(of_state)
 }

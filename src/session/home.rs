@@ -1,9 +1,24 @@
-//! Where this user is at home.
+//! Where this user is at home, and where what is his lies (the XDG base directories).
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 /// The home folder of the user who runs this: what `HOME` says, and where it is not set, what the system's list of users does
 /// (getpwuid(3)), as cron jobs and units of systemd have it. `None` where neither names one by its whole path.
 pub fn home_folder() -> Option<PathBuf> {
-    std::env::home_dir().filter(|home| home.is_absolute())
+    env::home_dir().filter(|home| home.is_absolute())
+}
+
+/// The folder for a user's settings: `XDG_CONFIG_HOME`, else `~/.config`. `None` without a home.
+pub fn config_folder() -> Option<PathBuf> {
+    folder_named_by("XDG_CONFIG_HOME").or_else(|| home_folder().map(|home| home.join(".config")))
+}
+
+/// The folder for what programs of a user keep: `XDG_STATE_HOME`, else `~/.local/state`. `None` without a home.
+pub fn state_folder() -> Option<PathBuf> {
+    folder_named_by("XDG_STATE_HOME").or_else(|| home_folder().map(|home| home.join(".local/state")))
+}
+
+/// What a variable names by its whole path; any other value is ignored, as the XDG specification has it.
+pub fn folder_named_by(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -53,7 +53,7 @@ pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagram
 pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, dial_unix, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
-pub use home::home_folder;
+pub use home::{config_folder, folder_named_by, home_folder, state_folder};
 pub use meter::{Meter, Pace};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
 #[cfg(any(feature = "borrow", feature = "lend"))]

@@ -186,7 +186,7 @@ fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
 
 /// Folders whose place variables say: of tmux and of screen.
 fn own_folders() -> Vec<PathBuf> {
-    let named = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let named = session::folder_named_by;
     let tmux = named("TMUX_TMPDIR").unwrap_or_else(|| "/tmp".into());
     let tmux = tmux.join(format!("tmux-{}", rustix::process::getuid().as_raw()));
     let screen = named("SCREENDIR").or_else(|| Some(session::home_folder()?.join(".screen")));
@@ -195,9 +195,9 @@ fn own_folders() -> Vec<PathBuf> {
 
 /// The sockets of a lender of this machine in its own folder: the one that was named, or where this user's lies.
 fn lender_sockets() -> impl Iterator<Item = PathBuf> {
-    let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(session::home_folder()?.join(".config")));
-    let folders = folder("CAPUCHIND_DIR").into_iter().chain(config.map(|config| config.join("capuchin/lender")));
+    let named = env::var_os("CAPUCHIND_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = session::config_folder().map(|config| config.join("capuchin/lender"));
+    let folders = named.into_iter().chain(own);
     folders.flat_map(|folder| ["door.sock", "admin.sock"].map(|name| folder.join(name)))
 }
 
