@@ -72,9 +72,7 @@ impl Listeners {
     /// # Errors
     /// What the kernel says.
     pub fn has(&self, target: SocketAddr) -> io::Result<bool> {
-        // From an address that no connection has, so that none is found that stands, or lingers.
-        let listens = |message: &[u8]| message.get(STATE_AT) == Some(&LISTENING);
-        Ok(self.find(TCP, target, wildcard_like(target.ip()))?.as_deref().is_some_and(listens))
+        Ok(self.who_has(false, target)?.is_some())
     }
 
     /// Whether a datagram from `from` to `to` would find a UDP socket in the network.
@@ -91,6 +89,7 @@ impl Listeners {
     /// # Errors
     /// As [`Self::has`].
     pub fn who_has(&self, datagrams: bool, target: SocketAddr) -> io::Result<Option<u64>> {
+        // From an address that no connection has, so that none is found that stands, or lingers.
         let found = self.find(if datagrams { UDP } else { TCP }, target, wildcard_like(target.ip()))?;
         let found = found.filter(|message| datagrams || message.get(STATE_AT) == Some(&LISTENING));
         Ok(found.as_deref().and_then(cookie))
