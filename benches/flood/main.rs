@@ -13,7 +13,8 @@ mod support;
 
 use lab::{
     LOOPBACK, Lab,
-    half_open::{HALF_OPEN, descriptors, half_open, memory_kib, raise_descriptors},
+    costs::{descriptors, memory_kib},
+    half_open::{HALF_OPEN, half_open, raise_descriptors},
     peer::Peer,
     wait_until,
 };
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
     // Twice, so that what the first login allocates is not taken for a leak.
     log_in();
     log_in();
-    let (descriptors_before, memory_before) = (descriptors(&lab.daemon), memory_kib(&lab.daemon, "VmRSS"));
+    let (descriptors_before, memory_before) =
+        (descriptors(lab.daemon.child.id()), memory_kib(lab.daemon.child.id(), "VmRSS"));
 
     let mut open = Vec::with_capacity(HALF_OPEN);
     let mut waits = Vec::with_capacity(LOGINS);
@@ -50,8 +52,8 @@ fn main() -> ExitCode {
     }
     let met = row("login in a flood, s, p99", "-", p99(&mut waits), PROMISED, false);
     drop(open);
-    wait_until("the flood is forgotten", || descriptors(&lab.daemon) <= descriptors_before);
-    let more = memory_kib(&lab.daemon, "VmRSS").saturating_sub(memory_before) as f64 / 1024.0;
+    wait_until("the flood is forgotten", || descriptors(lab.daemon.child.id()) <= descriptors_before);
+    let more = memory_kib(lab.daemon.child.id(), "VmRSS").saturating_sub(memory_before) as f64 / 1024.0;
     let flat = row("memory after it, MiB more", "-", more, MEMORY_MIB, false);
     if met && flat { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

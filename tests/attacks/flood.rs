@@ -19,7 +19,8 @@ use crate::{
     support::{
         Daemon, LOOPBACK, Lab, PATIENCE,
         clock::Clock,
-        half_open::{HALF_OPEN, SOURCES, connect_from, descriptors, half_open, memory_kib, raise_descriptors},
+        costs::{descriptors, memory_kib},
+        half_open::{HALF_OPEN, SOURCES, connect_from, half_open, raise_descriptors},
         peer::{ATTACKER, Credentials, HONEST, Peer, frame, password_login, peer_login, saved_ticket, ticket_login},
         run, wait_until,
     },
@@ -52,7 +53,8 @@ async fn attack_26_ten_thousand_half_open_connections() {
     // Twice, so that what the first login allocates is not taken for a leak.
     still_serves(&lab, &home).await;
     still_serves(&lab, &home).await;
-    let (descriptors_before, memory_before) = (descriptors(&lab.daemon), memory_kib(&lab.daemon, "VmRSS"));
+    let (descriptors_before, memory_before) =
+        (descriptors(lab.daemon.child.id()), memory_kib(lab.daemon.child.id(), "VmRSS"));
     clock.stop();
 
     let mut open = Vec::with_capacity(HALF_OPEN);
@@ -67,10 +69,10 @@ async fn attack_26_ten_thousand_half_open_connections() {
     for _ in 0..3 {
         still_serves(&lab, &home).await;
     }
-    let more = descriptors(&lab.daemon) - descriptors_before;
+    let more = descriptors(lab.daemon.child.id()) - descriptors_before;
     let expected = usize::from(SOURCES)..=DESCRIPTORS_IN_FLOOD;
     assert!(expected.contains(&more), "{more} descriptors more: each source still has its share, and no more");
-    let memory = memory_kib(&lab.daemon, "VmHWM");
+    let memory = memory_kib(lab.daemon.child.id(), "VmHWM");
     assert!(memory < memory_before + 32 * 1024, "{memory} KiB in the flood, {memory_before} KiB before");
 
     // Those that got a place are cut after five seconds, and then their source is not heard at all.
@@ -87,11 +89,15 @@ async fn attack_26_ten_thousand_half_open_connections() {
     drop(open);
 
     let end = Instant::now() + PATIENCE;
-    while descriptors(&lab.daemon) > descriptors_before {
-        assert!(Instant::now() < end, "{} descriptors, {descriptors_before} before", descriptors(&lab.daemon));
+    while descriptors(lab.daemon.child.id()) > descriptors_before {
+        assert!(
+            Instant::now() < end,
+            "{} descriptors, {descriptors_before} before",
+            descriptors(lab.daemon.child.id())
+        );
         still_serves(&lab, &home).await;
     }
-    let memory = memory_kib(&lab.daemon, "VmRSS");
+    let memory = memory_kib(lab.daemon.child.id(), "VmRSS");
     assert!(memory < memory_before + MEMORY_AFTER_KIB, "{memory} KiB, {memory_before} KiB before");
     let lines = lab.audit().len();
     assert!(lines < 1000, "a flood of 10,000 gave {lines} audit lines");
@@ -258,7 +264,7 @@ async fn visitors_of_a_listener_wait_in_the_kernel_once_all_that_is_lent_is_take
     lab.daemon.kill();
     let lab = with_descriptors(lab.folder, LENDS_TWENTY);
     let home = lab.join("alice");
-    let before = descriptors(&lab.daemon);
+    let before = descriptors(lab.daemon.child.id());
     let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let forward = format!("127.0.0.1:0:{}", target.local_addr().unwrap());
     let forward = Daemon::spawn(home.capuchin().args(["forward", "lab", "-N", "-R", &forward]));
@@ -266,7 +272,7 @@ async fn visitors_of_a_listener_wait_in_the_kernel_once_all_that_is_lent_is_take
     let at: SocketAddr = line.split(' ').nth(1).unwrap().parse().unwrap();
     let visitors: Vec<_> = (0..VISITORS).map(|_| connect_from(ATTACKER, at)).collect();
     wait_until("those without a descriptor wait in the kernel", || queued(at) >= VISITORS - 20);
-    let more = descriptors(&lab.daemon).saturating_sub(before);
+    let more = descriptors(lab.daemon.child.id()).saturating_sub(before);
     assert!(more <= 20, "{more} descriptors for a session, a listener and its visitors");
     // Strangers are heard, and told why there is no room; the admin has his way in.
     let said = crate::support::fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]), 2);

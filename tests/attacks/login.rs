@@ -11,7 +11,9 @@ use crate::{
     audit::everything_is_written,
     still_serves,
     support::{
-        LOOPBACK, Lab, PASSWORD, fails,
+        LOOPBACK, Lab, PASSWORD,
+        costs::memory_kib,
+        fails,
         peer::{Credentials, Peer, frame, password_login, saved_ticket, ticket_login},
         run, run_with,
     },
@@ -163,14 +165,14 @@ async fn attack_22_sixty_four_logins_at_once() {
     let lab = Lab::start(LOOPBACK);
     let homes: Vec<_> = (0..4).map(|_| lab.join("alice")).collect();
     // A hash has been computed by now, so its memory is in the peak already.
-    let before = crate::support::half_open::memory_kib(&lab.daemon, "VmHWM");
+    let before = memory_kib(lab.daemon.child.id(), "VmHWM");
     let answers = at_once(&lab, &homes.iter().collect::<Vec<_>>(), 64, PASSWORD.as_bytes()).await;
     let welcome = answers.iter().filter(|answer| matches!(answer, FromLender::Welcome(_))).count();
     let refused: Vec<_> =
         answers.into_iter().filter(|answer| !matches!(answer, FromLender::Welcome(_))).map(refusal).collect();
     assert!(welcome > 0 && refused.iter().all(|(kind, _)| *kind == ErrorKind::Busy), "{welcome}, {refused:?}");
     assert!(!refused.is_empty(), "all 64 were judged");
-    let peak = crate::support::half_open::memory_kib(&lab.daemon, "VmHWM");
+    let peak = memory_kib(lab.daemon.child.id(), "VmHWM");
     let turns = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2) as u64;
     assert!(peak < before + (turns - 1) * 64 * 1024 + 32 * 1024, "{before} KiB before, {peak} KiB at most");
     lab.wait_for_audit("busy", |line| {
@@ -193,7 +195,7 @@ async fn attack_24_a_stored_hash_that_asks_for_4_gib() {
     let mut peer = dial(&lab, &home, "alice").await;
     let (kind, text) = refusal(peer.log_in_with(password_login(PASSWORD.as_bytes())).await);
     assert!(kind == ErrorKind::Login && text.contains("not within 19 to 256 MiB"), "{text}");
-    let peak = crate::support::half_open::memory_kib(&lab.daemon, "VmHWM");
+    let peak = memory_kib(lab.daemon.child.id(), "VmHWM");
     assert!(peak < 64 * 1024, "{peak} KiB: it was refused before it was computed");
     let line = lab.wait_for_verdict("login", "refused");
     assert!(line["why"].as_str().unwrap().contains("set the password again"), "{line}");

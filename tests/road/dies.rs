@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     dial, echo, origin, round_trip,
-    support::{LOOPBACK, Lab, PATIENCE},
+    support::{LOOPBACK, Lab, PATIENCE, costs::descriptors},
 };
 
 #[test]
@@ -99,11 +99,6 @@ fn a_lender_that_was_killed_starts_again_where_it_was() {
     std::fs::write(&settings, lines.collect::<Vec<_>>().join("\n")).unwrap();
     let (_forward, local) = home.forward(&[&format!("0:{server}")]);
     round_trip(&dial(local[0]), b"the ticket is still good").unwrap();
-}
-
-/// The descriptors of a process.
-fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 #[test]

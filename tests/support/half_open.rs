@@ -5,8 +5,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
 };
 
-use super::Daemon;
-
 /// Connections of a flood, all open at the same time.
 pub const HALF_OPEN: usize = 10_000;
 /// Where they come from, so that no share of a single source bounds them.
@@ -43,16 +41,4 @@ pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     bind(&socket, &SocketAddr::from((source, 0))).unwrap();
     connect(&socket, &to).unwrap();
     socket.into()
-}
-
-/// How many descriptors a daemon has open.
-pub fn descriptors(daemon: &Daemon) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap().count()
-}
-
-/// A line of /proc/PID/status, in KiB.
-pub fn memory_kib(daemon: &Daemon, what: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
 }

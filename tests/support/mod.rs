@@ -4,6 +4,7 @@
 
 pub mod borrowing;
 pub mod clock;
+pub mod costs;
 pub mod disk;
 pub mod half_open;
 pub mod named;

@@ -1,10 +1,14 @@
 //! What a program can cost us: as much as the limits say.
 
-use std::{fs, io::Write, process::Stdio};
+use std::{io::Write, process::Stdio};
 
 use crate::{
     machine::{Machine, Within},
-    support::{Daemon, own_uid, wait_until},
+    support::{
+        Daemon,
+        costs::{descriptors, memory_kib},
+        own_uid, wait_until,
+    },
 };
 
 /// Opens so many sockets to somebody who never answers, in as many processes as it takes: none may open more than a few at once.
@@ -52,10 +56,7 @@ print(s.recv(9).decode(), flush=True)
 /// Resident memory of a process, in KiB, and its descriptors where they may be seen: of a process that keeps its memory to
 /// itself, by root alone.
 fn costs(pid: u32) -> (u64, Option<usize>) {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let descriptors = (own_uid() == 0).then(|| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count());
-    (resident.trim().trim_end_matches(" kB").parse().unwrap(), descriptors)
+    (memory_kib(pid, "VmRSS"), (own_uid() == 0).then(|| descriptors(pid)))
 }
 
 fn twenty_thousand_sockets(machine: &Machine, within: &Within) {

@@ -1,20 +1,13 @@
 //! Bytes of a program's connections: held back by who does not read them, not held up by each other, ended on one side.
 
-use std::{fs, io::Write, process::Stdio};
+use std::{io::Write, process::Stdio};
 
 use serde_json::json;
 
 use crate::{
     machine::{Machine, Within},
-    support::{Daemon, run, text},
+    support::{Daemon, costs::memory_kib, run, text},
 };
-
-/// Everything of a process and of those that it started, in KiB.
-fn peak_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse().unwrap()
-}
 
 /// Both kinds of network, as nobody in particular.
 fn each_way(machine: &Machine) -> [Within; 2] {
@@ -44,13 +37,14 @@ sys.stdin.readline()
 "#;
     let machine = Machine::start();
     for within in each_way(&machine) {
-        let lender_before = peak_kib(machine.lab.daemon.child.id());
+        let peak_kib = |of: &Daemon| memory_kib(of.child.id(), "VmHWM");
+        let lender_before = peak_kib(&machine.lab.daemon);
         let mut running = Daemon::spawn(within.python(program).stdin(Stdio::piped()));
         let line = running.wait_for_line("held ");
         let held: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
         // The buffers of three sockets, and the credit of one stream.
         assert!(held < 64 << 20, "{held} bytes as {}", within.who());
-        let (here, there) = (peak_kib(running.child.id()), peak_kib(machine.lab.daemon.child.id()) - lender_before);
+        let (here, there) = (peak_kib(&running), peak_kib(&machine.lab.daemon) - lender_before);
         assert!(here < 128 * 1024 && there < 64 * 1024, "{here} KiB, {there} KiB more at the lender, {}", within.who());
         running.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         running.wait_for_line("passes 0");

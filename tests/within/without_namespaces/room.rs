@@ -1,7 +1,10 @@
 //! What a program can make capuchin hold.
 
 use super::*;
-use crate::support::own_uid;
+use crate::support::{
+    costs::{descriptors, memory_kib},
+    own_uid,
+};
 
 #[test]
 fn connected_sockets_for_datagrams_by_the_thousand_stay_bounded() {
@@ -34,7 +37,7 @@ signal.pause()
         assert_eq!(running.wait_for_line("held "), "held still", "as {}", within.uid);
         // No other user may look into it.
         if own_uid() == 0 {
-            let held = std::fs::read_dir(format!("/proc/{}/fd", running.child.id())).unwrap().count();
+            let held = descriptors(running.child.id());
             assert!(held < 1400, "{held} descriptors as {}", within.uid);
         }
     }
@@ -71,10 +74,8 @@ signal.pause()
     for within in machine.borrowers() {
         let running = Daemon::spawn(&mut within.bare_python(program));
         assert_eq!(running.wait_for_line("held "), "held still", "as {}", within.uid);
-        let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
-        let most =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
-        assert!(most.unwrap() < 150 * 1024, "{most:?} KiB as {}", within.uid);
+        let most = memory_kib(running.child.id(), "VmHWM");
+        assert!(most < 150 * 1024, "{most} KiB as {}", within.uid);
     }
 }
 
