@@ -156,6 +156,12 @@ impl Child {
         }
     }
 
+    /// Its output broke off before its end.
+    #[cfg(feature = "cli")]
+    pub(crate) fn output_broke_off(&self, why: io::Error) -> BorrowError {
+        BorrowError::output(self.borrower.host(), why)
+    }
+
     /// Ends it with SIGKILL, and waits for that.
     ///
     /// # Errors
@@ -187,7 +193,7 @@ impl Child {
         let stderr = read(stderr.as_mut().map(|it| it as _));
         let (status, stdout, stderr) = tokio::join!(self.wait(), stdout, stderr);
         let status = status?;
-        let failed = |error| BorrowError::answer(&host, "output", error);
+        let failed = |error| BorrowError::output(&host, error);
         Ok(Output { status, stdout: stdout.map_err(failed)?, stderr: stderr.map_err(failed)? })
     }
 

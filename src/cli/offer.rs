@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     BorrowError, ServiceListener, ServiceStream,
-    proto::{ErrorKind, mux::Batch},
+    proto::ErrorKind,
     session::{Stream, Unended},
     sys,
 };
@@ -72,9 +72,7 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
             none => none.insert(Stdin::open()?),
         };
         let down = async {
-            write_out(stream.clone(), Output::open(stdout())).await?;
-            // Its end, or, once more, that it broke off.
-            let whole = stream.read_batch(&mut Batch::default(), 1).await.map(drop);
+            let whole = write_out(stream.clone(), Output::open(stdout())).await?;
             if once {
                 sys::close_stdout()?;
             }

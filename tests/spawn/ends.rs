@@ -7,7 +7,7 @@ use std::{
 };
 
 use capuchin::proto::mux::PING_PERIOD;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -147,6 +147,36 @@ fn a_reader_who_goes_ends_the_command_as_sigpipe_would() {
     let mut first = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert_eq!((first.as_str(), child.wait().unwrap().code()), ("y\n", Some(141)));
+}
+
+/// The end of a program overtakes what it has said: what is read of that afterwards may not be all.
+#[test]
+fn output_that_breaks_off_behind_the_programs_end_is_no_success() {
+    let (mut lab, home) = lab();
+    // As much as finds room at the lender while nobody takes it, and more than is sent before anybody does.
+    const SAID: usize = 300_000;
+    let notes = tempfile::tempdir().unwrap();
+    // Whoever it runs as.
+    std::fs::set_permissions(notes.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let at = |name: &str| notes.path().join(name).display().to_string();
+    let script =
+        format!("echo $$ > {}; until test -e {}; do sleep 0.02; done; head -c {SAID} /dev/zero", at("pid"), at("go"));
+    let child = exec(&home, &["sh", "-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = || std::fs::read_to_string(at("pid")).ok().filter(|pid| pid.ends_with('\n'));
+    wait_until("it runs", || pid().is_some());
+    let borrower = Pid::from_child(&child);
+    kill_process(borrower, Signal::STOP).unwrap();
+    std::fs::write(at("go"), "").unwrap();
+    let process = format!("/proc/{}", pid().unwrap().trim());
+    wait_until("it is over", || !std::path::Path::new(&process).exists());
+    // The lender has had time to say so.
+    run(&mut exec(&home, &["true"]));
+    lab.daemon.kill();
+    kill_process(borrower, Signal::CONT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stdout.len() < SAID, "all of it had come");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), told.contains("error[lost]")), (Some(255), true), "{told}");
 }
 
 #[test]

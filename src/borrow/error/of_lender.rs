@@ -111,6 +111,24 @@ impl BorrowError {
         }
     }
 
+    /// What reading a program's output failed with: some of it is missing.
+    pub(in crate::borrow) fn output(lender: &str, error: io::Error) -> Self {
+        if let Some(taken) = TakenBack::of(&error) {
+            return Self::taken_back(lender, "the program's output", taken);
+        }
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Ended>()) {
+            Some(ended) => Self::ended(lender, ended.clone()),
+            None => Self::Refused {
+                lender: lender.to_owned(),
+                kind: ErrorKind::Target,
+                reason: format!("the program's output broke off: {error}"),
+                errno: Errno::of(&error),
+                notes: Vec::new(),
+                warnings: Vec::new(),
+            },
+        }
+    }
+
     /// The same of something that listens at `target`, and not of a connection to it.
     pub(in crate::borrow) fn of_listener(self) -> Self {
         match self {

@@ -98,11 +98,12 @@ async fn converse(
         copies.write_out(&session, err, stderr());
         speaking += 1;
     }
-    let mut status = None;
+    let (mut status, mut broke_off) = (None, None);
     let mut passed_on = Vec::new();
     loop {
         if let (Some(status), 0) = (status, speaking) {
-            return Ok(status);
+            // Its end may have come before all of its output, and the connection have gone in between.
+            return broke_off.map_or(Ok(status), |why| Err(End::Lost(child.output_broke_off(why))));
         }
         tokio::select! {
             ended = child.ended(), if status.is_none() => status = Some(ended.map_err(End::Lost)?),
@@ -110,7 +111,8 @@ async fn converse(
                 Copied::Input => {}
                 Copied::Asked => return Err(End::Asked),
                 Copied::Output(written) => {
-                    written.map_err(End::Stdout)?;
+                    // Why, the program's own end says better, if that has not come.
+                    broke_off = broke_off.or(written.map_err(End::Stdout)?.err());
                     speaking -= 1;
                 }
             },
@@ -157,7 +159,7 @@ enum Copied {
     Input,
     /// The keys say that this is the end.
     Asked,
-    Output(io::Result<()>),
+    Output(io::Result<io::Result<()>>),
 }
 
 impl Copies {

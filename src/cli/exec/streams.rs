@@ -102,16 +102,19 @@ impl Output {
     }
 }
 
-/// Writes what a program says to one of our streams until its end.
+/// Writes what a program says to one of our streams until its end, and gives why it broke off where that was none.
 ///
 /// # Errors
-/// Ours cannot be written to. A stream of the program that breaks off is its end; why is said elsewhere.
-pub async fn write_out(from: impl ProgramStream, mut to: Output) -> io::Result<()> {
+/// Ours cannot be written to.
+pub async fn write_out(from: impl ProgramStream, mut to: Output) -> io::Result<io::Result<()>> {
     let mut batch = Batch::default();
-    while let Ok(true) = from.stream().read_batch(&mut batch, BYTES).await {
-        to.write_all(&mut batch).await?;
+    loop {
+        match from.stream().read_batch(&mut batch, BYTES).await {
+            Ok(true) => to.write_all(&mut batch).await?,
+            Ok(false) => return Ok(Ok(())),
+            Err(broke_off) => return Ok(Err(broke_off)),
+        }
     }
-    Ok(())
 }
 
 /// A pipe or a terminal in an open file description of our own (open(2)), which does not block. `None`: it is neither, or
