@@ -103,6 +103,8 @@ async fn run(borrower: &Borrower, wanted: Spawn, grant: SpawnGrant, place: Place
         Some(Some(FromProgram::Signalled(number))) => Some(format!("signal {number} ended it")),
         Some(None) => Some(GIVEN_UP.to_owned()),
     };
+    // Before the log is waited for, whose disk may hang: nobody has it any more.
+    drop(running);
     held.log("spawn-ended", target, why).await;
 }
 

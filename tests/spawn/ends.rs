@@ -179,6 +179,30 @@ fn output_that_breaks_off_behind_the_programs_end_is_no_success() {
     assert_eq!((output.status.code(), told.contains("error[lost]")), (Some(255), true), "{told}");
 }
 
+/// Half a file must not take the place of a whole one.
+#[test]
+fn input_that_breaks_off_does_not_look_like_its_end() {
+    let (_lab, home) = lab();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // As one that takes its time to end.
+    let script = format!(
+        "trap '' HUP; echo $$ > {}; cat > {}; touch {}",
+        at("pid").display(),
+        at("half").display(),
+        at("whole").display()
+    );
+    let mut child = exec(&home, &["sh", "-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"the first half").unwrap();
+    wait_until("it has come", || std::fs::read(at("half")).is_ok_and(|half| half == b"the first half"));
+    let process = format!("/proc/{}", std::fs::read_to_string(at("pid")).unwrap().trim());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("it is ended", || !std::path::Path::new(&process).exists());
+    assert!(!at("whole").exists(), "it has taken the break for the end");
+}
+
 #[test]
 fn the_audit_says_what_ran_and_how_it_ended() {
     let (lab, home) = lab();

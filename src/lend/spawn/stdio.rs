@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncWriteExt, copy, sink},
+    io::{AsyncWriteExt, Interest, copy, sink},
     net::unix::pipe::{Receiver, Sender},
     runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
@@ -140,10 +140,12 @@ pub(super) struct Ends {
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// What a program reads.
+/// What a program reads. Dropped before its end it stays open for as long as the program may take to end: what broke off must not
+/// look like something whole to whoever would then put it in the place of what there was.
 pub(super) struct Input {
     stream: Stream,
-    pipe: Sender,
+    /// `None` once it has ended in good order.
+    pipe: Option<Sender>,
     is_terminal: bool,
 }
 
@@ -185,16 +187,27 @@ impl Input {
     fn new(stream: Stream, pipe: Sender, is_terminal: bool) -> Self {
         // Nothing is said to the borrower on it.
         stream.finish();
-        Self { stream, pipe, is_terminal }
+        Self { stream, pipe: Some(pipe), is_terminal }
     }
 
     /// Feeds the program until its input ends or it reads no more, which the borrower's writes then say.
     pub(super) async fn copy(mut self, meter: &Meter) {
-        match stream_to_pipe(&self.stream, &mut self.pipe, meter).await {
+        let Some(pipe) = &mut self.pipe else { return };
+        match stream_to_pipe(&self.stream, pipe, meter).await {
             // A terminal stays open for what the program has to say.
-            Ok(()) if self.is_terminal => drop(self.pipe.write_all(&END_OF_INPUT).await),
-            Ok(()) => {}
+            Ok(()) if self.is_terminal => drop(pipe.write_all(&END_OF_INPUT).await),
+            Ok(()) => self.pipe = None,
             Err(error) => self.stream.reset(reset_of(&error)),
+        }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        let pipe = self.pipe.take().filter(|_| !self.is_terminal);
+        if let (Some(pipe), Ok(runtime)) = (pipe, Handle::try_current()) {
+            // An error there is that nobody reads it any more.
+            runtime.spawn(async move { timeout(LAST_WORDS_MAX, pipe.ready(Interest::ERROR)).await });
         }
     }
 }
