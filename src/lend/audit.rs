@@ -51,7 +51,10 @@ use self::{
     head::Head,
     journal::{Journal, Limits},
 };
-pub(super) use self::{burst::Source, event::Event};
+pub(super) use self::{
+    burst::Source,
+    event::{Event, FIELD_BYTES_MAX},
+};
 use crate::trust::keyfile;
 
 /// Entries that may wait to be written. With the queue full, whoever has something to say waits: a disk that hangs stops

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt::Display, net::SocketAddr};
 
 use super::{
     Lender,
-    audit::{Event, Source},
+    audit::{Event, FIELD_BYTES_MAX, Source},
     borrower::Borrower,
     names::{self, Through},
     own_user,
@@ -177,10 +177,18 @@ pub(super) async fn spawn(
     decision
 }
 
-/// A program as it was asked for, for the log; how much of it is kept is the log's business.
+/// A program as it was asked for, for the log, with a little more than the log has room for: there may be megabytes of it.
 fn asked(wanted: &Spawn, arguments: &[Vec<u8>]) -> String {
-    let words: Vec<_> = arguments.iter().map(|word| String::from_utf8_lossy(word)).collect();
-    format!("{} {}", wanted.what.kind(), words.join(" ")).trim_end().to_owned()
+    let mut text = wanted.what.kind().to_owned();
+    for word in arguments {
+        if text.len() > FIELD_BYTES_MAX {
+            break;
+        }
+        text.push(' ');
+        text.push_str(&String::from_utf8_lossy(word.get(..FIELD_BYTES_MAX).unwrap_or(word)));
+    }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 /// Asks about a request of any kind, and does nothing.

@@ -1,6 +1,6 @@
 //! Programs to run: by path and arguments, and the two that can do anything, a shell and Python.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Policy,
@@ -11,9 +11,10 @@ use super::{
     path::{LenderPath, PathError},
     problem::PolicyError,
     reader::{Entry, Reader, Value},
-    refusal::{Reason, Refusal, RuleRef},
+    refusal::{Reason, Refusal, Remedy, RuleRef},
     search::{Search, Select, Wanted},
 };
+use crate::proto::REFUSAL_TEXT_MAX;
 
 /// A program with its arguments, each handed over as it stands: no shell reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Exec {
         if args.iter().any(|arg| arg.contains(&0)) { Err(ProgramError::Nul) } else { Ok(Self { path, real, args }) }
     }
 
-    /// Path and arguments as a shell reads them; bytes that are no text are shown as such.
+    /// Path and arguments as a shell reads them; bytes that are no text are shown as such, and of long arguments the first 8 KiB.
     pub fn command_line(&self) -> String {
         command_line_of(&self.path, &self.args)
     }
@@ -210,10 +211,29 @@ fn judge_whole(policy: &Policy, principal: &Principal, kind: Kind, select: Selec
     Search { policy, user: &principal.user, kind, select }.judge(&Whole)
 }
 
+/// How much of the arguments stands in a text, in bytes: more than a refusal or a line of the log has room for. There may be
+/// megabytes of them, and to quote all of those, only to cut them off behind it, would take a lender seconds.
+const SHOWN_BYTES_MAX: usize = 8 * 1024;
+const _: () = assert!(SHOWN_BYTES_MAX > REFUSAL_TEXT_MAX);
+
 fn command_line_of(path: &LenderPath, args: &[Vec<u8>]) -> String {
     let path = path.to_string();
-    let args: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
+    let args = shown(args);
     command_line::join(std::iter::once(path.as_str()).chain(args.iter().map(AsRef::as_ref)))
+}
+
+/// The arguments as text, up to [`SHOWN_BYTES_MAX`]; what is cut off there ends in dots.
+fn shown(args: &[Vec<u8>]) -> Vec<Cow<'_, str>> {
+    let (mut shown, mut left) = (Vec::new(), SHOWN_BYTES_MAX);
+    for arg in args {
+        let Some(after) = left.checked_sub(arg.len() + 1) else {
+            shown.push(String::from_utf8_lossy(arg.get(..left).unwrap_or(arg)) + "…");
+            break;
+        };
+        shown.push(String::from_utf8_lossy(arg));
+        left = after;
+    }
+    shown
 }
 
 struct Asked<'a> {
@@ -237,6 +257,11 @@ impl Asked<'_> {
 impl Wanted<ProgramPattern> for Asked<'_> {
     fn target(&self) -> String {
         command_line_of(self.path, self.args)
+    }
+
+    fn remedy(&self) -> Remedy {
+        let is_shown = self.args.iter().map(|arg| arg.len() + 1).sum::<usize>() <= SHOWN_BYTES_MAX;
+        if is_shown { Remedy::Add(self.target()) } else { Remedy::AddProgram }
     }
 
     fn never(&self) -> Option<Reason> {

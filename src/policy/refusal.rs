@@ -93,6 +93,8 @@ pub enum Reason {
 pub(super) enum Remedy {
     /// Have this pattern added.
     Add(String),
+    /// Have a rule for the program added; what it is to be run with is too long to be shown.
+    AddProgram,
     /// Have the deny narrowed.
     Narrow,
     /// Nothing by a rule.
@@ -161,6 +163,10 @@ impl Refusal {
                     kind.rule(pattern)
                 ),
                 admin_command("allow", user, kind, pattern, " --for 1h"),
+            ),
+            Remedy::AddProgram => (
+                format!("ask the lender's admin for a rule of this program in an [[allow]] of {file}; this shows it:"),
+                admin_command("check", user, kind, target, ""),
             ),
             Remedy::Narrow => (
                 format!("a deny beats every allow: ask the lender's admin to narrow it in {file}; this shows it:"),

@@ -19,6 +19,11 @@ pub(super) trait Wanted<P> {
         Some(self.target())
     }
 
+    /// What whoever is refused can do, where a rule may allow it.
+    fn remedy(&self) -> Remedy {
+        self.pattern().map_or(Remedy::Ask, Remedy::Add)
+    }
+
     /// Why no rule can ever allow it.
     fn never(&self) -> Option<Reason> {
         None
@@ -102,7 +107,6 @@ impl<'a, P: 'a> Search<'a, P> {
 
     pub fn refusal(&self, wanted: &impl Wanted<P>, miss: Miss<'a, P>) -> Refusal {
         let (mut rule, mut nearest) = (None, None);
-        let add = || wanted.pattern().map_or(Remedy::Ask, Remedy::Add);
         let (reason, remedy) = match miss {
             Miss::Never(reason) => (reason, Remedy::Ask),
             Miss::Denied(entry) => {
@@ -111,11 +115,11 @@ impl<'a, P: 'a> Search<'a, P> {
             }
             Miss::Guarded(reason, entry) => {
                 rule = Some(entry);
-                (reason, add())
+                (reason, wanted.remedy())
             }
             Miss::NoRule => {
                 nearest = self.nearest(wanted);
-                (Reason::NoRule, add())
+                (Reason::NoRule, wanted.remedy())
             }
             Miss::NothingResolved => (Reason::NothingResolved, Remedy::CheckName),
         };

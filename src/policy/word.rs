@@ -34,11 +34,11 @@ pub(super) enum WordPattern {
 
 impl WordPattern {
     pub fn parse_variable(text: &str) -> Result<Self, WordError> {
-        Self::parse(text, is_variable).ok_or_else(|| WordError::Variable(text.to_owned()))
+        Self::parse(text, is_variable).ok_or_else(|| WordError::Variable(shown(text)))
     }
 
     pub fn parse_service(text: &str) -> Result<Self, WordError> {
-        Self::parse(text, is_service).ok_or_else(|| WordError::Service(text.to_owned()))
+        Self::parse(text, is_service).ok_or_else(|| WordError::Service(shown(text)))
     }
 
     fn parse(text: &str, fits: fn(&str) -> bool) -> Option<Self> {
@@ -66,12 +66,20 @@ impl Covers for WordPattern {
 
 /// A name of a variable, as a borrower asks for it.
 pub(super) fn variable(text: &str) -> Result<String, WordError> {
-    if is_variable(text) { Ok(text.to_owned()) } else { Err(WordError::Variable(text.to_owned())) }
+    if is_variable(text) { Ok(text.to_owned()) } else { Err(WordError::Variable(shown(text))) }
 }
 
 /// A name of a service, as a borrower asks for it.
 pub(super) fn service(text: &str) -> Result<String, WordError> {
-    if is_service(text) { Ok(text.to_owned()) } else { Err(WordError::Service(text.to_owned())) }
+    if is_service(text) { Ok(text.to_owned()) } else { Err(WordError::Service(shown(text))) }
+}
+
+/// What is no name, for its error: of what is longer than any name, and may have megabytes, the beginning.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(NAME_BYTES_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Judges `word` by the patterns of a kind that is about names.
@@ -165,6 +173,15 @@ mod tests {
         }
         assert!(WordPattern::parse_variable("1X").is_err() && WordPattern::parse_variable("a-b").is_err());
         assert!(WordPattern::parse_service("pay-roll.v1").is_ok());
+    }
+
+    #[test]
+    fn of_what_is_longer_than_any_name_an_error_shows_the_beginning() {
+        let long = "é".repeat(1 << 20);
+        for error in [variable(&long).unwrap_err(), service(&long).unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("éé…") && text.len() < 1024, "{} bytes", text.len());
+        }
     }
 
     /// Attack 53.

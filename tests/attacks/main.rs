@@ -35,6 +35,7 @@ mod services;
 mod terminal;
 mod udp;
 mod unix;
+mod words;
 
 use capuchin::proto::{Ask, Frame, Kind, Request, message};
 use support::{

@@ -6,7 +6,7 @@ use super::AuditError;
 
 /// Longest text in one field, in bytes as they stand in the file: a line stays readable, and a peer that writes long names
 /// fills no disk.
-pub(super) const FIELD_BYTES_MAX: usize = 4096;
+pub(in crate::lend) const FIELD_BYTES_MAX: usize = 4096;
 
 /// One event; fields that do not apply are left out. docs/AUDIT.md lists events and fields.
 #[derive(Clone, Debug, Default, Serialize)]

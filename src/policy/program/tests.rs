@@ -152,3 +152,32 @@ fn arguments_need_not_be_text() {
     let cat = LenderPath::parse("/bin/cat").unwrap();
     assert_eq!(Exec::new(cat, None, [b"a\0b".to_vec()]), Err(ProgramError::Nul));
 }
+
+/// There may be megabytes of them, from whoever may run nothing at all; and what is said of them is cut to 1 KiB in the end.
+#[test]
+fn of_long_arguments_a_refusal_has_no_more_than_can_be_shown() {
+    let policy = Policy::parse("[[allow]]\nwho = \"ana\"\nexec = [{ path = \"/bin/ls\" }]", "policy.toml").unwrap();
+    let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
+    let refusal = |path: &str, args: Vec<Vec<u8>>| {
+        let exec = Exec::new(LenderPath::parse(path).unwrap(), None, args).unwrap();
+        (exec.command_line(), decide(&policy, &ana, exec, &Facts::default()).unwrap_err())
+    };
+    for args in [
+        vec![vec![0xff; 1 << 20]; 2],
+        vec![vec![1; 2 << 20]],
+        vec![Vec::new(); 1 << 16],
+        vec![b"'".to_vec(); 1 << 16],
+        vec!["é".repeat(1 << 20).into_bytes()],
+    ] {
+        let (line, refusal) = refusal("/bin/rm", args);
+        assert!(line.starts_with("/bin/rm ") && line.len() < 64 * 1024, "{} bytes", line.len());
+        let lines = refusal.explain();
+        assert!(lines.iter().all(|line| line.len() < 128 * 1024), "{:?}", lines.iter().map(String::len));
+        assert!(lines[1].starts_with("  help: ask the lender's admin for a rule of this program"), "{:.200}", lines[1]);
+        assert_eq!(refusal.send, None, "another command");
+    }
+    // What can be shown is shown as it is, and as the rule that would allow it.
+    let (line, refusal) = refusal("/bin/rm", vec![b"-r".to_vec(), b"a b".to_vec()]);
+    assert_eq!(line, "/bin/rm -r 'a b'");
+    assert!(refusal.help.contains(r#"args = ["-r", "a b"], exact = true"#), "{}", refusal.help);
+}
