@@ -10,7 +10,7 @@ mod stdio;
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::SemaphorePermit, time::timeout};
 
 use self::{
     places::{Place, ProgramPlace},
@@ -49,8 +49,8 @@ const GIVEN_UP: &str = "the borrower gave it up";
 /// The program and what descends from it are ended, with 5 s to end in good order.
 pub(super) async fn lend(borrower: &Borrower, wanted: Spawn, stream: Stream) {
     let _streams = borrower.programs.expect(stream.id());
-    let words = match timeout(REQUEST_MAX, read_words(&stream, &wanted)).await {
-        Ok(Ok(words)) => words,
+    let (room, words) = match timeout(REQUEST_MAX, read_words(borrower, &stream, &wanted)).await {
+        Ok(Ok(read)) => read,
         Ok(Err(_)) | Err(_) => return stream.reset(Reset::Refused),
     };
     let (arguments, variables) = match wanted.split_words(&words) {
@@ -68,6 +68,8 @@ pub(super) async fn lend(borrower: &Borrower, wanted: Spawn, stream: Stream) {
         Ok(place) => place,
         Err(full) => return refuse(&stream, full).await,
     };
+    // From here on the places bound them.
+    drop(room);
     Box::pin(run(borrower, wanted, grant, place, stream)).await;
 }
 
@@ -197,10 +199,16 @@ async fn obey(running: &Running, terminal: Option<&OwnedFd>, stream: &Stream, ma
     }
 }
 
-async fn read_words(stream: &Stream, wanted: &Spawn) -> std::io::Result<Vec<u8>> {
+/// The words, and the room that they take.
+async fn read_words<'a>(
+    borrower: &'a Borrower,
+    stream: &Stream,
+    wanted: &Spawn,
+) -> std::io::Result<(Option<SemaphorePermit<'a>>, Vec<u8>)> {
+    let room = borrower.programs.room_for_words(wanted).await;
     let mut words = vec![0; wanted.words_bytes as usize];
     stream.read_all(&mut words).await?;
-    Ok(words)
+    Ok((room, words))
 }
 
 /// Joins a stream with the program that it belongs to.

@@ -199,8 +199,13 @@ impl Stream {
     pub async fn read_message_bytes(&self, what: &'static str) -> io::Result<Vec<u8>> {
         let mut prefix = [0; message::LENGTH_BYTES];
         self.read_all(&mut prefix).await?;
-        let mut body = vec![0; message::decode_length(what, prefix).map_err(invalid)?];
-        self.read_all(&mut body).await?;
+        let length = message::decode_length(what, prefix).map_err(invalid)?;
+        // It grows with what comes: whoever says a length and no more makes us hold nothing.
+        let mut body = Vec::new();
+        while body.len() < length {
+            let more = poll_fn(|cx| self.poll_read_bytes(cx, length - body.len())).await?;
+            body.extend_from_slice(&more.ok_or(io::ErrorKind::UnexpectedEof)?);
+        }
         Ok(body)
     }
 

@@ -2,10 +2,92 @@
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
+use capuchin::proto::{
+    Answer, Frame, Kind, Program, Request, Reset, Spawn, Spawned, WORDS_BYTES_MAX,
+    message::{self, MESSAGE_BYTES_MAX},
+};
+use tokio::time::timeout;
+
 use crate::{
     still_serves,
-    support::{LOOPBACK, Lab, costs::processor_time, fails},
+    support::{
+        LOOPBACK, Lab,
+        costs::{memory_kib, processor_time},
+        fails,
+        peer::{Peer, frame},
+    },
 };
+
+/// Streams of a session, but for one that is asked on.
+const STREAMS: u64 = 4000;
+
+/// Requests of which no more is sent than how long they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_announced_and_do_not_come_take_no_memory() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let length = u32::try_from(MESSAGE_BYTES_MAX).unwrap().to_be_bytes();
+    let announced: Vec<u8> =
+        (0..STREAMS).flat_map(|number| frame(2 * number + 1, Kind::Data, true, false, &length)).collect();
+    let mut taken_kib = Vec::new();
+    // Memory that was never used before costs nothing until it is written to; what another session has left does.
+    for _ in 0..3 {
+        let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+        peer.send(&announced).await;
+        let last = 2 * STREAMS + 1;
+        peer.send(&frame(last, Kind::Data, true, true, &message::encode_prefixed(&Request::OwnRules))).await;
+        while !matches!(peer.hear().await.expect("an answer"), Frame::Data { stream, .. } if stream.number() == last) {}
+        taken_kib.push(memory_kib(lab.daemon.child.id(), "VmRSS"));
+    }
+    // What is there for each stream is less.
+    let all_of_them = STREAMS * MESSAGE_BYTES_MAX as u64 / 1024;
+    assert!(taken_kib.iter().all(|taken| *taken < all_of_them), "{taken_kib:?} of {all_of_them} KiB");
+    still_serves(&lab, &home).await;
+}
+
+fn spawn(words: &[u8], words_bytes: u32) -> Vec<u8> {
+    let spawn = Spawn {
+        what: Program::Exec,
+        arguments: 1,
+        variables: 0,
+        words_bytes,
+        folder: None,
+        terminal: None,
+        piped: [false; 3],
+        detach: false,
+        offered: Vec::new(),
+    };
+    [&message::encode_prefixed(&Request::Spawn(spawn))[..], words].concat()
+}
+
+async fn answered(peer: &mut Peer, on: u64) -> Answer<Spawned> {
+    loop {
+        match peer.hear().await.expect("an answer") {
+            Frame::Data { stream, payload, .. } if stream.number() == on => {
+                let length = u32::from_be_bytes(*payload.first_chunk().unwrap()) as usize;
+                return message::decode("answer", &payload[4..4 + length]).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Thousands of them would be gigabytes, before anybody has judged one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_has_room_for_four_of_the_longest_words_that_have_not_come() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    for number in 0..4 {
+        peer.send(&frame(2 * number + 1, Kind::Data, true, false, &spawn(b"begun", WORDS_BYTES_MAX))).await;
+    }
+    peer.send(&frame(9, Kind::Data, true, false, &spawn(b"ls\0", 3))).await;
+    assert!(timeout(Duration::from_secs(1), answered(&mut peer, 9)).await.is_err(), "it has to wait");
+    // Others do not.
+    still_serves(&lab, &home).await;
+    peer.send(&frame(1, Kind::Rst, false, false, &Reset::Cancelled.encode())).await;
+    assert!(matches!(answered(&mut peer, 9).await, Answer::Refused(_)));
+}
 
 /// What a refusal has of them is cut to a kilobyte: it took seconds, in which nobody was served, to quote all of them first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,13 +12,13 @@ use tokio::{
     io::{AsyncWriteExt, Interest, copy, sink},
     net::unix::pipe::{Receiver, Sender},
     runtime::Handle,
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot},
     time::timeout,
 };
 
 use super::{REQUEST_MAX, places::PROGRAMS_MAX};
 use crate::{
-    proto::{Errno, Reset, Spawn, SpawnStdio, Stdio, StreamId},
+    proto::{Errno, Reset, Spawn, SpawnStdio, Stdio, StreamId, WORDS_BYTES_MAX},
     session::{Meter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
 };
 
@@ -29,11 +29,17 @@ const END_OF_INPUT: [u8; 2] = [4, 4];
 /// A program that is ended has been killed by then (`worker/supervisor`).
 const LAST_WORDS_MAX: Duration = Duration::from_secs(6);
 
+/// Words of programs that a session may have here before each has been judged and has its place, in bytes: four of the longest
+/// requests. They are here before anybody has said that there may be a program at all.
+const WORDS_BYTES_AT_ONCE: usize = 4 * WORDS_BYTES_MAX as usize;
+
 /// The programs of a session: how many, and the streams that wait for theirs.
 pub(in crate::lend) struct Programs {
     waiting: Mutex<HashMap<(u64, Stdio), Waiting>>,
     arrived: Notify,
     places: Arc<Semaphore>,
+    /// A place for each byte of the words.
+    words: Semaphore,
 }
 
 /// Asks the task that keeps a stream for it.
@@ -41,7 +47,12 @@ type Waiting = oneshot::Sender<oneshot::Sender<Stream>>;
 
 impl Default for Programs {
     fn default() -> Self {
-        Self { waiting: Mutex::default(), arrived: Notify::new(), places: Arc::new(Semaphore::new(PROGRAMS_MAX)) }
+        Self {
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            places: Arc::new(Semaphore::new(PROGRAMS_MAX)),
+            words: Semaphore::new(WORDS_BYTES_AT_ONCE),
+        }
     }
 }
 
@@ -49,6 +60,12 @@ impl Programs {
     /// A place for one more program.
     pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
         self.places.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits for room for the words of a request.
+    pub(super) async fn room_for_words(&self, wanted: &Spawn) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.words.acquire_many(wanted.words_bytes).await.ok()
     }
 
     /// Gives streams back that came for this request and were not taken, when it is dropped.
