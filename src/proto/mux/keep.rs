@@ -14,6 +14,9 @@ use crate::proto::{ProtocolError, StreamId};
 
 /// Most bytes kept, in bytes; beyond it nothing counted is sent until an ACK comes.
 pub const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most pieces kept: each costs a block of its own beside its bytes, however few those are. At a round trip of a third of a second
+/// these are 800,000 small frames a second, each sent alone.
+const KEPT_PARTS_MAX: usize = 256 * 1024;
 /// An ACK is due after so many bytes …
 pub const ACK_BYTES: usize = 256 * 1024;
 /// … or this long after the first frame that was not acknowledged.
@@ -39,7 +42,7 @@ impl Kept {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= KEPT_BYTES_MAX
+        self.bytes >= KEPT_BYTES_MAX || self.parts.len() >= KEPT_PARTS_MAX
     }
 
     /// How many counted frames have been sent.
@@ -175,6 +178,19 @@ mod tests {
         assert_eq!(kept.handle_ack(4), Ok(()));
         assert_eq!(kept.bytes(), 0);
         assert_eq!(kept.handle_ack(5), Err(ProtocolError::AckAhead { acked: 5, sent: 4 }));
+    }
+
+    #[test]
+    fn pieces_of_a_few_bytes_are_bounded_in_number() {
+        let (mut kept, mut pieces) = (Kept::default(), 0);
+        while !kept.is_full() {
+            kept.push(Bytes::from_static(&[0; 9]), 1);
+            pieces += 1;
+        }
+        // Some hundred bytes each, whatever is in them.
+        assert_eq!((pieces, kept.bytes()), (KEPT_PARTS_MAX, 9 * KEPT_PARTS_MAX));
+        assert_eq!(kept.handle_ack(1), Ok(()));
+        assert!(!kept.is_full());
     }
 
     #[test]

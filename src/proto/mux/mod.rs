@@ -70,7 +70,7 @@ pub struct Mux {
     /// Streams that are closed on the wire and hold unread bytes.
     closed_unread: u32,
     schedule: Schedule,
-    /// RST and WINDOW frames that go before any data.
+    /// RST and WINDOW frames that go before any data, at most one of each for a stream.
     urgent: VecDeque<(StreamId, Urgent)>,
     goaway: Option<Goaway>,
     /// Our GOAWAY has left: nothing follows it.
@@ -95,7 +95,8 @@ struct Opened {
 
 enum Urgent {
     Rst(Reset),
-    Window(u32),
+    /// For all that the stream owes by the time that it leaves.
+    Window,
 }
 
 impl Mux {
@@ -176,7 +177,11 @@ impl Mux {
             && let Some(credit) =
                 stream.window.consume(now, bytes.len(), self.keepalive.min_round_trip(), &mut self.pool)
         {
-            self.urgent.push_back((id, Urgent::Window(credit)));
+            // One at a time: whoever sends and takes nothing from us would let them pile up.
+            if stream.owed_credit == 0 {
+                self.urgent.push_back((id, Urgent::Window));
+            }
+            stream.owed_credit = stream.owed_credit.saturating_add(credit);
         }
         Read::Bytes(bytes)
     }

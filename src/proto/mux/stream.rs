@@ -51,6 +51,8 @@ pub(super) struct Stream {
     /// This end has sent something: a reset is no longer an open that nobody wanted.
     pub(super) answered: bool,
     pub(super) window: Window,
+    /// Credit that the peer has not been told of, in bytes; a WINDOW for it is queued while it is above 0.
+    pub(super) owed_credit: u32,
 }
 
 impl Stream {
@@ -64,6 +66,7 @@ impl Stream {
             inbox: Chunks::default(),
             answered: false,
             window: Window::new(initial_credit),
+            owed_credit: 0,
         }
     }
 

@@ -125,7 +125,10 @@ impl Mux {
     fn transmit_urgent(&mut self, id: StreamId, urgent: Urgent, log: &mut Log<'_>) {
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.is_open_on_wire()) else { return };
         match urgent {
-            Urgent::Window(credit) => log.frame(header(id, Kind::Window), &credit.to_be_bytes()),
+            Urgent::Window => {
+                let credit = std::mem::take(&mut stream.owed_credit);
+                log.frame(header(id, Kind::Window), &credit.to_be_bytes());
+            }
             Urgent::Rst(reset) => {
                 stream.outgoing = Outgoing::Reset;
                 self.transmit_reset(id, reset, log);

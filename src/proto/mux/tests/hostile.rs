@@ -51,6 +51,30 @@ fn numbers_of_the_other_side_and_used_numbers_are_refused() {
     assert_eq!(refused(&lower), ProtocolError::StreamReused(id(1)));
 }
 
+/// It may go on for ever: its credit is given back as its bytes are read.
+#[test]
+fn a_peer_that_sends_and_takes_nothing_makes_us_queue_one_window_for_a_stream() {
+    let (mut mux, now) = lender();
+    mux.handle_bytes(now, &frame(1, Kind::Data, "s", b"x")).unwrap();
+    for _ in 0..1000 {
+        mux.handle_bytes(now, &frame(1, Kind::Data, "", &[0; 32_000])).unwrap();
+        while let Read::Bytes(_) = mux.read(now, id(1), usize::MAX) {}
+    }
+    assert_eq!(mux.urgent.len(), 1);
+    let mut wire = Vec::new();
+    pull(&mut mux, now, &mut wire);
+    let mut windows = Vec::new();
+    let (mut reader, mut rest) = (FrameReader::new(), &wire[..]);
+    while let Ok((taken, Some(frame))) = reader.read(rest) {
+        rest = &rest[taken..];
+        if let crate::proto::Frame::Window { credit, .. } = frame {
+            windows.push(credit);
+        }
+    }
+    // All of it but what is not worth a frame.
+    assert!(matches!(windows[..], [credit] if credit > 31_900_000), "{windows:?}");
+}
+
 #[test]
 fn more_bytes_than_were_granted_are_refused() {
     let full = frame(1, Kind::Data, "", &[0; 32_000]);
