@@ -2,6 +2,9 @@
 //!
 //! Each side has a runtime of its own with two workers, as the two binaries have. Rounds of both contenders alternate
 //! and the medians are compared, because absolute times mean nothing on a shared machine.
+//!
+//! Raw TLS has a socket as the machine makes it. Where that paces, as with BBR, a part of what is won is the session's
+//! socket, which does not on loopback; `unshare -n` and `sysctl net.ipv4.tcp_congestion_control=reno` leave that out.
 
 use std::{
     future::Future,
@@ -10,7 +13,7 @@ use std::{
 
 use capuchin::{
     proto::mux,
-    session::{Crew, READ_BYTES, Session, Stream, TLS_BUFFER_BYTES},
+    session::{Crew, READ_BYTES, Session, Stream, TLS_BUFFER_BYTES, socket_options},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
@@ -98,7 +101,7 @@ impl Bench {
         self.tls.connector().connect(Tls::name(), socket).await.expect("a handshake")
     }
 
-    /// One session between the two runtimes, on a connection of its own.
+    /// One session between the two runtimes, on a connection of its own whose socket is as in the two binaries.
     fn session(&self) -> Session {
         let acceptor = self.tls.acceptor();
         let (address_tx, address_rx) = std::sync::mpsc::channel();
@@ -106,7 +109,7 @@ impl Bench {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
             address_tx.send(listener.local_addr().expect("its address")).expect("the bench waits");
             let (socket, _) = listener.accept().await.expect("the bench connects");
-            socket.set_nodelay(true).expect("nodelay");
+            socket_options(&socket);
             let mut connection =
                 acceptor.accept(BufReader::with_capacity(READ_BYTES, socket)).await.expect("a handshake");
             connection.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
@@ -118,7 +121,7 @@ impl Bench {
         let address = address_rx.recv().expect("the lender's address");
         self.borrower.block_on(async {
             let socket = TcpStream::connect(address).await.expect("loopback");
-            socket.set_nodelay(true).expect("nodelay");
+            socket_options(&socket);
             let socket = BufReader::with_capacity(READ_BYTES, socket);
             let mut connection = self.tls.connector().connect(Tls::name(), socket).await.expect("a handshake");
             connection.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
