@@ -24,6 +24,9 @@ pub(super) const QUIET_BYTES: usize = 4 * 1024;
 /// What was sent before the stream was given up may take so long to be taken by the socket; a peer that reads nothing
 /// must not hold it for ever.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
+/// How soon, and how often at least, it is looked whether the peer's kernel has all: it acknowledges within 40 ms.
+const ARRIVED_FIRST_LOOK: Duration = Duration::from_millis(5);
+const ARRIVED_LOOK_MAX: Duration = Duration::from_secs(1);
 /// Written at once to a socket, in bytes.
 pub(super) const WRITE_BYTES: usize = 128 * 1024;
 /// Pieces written at once to a socket: more than a batch of full frames has.
@@ -87,25 +90,23 @@ async fn both_ways<E>(
     may_reset: impl Future<Output = ()>,
 ) -> Result<(), E> {
     let mut unfinished = Unfinished { socket, whole: false };
+    let has_ended = Notify::new();
     let up = async {
-        to_stream(&unfinished.socket, stream, meter, may_reset).await;
-        Ok(())
+        let is_read = to_stream(&unfinished.socket, stream, meter, may_reset).await;
+        has_ended.notify_one();
+        Ok(is_read)
     };
-    let down = answered(&unfinished.socket, stream, meter, answer);
-    let ((), whole) = tokio::try_join!(up, down)?;
-    unfinished.whole = whole;
+    let down = async {
+        answer.await?;
+        Ok::<_, E>(from_stream(stream, &unfinished.socket, meter, &has_ended).await.is_ok())
+    };
+    let (is_read, whole) = tokio::try_join!(up, down)?;
+    if whole && !is_read {
+        // An orderly end would let it write on into the void; the reset must not overtake what it has still to get.
+        arrived(&unfinished.socket).await;
+    }
+    unfinished.whole = whole && is_read;
     Ok(())
-}
-
-/// After an answer that is a yes, from the stream into the socket; gives whether all of it came.
-async fn answered<E>(
-    socket: &impl Socket,
-    stream: &Stream,
-    meter: &Meter,
-    answer: impl Future<Output = Result<(), E>>,
-) -> Result<bool, E> {
-    answer.await?;
-    Ok(from_stream(stream, socket, meter).await.is_ok())
 }
 
 /// A socket whose peer must see a reset and not an orderly end as long as bytes are missing.
@@ -122,19 +123,21 @@ impl<S: Socket> Drop for Unfinished<S> {
     }
 }
 
-/// From the socket into the stream, until the socket ends or the stream is closed.
-async fn to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter, may_reset: impl Future<Output = ()>) {
+/// From the socket into the stream, until the socket ends or the stream is closed; gives whether all of it was taken.
+async fn to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter, may_reset: impl Future<Output = ()>) -> bool {
     match copy_to_stream(socket, stream, meter).await {
         Ok(()) => {
             stream.finish();
             meter.finish();
+            true
         }
         Err(Broken::Socket(error)) => {
             may_reset.await;
             stream.reset(reset_of(&error));
+            false
         }
         // No reset: what the peer sent before it closed is still to be read.
-        Err(Broken::Stream) => {}
+        Err(Broken::Stream) => false,
     }
 }
 
@@ -212,11 +215,23 @@ pub(super) fn next_size(size: usize, filled: usize) -> usize {
     }
 }
 
-/// From the stream into the socket, until the stream ends or either fails.
-async fn from_stream(stream: &Stream, socket: &impl Socket, meter: &Meter) -> io::Result<()> {
+/// From the stream into the socket, until the stream ends or either fails; `has_ended`: nobody reads the socket any more.
+async fn from_stream(stream: &Stream, socket: &impl Socket, meter: &Meter, has_ended: &Notify) -> io::Result<()> {
     let mut batch = Batch::default();
+    // A peer that has ended its half may be gone before there is anything to write, which would tell.
+    let broken = async {
+        has_ended.notified().await;
+        // Either way it is of no use any more.
+        let _ = socket.ready(Interest::ERROR).await;
+    };
+    tokio::pin!(broken);
     loop {
-        match stream.read_batch(&mut batch, WRITE_BYTES).await {
+        let read = tokio::select! {
+            biased;
+            read = stream.read_batch(&mut batch, WRITE_BYTES) => read,
+            () = &mut broken => Err(Errno::ECONNRESET.into()),
+        };
+        match read {
             Ok(true) => {
                 let length = batch.remaining();
                 let paced = async {
@@ -254,6 +269,22 @@ async fn write_all(socket: &impl Socket, batch: &mut Batch) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits until the peer's kernel has all that was written, or will never take it.
+async fn arrived(socket: &impl Socket) {
+    let all_there = async {
+        let mut pause = ARRIVED_FIRST_LOOK;
+        while !socket.is_all_there() {
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(ARRIVED_LOOK_MAX);
+        }
+    };
+    tokio::select! {
+        () = all_there => {}
+        _ = socket.ready(Interest::ERROR) => {}
+        () = tokio::time::sleep(LAST_WORDS_MAX) => {}
+    }
+}
+
 /// Ready half a minute after the stream was given up: what was said before has had its time to go on. To be awaited in the task
 /// that writes to the stream.
 pub async fn abandoned(stream: &Stream) {
@@ -266,133 +297,4 @@ fn reset_of(error: &io::Error) -> Reset {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex},
-        net::{TcpListener, TcpStream},
-    };
-
-    use super::*;
-    use crate::{
-        proto::mux::{Config, Role},
-        session::Session,
-    };
-
-    /// Both ends of one stream, with their sessions.
-    async fn stream_pair() -> ((Session, Stream), (Session, Stream)) {
-        let (near, far) = duplex(64 * 1024);
-        let borrower = Session::start(BufReader::new(near), Role::Borrower, Config::default());
-        let lender = Session::start(BufReader::new(far), Role::Lender, Config::default());
-        let ours = borrower.open(Bytes::from_static(b"?")).unwrap();
-        let theirs = lender.accept().await.unwrap();
-        assert!(theirs.read_batch(&mut Batch::default(), 1).await.unwrap());
-        ((borrower, ours), (lender, theirs))
-    }
-
-    async fn socket_pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (near, listener.accept().await.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn what_the_peer_sent_before_it_closed_still_arrives() {
-        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
-        let (mut near, far) = socket_pair().await;
-        let sent = vec![7; 60_000];
-        theirs.write_bytes(sent.clone().into());
-        // The whole stream is closed at the other end, not only its sending half, before a byte was relayed.
-        drop(theirs);
-        ours.write_closed().await;
-        let relay = tokio::spawn(async move {
-            let meter = Meter::default();
-            relay(far, &ours, &meter).await;
-            meter.from_stream()
-        });
-        let mut got = Vec::new();
-        near.read_to_end(&mut got).await.unwrap();
-        assert_eq!(got, sent);
-        assert_eq!(relay.await.unwrap(), 60_000);
-    }
-
-    #[tokio::test]
-    async fn bytes_go_up_before_the_answer_and_a_no_resets_the_socket() {
-        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
-        let (mut near, far) = socket_pair().await;
-        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
-        let relay = tokio::spawn(async move {
-            relay_unanswered(far, &ours, &Meter::default(), async { answer_rx.await.unwrap() }).await
-        });
-        near.write_all(b"early").await.unwrap();
-        let mut batch = Batch::default();
-        assert!(theirs.read_batch(&mut batch, 16).await.unwrap());
-        answer_tx.send(Err("no")).unwrap();
-        assert_eq!(relay.await.unwrap(), Err("no"));
-        let error = near.read(&mut [0; 1]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    /// Whoever connects and resets must not make us open and reset streams: that is a flood to the other side.
-    #[tokio::test]
-    async fn a_socket_that_fails_before_the_answer_fails_its_stream_only_after_it() {
-        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
-        let (near, far) = socket_pair().await;
-        let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
-        let relay = tokio::spawn(async move {
-            relay_accepted(far, &ours, &Meter::default(), async { answer_rx.await.unwrap() }).await
-        });
-        near.set_zero_linger().unwrap();
-        drop(near);
-        let mut batch = Batch::default();
-        tokio::select! {
-            biased;
-            ended = theirs.read_batch(&mut batch, 1) => panic!("{ended:?} before the answer"),
-            // On this one thread the relay runs until nothing is left for it to do.
-            () = turns(1000) => {}
-        }
-        answer_tx.send(Ok(())).unwrap();
-        assert_eq!(theirs.read_batch(&mut batch, 1).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        assert_eq!(relay.await.unwrap(), Ok(()));
-    }
-
-    async fn turns(count: usize) {
-        for _ in 0..count {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Without it every question but the first would wait for 40 ms.
-    #[tokio::test]
-    async fn a_question_in_two_writes_waits_for_no_delayed_acknowledgement() {
-        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
-        // Neither end of this connection has TCP_NODELAY.
-        let (mut near, far) = socket_pair().await;
-        tokio::spawn(async move { relay(far, &ours, &Meter::default()).await });
-        tokio::spawn(async move {
-            while theirs.read_all(&mut [0; 2]).await.is_ok() {
-                theirs.write_all_bytes(Bytes::from_static(b"!")).await.unwrap();
-            }
-        });
-        let mut fastest = Duration::MAX;
-        for round in 0..20 {
-            let began = std::time::Instant::now();
-            near.write_all(b"1").await.unwrap();
-            near.write_all(b"2").await.unwrap();
-            near.read_exact(&mut [0]).await.unwrap();
-            if round > 3 {
-                fastest = fastest.min(began.elapsed());
-            }
-        }
-        assert!(fastest < Duration::from_millis(30), "{fastest:?}");
-    }
-
-    #[test]
-    fn read_sizes_follow_what_the_socket_gives() {
-        let busy = (0..4).fold(QUIET_BYTES, |size, _| next_size(size, size));
-        assert_eq!(busy, BUSY_BYTES);
-        let quiet = (0..8).fold(busy, |size, _| next_size(size, 10));
-        assert_eq!(quiet, QUIET_BYTES);
-        assert_eq!(next_size(8192, 4096), 8192);
-    }
-}
+mod tests;

@@ -32,6 +32,9 @@ pub trait Socket: std::os::fd::AsFd + Send + Sync {
     /// then, and a kernel that expects an answer to carry the acknowledgement waits 40 ms for one.
     fn acknowledge(&self);
 
+    /// Whether a reset takes nothing away any more: all that was written is with the peer's kernel.
+    fn is_all_there(&self) -> bool;
+
     /// Makes the peer see a reset when it is dropped, where its kind has one.
     fn abort_on_drop(&self);
 
@@ -64,6 +67,10 @@ impl Socket for TcpStream {
         let _ = rustix::net::sockopt::set_tcp_quickack(self, true);
     }
 
+    fn is_all_there(&self) -> bool {
+        crate::sys::is_all_acknowledged(self).unwrap_or(true)
+    }
+
     fn abort_on_drop(&self) {
         let _ = self.set_zero_linger();
     }
@@ -88,6 +95,11 @@ impl Socket for UnixStream {
 
     /// A Unix socket holds nothing back.
     fn acknowledge(&self) {}
+
+    /// What was written is with the peer at once.
+    fn is_all_there(&self) -> bool {
+        true
+    }
 
     /// A Unix socket has no reset: its peer sees one where bytes of it are still unread here, and else an end.
     fn abort_on_drop(&self) {}

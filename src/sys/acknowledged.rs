@@ -22,6 +22,19 @@ pub fn is_acknowledged(socket: impl AsFd, within: Duration) -> io::Result<bool> 
     Ok(info.tcpi_probes <= UNANSWERED_MAX && (is_recent || !is_late))
 }
 
+/// Whether all that was sent, and the end if there was one, is with the other end's kernel.
+///
+/// # Errors
+/// What ioctl(2) says: it is no socket.
+pub fn is_all_acknowledged(socket: impl AsFd) -> io::Result<bool> {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: the operation (SIOCOUTQ, which has this number) writes one int.
+    match unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) } {
+        0 => Ok(waiting == 0),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;

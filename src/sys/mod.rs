@@ -70,7 +70,7 @@ mod tun;
 #[cfg(feature = "lend")]
 mod writers;
 
-pub use acknowledged::is_acknowledged;
+pub use acknowledged::{is_acknowledged, is_all_acknowledged};
 #[cfg(feature = "run")]
 pub use borrowed_network::enter_borrowed_network;
 #[cfg(feature = "cli")]

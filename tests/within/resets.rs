@@ -62,6 +62,61 @@ fn a_reset_of_either_end_is_one_at_the_other() {
     }
 }
 
+/// Ends its half and then breaks off, or hears of who does so to it, while nobody writes.
+const BREAKS_OFF_LATER: &str = r#"
+import select, socket, struct
+def break_off(conn):
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conn.close()
+def hears(conn):
+    poll = select.poll()
+    poll.register(conn, 0)
+    return "hears " + " ".join(str(bool(events & select.POLLERR)) for _, events in poll.poll(20_000))
+def end_and_break_off(conn):
+    conn.sendall(b"before")
+    conn.shutdown(socket.SHUT_WR)
+    # It has the end as well.
+    assert conn.recv(9) == b"got it"
+    break_off(conn)
+def hear_the_end(conn):
+    assert conn.recv(9) == b"before" and conn.recv(9) == b""
+    conn.sendall(b"got it")
+    return hears(conn)
+"#;
+
+#[test]
+fn an_end_that_breaks_off_after_it_has_ended_its_half_is_noticed_before_anything_is_written() {
+    let machine = Machine::start();
+    let there = r#"
+listener = socket.create_server(("10.77.0.1", 7104))
+print("serves", flush=True)
+while True:
+    end_and_break_off(listener.accept()[0])
+    print(hear_the_end(listener.accept()[0]), flush=True)
+"#;
+    let program = r#"
+def connect():
+    return socket.create_connection(("10.77.0.1", 7104))
+print(hear_the_end(connect()))
+end_and_break_off(connect())
+"#;
+    let script = |rest: &str| format!("{BREAKS_OFF_LATER}{rest}");
+    let there = Daemon::spawn(&mut machine.there(&["python3", "-c", &script(there)]));
+    there.wait_for_line("serves");
+    let program = script(program);
+    let check = |within: &Within, options: &[&str]| {
+        let said = run(&mut within.run_with(options, &["python3", "-c", &program]));
+        assert_eq!(text(said.stdout), "hears True\n", "{options:?} as {}", within.who());
+        assert_eq!(there.wait_for_line(""), "hears True", "{options:?} as {}", within.who());
+    };
+    for within in machine.everybody() {
+        check(&within, &[]);
+    }
+    for within in machine.borrowers() {
+        check(&within, &["--no-netns"]);
+    }
+}
+
 /// At the lender: resets what it dials in the moment in which it is connected, before the lender has looked.
 const RESETS_AT_ONCE: &str = r#"
 import os, signal, socket, struct, sys, time
