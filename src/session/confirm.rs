@@ -1,14 +1,28 @@
 //! Ends that wait until the other side has them; dropping never waits, and never says.
 
-use std::{future::poll_fn, io, task::Poll};
+use std::{future::poll_fn, io, task::Poll, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{
     Ended, Session, Shared, Stream,
     stream::{session_error, write_error},
 };
-use crate::proto::{ErrorKind, mux::Delivery};
+use crate::proto::{ErrorKind, Reset, mux::Delivery};
+
+/// What was written before a reset has room at the peer, and leaves as fast as the connection of the session takes it.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
 impl Stream {
+    /// As [`Self::reset`], behind what was written: who was sent something before a connection broke off reads it first.
+    ///
+    /// # Cancellation
+    /// The stream goes on.
+    pub async fn reset_behind(&self, reset: Reset) {
+        let _ = timeout(LEAVES_WITHIN, self.queued_down_to(0)).await;
+        self.reset(reset);
+    }
+
     /// Whether all that was written, and our end, are with the driver of the connection, or nobody wants them.
     pub fn has_left(&self) -> bool {
         !matches!(self.shared.lock().mux.delivery(self.id), Delivery::Waiting)

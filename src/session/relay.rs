@@ -133,7 +133,7 @@ async fn to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter, may_res
         }
         Err(Broken::Socket(error)) => {
             may_reset.await;
-            stream.reset(reset_of(&error));
+            stream.reset_behind(reset_of(&error)).await;
             false
         }
         // No reset: what the peer sent before it closed is still to be read.

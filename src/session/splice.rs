@@ -35,11 +35,10 @@ pub async fn splice(near: Metered<'_>, far: Metered<'_>) {
     let (up, down) = tokio::join!(copy(near, far, |_| Ok(())), copy(far, near, |_| Ok(())));
     match (end(up), end(down)) {
         (Err(reset), Err(_)) => {
-            near.stream.reset(reset);
-            far.stream.reset(reset);
+            tokio::join!(near.stream.reset_behind(reset), far.stream.reset_behind(reset));
         }
-        (Ok(()), Err(reset)) => near.stream.reset(reset),
-        (Err(reset), Ok(())) => far.stream.reset(reset),
+        (Ok(()), Err(reset)) => near.stream.reset_behind(reset).await,
+        (Err(reset), Ok(())) => far.stream.reset_behind(reset).await,
         (Ok(()), Ok(())) => {}
     }
 }

@@ -74,6 +74,35 @@ fn a_server_a_client_and_a_forward_share_the_one_session() {
 }
 
 #[test]
+fn an_answer_is_read_before_the_reset_that_follows_it() {
+    let machine = machine();
+    let there = r#"
+import socket
+listener = socket.create_server(("10.77.0.1", 7105))
+print("serves", flush=True)
+while True:
+    connection, _ = listener.accept()
+    # What is unread when it is closed makes it a reset.
+    connection.recv(1)
+    connection.sendall(b"too large")
+    connection.close()
+"#;
+    let there = Daemon::spawn(&mut machine.there(&["python3", "-c", there]));
+    there.wait_for_line("serves");
+    let program = r#"
+import socket
+for _ in range(50):
+    s = socket.create_connection(("10.77.0.1", 7105))
+    s.sendall(bytes(10000))
+    print(s.recv(9).decode())
+"#;
+    for within in machine.borrowers() {
+        let _shared = keep(&within);
+        assert_eq!(text(run(&mut within.python(program)).stdout), "too large\n".repeat(50), "as {}", within.who());
+    }
+}
+
+#[test]
 fn a_program_keeps_its_ports_when_the_session_that_it_shares_is_stopped() {
     let machine = machine();
     let within = machine.anybody();

@@ -60,13 +60,13 @@ impl Near {
         let (up, down) = ends;
         let broke_off = up.is_err() || down.is_err();
         if let Err(reset) = down {
-            near.reset(reset);
+            near.reset_behind(reset).await;
         }
         if let Some(give_ups) = give_ups.filter(|_| broke_off && !is_answered && far.over().is_none()) {
             give_ups.next().await;
         }
         if let Err(reset) = up {
-            far.reset(reset);
+            far.reset_behind(reset).await;
         }
         std::mem::forget(unfinished);
     }
@@ -81,7 +81,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::proto::mux::{Config, Role};
+    use crate::proto::{
+        Errno,
+        mux::{Config, Role},
+    };
 
     fn sessions() -> [Session; 2] {
         let (near, far) = duplex(64 * 1024);
@@ -135,6 +138,25 @@ mod tests {
         asked.reset(Reset::Cancelled);
         carried.await.unwrap();
         assert_eq!(heard.read_all(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_before_it_breaks_off_comes_before_the_reset() {
+        let ([command, near], [session, lender]) = (sessions(), sessions());
+        let asked = command.open(Bytes::from_static(b"?")).unwrap();
+        let near = Near { stream: near.accept().await.unwrap(), session: near.clone() };
+        let far = session.open(Bytes::from_static(b"?")).unwrap();
+        let heard = lender.accept().await.unwrap();
+        heard.write_all_bytes(Bytes::from_static(b"too large")).await.unwrap();
+        heard.reset_behind(Reset::Failed(Errno::ECONNRESET.0)).await;
+        // Both are there when it begins.
+        far.given_up().await;
+        let carried = tokio::spawn(async move { near.carry(far, Speech::Any, None).await });
+        let mut said = [0; 9];
+        asked.read_all(&mut said).await.unwrap();
+        assert_eq!(&said, b"too large");
+        assert_eq!(asked.read_all(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        carried.await.unwrap();
     }
 
     #[tokio::test]

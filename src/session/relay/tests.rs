@@ -102,6 +102,32 @@ async fn bytes_go_up_before_the_answer_and_a_no_resets_the_socket() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
+#[tokio::test]
+async fn what_a_socket_sent_before_it_broke_off_is_read_first() {
+    let (near, far) = duplex(1024);
+    let borrower = Session::start(BufReader::new(near), Role::Borrower, Config::default());
+    // Nobody takes anything from the connection yet, which so is busy with another stream.
+    let busy = borrower.open(Bytes::new()).unwrap();
+    busy.write_all_bytes(vec![7; 60_000].into()).await.unwrap();
+    turns(10).await;
+    let ours = borrower.open(Bytes::from_static(b"?")).unwrap();
+    let (mut program, socket) = socket_pair().await;
+    program.write_all(b"too large").await.unwrap();
+    program.set_zero_linger().unwrap();
+    drop(program);
+    let relay = tokio::spawn(async move { relay(socket, &ours, &Meter::default()).await });
+    // On this one thread the relay runs until nothing is left for it to do.
+    turns(1000).await;
+    let lender = Session::start(BufReader::new(far), Role::Lender, Config::default());
+    let _busy = lender.accept().await.unwrap();
+    let theirs = soon(lender.accept()).await.unwrap();
+    let mut said = [0; 10];
+    theirs.read_all(&mut said).await.unwrap();
+    assert_eq!(&said, b"?too large");
+    assert_eq!(theirs.read_all(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    relay.await.unwrap();
+}
+
 /// Whoever connects and resets must not make us open and reset streams: that is a flood to the other side.
 #[tokio::test]
 async fn a_socket_that_fails_before_the_answer_fails_its_stream_only_after_it() {
