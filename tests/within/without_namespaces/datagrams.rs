@@ -105,3 +105,28 @@ for bound in (True, False):
         assert_eq!(says(&mut within.bare_python(program)), expected, "as {}", within.uid);
     }
 }
+
+#[test]
+fn the_sockets_of_a_program_answer_each_other_whether_they_were_bound_or_not() {
+    let machine = Machine::start();
+    let program = r#"
+import socket
+for family, host, every in ((socket.AF_INET, "127.0.0.1", "0.0.0.0"), (socket.AF_INET6, "::1", "::")):
+    server = socket.socket(family, socket.SOCK_DGRAM)
+    server.bind((host, 0))
+    for connects in (True, False):
+        client = socket.socket(family, socket.SOCK_DGRAM)
+        client.settimeout(20)
+        if connects:
+            client.connect(server.getsockname())
+        client.sendmsg([b"to"], [], 0, None if connects else server.getsockname())
+        data, peer = server.recvfrom(99)
+        server.sendto(b"back", peer)
+        own, port = client.getsockname()[:2]
+        print(data, client.recv(99), own == (host if connects else every), port == peer[1])
+"#;
+    let expected = "b'to' b'back' True True\n".repeat(4);
+    for within in machine.borrowers() {
+        assert_eq!(says(&mut within.bare_python(program)), expected, "as {}", within.uid);
+    }
+}

@@ -43,6 +43,31 @@ print(d.recvfrom(9)[0])
     }
 }
 
+#[test]
+fn a_resolver_of_its_own_is_met_by_connections_as_by_datagrams() {
+    let machine = Machine::start();
+    // Not where this machine may have one.
+    let program = r#"
+import socket
+place = ("127.98.76.54", 53)
+listener = socket.create_server(place)
+listener.settimeout(20)
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(place)
+asks = socket.create_connection(place)
+asks.settimeout(20)
+listener.accept()[0].sendall(b"own")
+print(asks.recv(9))
+asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asks.sendto(b"own", place)
+print(datagrams.recv(9))
+"#;
+    // Such a port is root's.
+    for within in machine.borrowers().iter().filter(|within| within.uid == 0) {
+        assert_eq!(says(&mut within.bare_python(program)), "b'own'\nb'own'\n");
+    }
+}
+
 /// Has a port of each kind, which others may have, too.
 const SHARED: &str = r#"
 import socket, sys

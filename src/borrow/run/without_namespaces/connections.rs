@@ -151,7 +151,8 @@ impl Connections {
     fn stays_here(&self, target: SocketAddr) -> bool {
         let is_local = self.local.iter().any(|local| local.holds(target));
         let is_name = self.dialer.catches(target) && !self.local.iter().any(|local| local.names_port(target));
-        !is_name && (is_local || self.own_ports.has(target))
+        // A resolver of its own goes first, as for datagrams.
+        is_local && !is_name || self.own_ports.has(target)
     }
 
     /// Connects to a socket of this machine, which is the kernel's matter alone.

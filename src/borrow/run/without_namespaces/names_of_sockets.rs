@@ -29,7 +29,8 @@ pub fn name(calls: &Calls, socket: OwnedFd, peer: bool) -> Named {
     if let Some(named) = calls.connections.name(&socket, peer) {
         return Some(named.map(written));
     }
-    if peer || calls.datagrams.peer(socket.cookie).is_some() {
+    // Of what is connected inside, the kernel knows.
+    if peer || calls.datagrams.peer(socket.cookie).is_some() || socket.is_connected() {
         return None;
     }
     let (asked, bound) = (calls.own_ports.asked(socket.cookie)?, socket.bound()?);

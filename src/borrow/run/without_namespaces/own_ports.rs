@@ -127,9 +127,18 @@ impl OwnPorts {
     /// As [`Self::bind`].
     pub fn bind_any(&self, socket: &ProgramSocket) -> Result<(), Errno> {
         let v6_only = socket.v6_only();
+        let is_datagram = socket.transport == Transport::Udp;
+        if is_datagram {
+            self.make_room(true)?;
+        }
         bind_to(socket, SocketAddr::new(loopback(socket), 0))?;
         let every: IpAddr = if socket.is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        self.known().want(socket.cookie, Wanted { address: every, v6_only });
+        let mut known = self.known();
+        // What another socket of the program's answers is for this one.
+        if is_datagram && let Some(bound) = socket.bound() {
+            known.bound.insert(socket.cookie, bound);
+        }
+        known.want(socket.cookie, Wanted { address: every, v6_only });
         Ok(())
     }
 
