@@ -130,3 +130,31 @@ for family, host, every in ((socket.AF_INET, "127.0.0.1", "0.0.0.0"), (socket.AF
         assert_eq!(says(&mut within.bare_python(program)), expected, "as {}", within.uid);
     }
 }
+
+#[test]
+fn a_message_that_says_so_is_cut_into_datagrams() {
+    let machine = Machine::start();
+    let program = r#"
+import errno, socket, struct
+UDP_SEGMENT = 103
+def cut(length):
+    return [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", length))]
+for host in ("10.77.0.1", "fd77::1"):
+    for connects in (True, False):
+        s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        s.settimeout(20)
+        target = (host, 7000)
+        if connects:
+            s.connect(target)
+        sent = s.sendmsg([b"1" * 1500, b"2" * 1000], cut(1000), 0, None if connects else target)
+        print(sent, [len(s.recv(9999)) for _ in range(3)])
+        try:
+            s.sendmsg([b"3" * 65508], cut(1000), 0, None if connects else target)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+"#;
+    let expected = "2500 [1000, 1000, 500]\nEMSGSIZE\n".repeat(4);
+    for within in machine.borrowers() {
+        assert_eq!(says(&mut within.bare_python(program)), expected, "as {}", within.uid);
+    }
+}

@@ -34,6 +34,8 @@ pub const MANY_BYTES: u64 = 64;
 const PART_BYTES: usize = 16;
 /// A `cmsghdr` of 64 bits.
 const CONTROL_HEADER_BYTES: usize = 16;
+/// By which the kernel would cut a datagram (udp(7)).
+const UDP_SEGMENT: u32 = 103;
 
 /// A message in a thread's memory.
 #[derive(Debug, Default)]
@@ -116,6 +118,21 @@ impl Message {
         self.parts.iter().fold(0, |sum, (_, length)| sum.saturating_add(*length))
     }
 
+    /// The length of each datagram that it is to be cut into, in bytes; `None`: it is one.
+    pub fn segment(&self) -> Option<usize> {
+        let mut rest = self.control.as_slice();
+        while let Some((header, body)) = rest.split_first_chunk::<CONTROL_HEADER_BYTES>() {
+            let [length @ .., _, _, _, _, _, _, _, _] = *header;
+            let length = u64::from_ne_bytes(length) as usize;
+            if number_at(header, 8) == libc::SOL_UDP as u32 && number_at(header, 12) == UDP_SEGMENT {
+                let bytes = u16::from_ne_bytes(*body.first_chunk()?);
+                return (bytes > 0).then_some(bytes.into());
+            }
+            rest = rest.get(length.clamp(CONTROL_HEADER_BYTES, CONTROL_BYTES_MAX).next_multiple_of(8)..)?;
+        }
+        None
+    }
+
     /// What it holds from `from` on, `most` bytes at most.
     ///
     /// # Errors
@@ -136,9 +153,7 @@ impl Message {
 fn make_own(thread: &Thread, control: &mut [u8]) -> Result<Vec<OwnedFd>, Errno> {
     let (mut passed, mut at) = (Vec::new(), 0);
     while let Some(header) = control.get(at..).and_then(|rest| rest.first_chunk::<CONTROL_HEADER_BYTES>()).copied() {
-        let word = |at: usize| {
-            header.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
-        };
+        let word = |at: usize| number_at(&header, at);
         let length = header.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word)) as usize;
         let Some(body) = length.checked_sub(CONTROL_HEADER_BYTES) else { return Err(Errno::EINVAL) };
         let start = at + CONTROL_HEADER_BYTES;
@@ -170,6 +185,11 @@ fn make_own(thread: &Thread, control: &mut [u8]) -> Result<Vec<OwnedFd>, Errno> 
         at = start + length.saturating_sub(CONTROL_HEADER_BYTES).next_multiple_of(8);
     }
     Ok(passed)
+}
+
+/// A number of 32 bits of a header.
+fn number_at(header: &[u8; CONTROL_HEADER_BYTES], at: usize) -> u32 {
+    header.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
 }
 
 /// Sends a piece; `Err(EAGAIN)` where there is no room.

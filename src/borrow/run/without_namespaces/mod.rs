@@ -33,7 +33,7 @@
 //!   line on stderr. `--publish` is refused. A port for datagrams is bound all the same, since a client may want one; it hears those whom
 //!   the program has sent to, and one line says so.
 //! - A datagram that is refused is silence, since no packet comes that says so; groups and broadcast are out of reach (ENETUNREACH,
-//!   ENODEV), and datagrams are not cut by the kernel (UDP_SEGMENT).
+//!   ENODEV), and no socket cuts all that it sends into datagrams (UDP_SEGMENT is ENOPROTOOPT), only a message that says so.
 //! - A socket that is being connected cannot be given up by connecting it to no family (AF_UNSPEC): EALREADY until the lender answers.
 //! - A signal handler does not interrupt a call that waits here (a signal that ends the program does), and where a connection has failed,
 //!   a program that reads instead of asking for SO_ERROR or connecting again reads ECONNRESET.

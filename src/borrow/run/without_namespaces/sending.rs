@@ -29,6 +29,9 @@ const LENGTH_AT: u64 = 56;
 /// A datagram of a unix socket is not longer, in bytes.
 const DATAGRAM_BYTES_MAX: usize = PIECE_BYTES_MAX * 4;
 
+/// Nor are those together that one message is cut into.
+const CUT_BYTES_MAX: usize = crate::proto::DATAGRAM_BYTES_MAX;
+
 /// A call that sends.
 pub struct Sending {
     pub socket: OwnedFd,
@@ -179,11 +182,14 @@ impl Progress {
         if flags & libc::MSG_ZEROCOPY != 0 {
             return Sent::Failed(ENOBUFS);
         }
-        if !is_stream && length > DATAGRAM_BYTES_MAX {
+        // As the kernel would cut it, where it leaves the machine (udp(7)).
+        let segment = message.segment().filter(|_| is_inet_datagram);
+        let longest = if segment.is_some() { CUT_BYTES_MAX } else { DATAGRAM_BYTES_MAX };
+        if !is_stream && length > longest {
             return Sent::Failed(Errno::EMSGSIZE);
         }
         loop {
-            let most = if is_stream { PIECE_BYTES_MAX } else { DATAGRAM_BYTES_MAX };
+            let most = if is_stream { PIECE_BYTES_MAX } else { segment.unwrap_or(DATAGRAM_BYTES_MAX) };
             let content = match message.content(thread, self.bytes, most) {
                 Ok(content) => content,
                 Err(errno) => return Sent::Failed(errno),
@@ -203,7 +209,7 @@ impl Progress {
                 Err(Errno::EAGAIN) => return Sent::Waits,
                 Err(errno) => return Sent::Failed(errno),
             }
-            if !is_stream || self.bytes >= length || piece == 0 {
+            if !(is_stream || segment.is_some()) || self.bytes >= length || piece == 0 {
                 return Sent::All;
             }
         }
