@@ -10,7 +10,10 @@ use std::{
 
 use capuchin::{
     lend::owner_name,
-    proto::{ErrorKind, Frame, FromBorrower, FromLender, Kind, Request, Target, message},
+    proto::{
+        Answer, ErrorKind, Frame, FromBorrower, FromLender, Kind, Listening, Request, Target, TcpListen, UdpBind,
+        message,
+    },
     trust::tls,
 };
 
@@ -175,6 +178,45 @@ async fn a_borrower_with_every_socket_there_is_keeps_no_admin_out() {
     drop(held);
     let honest = lab.join("bob");
     run(honest.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
+}
+
+/// They wait for the log, which has no room for so many lines, and with each of them a socket would.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_at_once_open_no_sockets_that_are_not_lent() {
+    const REQUESTS: u64 = 4_000;
+    let policy = format!("{LOOPBACK}udp = \"127.0.0.1:1-65535\"\nlisten = \"127.0.0.1:1024-65535\"\n");
+    let mut lab = Lab::start(&policy);
+    let home = lab.join("alice");
+    lab.daemon.kill();
+    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
+    let address = "127.0.0.1:0".parse().unwrap();
+    let wanted = [
+        Request::UdpBind(UdpBind { address, listen: false, v6_only: false }),
+        Request::TcpListen(TcpListen { address, backlog: None, v6_only: false, reuse_address: false }),
+    ];
+    for request in wanted {
+        let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+        let request = message::encode_prefixed(&request);
+        let requests: Vec<u8> =
+            (0..REQUESTS).flat_map(|number| frame(2 * number + 1, Kind::Data, true, false, &request)).collect();
+        peer.send(&requests).await;
+        let mut lent = 0;
+        for _ in 0..REQUESTS {
+            let answer = loop {
+                if let Frame::Data { payload, .. } = peer.hear().await.expect("an answer")
+                    && !payload.is_empty()
+                {
+                    break payload;
+                }
+            };
+            match message::decode("answer", &answer[4..]).unwrap() {
+                Answer::Granted(Listening { .. }) => lent += 1,
+                Answer::Refused(refusal) => assert_eq!(refusal.kind(), ErrorKind::Busy, "{}", refusal.text()),
+            }
+        }
+        assert!((15..20).contains(&lent), "{lent}");
+    }
+    still_serves(&lab, &home).await;
 }
 
 /// Begins sessions until the lender has no room for one more; `enter` gives what it answered.

@@ -124,6 +124,8 @@ impl Listener {
             Err(refusal) => return refuse(&stream, refusal).await,
         };
         let Ok(place) = borrower.lender.shared.sockets.try_acquire() else {
+            // Not while the log is waited for: there would be as many sockets as requests.
+            drop(self);
             borrower.log("listen-failed", target, Some(descriptors::NONE_LEFT.to_owned())).await;
             return refuse(&stream, descriptors::none_left()).await;
         };

@@ -23,6 +23,7 @@ use std::{
 use tokio::{
     io::Interest,
     net::UdpSocket,
+    sync::SemaphorePermit,
     time::{Duration, Instant},
 };
 
@@ -50,7 +51,7 @@ const LOG_WINDOW: Duration = Duration::from_secs(60);
 /// # Cancellation
 /// Dropping the future closes the socket.
 pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stream) {
-    let (socket, local, listens) = match open(borrower, &wanted).await {
+    let (_place, (socket, local, listens)) = match open(borrower, &wanted).await {
         Ok(opened) => opened,
         Err(refusal) => return refuse(&stream, refusal).await,
     };
@@ -64,10 +65,6 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
     let held = match borrower.hold(&stream, "udp-bind", local.to_string(), Box::new(still)) {
         Ok(held) => held,
         Err(refusal) => return refuse(&stream, refusal).await,
-    };
-    let Ok(_place) = borrower.lender.shared.sockets.try_acquire() else {
-        borrower.log("udp-failed", wanted.address.to_string(), Some(descriptors::NONE_LEFT.to_owned())).await;
-        return refuse(&stream, descriptors::none_left()).await;
     };
     let mut lent = Lent {
         borrower,
@@ -96,17 +93,26 @@ pub(super) async fn lend(borrower: &Arc<Borrower>, wanted: UdpBind, stream: Stre
     borrower.lender.shared.audit.log(event).await;
 }
 
-/// What the gate and the system say to it; with the grant of a port that strangers may reach.
-async fn open(
-    borrower: &Borrower,
-    wanted: &UdpBind,
-) -> Result<(UdpSocket, SocketAddr, Option<Granted<Listen>>), Refusal> {
-    let opened = if wanted.listen {
-        let grant = gate::udp_listen(borrower, wanted.address).await?;
-        socket::listening(grant, wanted).map(|(socket, local, grant)| (socket, local, Some(grant)))
+/// A socket, its address, and the grant of a port that strangers may reach.
+type Opened = (UdpSocket, SocketAddr, Option<Granted<Listen>>);
+
+/// What the gate and the system say to it. Its place among the sockets comes first: requests that come at once would
+/// otherwise open as many as there are, if only for a moment, and leave none for strangers and admins.
+async fn open<'a>(borrower: &'a Borrower, wanted: &UdpBind) -> Result<(SemaphorePermit<'a>, Opened), Refusal> {
+    let grant = if wanted.listen {
+        Some(gate::udp_listen(borrower, wanted.address).await?)
     } else {
         gate::udp_socket(borrower, wanted.address).await?;
-        socket::sending(wanted).map(|(socket, local)| (socket, local, None))
+        None
+    };
+    let failed = async |why: String| borrower.log("udp-failed", wanted.address.to_string(), Some(why)).await;
+    let Ok(place) = borrower.lender.shared.sockets.try_acquire() else {
+        failed(descriptors::NONE_LEFT.to_owned()).await;
+        return Err(descriptors::none_left());
+    };
+    let opened = match grant {
+        Some(grant) => socket::listening(grant, wanted).map(|(socket, local, grant)| (socket, local, Some(grant))),
+        None => socket::sending(wanted).map(|(socket, local)| (socket, local, None)),
     };
     let opened = match opened {
         // Until the runtime has heard it from the kernel, there seems to be no room for what was sent with the request.
@@ -114,10 +120,10 @@ async fn open(
         Err(error) => Err(error),
     };
     match opened {
-        Ok(opened) => Ok(opened),
+        Ok(opened) => Ok((place, opened)),
         Err(error) => {
+            failed(error.to_string()).await;
             let text = format!("the lender cannot open a UDP socket there: {error}");
-            borrower.log("udp-failed", wanted.address.to_string(), Some(error.to_string())).await;
             Err(Refusal::new(ErrorKind::Target, text).with_errno(Errno::of(&error)))
         }
     }
