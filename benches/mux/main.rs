@@ -273,6 +273,8 @@ async fn pings<C: AsyncRead + AsyncWrite + Unpin>(mut connection: C, count: usiz
     for _ in 0..count {
         let began = Instant::now();
         connection.write_all(&[7; 64]).await.expect("the peer reads");
+        // Without it tokio-rustls may keep the record when the task's budget is spent, and both wait for ever.
+        connection.flush().await.expect("the peer reads");
         connection.read_exact(&mut buffer).await.expect("an echo");
         times.push(began.elapsed().as_secs_f64());
     }
@@ -282,7 +284,7 @@ async fn pings<C: AsyncRead + AsyncWrite + Unpin>(mut connection: C, count: usiz
 async fn echo_once<C: AsyncRead + AsyncWrite + Unpin>(mut connection: C, raw: bool) {
     if raw {
         connection.write_all(&[ECHO, 0]).await.expect("a command");
-        // Without it tokio-rustls may keep the record when the task's budget is spent.
+        // As in `pings`.
         connection.flush().await.expect("a command");
     }
     assert_eq!(connection.read_u8().await.expect("an echo"), 0);

@@ -30,6 +30,8 @@ pub(super) struct Kept {
     /// Pieces in the order of the wire, each with the number of frames that end in it.
     parts: VecDeque<(Bytes, u64)>,
     bytes: usize,
+    /// Of all that was ever pushed.
+    bytes_sent: u64,
     sent: u64,
     acked: u64,
     /// Frames whose every piece has been let go.
@@ -39,6 +41,11 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes since the session's beginning, and how many of them the peer has taken.
+    pub(super) fn bytes_sent_and_acked(&self) -> (u64, u64) {
+        (self.bytes_sent, self.bytes_sent - self.bytes as u64)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -57,6 +64,7 @@ impl Kept {
 
     pub(super) fn push(&mut self, part: Bytes, frames: u64) {
         self.bytes += part.len();
+        self.bytes_sent += part.len() as u64;
         self.sent += frames;
         self.parts.push_back((part, frames));
     }

@@ -9,7 +9,7 @@
 //! A stream's first bytes travel with its SYN, so that opening costs no round trip. A byte may be queued only when the
 //! peer has granted credit for it, so everything that is queued can be sent, and a reader that stalls stops its own
 //! writer and nobody else. Credit begins at [`Config::initial_credit`] and grows as `window` says; `schedule` says
-//! whose turn it is; `keep` holds what was sent until the peer has taken it.
+//! whose turn it is; `keep` holds what was sent until the peer has taken it, and `flight` says how much that may be.
 //!
 //! Invariants: unread bytes never exceed `max_streams` x `initial_credit` + [`POOL_BYTES`], those of closed streams that
 //! nobody has read yet included: such a stream keeps its place until it is read or dropped. Kept bytes never exceed
@@ -19,6 +19,7 @@
 mod chunks;
 mod config;
 mod delivery;
+mod flight;
 mod flood;
 mod keep;
 mod keepalive;
@@ -38,6 +39,7 @@ use bytes::{Bytes, BytesMut};
 
 use self::{
     chunks::Chunks,
+    flight::Flight,
     flood::Floods,
     keep::{Acknowledged, Kept, Lingering},
     keepalive::KeepAlive,
@@ -49,6 +51,7 @@ use super::{Goaway, Reset, StreamId};
 
 pub use config::{Config, Role};
 pub use delivery::Delivery;
+pub use flight::FLIGHT_MIN;
 pub use keep::{ACK_AFTER, ACK_BYTES, KEPT_BYTES_MAX};
 pub use keepalive::{MISSES_MAX, PING_PERIOD};
 pub use outcome::{Event, OpenError, Read, Write};
@@ -77,6 +80,7 @@ pub struct Mux {
     gone: bool,
     pool: CreditPool,
     kept: Kept,
+    flight: Flight,
     acknowledged: Acknowledged,
     keepalive: KeepAlive,
     scratch: BytesMut,
@@ -116,6 +120,7 @@ impl Mux {
             gone: false,
             pool: CreditPool::new(),
             kept: Kept::default(),
+            flight: Flight::new(),
             acknowledged: Acknowledged::default(),
             keepalive: KeepAlive::new(now, config.ping_period),
             scratch: BytesMut::new(),

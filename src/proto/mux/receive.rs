@@ -54,6 +54,8 @@ impl Mux {
             Frame::Pong(number) => self.keepalive.handle_pong(now, number),
             Frame::Ack(frames) => {
                 self.kept.handle_ack(frames)?;
+                let (_, acked) = self.kept.bytes_sent_and_acked();
+                self.flight.handle_ack(now, acked, self.keepalive.min_round_trip());
                 self.lingering.handle_ack(frames);
                 Ok(())
             }

@@ -46,12 +46,13 @@ impl Schedule {
         }
     }
 
-    /// The stream whose turn it is; [`Self::sent`] must follow.
-    pub(super) fn next(&mut self, streams: &mut HashMap<StreamId, Stream>) -> Option<StreamId> {
+    /// The stream whose turn it is, of those that just became active or of all; [`Self::sent`] must follow.
+    pub(super) fn next(&mut self, streams: &mut HashMap<StreamId, Stream>, all: bool) -> Option<StreamId> {
         loop {
             let (id, was_fresh) = match self.fresh.front() {
                 Some(id) => (*id, true),
-                None => (*self.steady.front()?, false),
+                None if all => (*self.steady.front()?, false),
+                None => return None,
             };
             let list = if was_fresh { &mut self.fresh } else { &mut self.steady };
             let Some(stream) = streams.get_mut(&id) else {

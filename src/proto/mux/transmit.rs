@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Event, Mux, Outgoing, Schedule, Urgent, keep::Kept};
+use super::{Event, Mux, Outgoing, Schedule, Urgent, flight::Room, keep::Kept};
 use crate::proto::{FRAME_PAYLOAD_MAX, HEADER_BYTES, Header, Kind, ProtocolError, Reset, StreamId};
 
 /// A batch ends when it has this many bytes: enough for one system call to be worth it, little enough to stay in the
@@ -79,9 +79,7 @@ impl Mux {
         while !self.gone && log.len() < BATCH_BYTES && !self.kept.is_full() {
             if let Some((id, urgent)) = self.urgent.pop_front() {
                 self.transmit_urgent(id, urgent, &mut log);
-            } else if let Some(id) = self.schedule.next_opening() {
-                self.transmit_data(id, &mut log);
-            } else if let Some(id) = self.schedule.next(&mut self.streams) {
+            } else if let Some(id) = self.next_stream() {
                 self.transmit_data(id, &mut log);
             } else {
                 break;
@@ -89,6 +87,8 @@ impl Mux {
         }
         log.seal(&mut self.kept);
         self.scratch = log.scratch;
+        let (sent, acked) = self.kept.bytes_sent_and_acked();
+        self.flight.handle_sent(now, sent, acked);
     }
 
     /// Whether a WINDOW or RST waits to be sent, which reading may have caused.
@@ -99,6 +99,15 @@ impl Mux {
     /// Fails when the peer lets so many resets pile up unacknowledged that it must be doing so on purpose.
     pub fn check_backlog(&self) -> Result<(), ProtocolError> {
         if self.lingering.is_too_long() { Err(ProtocolError::ResetFlood) } else { Ok(()) }
+    }
+
+    /// Whose data is next, if as much as that may be on its way.
+    fn next_stream(&mut self) -> Option<StreamId> {
+        let room = self.flight.room(self.kept.bytes());
+        if room == Room::None {
+            return None;
+        }
+        self.schedule.next_opening().or_else(|| self.schedule.next(&mut self.streams, room == Room::All))
     }
 
     /// PING, PONG and ACK are neither counted nor kept, and never wait.

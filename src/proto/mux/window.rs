@@ -20,6 +20,11 @@ const ROUND_TRIP_MIN: Duration = Duration::from_millis(2);
 /// From here on a path is long, and its window is found in half as many steps.
 const LONG_ROUND_TRIP: Duration = Duration::from_millis(10);
 
+/// How many times the bytes of a round trip may be on their way.
+pub(super) fn growth(round_trip: Duration) -> u32 {
+    if round_trip < LONG_ROUND_TRIP { 2 } else { 4 }
+}
+
 /// What is left of the session's growth.
 pub(super) struct CreditPool {
     left: u32,
@@ -105,8 +110,7 @@ impl Window {
         }
         let product = u128::from(self.epoch_bytes) * round_trip.as_nanos() / elapsed.as_nanos().max(1);
         (self.epoch, self.epoch_bytes) = (Some(now), 0);
-        let growth = if round_trip < LONG_ROUND_TRIP { 2 } else { 4 };
-        let target = u32::try_from(growth * product).unwrap_or(u32::MAX).min(CREDIT_MAX);
+        let target = u32::try_from(u128::from(growth(round_trip)) * product).unwrap_or(u32::MAX).min(CREDIT_MAX);
         let grown = pool.take(target.saturating_sub(self.size));
         self.size += grown;
         self.borrowed += grown;
