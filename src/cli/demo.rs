@@ -296,20 +296,19 @@ fn failed(what: &str) -> impl FnOnce(std::io::Error) -> Failure {
     move |error| Failure::new(ErrorKind::Local, format!("{what}: {error}"))
 }
 
-/// Ends the demo's programs, and by that the demo, at Ctrl-C and SIGTERM: its folder holds keys and must go.
+/// Ends the demo's programs, and by that the demo, at Ctrl-C, SIGTERM and the end of its terminal: its folder holds keys and must go.
 fn stop_at_signals(programs: Arc<Programs>) -> Result<(), Failure> {
     // A handler and no mask: programs that are started inherit a mask.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed("waiting for signals"))?;
-    let first = {
+    let mut stop = {
         let _entered = runtime.enter();
-        signals::stopped()?
+        signals::Stop::listen()?
     };
     let started = std::thread::Builder::new().spawn(move || {
         runtime.block_on(async {
-            programs.stop(first.await);
-            while let Ok(again) = signals::stopped() {
-                programs.stop(again.await);
+            loop {
+                programs.stop(stop.next().await);
             }
         });
     });

@@ -18,7 +18,7 @@ use super::{
     host::HostArgument,
     presence::Presence,
     report::{Failure, escape, print, warn},
-    signals,
+    signals::Stop,
 };
 use crate::{
     BorrowError, Borrower, Host, Profiles,
@@ -47,7 +47,8 @@ opened again.
 
 Without an option it opens the `forwards` that config.toml has for the host.
 
-Exit status: 255 after a failure or when the lender takes the session or a port back, 130 after Ctrl-C, 143 after SIGTERM.")]
+Exit status: 255 after a failure or when the lender takes the session or a port back, 129 when its terminal is
+closed (SIGHUP), 130 after Ctrl-C, 143 after SIGTERM.")]
 pub struct Arguments {
     #[command(flatten)]
     host: HostArgument,
@@ -95,10 +96,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     // Each port and each connection is a descriptor.
     descriptors::raise_limit();
     super::block_on(async move {
-        let borrower = signals::interruptible(host.connect_or_share()).await?;
+        let mut stop = Stop::listen()?;
+        let borrower = stop.interrupts(host.connect_or_share()).await?;
         match stdio {
-            Some(target) => signals::interruptible(stdio::run(&borrower, &target)).await,
-            None => forward(&borrower, &wanted, background).await,
+            Some(target) => stop.interrupts(stdio::run(&borrower, &target)).await,
+            None => forward(&borrower, &wanted, background, stop).await,
         }
     })
 }
@@ -130,9 +132,14 @@ fn settled(host: &HostArgument) -> Result<Wanted, Failure> {
     Ok(wanted)
 }
 
-async fn forward(borrower: &Borrower, wanted: &Wanted, background: Option<Background>) -> Result<(), Failure> {
+async fn forward(
+    borrower: &Borrower,
+    wanted: &Wanted,
+    background: Option<Background>,
+    mut stop: Stop,
+) -> Result<(), Failure> {
     borrower.keep_connected();
-    let open = signals::interruptible(async { Ok(Open::bind(borrower, wanted).await?) }).await?;
+    let open = stop.interrupts(async { Ok(Open::bind(borrower, wanted).await?) }).await?;
     let purposes = open.purposes(borrower.host());
     let _presence = Presence::announce(borrower, "forward", purposes.clone());
     for purpose in &purposes {
@@ -141,7 +148,7 @@ async fn forward(borrower: &Borrower, wanted: &Wanted, background: Option<Backgr
     background.map_or(Ok(()), Background::ready)?;
     let (failure_tx, failure_rx) = mpsc::channel::<String>(FAILURES_MAX);
     let mut serving = open.serve(&failure_tx);
-    let end = signals::interruptible(watch(borrower, &mut serving, failure_rx)).await;
+    let end = stop.interrupts(watch(borrower, &mut serving, failure_rx)).await;
     // Before this process ends, so that the files of sockets go with it.
     serving.shutdown().await;
     end

@@ -227,7 +227,7 @@ async fn serve_dir(dir: &LenderDir) -> Result<(), Failure> {
 }
 
 async fn serve(lender: &Lender, listeners: lend::Listeners) -> Result<(), Failure> {
-    let stopped = signals::stopped()?;
+    let mut stop = signals::Stop::of_daemon()?;
     for address in lender.addresses() {
         warn(&format!("{} listens on {address}", lender.config().name));
     }
@@ -235,7 +235,7 @@ async fn serve(lender: &Lender, listeners: lend::Listeners) -> Result<(), Failur
         warn(&format!("users of this machine need no join: HOST . is {}", door.display()));
     }
     let hangups = signals::hangups()?;
-    let serving = lender.serve(listeners, async { _ = stopped.await });
+    let serving = lender.serve(listeners, async { _ = stop.next().await });
     tokio::select! {
         served = serving => Ok(served?),
         never = reload_at_each(lender, hangups) => match never {},

@@ -2,12 +2,16 @@
 
 use std::{
     io::{Read, Write},
+    path::Path,
+    process::Command,
     sync::mpsc,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{
     dial, echo, origin, round_trip,
-    support::{LOOPBACK, Lab, PATIENCE, costs::descriptors},
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, borrowing::borrowing, costs::descriptors, run, wait_until},
 };
 
 #[test]
@@ -25,7 +29,7 @@ fn a_killed_lender_resets_every_borrowed_connection_and_the_forward_waits_for_it
     // Its port is still there, and what comes to it meanwhile fails at once.
     let error = dial(local[0]).read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    forward.signal(rustix::process::Signal::INT);
+    forward.signal(Signal::INT);
     assert_eq!(forward.wait().code(), Some(130));
 }
 
@@ -73,7 +77,7 @@ fn a_lender_that_stops_says_good_bye() {
     let server = origin(echo);
     let (mut forward, local) = home.forward(&[&format!("0:{server}")]);
     round_trip(&dial(local[0]), b"alive").unwrap();
-    lab.daemon.signal(rustix::process::Signal::TERM);
+    lab.daemon.signal(Signal::TERM);
     forward.wait_for_line("reconnecting… (the lender is stopping");
     forward.kill();
     assert_eq!(lab.daemon.wait().code(), Some(0));
@@ -122,4 +126,53 @@ fn clients_that_die_behind_a_stalled_target_leave_nothing_at_the_borrower() {
         assert!(std::time::Instant::now() < end, "{} descriptors, {before} before", descriptors(forward.child.id()));
         std::thread::yield_now();
     }
+}
+
+/// As a script does that reads the line, and has what it wanted.
+#[test]
+fn a_signal_that_comes_with_the_line_of_a_forward_ends_it() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    // The moment is short.
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)].repeat(20) {
+        let (mut forward, _) = home.forward(&["0:127.0.0.1:9"]);
+        forward.signal(signal);
+        assert_eq!(forward.wait().code(), Some(code), "{signal:?}");
+    }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).unwrap().next().is_none()
+}
+
+#[test]
+fn what_ends_with_its_terminal_leaves_no_sockets_and_nohup_keeps_it() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (socket, server) = (home.folder.path().join("socket"), origin(echo));
+    let mut command = home.capuchin();
+    command.args(["forward", "lab", "-L", &format!("{}:{server}", socket.display()), "-L", &format!("0:{server}")]);
+    let mut forward = Daemon::spawn(&mut command);
+    forward.wait_for_line("Forwarding 127.");
+    forward.signal(Signal::HUP);
+    assert_eq!(forward.wait().code(), Some(129));
+    assert!(!socket.exists());
+    assert!(is_empty(&home.runtime().join("capuchin/borrowing")));
+
+    run(home.capuchin().args(["connect", "lab"]));
+    let share = home.runtime().join("capuchin/share");
+    assert!(!is_empty(&share));
+    let pid = borrowing(home.capuchin())[0]["pid"].as_i64().unwrap();
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::HUP).unwrap();
+    wait_until("the session in the background takes its socket along", || is_empty(&share));
+
+    let mut under_nohup = Command::new("sh");
+    under_nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    under_nohup.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut forward = Daemon::spawn(&mut under_nohup);
+    let line = forward.wait_for_line("Forwarding 127.");
+    forward.signal(Signal::HUP);
+    round_trip(&dial(line.split(' ').nth(1).unwrap().parse().unwrap()), b"it goes on").unwrap();
+    forward.signal(Signal::TERM);
+    assert_eq!(forward.wait().code(), Some(143));
 }
