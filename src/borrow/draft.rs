@@ -4,14 +4,18 @@
 //!   a new host:                  hosts/.ALIAS.DEVICE.tmp/{lender.toml, ca.crt, USER/…}   ──rename──▶ hosts/ALIAS
 //!   another user of a known one: hosts/ALIAS/.USER.DEVICE.tmp/{client.key, client.crt}   ──rename──▶ hosts/ALIAS/USER
 //! ```
-//! The key is written before the invitation is redeemed, so that a full disk costs no invitation.
+//! The key is written before the invitation is redeemed, so that a full disk costs no invitation. Where another join of the same
+//! lender made the host meanwhile, the user joins what that one made.
 //!
 //! # Cancellation
 //! A draft that is dropped before [`Draft::finish`] leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::{
+    fs::{CWD, RenameFlags},
+    io::Errno,
+};
 use rustls::pki_types::CertificateDer;
 
 use super::{
@@ -31,6 +35,10 @@ pub(super) struct Lender<'a> {
 }
 
 pub(super) struct Draft {
+    profiles: Profiles,
+    alias: Alias,
+    lender: LenderName,
+    ca_key: [u8; 32],
     /// Removed when dropped.
     temporary: PathBuf,
     /// Where it goes.
@@ -88,7 +96,17 @@ impl Profiles {
         file.learn(lender.addresses.to_vec());
         let lender_toml = file.to_toml();
         keyfile::create_dir(&parent)?;
-        let draft = Draft { temporary, place: parent.join(name), own, known, lender_toml };
+        let draft = Draft {
+            profiles: self.clone(),
+            alias: alias.clone(),
+            lender: lender.name.clone(),
+            ca_key: *lender.ca_key,
+            temporary,
+            place: parent.join(name),
+            own,
+            known,
+            lender_toml,
+        };
         keyfile::create_dir(&draft.own)?;
         keyfile::write(&draft.own.join("client.key"), key_pem, keyfile::SECRET_MODE)?;
         Ok(draft)
@@ -97,6 +115,9 @@ impl Profiles {
 
 impl Draft {
     /// Completes the profile and puts it in its place. An earlier key of the same user is replaced.
+    ///
+    /// # Errors
+    /// The disk; or another lender has become the alias's meanwhile.
     pub(super) fn finish(self, certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>) -> Result<(), BorrowError> {
         let write = |path: PathBuf, text: &str| keyfile::write(&path, text.as_bytes(), keyfile::PUBLIC_MODE);
         write(self.own.join("client.crt"), &pem::certificate_pem(certificate))?;
@@ -105,18 +126,33 @@ impl Draft {
         if !self.known {
             write(top.join("ca.crt"), &pem::certificate_pem(ca))?;
         }
-        self.put_in_place()
-            .map_err(|errno| BorrowError::local(format!("cannot make {}", self.place.display()), errno.into()))
-    }
-
-    fn put_in_place(&self) -> rustix::io::Result<()> {
-        let rename = |flags| rustix::fs::renameat_with(CWD, &self.temporary, CWD, &self.place, flags);
-        match rename(RenameFlags::NOREPLACE) {
-            // What was there is then in the temporary place, and goes with it.
-            Err(rustix::io::Errno::EXIST) if self.known => rename(RenameFlags::EXCHANGE),
-            renamed => renamed,
+        match put(&self.temporary, &self.place, self.known) {
+            Err(Errno::EXIST) if !self.known && self.is_known_by_now()? => {
+                let place = self.place.join(self.own.file_name().unwrap_or_default());
+                put(&self.own, &place, true).map_err(cannot_make(&place))
+            }
+            put => put.map_err(cannot_make(&self.place)),
         }
     }
+
+    fn is_known_by_now(&self) -> Result<bool, BorrowError> {
+        let lender = Lender { name: &self.lender, addresses: &[], ca_key: &self.ca_key };
+        self.profiles.knows(&self.alias, &lender)
+    }
+}
+
+/// `replaces` what is there, which is then in the temporary place, and goes with it.
+fn put(temporary: &Path, place: &Path, replaces: bool) -> rustix::io::Result<()> {
+    let rename = |flags| rustix::fs::renameat_with(CWD, temporary, CWD, place, flags);
+    match rename(RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) if replaces => rename(RenameFlags::EXCHANGE),
+        renamed => renamed,
+    }
+}
+
+fn cannot_make(place: &Path) -> impl FnOnce(Errno) -> BorrowError {
+    let what = format!("cannot make {}", place.display());
+    |errno| BorrowError::local(what, errno.into())
 }
 
 impl Drop for Draft {

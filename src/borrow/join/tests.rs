@@ -76,13 +76,13 @@ impl Lab {
     }
 
     /// Answers the question that a join begins with.
-    async fn say_yes(&self) {
+    async fn say_yes(&self, user: &str) {
         let (mut lender, exporter) = self.accept(&self.join).await;
         let Ok(FromBorrower::JoinQuestion(question)) = lender.receive("question", DEADLINE).await else {
             panic!("a join begins with its question")
         };
         assert!(self.proves(&exporter, &question));
-        let status = JoinStatus { user: "ana".to_owned(), sets_password: true, without_password: false };
+        let status = JoinStatus { user: user.to_owned(), sets_password: true, without_password: false };
         lender.send(&[FromLender::JoinStatus(status)]).await.unwrap();
     }
 
@@ -120,7 +120,11 @@ impl Lab {
     }
 
     async fn begin(&self) -> Join {
-        tokio::join!(async { Join::begin(&self.profiles(), &self.text(), None).await.unwrap() }, self.say_yes()).0
+        self.begin_as("ana").await
+    }
+
+    async fn begin_as(&self, user: &str) -> Join {
+        tokio::join!(async { Join::begin(&self.profiles(), &self.text(), None).await.unwrap() }, self.say_yes(user)).0
     }
 }
 
@@ -151,6 +155,44 @@ async fn a_join_ends_logged_in_even_if_its_first_answer_is_lost() {
     // The ticket was kept: the next connection needs no password.
     let (again, ()) = tokio::join!(Borrower::connect_with(&profiles, "lab"), lab.log_in());
     assert_eq!(again.unwrap().user().as_str(), "ana");
+}
+
+/// As several lines in a script, each with an `&` behind it.
+#[tokio::test]
+async fn joins_of_one_lender_at_once_all_end_logged_in() {
+    for (slow_user, fast_user) in [("ana", "ana"), ("ben", "ana")] {
+        let (lab, password) = (Lab::new().await, password());
+        let (slow, fast) = (lab.begin_as(slow_user).await, lab.begin_as(fast_user).await);
+        let slow = async { slow.finish(&password).await.unwrap() };
+        let meanwhile = async {
+            // Its draft was made before.
+            let (mut lender, exporter, csr) = lab.request().await;
+            let serve = async {
+                let (mut lender, exporter, csr) = lab.request().await;
+                lender.send(&[lab.answer(fast_user, &exporter, &csr, &lab.authority)]).await.unwrap();
+                lab.log_in().await;
+            };
+            let (fast, ()) = tokio::join!(async { fast.finish(&password).await.unwrap() }, serve);
+            lender.send(&[lab.answer(slow_user, &exporter, &csr, &lab.authority)]).await.unwrap();
+            lab.log_in().await;
+            fast
+        };
+        let (slow, fast) = tokio::join!(slow, meanwhile);
+        assert_eq!((slow.user().as_str(), fast.user().as_str()), (slow_user, fast_user));
+        // Who was first is who is meant by the alias alone.
+        let host = if slow_user == fast_user { "lab".to_owned() } else { format!("{slow_user}@lab") };
+        assert_eq!((slow.host(), fast.host()), (host.as_str(), "lab"));
+        for host in [slow.host(), fast.host()] {
+            let (profiles, entered) = (lab.profiles(), lab.log_in());
+            let (again, ()) = tokio::join!(Borrower::connect_with(&profiles, host), entered);
+            again.unwrap();
+        }
+        let hosts = lab.dir.path().join("capuchin/hosts");
+        let left = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+        assert_eq!(left(&hosts), 1, "nothing half-made");
+        let users = if slow_user == fast_user { 1 } else { 2 };
+        assert_eq!(left(&hosts.join("lab")), users + 2, "with ca.crt and lender.toml");
+    }
 }
 
 #[tokio::test]
