@@ -76,6 +76,7 @@ impl From<&BorrowError> for SessionEnd {
     fn from(error: &BorrowError) -> Self {
         let text = match error {
             BorrowError::Ended { text, .. } => text.clone(),
+            BorrowError::Refused { reason, .. } => reason.clone(),
             error => error.to_string(),
         };
         Self { kind: error.kind(), text, notes: error.notes().to_vec() }

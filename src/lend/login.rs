@@ -144,7 +144,7 @@ where
     event.serial = Some(identity.serial.clone()).filter(|serial| !serial.is_empty());
     let asked = identity.clone();
     let admitted = lender.look(move |store| store.admit(&asked)).await;
-    admitted.map_err(|error| No::ended(kind_of(&error, ErrorKind::Revoked), error))?;
+    admitted.map_err(|error| No::not_admitted(&identity.user, &error))?;
     if !shared.audit.is_sound().await {
         return Err(No::ended(ErrorKind::Busy, NO_LOG));
     }

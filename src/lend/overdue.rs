@@ -77,7 +77,7 @@ async fn renewed(
     event.serial = Some(identity.serial.clone());
     let asked = identity.clone();
     let admitted = lender.look(move |store| store.admit(&asked)).await;
-    admitted.map_err(|error| No::refused(kind_of(&error, ErrorKind::Revoked), error))?;
+    admitted.map_err(|error| No::not_admitted(&identity.user, &error))?;
     if identity.not_after > UnixTime::now() {
         let text = "the certificate has not ended: it is renewed over a session";
         return Err(No::refused(ErrorKind::Identity, text));

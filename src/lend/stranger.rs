@@ -14,7 +14,7 @@ use super::{
     login::kind_of,
 };
 use crate::{
-    proto::{ErrorKind, FromBorrower, FromLender, ProtocolError, Refusal},
+    proto::{ErrorKind, FromBorrower, FromLender, ProtocolError, Refusal, UserName},
     session::{Ended, GreetError, Greeter},
     trust::store::StoreError,
 };
@@ -50,6 +50,23 @@ impl No {
 
     pub(super) fn wrong(kind: ErrorKind, error: impl ToString) -> Self {
         Self::Wrong(Refusal::new(kind, error.to_string()))
+    }
+
+    /// A certificate that is not good any more: who holds it needs another one, or a lender whose disk answers.
+    pub(super) fn not_admitted(user: &UserName, error: &StoreError) -> Self {
+        let invite = format!("capuchind invite {user}");
+        let (text, line) = match error {
+            StoreError::NoUser(_) => (
+                format!("{user} is no user of this lender (any more)"),
+                format!("capuchind user add {user} && {invite}"),
+            ),
+            StoreError::NoDevice(device) => (format!("device {device} is not known to this lender"), invite),
+            StoreError::Revoked(_) => (error.to_string(), invite),
+            _ => return Self::ended(kind_of(error, ErrorKind::Revoked), error),
+        };
+        let help =
+            "  help: join again with a new line: capuchin join; to send to the lender's admin for one:".to_owned();
+        Self::Refused(Refusal::new(ErrorKind::Revoked, text).with_notes([help, format!("  {line}")]))
     }
 
     /// Something else than the message that was due.

@@ -75,7 +75,9 @@ async fn attack_14_a_user_revoked_in_mid_session() {
     });
     lab.wait_for_audit("the command", |line| line["event"] == "admin" && line["command"] == "revoke --user");
     let said = fails(alice.capuchin().args(["check", "lab", "connect", &address.to_string()]), 2);
-    assert!(said.starts_with("error[revoked]"), "{said}");
+    assert!(said.starts_with("error[revoked]: lab: device ") && said.contains(" was revoked\n"), "{said}");
+    assert!(said.contains("join again with a new line: capuchin join"), "{said}");
+    assert!(said.ends_with("  = capuchind invite alice\n"), "{said}");
     still_works(&mut unharmed);
 
     // A new device of hers is a new beginning.

@@ -98,6 +98,15 @@ fn each_broken_step_is_named_with_its_mend() {
     assert_eq!((state(&checks, "ticket").0, state(&checks, "tcp").0), ("fail", "ok"), "{checks:?}");
     assert!(state(&checks, "ticket").1.contains("capuchin login lab"));
 
+    run(lab.admin().args(["user", "remove", "alice"]));
+    let (checks, code) = doctor(&home, &["lab"]);
+    assert_eq!((state(&checks, "login").0, code), ("fail", 2), "{checks:?}");
+    let mend = "capuchind user add alice && capuchind invite alice";
+    assert!(
+        state(&checks, "login").1.contains("alice is no user of this lender")
+            && state(&checks, "login").1.contains(mend)
+    );
+
     lab.daemon.kill();
     let (checks, code) = doctor(&home, &["lab"]);
     assert_eq!((state(&checks, "names").0, state(&checks, "tcp").0, code), ("ok", "fail", 2), "{checks:?}");
