@@ -76,8 +76,9 @@ pub struct Arguments {
     /// Open what the program listens on at loopback on the lender's loopback, instead of keeping it inside
     #[arg(long)]
     publish_loopback: bool,
-    /// Give the program this variable as it is on the lender's machine; may be given more than once
-    #[arg(long, value_name = "NAME")]
+    /// Give the program this variable as it is on the lender's machine; may be given more than once. Those of this machine it
+    /// has anyway
+    #[arg(long, value_name = "NAME", value_parser = lender_variable)]
     env: Vec<String>,
     /// Let the program reach this Unix socket of this machine, where it is covered: the D-Bus buses, docker, podman, nscd and
     /// such would look up names, or act, outside; may be given more than once
@@ -233,6 +234,16 @@ fn tell_way(way: Way) {
             "capuchin: without nf_tables and nft_tproxy in this kernel, every packet of the program crosses a TUN device: \
              slower, and [::1] is not the lender's but the program's own (`capuchin doctor` says how to mend it)",
         );
+    }
+}
+
+/// Reads what `--env` takes, which elsewhere sets a variable: what is lent here is what the lender's has.
+fn lender_variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        None => Ok(text.to_owned()),
+        Some(_) => Err("write the NAME alone: the program gets the lender's value; one of yours it has already, \
+                        as in NAME=VALUE capuchin run HOST"
+            .to_owned()),
     }
 }
 

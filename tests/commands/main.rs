@@ -363,6 +363,7 @@ fn each_wrong_value_of_a_flag_of_run_is_told_before_anything_runs() {
         (&["--keep-fd", "1"], "1 is not in 3.."),
         (&["--keep-fd", "987"], "descriptor 987, which the program is to keep, is not open"),
         (&["--stdio", "calc"], "write service:NAME"),
+        (&["--env", "PGUSER=ana"], "write the NAME alone"),
         (&["--network", "other"], "write nftables or tun"),
     ] {
         let ran = home.folder.path().join("ran");
