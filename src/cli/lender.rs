@@ -1,6 +1,11 @@
 //! `capuchind`: make a lender, run it, and look after its users.
 
-use std::{convert::Infallible, ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{
     Args, Subcommand,
@@ -110,6 +115,7 @@ enum User {
 
 /// Runs one command of `capuchind`.
 pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
+    let flag = dir.as_deref().map(dir_flag).unwrap_or_default();
     let dir = match dir {
         Some(dir) => LenderDir::single(dir),
         None => LenderDir::of_this_user().ok_or_else(|| {
@@ -120,7 +126,7 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
         Command::Init(init) => {
             let config = lend::init(&dir, init.setup())?;
             warn(&format!("lender {} is made in {}", config.name, dir.config().display()));
-            warn(&format!("allow something in {}, then: capuchind serve", dir.policy_toml().display()));
+            warn(&format!("allow something in {}, then: capuchind serve{flag}", dir.policy_toml().display()));
             Ok(())
         }
         Command::Serve => serve_dir(&dir).await,
@@ -151,6 +157,14 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
         Command::Grants(command) => grants::run(&dir, command).await,
         Command::Check { user, question } => ask_gate(&dir, user, question).await,
         Command::Audit(arguments) => audit::run(&dir.audit(), arguments).await,
+    }
+}
+
+/// How the next command finds the folder, which it does by itself where the environment names it.
+fn dir_flag(dir: &Path) -> String {
+    match std::env::var_os("CAPUCHIND_DIR") {
+        Some(named) if named == dir => String::new(),
+        _ => format!(" --dir {}", dir.display()),
     }
 }
 

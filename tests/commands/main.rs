@@ -300,7 +300,10 @@ fn a_lender_is_not_made_with_addresses_that_nobody_can_use() {
 fn one_file_is_both_commands() {
     let folder = tempfile::tempdir().unwrap();
     let mut lender = Command::new(env!("CARGO_BIN_EXE_capuchin"));
-    run(lender.args(["lender", "init", "--name", "lab", "--listen", "127.0.0.1:0", "--dir"]).arg(folder.path()));
+    let made =
+        run(lender.args(["lender", "init", "--name", "lab", "--listen", "127.0.0.1:0", "--dir"]).arg(folder.path()));
+    let next = format!("then: capuchind serve --dir {}\n", folder.path().display());
+    assert!(text(made.stderr).ends_with(&next), "what comes next finds it, too");
     let users = run(capuchind(folder.path()).args(["user", "list", "--json"]));
     assert_eq!(json(&users.stdout), serde_json::json!({ "users": [] }));
     one_line(&fails(capuchind(folder.path()).arg("init"), 255), "config", "holds a lender already");
