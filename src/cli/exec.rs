@@ -30,6 +30,7 @@ Examples:
   tar c . | capuchin exec lab -- tar x -C /srv    stdin goes there
   capuchin exec -t lab -- vim notes.txt           with a terminal
   capuchin exec lab -- sh -c 'ls *.txt | wc -l'   a shell, where one is wanted
+  rsync -a -e 'capuchin exec' src/ lab:src/       in the place of ssh; git, scp and sftp: contrib/capuchin-ssh
 
 Exit status: that of the program, or 128+N if signal N ended it; 126 if it cannot be executed, 127 if it or the
 interpreter that its first line names is not there, 255 after any failure before that, as of --cwd.
@@ -144,7 +145,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn for_a_shell(mut failure: Failure, argv: &[OsString]) -> Failure {
     let line = argv.first().map(|word| word.to_string_lossy()).unwrap_or_default();
     if line.contains(char::is_whitespace) {
-        failure.notes.push("help: no shell reads this; for one: capuchin exec HOST -- sh -c 'LINE'".to_owned());
+        let helps = [
+            "help: no shell reads this; for one: capuchin exec HOST -- sh -c 'LINE'",
+            "help: for git and what else hands ssh a line: contrib/capuchin-ssh in the place of ssh",
+        ];
+        failure.notes.extend(helps.map(str::to_owned));
     }
     failure
 }

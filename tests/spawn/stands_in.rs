@@ -43,6 +43,18 @@ fn git_clones_and_pushes() {
 }
 
 #[test]
+fn git_that_has_exec_in_the_place_of_ssh_is_told_what_stands_in() {
+    let (lab, home) = lab();
+    let mut git = as_alice(&home, "git");
+    git.env("GIT_SSH_COMMAND", format!("{} exec", env!("CARGO_BIN_EXE_capuchin")));
+    let said = text(git.args(["ls-remote", &format!("lab:{}", lab.dir().display())]).output().unwrap().stderr);
+    assert!(
+        said.contains("for one: capuchin exec HOST -- sh -c 'LINE'") && said.contains("contrib/capuchin-ssh"),
+        "{said}"
+    );
+}
+
+#[test]
 fn rsync_copies_what_the_shell_there_names() {
     let (lab, home) = lab();
     let (from, to) = (lab.dir().join("from"), lab.dir().join("to"));

@@ -78,7 +78,7 @@ impl BorrowError {
         match error {
             OpenError::Ended(ended) => Self::ended(lender, ended),
             OpenError::Mux(error) => {
-                let more = "ask the lender's admin to write this in an [[allow]] of policy.toml that names you:";
+                let more = "help: ask the lender's admin to write this in an [[allow]] of policy.toml that names you:";
                 let notes = match error {
                     // More than that no policy gives.
                     mux::OpenError::TooMany { limit } if limit < mux::Config::default().max_streams => {
