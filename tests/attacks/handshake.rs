@@ -9,7 +9,7 @@ use std::{
 };
 
 use capuchin::{
-    proto::ErrorKind,
+    proto::{ErrorKind, FromLender},
     trust::{UnixTime, authority::Authority, request::SubjectKey, request::new_key, tls},
 };
 use rustls::pki_types::CertificateDer;
@@ -259,8 +259,8 @@ async fn attack_13_resumption_after_a_revocation() {
     peer.hear_message().await.expect("the greeting");
     run(lab.admin().args(["user", "remove", "bob"]));
     let mut peer = Peer::dial(lab.address, config, "lab").await.unwrap();
-    let goaway = peer.hear_goaway().await;
-    assert_eq!(goaway.kind, ErrorKind::Revoked, "{}", goaway.text);
+    let Some(FromLender::Refusal(refusal)) = peer.hear_message().await else { panic!("a refusal") };
+    assert_eq!(refusal.kind(), ErrorKind::Revoked, "{}", refusal.text());
     assert_eq!(peer.tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
     let line = lab.wait_for_verdict("login", "refused");
     assert_eq!(line["user"], "bob");
