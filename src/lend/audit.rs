@@ -160,7 +160,9 @@ impl Audit {
         let now = OffsetDateTime::now_utc();
         let mut journal = Journal::open(dir, Limits::default(), now)?;
         // A lender starts on a full disk too, and takes nobody until there is room.
-        let sound = Arc::new(AtomicBool::new(journal.commit(now)));
+        let is_sound = journal.commit(now);
+        tell_sound(true, is_sound);
+        let sound = Arc::new(AtomicBool::new(is_sound));
         let (entry_tx, entry_rx) = mpsc::channel(QUEUE);
         let hurry = Arc::new(Notify::new());
         let audit = Self { entry_tx, sound: sound.clone(), refusals: Arc::default(), hurry: hurry.clone() };
@@ -304,13 +306,7 @@ async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound:
         }
         due = None;
         let is_sound = journal.commit(OffsetDateTime::now_utc());
-        if sound.swap(is_sound, Ordering::Relaxed) != is_sound {
-            if is_sound {
-                tracing::info!("the audit log can be written again: new sessions are let in");
-            } else {
-                tracing::error!("the audit log cannot be written: new sessions are refused until it can");
-            }
-        }
+        tell_sound(sound.swap(is_sound, Ordering::Relaxed), is_sound);
         // Who asked and went away does not mind.
         for sound_tx in waiting.drain(..) {
             let _ = sound_tx.send(is_sound);
@@ -318,6 +314,15 @@ async fn write(mut journal: Journal, mut entry_rx: mpsc::Receiver<Entry>, sound:
         if is_last {
             return;
         }
+    }
+}
+
+/// What it means to borrowers that the log can be written, or can no more.
+fn tell_sound(was_sound: bool, is_sound: bool) {
+    match (was_sound, is_sound) {
+        (false, true) => tracing::info!("the audit log can be written again: new sessions are let in"),
+        (true, false) => tracing::error!("the audit log cannot be written: new sessions are refused until it can"),
+        _ => {}
     }
 }
 

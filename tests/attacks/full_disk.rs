@@ -118,6 +118,27 @@ fn add_until_full(disk: &Path) -> String {
     panic!("5,000 users need no room");
 }
 
+#[test]
+fn a_lender_whose_log_has_no_room_says_which_file_and_why_from_its_start_on() {
+    let (lab, disk) = with_a_small_disk(Lab::start(LOOPBACK));
+    let alice = join(&disk, "alice");
+    fill(&disk);
+    let refused = || !alice.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]).status().unwrap().success();
+    // Some room was kept for what goes on.
+    wait_until("new sessions are refused", refused);
+    let said = |daemon: &Daemon| {
+        let why = daemon.wait_for_line("the audit log cannot be brought to the disk");
+        assert!(why.contains("ERROR") && why.contains("audit/audit.jsonl: No space left on device"), "{why}");
+        daemon.wait_for_line("the audit log cannot be written: new sessions are refused until it can");
+    };
+    said(&lab.daemon);
+    let mut again = on_a_small_disk(lab.dir());
+    drop(lab.daemon);
+    let full = format!("head -c 10m /dev/zero >{:?} 2>/dev/null; exec \"$@\"", lab.folder.path().join("ballast"));
+    again.args(["sh", "-c", &full, "sh", env!("CARGO_BIN_EXE_capuchind"), "serve"]);
+    said(&Daemon::spawn(&mut again));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_a_user_is_revoked_for_good_and_nothing_needs_a_restart() {
     let (lab, disk) = with_a_small_disk(with_many_devices(Lab::start(LOOPBACK)));

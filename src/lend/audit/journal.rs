@@ -74,6 +74,8 @@ pub(super) struct Journal {
     lost: u64,
     /// Whether the file still has its name; what is written to another one is read by nobody.
     in_place: bool,
+    /// Why the last commit failed was said.
+    told: bool,
 }
 
 impl Journal {
@@ -98,6 +100,7 @@ impl Journal {
             reserved: 0,
             lost: 0,
             in_place: true,
+            told: false,
         };
         for why in found {
             tracing::warn!(folder = %dir.display(), why, "the audit log was mended");
@@ -173,9 +176,12 @@ impl Journal {
             self.marks.last = self.at;
             self.head.write(&self.marks)
         });
-        if let Err(error) = &committed {
-            tracing::debug!(%error, "the audit log is not sound");
+        if let Err(error) = &committed
+            && !self.told
+        {
+            tracing::error!(%error, "the audit log cannot be brought to the disk");
         }
+        self.told = committed.is_err();
         committed.is_ok()
     }
 
