@@ -61,10 +61,11 @@ fn a_killed_borrower_frees_what_it_borrowed_and_others_go_on() {
     }
     // The join had a session of its own, which ended before.
     let made = |line: &serde_json::Value| line["event"] == "tcp-connect" && line["user"] == "alice";
-    let session = lab.audit().into_iter().find(made).unwrap()["session"].clone();
+    let session = lab.wait_for_audit("a connection", made)["session"].clone();
     lab.wait_for_audit("the session's end", |line| line["event"] == "session-ended" && line["session"] == session);
     // Every granted connection has its end in the log, with its bytes.
     let closed = |line: &serde_json::Value| line["event"] == "tcp-closed" && line["user"] == "alice";
+    lab.wait_for_audits("their ends", 10, closed);
     assert_eq!(lab.audit().iter().filter(|line| closed(line)).count(), 10);
     round_trip(&stays, b"still here").unwrap();
     round_trip(&dial(staying_local[0]), b"and new ones too").unwrap();
