@@ -63,8 +63,8 @@ const WAYS: [(u32, &[u32]); 3] = [
 ];
 /// By which a descriptor becomes an end of a device: TUNSETIFF.
 const TUN_SET: u32 = 0x4004_54ca;
-/// Datagrams that the kernel would cut after they were judged.
-const UDP_SEGMENT: u32 = 103;
+/// By which the kernel would cut a datagram, after it was judged (udp(7)).
+pub(super) const UDP_SEGMENT: u32 = 103;
 
 /// The filter.
 pub fn filter() -> Vec<Instruction> {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::{Signal, getegid, geteuid, getpid};
 
-use super::thread::Thread;
+use super::{filter::UDP_SEGMENT, thread::Thread};
 use crate::{
     borrow::run::supervisor::{ADDRESS_BYTES_MAX, memory_of, out_of_reach},
     proto::Errno,
@@ -34,8 +34,6 @@ pub const MANY_BYTES: u64 = 64;
 const PART_BYTES: usize = 16;
 /// A `cmsghdr` of 64 bits.
 const CONTROL_HEADER_BYTES: usize = 16;
-/// By which the kernel would cut a datagram (udp(7)).
-const UDP_SEGMENT: u32 = 103;
 
 /// A message in a thread's memory.
 #[derive(Debug, Default)]
