@@ -13,12 +13,12 @@ use tokio::{io::Interest, sync::Notify};
 
 use super::{Meter, Stream, rounds::let_driver_send, socket::Socket};
 use crate::proto::{
-    Errno, FRAME_PAYLOAD_MAX, Reset,
-    mux::{Batch, COPY_BYTES_MAX},
+    Errno, Reset,
+    mux::{Batch, COPY_BYTES_MAX, SEND_QUEUE_BYTES},
 };
 
-/// Read at once from a busy socket, in bytes: four full frames.
-const BUSY_BYTES: usize = 4 * FRAME_PAYLOAD_MAX;
+/// Read at once from a busy socket, in bytes: what a stream takes at once.
+const BUSY_BYTES: usize = SEND_QUEUE_BYTES;
 /// Read at once from a socket that sends little, in bytes.
 pub(super) const QUIET_BYTES: usize = 4 * 1024;
 /// What was sent before the stream was given up may take so long to be taken by the socket; a peer that reads nothing
@@ -27,8 +27,8 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
 /// How soon, and how often at least, it is looked whether the peer's kernel has all: it acknowledges within 40 ms.
 const ARRIVED_FIRST_LOOK: Duration = Duration::from_millis(5);
 const ARRIVED_LOOK_MAX: Duration = Duration::from_secs(1);
-/// Written at once to a socket, in bytes.
-pub(super) const WRITE_BYTES: usize = 128 * 1024;
+/// Written at once to a socket, in bytes: two of the largest segments that Linux makes, and no small one behind them.
+pub(super) const WRITE_BYTES: usize = 126 * 1024;
 /// Pieces written at once to a socket: more than a batch of full frames has.
 const WRITE_SLICES: usize = 64;
 

@@ -13,8 +13,9 @@ use super::{
     window::growth,
 };
 
-/// Smallest limit, in bytes: one ACK is on its way while the peer takes what is to cause the next.
-pub const FLIGHT_MIN: usize = 2 * ACK_BYTES;
+/// Smallest limit, in bytes: one ACK is on its way while the peer takes what is to cause the next, and a third part keeps the
+/// sender from sleeping until then.
+pub const FLIGHT_MIN: usize = 3 * ACK_BYTES;
 
 /// Beyond the limit, in bytes, for streams that just became active: a keystroke does not wait for the ACK of a copy.
 const SPARE_BYTES: usize = BATCH_BYTES;

@@ -18,8 +18,7 @@ use crate::proto::{FRAME_PAYLOAD_MAX, HEADER_BYTES, Reset};
 
 /// Most bytes queued on one stream before they are sent, in bytes: the payload of a batch, which can be queued again while
 /// the last one is written. With more, what was read has left the processor's cache before it is encrypted.
-pub const SEND_QUEUE_BYTES: usize = 4 * FRAME_PAYLOAD_MAX;
-const _: () = assert!(4 * (FRAME_PAYLOAD_MAX + HEADER_BYTES) == BATCH_BYTES);
+pub const SEND_QUEUE_BYTES: usize = BATCH_BYTES - BATCH_BYTES.div_ceil(FRAME_PAYLOAD_MAX + HEADER_BYTES) * HEADER_BYTES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outgoing {

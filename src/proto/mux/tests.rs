@@ -272,6 +272,27 @@ fn credit_grows_until_a_long_path_is_full() {
     assert!(last > 8 * 1024 * 1024, "bytes each round trip: {per_trip:?}");
 }
 
+/// A batch that is just longer costs one small segment more each time.
+#[test]
+fn what_copies_write_leaves_in_batches_of_whole_tls_records() {
+    for writers in [1, 2, 5] {
+        let credit = 1024 * 1024;
+        let mut pair = Pair::with(Config { initial_credit: credit, peer_initial_credit: credit, ..Config::default() });
+        let ids: Vec<_> = (0..writers).map(|_| pair.open(b"")).collect();
+        for _ in 0..4 {
+            for id in &ids {
+                if let Write::Room(room) = pair.borrower.poll_write(*id, SEND_QUEUE_BYTES) {
+                    pair.borrower.write(*id, Bytes::from(vec![0; room]));
+                }
+            }
+            let mut batch = Batch::default();
+            pair.borrower.poll_transmit(pair.now, &mut batch);
+            assert_eq!(batch.remaining(), BATCH_BYTES, "{writers} streams");
+            while batch.pop().is_some() {}
+        }
+    }
+}
+
 #[test]
 fn no_data_is_sent_while_too_much_is_on_its_way_and_an_ack_mends_it() {
     let mut pair = Pair::new();
