@@ -5,7 +5,7 @@ use super::{
     report::{Failure, warn},
 };
 use crate::{
-    Borrower, Host, Profiles,
+    BorrowError, Borrower, Host, Profiles,
     borrow::{
         Beginning,
         run::{self, HOST_VARIABLE},
@@ -13,6 +13,9 @@ use crate::{
     proto::ErrorKind,
     trust::password::Password,
 };
+
+/// Questions for a password until the command fails, as ssh's NumberOfPasswordPrompts; the lender locks after five.
+const PASSWORD_PROMPTS: u32 = 3;
 
 /// Whom to borrow from.
 #[derive(clap::Args)]
@@ -125,7 +128,7 @@ impl HostArgument {
         self.connect_asking(prompt::password).await
     }
 
-    async fn connect_asking(&self, ask: impl FnOnce(&str) -> Result<Password, Failure>) -> Result<Borrower, Failure> {
+    async fn connect_asking(&self, ask: impl FnMut(&str) -> Result<Password, Failure>) -> Result<Borrower, Failure> {
         let host = self.text()?;
         let failure: Failure = match Borrower::connect(&host).await {
             Ok(borrower) => return Ok(borrower),
@@ -137,8 +140,23 @@ impl HostArgument {
         let Ok(parsed) = host.parse::<Host>() else { return Err(failure) };
         let (profile, user) = Profiles::from_env()?.find(&parsed)?;
         warn(&format!("capuchin: {}", failure.text));
-        let password = ask(&format!("Password of {user} at {}: ", profile.lender))?;
-        Ok(Borrower::login(&host, &password).await?)
+        log_in(&host, &format!("Password of {user} at {}: ", profile.lender), ask).await
+    }
+}
+
+/// Logs in with what is answered to `question`, which is asked again where the lender does not take it.
+pub async fn log_in(
+    host: &str,
+    question: &str,
+    mut ask: impl FnMut(&str) -> Result<Password, Failure>,
+) -> Result<Borrower, Failure> {
+    let mut left = PASSWORD_PROMPTS;
+    loop {
+        left -= 1;
+        match Borrower::login(host, &ask(question)?).await {
+            Err(error @ BorrowError::Login { .. }) if left > 0 => warn(&format!("capuchin: {error}")),
+            outcome => return Ok(outcome?),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    host::HostArgument,
+    host::{HostArgument, log_in},
     prompt::{self, Stdin},
     report::{Failure, print},
     signals,
@@ -82,8 +82,7 @@ pub async fn login(arguments: LoginArguments) -> Result<(), Failure> {
         // Whom the lender asks for no password is not asked here either.
         None => match Borrower::login_by_certificate(&host).await {
             Err(error) if needs_password(&error) => {
-                let password = prompt::password(&format!("Password of {user} at {}: ", profile.lender))?;
-                Borrower::login(&host, &password).await?
+                log_in(&host, &format!("Password of {user} at {}: ", profile.lender), prompt::password).await?
             }
             outcome => outcome?,
         },

@@ -103,6 +103,34 @@ fn a_login_and_a_second_device_ask_once_and_a_lost_ticket_where_it_is_missed() {
 }
 
 #[test]
+fn a_wrong_password_is_asked_for_again_twice() {
+    const QUESTION: &str = "Password of alice at lab: ";
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let check = ["check", "lab", "connect", "127.0.0.1:1"];
+    for (command, words) in
+        [(["login", "lab"].as_slice(), "Logged in at lab as alice."), (&check, "allowed: connect 127.0.0.1:1")]
+    {
+        run(lab.admin().args(["logout", "alice"]));
+        let mut asked = Asked::start(home.capuchin().args(command));
+        asked.answers(QUESTION, "another password");
+        assert!(asked.asks(QUESTION).contains("capuchin: lab: wrong password"));
+        asked.pty.types(format!("{PASSWORD}\n").as_bytes());
+        let (shown, status) = asked.ends(words);
+        assert_eq!(status, Some(0), "{shown}");
+    }
+    // Another lender: one that has heard so many wrong passwords hears nobody from here for a while.
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut login = Asked::start(home.capuchin().args(["login", "lab"]));
+    for _ in 0..3 {
+        login.answers(QUESTION, "another password");
+    }
+    let (shown, status) = login.ends("error[login]: lab: wrong password");
+    assert_eq!(status, Some(255), "{shown}");
+}
+
+#[test]
 fn passwd_asks_twice_and_sets_what_was_typed() {
     const NEW: &str = "a new password";
     let lab = Lab::start(LOOPBACK);
