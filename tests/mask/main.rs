@@ -135,6 +135,33 @@ const CASES: &[Case] = &[
         "#,
     },
     Case {
+        name: "who prints or starts programs for others cannot be reached",
+        machine: "mkdir -p /run/cups /mnt/home/.pm2
+            listen /run/cups/cups.sock /mnt/home/.pm2/rpc.sock $RUNTIME/kdeinit5__0
+            chown -R $USER /mnt/home; export HOME=/mnt/home",
+        local_unix: "",
+        program: r#"
+            for socket in /run/cups/cups.sock $HOME/.pm2/rpc.sock $XDG_RUNTIME_DIR/kdeinit5__0; do
+                if reach $socket; then echo "$socket is reached"; exit 1; fi
+            done
+        "#,
+    },
+    Case {
+        name: "connections that ssh and ansible share are out of reach wherever their settings put them",
+        machine: r#"mkdir -p /mnt/home/.ssh /mnt/home/.ansible/cp /mnt/masters $RUNTIME/ssh /etc/ssh
+            printf 'Host *\n ControlPath /mnt/masters/%%r@%%h:%%p\n' > /etc/ssh/ssh_config
+            printf 'Host b\n  ControlPath="${XDG_RUNTIME_DIR}/ssh/%%C"\n' > /mnt/home/.ssh/config
+            chown -R $USER /mnt/home $RUNTIME; listen /mnt/masters/ana@lab:22 /mnt/masters/other.sock \
+            $RUNTIME/ssh/6a81 /mnt/home/.ansible/cp/91f0; export HOME=/mnt/home"#,
+        local_unix: "",
+        program: r#"
+            for socket in /mnt/masters/ana@lab:22 $XDG_RUNTIME_DIR/ssh/6a81 $HOME/.ansible/cp/91f0; do
+                if reach $socket; then echo "$socket is reached"; exit 1; fi
+            done
+            reach /mnt/masters/other.sock
+        "#,
+    },
+    Case {
         name: "a socket that was named stays in a covered folder",
         machine: "mkdir /run/podman; listen /run/podman/podman.sock /run/podman/other.sock",
         local_unix: "/run/podman/podman.sock",

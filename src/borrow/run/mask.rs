@@ -18,6 +18,7 @@
 //! folder did not exist (of a tmux that was started meanwhile), and a single socket is bare again when its service makes
 //! it anew (`/run/docker.sock` of a docker that was restarted).
 
+mod masters;
 mod places;
 mod private;
 mod ssh;

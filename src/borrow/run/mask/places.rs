@@ -20,7 +20,7 @@ use rustix::{
     mount::{OpenTreeFlags, open_tree},
 };
 
-use super::texts;
+use super::{masters, texts};
 use crate::session;
 
 /// Folders of services that look up names, start programs or containers, or speak for others.
@@ -64,12 +64,13 @@ const USER_FOLDERS: [&str; 13] = [
     "hypr",
     "capuchin",
 ];
-/// How the names of such sockets begin: of nvim, VS Code, sway, niri, Alacritty, foot and kitty.
-const USER_SOCKETS_BEGIN: [&str; 7] = ["nvim.", "vscode-ipc-", "sway-ipc.", "niri.", "Alacritty-", "foot", "kitty"];
+/// How the names of such sockets begin: of nvim, VS Code, sway, niri, Alacritty, foot, kitty and KDE.
+const USER_SOCKETS_BEGIN: [&str; 8] =
+    ["nvim.", "vscode-ipc-", "sway-ipc.", "niri.", "Alacritty-", "foot", "kitty", "kdeinit"];
 /// And those of the system's services: one of them gives whoever asks a device of this machine's network (systemd-nsresourced).
 const SYSTEMD: (&str, [&str; 1]) = ("/run/systemd", ["io.systemd."]);
 /// Sockets of such services in folders that others need.
-const SOCKETS: [&str; 12] = [
+const SOCKETS: [&str; 17] = [
     "/run/docker.sock",
     "/run/cri-dockerd.sock",
     "/run/containerd/containerd.sock",
@@ -81,14 +82,23 @@ const SOCKETS: [&str; 12] = [
     "/var/lib/lxd/unix.socket",
     "/var/snap/lxd/common/lxd/unix.socket",
     "/var/lib/incus/unix.socket",
+    "/run/multipass_socket",
+    "/var/snap/multipass/common/multipass_socket",
+    // Whoever asks it prints at any address (CUPS-Create-Local-Printer).
+    "/run/cups/cups.sock",
+    // They fetch for who builds.
+    "/nix/var/nix/daemon-socket/socket",
+    "/var/guix/daemon-socket/socket",
     // By it a process is a machine beside this one.
     "/dev/vhost-vsock",
 ];
 /// The directory manager of GnuPG fetches keys from the network.
 const USER_SOCKETS: [&str; 3] = ["bus", "docker.sock", "gnupg/S.dirmngr"];
 const HOME_SOCKETS: [&str; 3] = [".docker/run/docker.sock", ".docker/desktop/docker.sock", ".gnupg/S.dirmngr"];
+/// Folders with sockets by which ssh, and ansible, share connections with who asks, and pm2 and urxvt's daemon start programs for him.
+const HOME_FOLDERS: [&str; 5] = [".ssh", ".ansible/cp", ".ansible/pc", ".pm2", ".urxvt"];
 /// Variables that say where such a socket is.
-const SOCKET_VARIABLES: [&str; 13] = [
+const SOCKET_VARIABLES: [&str; 14] = [
     "DBUS_SESSION_BUS_ADDRESS",
     "DBUS_SYSTEM_BUS_ADDRESS",
     "DOCKER_HOST",
@@ -102,6 +112,7 @@ const SOCKET_VARIABLES: [&str; 13] = [
     "ALACRITTY_SOCKET",
     "WEZTERM_UNIX_SOCKET",
     "KITTY_LISTEN_ON",
+    "RXVT_SOCKET",
 ];
 /// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more sockets found than a person opens.
 const FOLDER_DEPTH: usize = 2;
@@ -157,7 +168,8 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     let named = named.chain(tmux.map(|path| PathBuf::from(OsString::from_vec(path))));
     // An agent has keys and no network, wherever its socket is.
     let agent = env::var_os("SSH_AUTH_SOCK").and_then(|path| fs::canonicalize(path).ok());
-    let ssh = home.iter().flat_map(|home| sockets_below(&home.join(".ssh")));
+    let at_home = home.iter().flat_map(|home| below(home, &HOME_FOLDERS)).flat_map(|folder| sockets_below(&folder));
+    let ssh = at_home.chain(masters::sockets(home.as_deref()));
     let ssh = ssh.filter(|path| agent.is_none() || fs::canonicalize(path).ok() != agent);
     for place in
         sockets.chain(named).chain(ssh).filter_map(|path| fs::canonicalize(path).ok()).filter(|path| !path.is_dir())

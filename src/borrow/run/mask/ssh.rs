@@ -8,12 +8,13 @@ use std::{
 
 use super::{MaskError, private::Private};
 
-const MAIN: &str = "/etc/ssh/ssh_config";
+/// The settings of this machine.
+pub(super) const MAIN: &str = "/etc/ssh/ssh_config";
 const DROP_INS: &str = "/etc/ssh/ssh_config.d";
-/// Files that are copied: distributions have five.
-const FILES_MAX: usize = 64;
-/// Longest file that is copied, in bytes; settings of hundreds of hosts are shorter.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Files that are read: distributions have five.
+pub(super) const FILES_MAX: usize = 64;
+/// Longest file that is read, in bytes; settings of hundreds of hosts are shorter.
+pub(super) const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Where it goes, and what it holds.
 type FileCopy = (PathBuf, Vec<u8>);
