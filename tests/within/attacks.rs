@@ -88,7 +88,8 @@ impl Borrower {
 
     /// What a program hears of a refusal which in a network of its own is `errno`: without one it hears what it is.
     fn refusal(&self, errno: &str) -> String {
-        if self.options.is_empty() { errno.to_owned() } else { "EACCES".to_owned() }
+        let is_same = self.options.is_empty() || errno == "ECONNREFUSED";
+        if is_same { errno.to_owned() } else { "EACCES".to_owned() }
     }
 
     fn python(&self, source: &str) -> Command {
@@ -161,7 +162,7 @@ fn attack_45_the_metadata_service_by_an_address_of_ipv6() {
 #[test]
 fn attack_46_numbers_that_the_c_library_reads_as_loopback() {
     let numbers = ["2130706433:80", "0x7f.1:80", "0177.1:80", "127.1:80", "0x7f000001:80"];
-    let targets = numbers.map(|target| (target, "127.0.0.1", "EHOSTUNREACH", "loopback"));
+    let targets = numbers.map(|target| (target, "127.0.0.1", "ECONNREFUSED", "loopback"));
     let machine = machine();
     refused(&machine, &targets);
     // To a kernel, the unspecified address is loopback.
@@ -195,7 +196,7 @@ fn attack_43_a_name_that_is_another_address_the_second_time() {
         let (printed, told) = borrower.reach(&["rebind.test:80", "rebind.test:80", "10.77.0.1:80"]);
         let expected = format!(
             "rebind.test:80 10.77.0.1 OK\nrebind.test:80 127.0.0.1 {}\n10.77.0.1:80 10.77.0.1 OK\n",
-            borrower.refusal("EHOSTUNREACH")
+            borrower.refusal("ECONNREFUSED")
         );
         assert_eq!(printed, expected, "as {}: {told}", borrower.who());
         is_in_the_log(&machine, "tcp-connect", "127.0.0.1:80", "loopback");
@@ -211,7 +212,9 @@ fn attack_44_good_and_bad_addresses_in_one_answer() {
     for borrower in Borrower::all(&machine) {
         let (printed, told) = borrower.reach(&["mixed.test:80"]);
         let no = borrower.refusal("EHOSTUNREACH");
-        for (address, end) in [("169.254.169.254", &*no), ("127.0.0.1", &no), ("10.77.0.1", "OK"), ("fd77::1", "OK")] {
+        for (address, end) in
+            [("169.254.169.254", &*no), ("127.0.0.1", "ECONNREFUSED"), ("10.77.0.1", "OK"), ("fd77::1", "OK")]
+        {
             let line = format!("mixed.test:80 {address} {end}\n");
             assert!(printed.contains(&line), "{line} as {}: {printed}{told}", borrower.who());
         }
@@ -253,7 +256,7 @@ fn attack_49_the_lenders_own_port_and_sockets() {
         "[[allow]]\nwho = \"alice\"\nconnect = [\"127.0.0.0/8:*\", \"10.77.0.1:7000\"]\nlisten = [\"*:1024-65535\"]\n";
     let machine = Machine::with_names(policy, &json!({}), EVERYWHERE);
     let own = machine.lab.address;
-    refused(&machine, &[(&own.to_string(), "127.0.0.1", "EHOSTUNREACH", "lender")]);
+    refused(&machine, &[(&own.to_string(), "127.0.0.1", "ECONNREFUSED", "lender")]);
     let folder = machine.lab.dir().to_str().unwrap().to_owned();
     let looks = "import os, socket, sys
 for name in 'door.sock', 'admin.sock':

@@ -109,7 +109,7 @@ attempt("port", lambda: socket.socket().bind(("0.0.0.0", 7999)))
             let of_the_machine = said.split("10.77.0.1 ").next().unwrap();
             assert!(!of_the_machine.contains(secret), "{secret} as {}: {said}", within.who());
         }
-        for (target, errno) in [("10.77.0.1", "EHOSTUNREACH"), ("fd77::1", "EACCES"), ("127.0.0.1", "EHOSTUNREACH")] {
+        for (target, errno) in [("10.77.0.1", "EHOSTUNREACH"), ("fd77::1", "EACCES"), ("127.0.0.1", "ECONNREFUSED")] {
             assert!(
                 said.contains(&format!("\n{target} {errno}\nudp {target} {errno}\n")),
                 "{target} as {}: {said}",
@@ -175,5 +175,35 @@ fn who_may_only_send_datagrams_sends_them_and_looks_up_names() {
     let answered = "10.77.0.1 to True\nfd77::1 to True\nthere.test to True\n";
     for within in machine.everybody() {
         assert_eq!(probe(&within, &[]), format!("{answered}EHOSTUNREACH\n"), "as {}", within.who());
+    }
+}
+
+/// As launchers and test suites wait for their own servers: they ask until somebody listens, and take no other error.
+const WAIT: &str = r#"
+import errno, socket
+def ask(family, at):
+    with socket.socket(family) as s:
+        return errno.errorcode.get(s.connect_ex(at), "met")
+for client, family, host, asked in (2, 2, "127.0.0.1", "127.0.0.1"), (10, 10, "::1", "::1"), (10, 2, "127.0.0.1", "::ffff:127.0.0.1"):
+    with socket.create_server((host, 0), family=family) as server:
+        port = server.getsockname()[1]
+    before = ask(client, (asked, port))
+    with socket.create_server((host, port), family=family):
+        print(asked, before, ask(client, (asked, port)))
+"#;
+
+#[test]
+fn who_waits_for_a_server_of_his_own_hears_that_nobody_listens_yet() {
+    let machine = Machine::with_policy("[[allow]]\nwho = [\"alice\"]\nconnect = [\"10.77.0.1:7000\"]\n");
+    let expected: String =
+        ["127.0.0.1", "::1", "::ffff:127.0.0.1"].iter().map(|host| format!("{host} ECONNREFUSED met\n")).collect();
+    for within in machine.everybody() {
+        let ways = if within.by_tun { &[&[][..]][..] } else { &[&[][..], &["--no-netns"]] };
+        for way in ways {
+            let said = run(&mut within.run_with(way, &["python3", "-c", WAIT]));
+            let (said, told) = (text(said.stdout), text(said.stderr));
+            assert_eq!(said, expected, "{way:?} as {}: {told}", within.who());
+            assert!(told.contains("connect 127.0.0.1:"), "{way:?} as {}: {told}", within.who());
+        }
     }
 }

@@ -38,6 +38,10 @@ pub struct NotDialed {
     pub errno: Errno,
 }
 
+impl NotDialed {
+    const NOBODY: Self = Self { outcome: Outcome::Refused, errno: Errno::ECONNREFUSED };
+}
+
 impl Dialer {
     /// Dials through `borrower`. `refused_tx` gets what the lender refuses, as far as there is room.
     pub fn new(borrower: Borrower, names: Arc<Names>, refused_tx: mpsc::Sender<BorrowError>) -> Self {
@@ -59,7 +63,7 @@ impl Dialer {
     pub async fn dial(&self, target: SocketAddr) -> Result<(Stream, TcpConnected), NotDialed> {
         if target.port() == 0 {
             // Nobody is there, and no request names it.
-            return Err(NotDialed { outcome: Outcome::Refused, errno: Errno::ECONNREFUSED });
+            return Err(NotDialed::NOBODY);
         }
         let wanted = Target { host: target.ip().to_string(), port: target.port() };
         let mut dialed = tcp::connect(&self.borrower, &wanted).await;
@@ -70,7 +74,12 @@ impl Dialer {
         }
         dialed.map_err(|error| {
             tracing::debug!(%target, %error, "not connected");
-            let failed = NotDialed { outcome: Outcome::of(&error), errno: outcome::errno_of(&error) };
+            let failed = match &error {
+                BorrowError::Refused { kind: ErrorKind::Policy, .. } if outcome::prohibited(target.ip()).is_none() => {
+                    NotDialed::NOBODY
+                }
+                error => NotDialed { outcome: Outcome::of(error), errno: outcome::errno_of(error) },
+            };
             if matches!(error, BorrowError::Refused { .. } | BorrowError::Busy { .. }) {
                 // Who reads them has enough of the same.
                 let _ = self.refused_tx.try_send(error);

@@ -26,7 +26,12 @@ use tokio::{
 };
 
 use super::{
-    datagram, hold::Hold, outcome::Outcome, own_address::OwnAddresses, packet::Unreachable, read_out::ReadOut,
+    datagram,
+    hold::Hold,
+    outcome::{Outcome, prohibited},
+    own_address::OwnAddresses,
+    packet::Unreachable,
+    read_out::ReadOut,
 };
 use crate::{
     BorrowError, Borrower,
@@ -179,7 +184,11 @@ impl Flows {
             Err(error) => {
                 if let Outcome::Unreachable(why) = Outcome::of(&error) {
                     lane.take_now().iter().for_each(|outgoing| program.note(outgoing));
-                    program.sources.iter().for_each(|(peer, program)| self.tell(*program, *peer, Some(why)));
+                    let why_of = |peer: &SocketAddr| match why {
+                        Unreachable::Prohibited => prohibited(peer.ip()),
+                        why => Some(why),
+                    };
+                    program.sources.iter().for_each(|(peer, program)| self.tell(*program, *peer, why_of(peer)));
                 }
                 let _ = self.refused_tx.try_send(error);
             }
@@ -197,11 +206,11 @@ impl Flows {
                 }
             }
             UdpBody::Failed(Errno::ECONNREFUSED) => self.tell(program, peer, None),
-            UdpBody::Failed(Errno::EACCES) => self.tell(program, peer, Some(Unreachable::Prohibited)),
+            UdpBody::Failed(Errno::EACCES) => self.tell(program, peer, prohibited(peer.ip())),
             UdpBody::Failed(Errno::ENETUNREACH) => self.tell(program, peer, Some(Unreachable::Network)),
             UdpBody::Failed(Errno::EHOSTUNREACH) => self.tell(program, peer, Some(Unreachable::Host)),
             UdpBody::Refused(refusal) => {
-                self.tell(program, peer, Some(Unreachable::Prohibited));
+                self.tell(program, peer, prohibited(peer.ip()));
                 let _ = self.refused_tx.try_send(BorrowError::unanswered(self.borrower.host(), &refusal));
             }
             // Nothing that ICMP has a word for which a program hears.

@@ -1,5 +1,7 @@
 //! How a connection that the lender did not make looks to the program.
 
+use std::net::IpAddr;
+
 use super::packet::Unreachable;
 use crate::{
     BorrowError,
@@ -50,6 +52,12 @@ impl Outcome {
             _ => Self::Unreachable(Unreachable::Host),
         }
     }
+}
+
+/// The policy's no to what goes to `target`, as the network says it; `None`: nobody listens there. On loopback a program looks for
+/// servers of its own, and waits for one that does not listen yet.
+pub fn prohibited(target: IpAddr) -> Option<Unreachable> {
+    (!target.to_canonical().is_loopback()).then_some(Unreachable::Prohibited)
 }
 
 /// What connect(2) says of it, where it can say any number.
