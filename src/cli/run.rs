@@ -42,13 +42,13 @@ Examples:
   capuchin run lab -- curl http://wiki.internal/     any program, as it is
   capuchin run lab                                   a shell; leave it with exit
   capuchin run lab -- python3 -m http.server 8000    a web server at lab's address, as far as `listen` allows it
-  capuchin run --publish 8080:80 lab -- nginx        its port 80 is port 8080 of lab's
+  capuchin run --publish 8080:80 lab -- nginx -g 'daemon off;'   its port 80 is port 8080 of lab's
   capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays this machine's
   capuchin run lab --stdio service:calc -- bc           its stdin and stdout are those that another borrower offers
 
 What the program listens on is opened at the lender, and who connects there reaches the program from its own address.
 Loopback is the lender's, but for ports that the program itself listens on, which are its alone. What the program leaves
-behind is ended with it. A signal that is sent to it is passed on, but for SIGPIPE, real-time signals and those of errors such as
+behind is ended with it: keep a server in the foreground, or add --wait-all. A signal that is sent to it is passed on, but for SIGPIPE, real-time signals and those of errors such as
 SIGXCPU; one that a process sends to its whole group therefore comes to the program twice.
 
 --no-netns is for machines that forbid namespaces. It is weaker: the program has this machine's network, and a filter of its
@@ -195,7 +195,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         };
         let refused = |error: BorrowError| tell(&mut told, &error);
         let over = || is_over.store(true, Ordering::Release);
-        status = run.serve(log_in, Serve { local, publish, refused, told: tell_way, over }).await?;
+        status = run.serve(log_in, Serve { local, publish, refused, told: tell_way, left: tell_left, over }).await?;
         if let Some(feed) = feed
             && let Err(error) = feed.drain().await
         {
@@ -244,6 +244,11 @@ fn lender_variable(text: &str) -> Result<String, String> {
         Some(_) => Err("write the NAME alone: the program gets the lender's value; one of yours it has already, \
                         as in NAME=VALUE capuchin run HOST"
             .to_owned()),
+/// A server that goes into the background would be gone without a word.
+fn tell_left() {
+    warn("capuchin: the program is over, and what it left in the background ends with it; --wait-all waits for that");
+}
+
     }
 }
 

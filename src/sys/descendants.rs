@@ -1,4 +1,4 @@
-//! A signal for everything below a process.
+//! Everything below a process: a signal for it, and whether it has gone into the background.
 
 use std::{collections::HashMap, fs};
 
@@ -16,6 +16,13 @@ pub fn signal_descendants(root: Pid, spared: &[Pid], signal: Signal) {
             let _ = pidfd_send_signal(&handle, signal);
         }
     }
+}
+
+/// Whether a process below `root` has begun a session of its own (setsid(2)), as who goes into the background for good.
+pub fn is_left_by_descendants(root: Pid) -> bool {
+    let session = |pid| rustix::process::getsid(Some(pid)).ok();
+    let own = session(root);
+    below(root, &[], &parents()).into_iter().any(|(pid, _)| session(pid).is_some_and(|its| Some(its) != own))
 }
 
 fn below(root: Pid, spared: &[Pid], parents: &HashMap<Pid, Pid>) -> Vec<(Pid, Pid)> {

@@ -79,6 +79,8 @@ pub use caught_signals::CaughtSignals;
 pub use datagram_errors::{keep_datagram_errors, take_datagram_error};
 #[cfg(any(feature = "borrow", feature = "lend"))]
 pub use datagram_source::{note_destinations, send_datagram_from};
+#[cfg(feature = "run")]
+pub use descendants::is_left_by_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use descendants::signal_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]

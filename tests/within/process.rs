@@ -195,6 +195,38 @@ fn a_program_is_listed_by_status_while_it_runs() {
     let machine = Machine::start();
     let within = machine.anybody();
     let listed = || borrowing(within.capuchin());
+/// As servers do that go into the background: they would be gone without a word, in the middle of their start.
+#[test]
+fn who_goes_into_the_background_is_told_that_it_ends_with_the_program() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let goes = "import os, time
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(1 if os.environ.get('SHORT') else 1000)";
+    let line =
+        "capuchin: the program is over, and what it left in the background ends with it; --wait-all waits for that";
+    for options in [&[][..], &["--no-netns"]] {
+        let said = run(&mut within.run_with(options, &["python3", "-c", goes]));
+        let told = text(said.stderr);
+        assert_eq!(told.lines().filter(|told| *told == line).count(), 1, "{options:?}: {told}");
+    }
+    let waited = run(within.run_with(&["--wait-all"], &["python3", "-c", goes]).env("SHORT", "1"));
+    assert_eq!(text(waited.stderr), "");
+}
+
+/// What reads from a pipe of a program's is over a moment after it.
+#[test]
+fn what_a_program_left_that_ends_by_itself_has_its_last_word() {
+    let machine = Machine::start();
+    let said = run(&mut machine.anybody().run(&[
+        "bash",
+        "-c",
+        "echo last > >(read -r line; sleep 0.02; echo \"$line word\")",
+    ]));
+    assert_eq!((text(said.stdout).as_str(), text(said.stderr).as_str()), ("last word\n", ""));
+}
+
     let mut command = within.run(&["sh", "-c", "echo up; read end"]);
     let mut program = Daemon::spawn(command.stdin(Stdio::piped()));
     program.wait_for_line("up");

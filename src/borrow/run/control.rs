@@ -10,7 +10,7 @@
 //!     ├─ Sockets ─────────────────────────────▶│   any number of times
 //!     │ ◀───────────────── Sockets, descriptors┤   as many times
 //!     │ ◀────────────────────────────── Stopped┤   any number of times
-//!     │ ◀─────────────────────── Ended, Alone ─┤   the program; then everything that it left behind
+//!     │ ◀─────────── Ended, Background, Alone ─┤   the program; what of it is in the background, if there is any; then nothing
 //! ```
 //! Both are this program, so that a message which cannot be read is a fault of ours.
 
@@ -72,6 +72,9 @@ pub enum FromInner {
     /// The program is to have no network of its own, and nothing is to be served in one.
     #[n(8)]
     NoNetwork,
+    /// The program is over, and what went into the background is told to end as well.
+    #[n(9)]
+    Background,
 }
 
 /// A step of the set-up.

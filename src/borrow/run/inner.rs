@@ -37,7 +37,9 @@ use crate::{
     sys::{self, Forked},
 };
 
-/// What the program left behind may take to end after it was told to.
+/// What the program left behind may take to end by itself: as what is behind a pipe of its does, which has its last lines to write.
+const BY_ITSELF_MAX: Duration = Duration::from_millis(300);
+/// And after it was told to.
 const HANG_UP_MAX: Duration = Duration::from_secs(5);
 /// Between two rounds of killing: a process may have started another one meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
@@ -138,7 +140,8 @@ fn look_after(
     let program = start(control, plan, stdio, machine, held)?;
     // From here on the program may have children, which are ended below where the outer half is gone.
     let _ = control::send(control, &FromInner::Started, &[]);
-    let charge = Charge { control, children, program, wait_all: plan.wait_all, has_ended: false, kill_at: None };
+    let (wait_all, has_ended) = (plan.wait_all, false);
+    let charge = Charge { control, children, program, wait_all, has_ended, hang_up_at: None, kill_at: None };
     charge.look_after().map_err(control_failed)?;
     // What is left to clear away is cleared away when nobody waits for it any more.
     while control::receive::<ToInner>(control, true).map_err(control_failed)?.is_some() {}
@@ -254,7 +257,9 @@ struct Charge<'a> {
     program: Pid,
     wait_all: bool,
     has_ended: bool,
-    /// When what was left behind has had its time.
+    /// When what was left behind has had its time, and is told to end.
+    hang_up_at: Option<Instant>,
+    /// When it has had its time after that.
     kill_at: Option<Instant>,
 }
 
@@ -284,7 +289,7 @@ impl Charge<'_> {
 
     /// Until a child or the outer half has something to say, or it is time to kill.
     fn wait(&self) -> io::Result<()> {
-        let left = self.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = self.kill_at.or(self.hang_up_at).map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let mut fds =
             [PollFd::new(&self.children, PollFlags::IN), PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN)];
@@ -324,7 +329,7 @@ impl Charge<'_> {
         }
     }
 
-    /// Tells what the program left behind that it is to end, once.
+    /// Tells what the program left behind that it is to end, once, and after a while.
     fn hang_up(&mut self) {
         if self.has_ended && !self.wait_all && self.kill_at.is_none() {
             signal_left_behind(Signal::HUP);
@@ -342,6 +347,12 @@ impl Charge<'_> {
         if control::send(self.control, &FromInner::Sockets(is_ipv6), &passed).is_err() {
             // Too many descriptors are on their way, or memory is short; without any, it is asked again. That the outer half is
             // gone is heard next.
+            if *self.hang_up_at.get_or_insert_with(|| Instant::now() + BY_ITSELF_MAX) > Instant::now() {
+                return;
+            }
+            if sys::is_left_by_descendants(getpid()) {
+                let _ = control::send(self.control, &FromInner::Background, &[]);
+            }
             let _ = control::send(self.control, &FromInner::Sockets(is_ipv6), &[]);
         }
     }

@@ -43,6 +43,8 @@ pub struct Serve<R, O> {
     pub refused: R,
     /// Is called once if the network is not made in the first way.
     pub told: fn(Way),
+    /// Is called once if the program is over, and what it left in the background is to end as well.
+    pub left: fn(),
     /// Is called when the program is over, and what it has sent is with the lender or given up: the session ends with it.
     pub over: O,
 }
@@ -73,11 +75,11 @@ impl Run {
             both = async { tokio::try_join!(doors, meet) } => both?,
             number = interrupted(&signals) => return Err(RunError::Interrupted(number).into()),
         };
-        let Serve { local, publish, refused, told, over } = serve;
+        let Serve { local, publish, refused, told, left, over } = serve;
         let Some(doors) = doors else {
             let served = WithoutNamespaces::serve(borrower.clone(), &machine, local, &local_unix)?;
             inner.say(&ToInner::Begin(machine))?;
-            return Ok(attend(&inner, &signals, (served, borrower), (refused, over)).await?);
+            return Ok(attend(&inner, &signals, (served, borrower), (refused, left, over)).await?);
         };
         let way = doors.way();
         let machine = match way {
@@ -92,7 +94,7 @@ impl Run {
         };
         let network = WithNamespaces::serve(doors, borrower.clone(), &machine, local, publish)?;
         inner.say(&ToInner::Begin(machine))?;
-        Ok(attend(&inner, &signals, (network, borrower), (refused, over)).await?)
+        Ok(attend(&inner, &signals, (network, borrower), (refused, left, over)).await?)
     }
 }
 
@@ -101,9 +103,9 @@ async fn attend(
     inner: &Inner,
     signals: &AsyncFd<OwnedFd>,
     (mut network, borrower): (impl Served, Borrower),
-    (mut refused, over): (impl FnMut(BorrowError), impl FnOnce()),
+    (mut refused, left, over): (impl FnMut(BorrowError), fn(), impl FnOnce()),
 ) -> Result<u8, RunError> {
-    let status = until_alone(inner, signals, (&mut network, &borrower), &mut refused).await?;
+    let status = until_alone(inner, signals, (&mut network, &borrower), (&mut refused, left)).await?;
     // What has come so far was meant for the program; from here on there is nobody to pass it to.
     while sys::read_signal(signals.get_ref()).is_ok() {}
     // It may have been refused something and ended at once.
@@ -132,13 +134,14 @@ async fn until_alone(
     inner: &Inner,
     signals: &AsyncFd<OwnedFd>,
     (network, borrower): (&mut impl Served, &Borrower),
-    refused: &mut impl FnMut(BorrowError),
+    (refused, left): (&mut impl FnMut(BorrowError), fn()),
 ) -> Result<Option<u8>, RunError> {
     let mut status = None;
     loop {
         tokio::select! {
             heard = inner.hear() => match heard? {
                 Some((FromInner::Ended(code), _)) => status = Some(code),
+                Some((FromInner::Background, _)) => left(),
                 // Whoever started us must see that we stopped; when we go on, so does the program.
                 Some((FromInner::Stopped, _)) => {
                     let _ = kill_process(getpid(), Signal::STOP);
