@@ -87,7 +87,8 @@ pub struct Arguments {
     /// Give the program a service of the lender's for stdin and stdout: those of `capuchin offer HOST NAME stdio`, say
     #[arg(long, value_name = "service:NAME", value_parser = service)]
     stdio: Option<String>,
-    /// Let the program have a descriptor above 2; may be given more than once
+    /// Let the program have a descriptor above 2; may be given more than once. Sockets that a service manager passes (LISTEN_FDS) are then
+    /// the program's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     keep_fd: Vec<RawFd>,
     /// Wait for everything that the program started, instead of ending it

@@ -105,6 +105,24 @@ fn a_descriptor_is_passed_on_where_it_was_asked_for() {
     assert!(text(missing.stderr).contains("--keep-fd takes numbers of open descriptors"));
 }
 
+#[test]
+fn sockets_that_a_service_manager_passes_are_the_programs_where_it_keeps_them() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let whose = "if [ $LISTEN_PID = $$ ]; then echo its own; else echo of $LISTEN_FDS others; fi";
+    let passes = "export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$@\" 3</dev/null 4</dev/null";
+    for (options, said) in [
+        (&["--keep-fd", "3", "--keep-fd", "4"][..], "its own\n"),
+        (&["--keep-fd", "3", "--keep-fd", "4", "--no-netns"], "its own\n"),
+        (&["--keep-fd", "4"], "of 2 others\n"),
+    ] {
+        let inner = within.run_with(options, &["sh", "-c", whose]);
+        let mut command = within.beside("sh");
+        command.args(["-c", passes, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        assert_eq!(text(run(&mut command).stdout), said, "{options:?}");
+    }
+}
+
 /// What the program writes to a descriptor that a shell has opened comes out of it, and of no other.
 pub fn passes_on(within: &Within, options: &[&str]) {
     let options = [options, &["--keep-fd", "9"]].concat();

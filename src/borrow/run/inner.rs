@@ -4,6 +4,7 @@
 //! for two things: its children, and the outer half. When the outer half is gone, everything here is killed.
 
 use std::{
+    env,
     ffi::{OsStr, OsString},
     io::{self, Read, Write},
     os::{
@@ -17,7 +18,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, Signal, WaitOptions, geteuid, getpid, kill_process, wait, waitpid},
+    process::{Pid, Signal, WaitOptions, geteuid, getpid, getppid, kill_process, wait, waitpid},
 };
 
 use super::{
@@ -41,6 +42,9 @@ use crate::{
 const BY_ITSELF_MAX: Duration = Duration::from_millis(300);
 /// And after it was told to.
 const HANG_UP_MAX: Duration = Duration::from_secs(5);
+/// For which process a service manager's sockets are, and the first of them (sd_listen_fds(3)).
+const LISTEN_PID: &str = "LISTEN_PID";
+const FIRST_PASSED: RawFd = 3;
 /// Between two rounds of killing: a process may have started another one meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 
@@ -156,7 +160,7 @@ fn start(
     machine: &Machine,
     held: Held,
 ) -> Result<Pid, Failed> {
-    let inner = getpid();
+    let (outer, inner) = (getppid(), getpid());
     let handing = Handing::new().map_err(|error| (Step::Fork, error))?;
     let (failure_rx, failure_tx) = io::pipe().map_err(|error| (Step::Fork, error))?;
     match sys::fork().map_err(|error| (Step::Fork, error))? {
@@ -167,7 +171,7 @@ fn start(
                 // Under its filter it could not say it: that waits for who is to get the calls.
                 Held::ByFilter => handing.give(&calls, can_wait),
             };
-            let (step, error) = become_program(plan, stdio, machine, held, hand, inner);
+            let (step, error) = become_program(plan, stdio, machine, held, hand, (outer, inner));
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = (&failure_tx).write_all(&[[step as u8; 4], errno.to_ne_bytes()].concat());
             // As a shell says it; the pipe has told more.
@@ -209,7 +213,7 @@ fn become_program(
     machine: &Machine,
     held: Held,
     hand: impl Fn(OwnedFd, bool) -> io::Result<()>,
-    inner: Pid,
+    (outer, inner): (Option<Pid>, Pid),
 ) -> Failed {
     let (keeps_roots, mut filter) = match held {
         Held::ByNamespaces { is_root } => (is_root, filter::filter(is_root)),
@@ -217,7 +221,7 @@ fn become_program(
     };
     let mut confine = || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        if rustix::process::getppid() != Some(inner) {
+        if getppid() != Some(inner) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         // A mask outlives exec.
@@ -246,8 +250,19 @@ fn become_program(
         command.env_remove(name);
     }
     sys::give_inherited_signals(&mut command);
+    if passes_sockets(plan, outer) {
+        command.env(LISTEN_PID, getpid().as_raw_nonzero().to_string());
+    }
     command.envs(machine.variables.iter().map(|variable| (&variable.name, OsStr::from_bytes(&variable.value))));
     (Step::Exec, command.args(arguments).envs(plan.variables.iter().cloned()).exec())
+}
+
+/// Whether a service manager gave sockets to the outer half, which the program keeps: then they are for it.
+fn passes_sockets(plan: &Plan, outer: Option<Pid>) -> bool {
+    let number = |name| env::var(name).ok()?.parse::<i32>().ok();
+    let is_for_us = number(LISTEN_PID).is_some_and(|pid| outer.map(|outer| outer.as_raw_nonzero().get()) == Some(pid));
+    let count = number("LISTEN_FDS").filter(|count| *count > 0 && is_for_us);
+    count.is_some_and(|count| (FIRST_PASSED..FIRST_PASSED.saturating_add(count)).all(|fd| plan.keep_fds.contains(&fd)))
 }
 
 /// The program, and all that it starts.
@@ -332,6 +347,12 @@ impl Charge<'_> {
     /// Tells what the program left behind that it is to end, once, and after a while.
     fn hang_up(&mut self) {
         if self.has_ended && !self.wait_all && self.kill_at.is_none() {
+            if *self.hang_up_at.get_or_insert_with(|| Instant::now() + BY_ITSELF_MAX) > Instant::now() {
+                return;
+            }
+            if sys::is_left_by_descendants(getpid()) {
+                let _ = control::send(self.control, &FromInner::Background, &[]);
+            }
             signal_left_behind(Signal::HUP);
             // Who was stopped hears it only when it goes on.
             signal_left_behind(Signal::CONT);
@@ -347,12 +368,6 @@ impl Charge<'_> {
         if control::send(self.control, &FromInner::Sockets(is_ipv6), &passed).is_err() {
             // Too many descriptors are on their way, or memory is short; without any, it is asked again. That the outer half is
             // gone is heard next.
-            if *self.hang_up_at.get_or_insert_with(|| Instant::now() + BY_ITSELF_MAX) > Instant::now() {
-                return;
-            }
-            if sys::is_left_by_descendants(getpid()) {
-                let _ = control::send(self.control, &FromInner::Background, &[]);
-            }
             let _ = control::send(self.control, &FromInner::Sockets(is_ipv6), &[]);
         }
     }
