@@ -170,8 +170,11 @@ impl Wanted {
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.print_apparmor {
-        let own = std::env::current_exe()
-            .map_err(|error| RunError::Exec { program: "capuchin".to_owned(), source: error })?;
+        let own = std::env::current_exe().map_err(|error| RunError::Exec {
+            program: "capuchin".to_owned(),
+            interpreter: None,
+            source: error,
+        })?;
         return print(run::apparmor_profile(&own).trim_end());
     }
     let Wanted { host, plan, shell, words, local, publish, stdio } = Wanted::of(arguments)?;

@@ -7,7 +7,7 @@ const FIRST_BYTES: u64 = 256;
 
 /// The interpreter of a file that is there, although execve(2) says ENOENT: then that is what is missing. Empty where the
 /// file does not say it in words, as ELF does not, or may not be read. `None`: the file itself is missing.
-pub(super) fn of_existing(file: &Path) -> Option<Vec<u8>> {
+pub fn interpreter_of_existing(file: &Path) -> Option<Vec<u8>> {
     file.metadata().ok()?;
     let mut first = Vec::new();
     // What cannot be read has no name for us.
@@ -48,8 +48,8 @@ mod tests {
     fn a_file_that_is_missing_itself_has_none() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("script");
-        assert_eq!(of_existing(&file), None);
+        assert_eq!(interpreter_of_existing(&file), None);
         std::fs::write(&file, "#!/no/such/shell\n").unwrap();
-        assert_eq!(of_existing(&file), Some(b"/no/such/shell".to_vec()));
+        assert_eq!(interpreter_of_existing(&file), Some(b"/no/such/shell".to_vec()));
     }
 }

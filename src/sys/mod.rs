@@ -19,7 +19,7 @@ mod fork;
 mod inherited_fd;
 #[cfg(feature = "run")]
 mod inherited_signals;
-#[cfg(feature = "lend")]
+#[cfg(any(feature = "run", feature = "lend"))]
 mod interpreter;
 #[cfg(feature = "lend")]
 mod keyring;
@@ -91,6 +91,8 @@ pub use inherited_fd::{close_at_exec, is_open};
 pub use inherited_signals::give_inherited_signals;
 #[cfg(feature = "cli")]
 pub use inherited_signals::hear_of_children;
+#[cfg(feature = "run")]
+pub use interpreter::interpreter_of_existing;
 #[cfg(feature = "run")]
 pub use landlock::keep_to_itself;
 #[cfg(feature = "lend")]

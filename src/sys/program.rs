@@ -24,7 +24,7 @@ use rustix::{
 
 use super::{
     fork::{Forked, fork},
-    interpreter,
+    interpreter::interpreter_of_existing,
     keyring::leave_session_keyring,
     signal_number::SIGNAL_MAX,
 };
@@ -166,7 +166,7 @@ pub fn launch(mut command: Command, launch: Launch) -> io::Result<Launched> {
                 folder.into_os_string().into_vec()
             } else if (failure[0], errno) == (Step::Program as u8, libc::ENOENT)
                 // As the user by now, so that nothing is told of a file that the user may not read.
-                && let Some(interpreter) = interpreter::of_existing(command.get_program().as_ref())
+                && let Some(interpreter) = interpreter_of_existing(command.get_program().as_ref())
             {
                 failure[0] = Step::Interpreter as u8;
                 interpreter

@@ -4,7 +4,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use serde_json::Value;
 
-use crate::support::{Home, LOOPBACK, Lab, json, run, text};
+use crate::support::{Home, LOOPBACK, Lab, json, own_uid, run, text};
 
 /// The checks by name, and the exit status, which the worst of them decides.
 fn doctor(home: &Home, arguments: &[&str]) -> (Vec<(String, String, String)>, i32) {
@@ -130,14 +130,21 @@ fn programs_of_each_kind_are_looked_at_and_not_started() {
     }
     std::fs::write(file("script"), format!("#!/bin/sh -e\ntouch {}\n", ran.display())).unwrap();
     std::fs::write(file("orphan"), "#!/no/such/interpreter\n").unwrap();
+    std::fs::write(file("foreign-lines"), "#!/bin/sh\r\nexit\r\n").unwrap();
+    std::fs::write(file("lost"), "#!/usr/bin/env -S A=b no-such-interpreter -u\n").unwrap();
     std::fs::write(file("text"), "hello\n").unwrap();
+    // A name that is as long, and nowhere.
+    let mut foreign = std::fs::read(file("dynamic")).unwrap();
+    let loader = foreign.windows(4).position(|bytes| bytes == b"/lib").unwrap();
+    foreign[loader..loader + 4].copy_from_slice(b"/not");
+    std::fs::write(file("foreign"), foreign).unwrap();
     let mut old = std::fs::read(file("static")).unwrap();
     // The class of its header.
     old[4] = 1;
     std::fs::write(file("old"), old).unwrap();
     std::fs::copy(file("dynamic"), file("set-id")).unwrap();
     let mode = |name: &str, mode| std::fs::set_permissions(file(name), PermissionsExt::from_mode(mode)).unwrap();
-    ["script", "orphan", "text", "old"].iter().for_each(|name| mode(name, 0o755));
+    ["script", "orphan", "lost", "foreign", "foreign-lines", "text", "old"].iter().for_each(|name| mode(name, 0o755));
     mode("set-id", 0o4755);
 
     for (name, state_of_it, says) in [
@@ -145,6 +152,9 @@ fn programs_of_each_kind_are_looked_at_and_not_started() {
         ("static", "ok", "static; it runs as it is"),
         ("script", "ok", "a script of /bin/sh -e"),
         ("orphan", "fail", "/no/such/interpreter, which is not there"),
+        ("lost", "fail", "no-such-interpreter, which is not there"),
+        ("foreign", "fail", "needs the loader /not"),
+        ("foreign-lines", "fail", "sed -i"),
         ("old", "ok", "of 32 bits"),
         ("text", "warn", "no ELF program and no script"),
     ] {
@@ -159,6 +169,14 @@ fn programs_of_each_kind_are_looked_at_and_not_started() {
     let (checks, code) = program(&home, &file("set-id"));
     assert_eq!((state(&checks, "set-id").0, code), ("warn", 1), "{checks:?}");
     assert!(state(&checks, "set-id").1.contains("gains nothing"), "{checks:?}");
+    if own_uid() == 0 {
+        // As ping(8) has it on many systems: nobody else may give it.
+        let give = "import os, sys; os.setxattr(sys.argv[1], 'security.capability', bytes.fromhex('01000002' '00200000') + bytes(12))";
+        run(Command::new("python3").args(["-c", give]).arg(file("dynamic")));
+        let (checks, code) = program(&home, &file("dynamic"));
+        assert_eq!((state(&checks, "set-id").0, code), ("warn", 1), "{checks:?}");
+        assert!(state(&checks, "set-id").1.contains("capabilities of its own"), "{checks:?}");
+    }
     for name in ["source.c", "missing"] {
         let (checks, code) = program(&home, &file(name));
         assert_eq!((state(&checks, "program").0, code), ("fail", 2), "{name}: {checks:?}");

@@ -35,6 +35,11 @@ fn the_exit_status_is_the_programs() {
             fails(&mut within.run(&["/no/such/program"]), 127).starts_with("error[local]: cannot run /no/such/program")
         );
         fails(&mut within.run(&["/"]), 126);
+        let script = within.home.folder.path().join("script");
+        let write = "printf '#!/bin/no\\r\\n' > \"$0\"; chmod 755 \"$0\"";
+        run(within.beside("sh").args(["-c", write]).arg(&script));
+        let missing = fails(&mut within.run(&[script.to_str().unwrap()]), 127);
+        assert!(missing.contains("/script: its interpreter /bin/no\\r cannot be executed: No such file"), "{missing}");
         let who = text(run(&mut within.run(&["id", "-u"])).stdout);
         assert_eq!(who.trim(), within.uid.to_string());
     }
@@ -190,11 +195,6 @@ fn what_is_left_behind_is_ended_or_waited_for() {
     assert_eq!(text(run(&mut within.run_with(&["--wait-all"], &["sh", "-c", late])).stdout), "early\nlate\n");
 }
 
-#[test]
-fn a_program_is_listed_by_status_while_it_runs() {
-    let machine = Machine::start();
-    let within = machine.anybody();
-    let listed = || borrowing(within.capuchin());
 /// As servers do that go into the background: they would be gone without a word, in the middle of their start.
 #[test]
 fn who_goes_into_the_background_is_told_that_it_ends_with_the_program() {
@@ -227,6 +227,11 @@ fn what_a_program_left_that_ends_by_itself_has_its_last_word() {
     assert_eq!((text(said.stdout).as_str(), text(said.stderr).as_str()), ("last word\n", ""));
 }
 
+#[test]
+fn a_program_is_listed_by_status_while_it_runs() {
+    let machine = Machine::start();
+    let within = machine.anybody();
+    let listed = || borrowing(within.capuchin());
     let mut command = within.run(&["sh", "-c", "echo up; read end"]);
     let mut program = Daemon::spawn(command.stdin(Stdio::piped()));
     program.wait_for_line("up");

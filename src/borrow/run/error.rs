@@ -32,10 +32,12 @@ pub enum RunError {
         notes: Vec<String>,
     },
     /// The program cannot be executed.
-    #[error("cannot run {program}: {source}")]
+    #[error("cannot run {program}: {}{source}", of_interpreter(.interpreter.as_deref()))]
     Exec {
         /// The program as it was asked for.
         program: String,
+        /// What is missing, if it is not the program: what its first line names, or its loader, which is without a name here.
+        interpreter: Option<String>,
         /// What the system says.
         source: io::Error,
     },
@@ -96,7 +98,10 @@ impl RunError {
     pub(super) fn of_step(step: Step, errno: i32, program: &str) -> Self {
         let source = io::Error::from_raw_os_error(errno);
         let what = match step {
-            Step::Exec => return Self::Exec { program: program.to_owned(), source },
+            Step::Exec => {
+                let interpreter = interpreter_of(program).filter(|_| errno == libc::ENOENT);
+                return Self::Exec { program: program.to_owned(), interpreter, source };
+            }
             Step::Namespaces => "cannot make a network for the program",
             Step::Loopback => "cannot bring up the loopback device of the program's network",
             Step::Sockets => "cannot open the sockets that serve the program's network",
@@ -111,6 +116,25 @@ impl RunError {
         };
         Self::SetUp { what, source, notes: mend(step, errno, &Machine::look()) }
     }
+}
+
+fn of_interpreter(interpreter: Option<&str>) -> String {
+    match interpreter {
+        None => String::new(),
+        Some("") => "the interpreter or loader that it needs cannot be executed: ".to_owned(),
+        Some(interpreter) => format!("its interpreter {interpreter} cannot be executed: "),
+    }
+}
+
+/// What a program that is there needs to be executed.
+fn interpreter_of(program: &str) -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let file = match program.contains('/') {
+        true => program.into(),
+        false => std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())?,
+    };
+    let interpreter = crate::sys::interpreter_of_existing(&file)?;
+    Some(String::from_utf8_lossy(&interpreter).into_owned())
 }
 
 /// What matters of this machine for the advice.

@@ -4,7 +4,10 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::Read,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -13,6 +16,8 @@ use crate::borrow::run::Way;
 
 /// Read of a program, in bytes: its ELF header, and where its program headers nearly always are.
 const HEAD_BYTES: u64 = 4096;
+/// Longest capabilities of a file, in bytes (`struct vfs_ns_cap_data`).
+const CAPABILITIES_BYTES: usize = 24;
 /// Set-user-ID and set-group-ID.
 const SET_ID: u32 = 0o6000;
 // elf(5): the magic number, the class byte, and the program headers that name a dynamic loader.
@@ -44,11 +49,21 @@ pub fn checks(name: &OsStr, mode: Mode) -> Vec<Check> {
     if let Some(lost) = kind.loses(mode) {
         checks.push(Check::warn("32 bits", format!("{shown} {lost}"), "help: run its build for 64 bits"));
     }
-    if about.mode() & SET_ID != 0 {
-        let text = format!("{shown} is set-user-ID or set-group-ID, and gains nothing under `capuchin run`");
+    let gains = match (about.mode() & SET_ID != 0, has_capabilities(&path)) {
+        (true, _) => Some("is set-user-ID or set-group-ID"),
+        (false, true) => Some("has capabilities of its own (getcap)"),
+        (false, false) => None,
+    };
+    if let Some(gains) = gains {
+        let text = format!("{shown} {gains}, and gains nothing under `capuchin run`");
         checks.push(Check::warn("set-id", text, "help: run capuchin itself as the user that the program needs"));
     }
     checks
+}
+
+/// Whether it gives who runs it capabilities(7).
+fn has_capabilities(path: &Path) -> bool {
+    rustix::fs::getxattr(path, "security.capability", &mut [0_u8; CAPABILITIES_BYTES]).is_ok()
 }
 
 /// How it would run, and what would not work in it.
@@ -82,7 +97,8 @@ fn held(mode: Mode) -> Check {
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Script(String),
-    Dynamic,
+    /// And its loader.
+    Dynamic(PathBuf),
     Static,
     Of32Bits,
     Unknown,
@@ -92,14 +108,15 @@ impl Kind {
     fn of(head: &[u8]) -> Self {
         if let Some(line) = head.strip_prefix(b"#!") {
             let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            return Self::Script(String::from_utf8_lossy(line).trim().to_owned());
+            // What else is blank belongs to the name, as the kernel reads it.
+            return Self::Script(String::from_utf8_lossy(line).trim_matches([' ', '\t']).to_owned());
         }
         if !head.starts_with(ELF) {
             return Self::Unknown;
         }
-        match has_interpreter(head) {
-            Some(true) => Self::Dynamic,
-            Some(false) => Self::Static,
+        match loader(head) {
+            Some(Some(loader)) => Self::Dynamic(loader),
+            Some(None) => Self::Static,
             None => Self::Of32Bits,
         }
     }
@@ -108,14 +125,22 @@ impl Kind {
         let shown = path.display();
         let what = match self {
             Self::Script(line) => {
-                let interpreter = line.split_ascii_whitespace().next().unwrap_or_default();
-                if !Path::new(interpreter).exists() {
-                    let text = format!("{shown} is a script of {interpreter}, which is not there");
-                    return Check::fail("program", text, vec![format!("help: install {interpreter}")]);
+                if let Some(missing) = missing_of_script(line) {
+                    let text = format!("{shown} is a script of {missing}, which is not there");
+                    let help = match missing.strip_suffix('\r') {
+                        Some(_) => format!("help: its lines end as another system's do: sed -i 's/\\r$//' {shown}"),
+                        None => format!("help: install {missing}"),
+                    };
+                    return Check::fail("program", text, vec![help]);
                 }
                 format!("a script of {line}; it runs as it is")
             }
-            Self::Dynamic => "dynamic; it runs as it is".to_owned(),
+            Self::Dynamic(loader) if !loader.exists() => {
+                let text = format!("{shown} needs the loader {}, which is not there", loader.display());
+                let help = "help: install the C library that it was built for, or take its build for this system";
+                return Check::fail("program", text, vec![help.to_owned()]);
+            }
+            Self::Dynamic(_) => "dynamic; it runs as it is".to_owned(),
             Self::Static => "static; it runs as it is".to_owned(),
             Self::Of32Bits => "of 32 bits; it runs as it is".to_owned(),
             Self::Unknown => {
@@ -138,8 +163,22 @@ impl Kind {
     }
 }
 
-/// Whether an ELF program of 64 bits names a loader; `None` for one of 32 bits.
-fn has_interpreter(head: &[u8]) -> Option<bool> {
+/// What the first line of a script names and is not there: its interpreter, or the program that env(1) looks for.
+fn missing_of_script(line: &str) -> Option<&str> {
+    let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+    let interpreter = words.next().unwrap_or_default();
+    if !Path::new(interpreter).exists() {
+        return Some(interpreter);
+    }
+    let is_env = Path::new(interpreter).file_name() == Some("env".as_ref());
+    // Other options have words of their own.
+    let looked_for = words.find(|word| *word != "-S" && !word.contains('='));
+    let looked_for = looked_for.filter(|word| is_env && !word.starts_with('-'))?;
+    find(looked_for.as_ref()).is_none().then_some(looked_for)
+}
+
+/// The loader that an ELF program of 64 bits names, if it does; the outer `None` for one of 32 bits.
+fn loader(head: &[u8]) -> Option<Option<PathBuf>> {
     let at = |offset: usize, length: usize| head.get(offset..offset.checked_add(length)?);
     if head.get(4) != Some(&CLASS_64) {
         return None;
@@ -148,11 +187,17 @@ fn has_interpreter(head: &[u8]) -> Option<bool> {
     let number =
         |offset, length| at(offset, length).map(|bytes| bytes.iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b)));
     let (headers, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    let interpreter = (0..count).any(|index| {
-        let offset = headers.checked_add(index * size).and_then(|offset| usize::try_from(offset).ok());
-        offset.and_then(|offset| number(offset, 4)) == Some(u64::from(PT_INTERP))
+    let header = (0..count).find_map(|index| {
+        let offset = usize::try_from(headers.checked_add(index * size)?).ok()?;
+        (number(offset, 4)? == u64::from(PT_INTERP)).then_some(offset)
     });
-    Some(interpreter)
+    let named = header.map(|header| {
+        let place = |offset| number(header.checked_add(offset)?, 8).and_then(|number| usize::try_from(number).ok());
+        let name = place(8).zip(place(32)).and_then(|(from, length)| at(from, length)).unwrap_or_default();
+        PathBuf::from(OsStr::from_bytes(name.split(|byte| *byte == 0).next().unwrap_or_default()))
+    });
+    // One that lies further behind is believed to be there.
+    Some(named.map(|loader| if loader.as_os_str().is_empty() { "/".into() } else { loader }))
 }
 
 /// As a shell finds it.
@@ -175,7 +220,7 @@ mod tests {
 
     #[test]
     fn programs_are_told_apart_by_their_first_bytes() {
-        assert_eq!(Kind::of(&std::fs::read("/bin/sh").unwrap()), Kind::Dynamic);
+        assert!(matches!(Kind::of(&std::fs::read("/bin/sh").unwrap()), Kind::Dynamic(loader) if loader.exists()));
         assert_eq!(Kind::of(b"#!/bin/sh -e\nexit\n"), Kind::Script("/bin/sh -e".to_owned()));
         assert_eq!(Kind::of(b"hello"), Kind::Unknown);
         assert_eq!(Kind::of(b"\x7fELF\x01"), Kind::Of32Bits);
@@ -206,7 +251,7 @@ mod tests {
             assert!(found == state && text.contains(word) && mend.is_empty() == (state == State::Ok), "{text}");
         }
         assert!(Kind::Of32Bits.loses(Mode::Filter).unwrap().contains("no sockets at all"));
-        assert_eq!((Kind::Static.loses(Mode::Filter), Kind::Dynamic.loses(BEST)), (None, None));
+        assert_eq!((Kind::Static.loses(Mode::Filter), Kind::Unknown.loses(BEST)), (None, None));
     }
 
     #[test]
