@@ -107,7 +107,11 @@ async fn service<R: policy::Request>(
 /// Asks to look up `name`, as a DNS question spells it.
 pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<Resolve>, Refusal> {
     let numeric = |_| HostError::Numeric(name.to_owned());
-    let decision = match Host::parse(name).and_then(|host| HostName::try_from(host).map_err(numeric)) {
+    let parsed = match name {
+        "" => Ok(HostName::root()),
+        name => Host::parse(name).and_then(|host| HostName::try_from(host).map_err(numeric)),
+    };
+    let decision = match parsed {
         Ok(name) => {
             let request = Resolve { name };
             policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default())
@@ -115,7 +119,8 @@ pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<R
         Err(error) => Err(bad_host(&borrower.principal, Kind::Resolve, name, error)),
     };
     let decision = decision.map_err(|no| refusal(&no));
-    log(borrower, "resolve", &name, Verdict::of(decision.as_ref())).await;
+    let asked = if name.is_empty() { "." } else { name };
+    log(borrower, "resolve", &asked, Verdict::of(decision.as_ref())).await;
     decision
 }
 

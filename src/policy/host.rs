@@ -84,6 +84,11 @@ impl HostName {
         &self.0
     }
 
+    /// The root of all names, which is that of no host: who checks signatures looks up its keys, and dig(1) its servers.
+    pub fn root() -> Self {
+        Self(String::new())
+    }
+
     pub(super) fn parse(text: &str) -> Result<Self, HostError> {
         let not_a_host = || HostError::NotAHost(text.to_owned());
         // IDNA first: it maps full-width digits and dots to ASCII, and what is checked below is what will be resolved.
@@ -125,7 +130,7 @@ impl fmt::Display for Host {
 
 impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(if self.0.is_empty() { "." } else { &self.0 })
     }
 }
 

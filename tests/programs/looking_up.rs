@@ -14,6 +14,8 @@ fn dig_gets_addresses_and_texts_over_udp_and_tcp() {
             assert_eq!(dig("web.lab.test", "AAAA"), "fd77::1\n", "{options:?}");
             assert_eq!(dig("web.lab.test", "TXT"), "\"hello-from-the-zone\"\n", "{options:?}");
         }
+        // As who checks signatures looks up the keys of the root.
+        assert_eq!(guest.says(&["dig", "+short", "+dnssec", ".", "TXT"]), "\"of-the-root\"\n");
         let long = guest.says(&["dig", "+short", "long.lab.test", "TXT"]);
         assert_eq!(long.lines().count(), 250, "cut over UDP, and whole over TCP");
         let refused = guest.says(&["dig", "nowhere.lab.test", "A"]);

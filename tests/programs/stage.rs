@@ -162,6 +162,7 @@ fn write_files(folder: &Path) {
     let zone = json!({
         "web.lab.test A": [["web.lab.test 60 A 10.77.0.1"]],
         "web.lab.test AAAA": [["web.lab.test 60 AAAA fd77::1"]],
+        " TXT": [[" 60 TXT of-the-root"]],
         "web.lab.test TXT": [["web.lab.test 60 TXT hello-from-the-zone"]],
         "db.lab.test A": [["db.lab.test 60 A 10.77.0.1"]],
         "code.lab.test A": [["code.lab.test 60 A 10.77.0.1"]],

@@ -146,7 +146,8 @@ impl Names {
         }
         let Some(reply) = Reply::decode(answer, asked.id(), asked.question()) else { return failed() };
         self.note(borrower, asked.question(), &reply);
-        if reply.is(Rcode::Refused) {
+        // No rule names the root, so that nobody could mend that.
+        if reply.is(Rcode::Refused) && !asked.question().name.is_empty() {
             self.tell(borrower, &asked.question().name).await;
         }
         reply.into_bytes()

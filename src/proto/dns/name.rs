@@ -105,10 +105,14 @@ fn push(text: &mut String, byte: u8) {
     }
 }
 
-/// Writes a host name; `None` if it is none.
+/// Writes a host name, or that of the root, which is empty; `None` if it is none.
 pub(super) fn put(out: &mut Vec<u8>, name: &str) -> Option<()> {
     if name.len() + 2 > NAME_BYTES_MAX {
         return None;
+    }
+    if name.is_empty() {
+        out.push(0);
+        return Some(());
     }
     for label in name.split('.') {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
