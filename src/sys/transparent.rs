@@ -13,6 +13,10 @@ use super::socket_option::set_option;
 /// Connections that may wait to be accepted; the kernel cuts it to somaxconn.
 const BACKLOG: i32 = 4096;
 
+/// Where our sockets are, of TCP and of UDP: below every port that a program binds by habit or gets from the kernel, which would find
+/// it taken.
+const PORT: u16 = 5;
+
 /// Whether this network namespace has IPv6, once its loopback device is up: kernels are started without it
 /// (`ipv6.disable=1`), and it is taken from devices (`disable_ipv6`).
 pub fn has_ipv6() -> bool {
@@ -20,7 +24,6 @@ pub fn has_ipv6() -> bool {
 }
 
 /// A listener for connections to any address of either family, or of IPv4 alone; where each was meant to go is its own address.
-/// The kernel chooses the port.
 ///
 /// # Errors
 /// `EPERM` without power over the network namespace.
@@ -92,13 +95,17 @@ fn transparent(has_ipv6: bool, kind: SocketType) -> io::Result<OwnedFd> {
     let family = if has_ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
-    let mut any: SocketAddr = (Ipv4Addr::UNSPECIFIED, 0).into();
+    let mut any: SocketAddr = (Ipv4Addr::UNSPECIFIED, PORT).into();
     if has_ipv6 {
         sockopt::set_ipv6_v6only(&socket, false)?;
         set_option(&socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?;
-        any = (Ipv6Addr::UNSPECIFIED, 0).into();
+        any.set_ip(Ipv6Addr::UNSPECIFIED.into());
     }
-    bind(&socket, &any)?;
+    // Without leave to have a low port, one that the kernel chooses does.
+    bind(&socket, &any).or_else(|_| {
+        any.set_port(0);
+        bind(&socket, &any)
+    })?;
     Ok(socket)
 }
 

@@ -20,6 +20,7 @@ mod local;
 mod low_ports;
 mod machine;
 mod odd_packets;
+mod ours;
 mod outside;
 mod ports;
 mod probes;

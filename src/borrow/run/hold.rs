@@ -65,6 +65,8 @@ pub struct Hold {
     local: Vec<Local>,
     listeners: Arc<Listeners>,
     own_addresses: OwnAddresses,
+    /// A port at which we listen, which is nobody's to the program.
+    own_port: u16,
     /// What the program has at the lender, once it can have anything.
     ports: OnceLock<Weak<Ports>>,
     way_in: WayIn,
@@ -79,11 +81,11 @@ impl Hold {
     pub fn new(
         dialer: Dialer,
         local: Vec<Local>,
-        (listeners, own_addresses): (Arc<Listeners>, OwnAddresses),
+        (listeners, own_addresses, own_port): (Arc<Listeners>, OwnAddresses, u16),
         (way_in, own): (WayIn, PerFamily),
     ) -> Arc<Self> {
         let (held, lets_in, ports) = (Mutex::new(HeldSyns::new()), Notify::new(), OnceLock::new());
-        Arc::new(Self { dialer, local, listeners, own_addresses, ports, way_in, own, held, lets_in })
+        Arc::new(Self { dialer, local, listeners, own_addresses, own_port, ports, way_in, own, held, lets_in })
     }
 
     /// Serves one tap, for ever.
@@ -128,7 +130,8 @@ impl Hold {
             return;
         }
         // A program that listens at an address of the machine's own is met inside.
-        if self.own_addresses.contains(syn.to.ip()) && known(self.listeners.has(syn.to)) {
+        let is_own = self.own_addresses.contains(syn.to.ip()) && syn.to.port() != self.own_port;
+        if is_own && known(self.listeners.has(syn.to)) {
             self.way_in.leave(ends);
             return send(&self.own, syn.to.ip(), &syn.again());
         }

@@ -32,7 +32,7 @@ pub struct Questions {
     /// Of what stays on this machine.
     local: LocalFlows,
     answering: JoinSet<()>,
-    /// A port of ours, where nobody is to be met.
+    /// A port of ours, which is nobody's to the program.
     own_port: Option<u16>,
 }
 
@@ -103,18 +103,15 @@ impl Questions {
     /// A datagram that is no question of names.
     fn pass_on(&mut self, arrived: &Arrived, content: &[u8]) {
         let (from, to) = (arrived.from, arrived.to);
-        let (receiver, packet) = if Some(to.port()) == self.own_port {
-            (from, datagram::undelivered(from, to, None))
-        } else if !self.flows.has_heard(from, to) && self.hold.keeps_datagram(from, to) {
-            let packet = datagram::packet(from, to, content);
-            (to, packet.map(|packet| datagram::with_header(packet, arrived.hops, arrived.class)))
+        let is_own = Some(to.port()) == self.own_port;
+        if !is_own && !self.flows.has_heard(from, to) && self.hold.keeps_datagram(from, to) {
+            if let Some(packet) = datagram::packet(from, to, content) {
+                self.hold.send_to_program(to.ip(), &datagram::with_header(packet, arrived.hops, arrived.class));
+            }
         } else if self.hold.is_local(to) {
-            return self.local.send(from, to, content);
+            self.local.send(from, to, content);
         } else {
-            return self.flows.send(Outgoing { from, to, content: content.to_vec() });
-        };
-        if let Some(packet) = packet {
-            self.hold.send_to_program(receiver.ip(), &packet);
+            self.flows.send(Outgoing { from, to, content: content.to_vec() });
         }
     }
 }

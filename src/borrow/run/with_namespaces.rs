@@ -78,14 +78,15 @@ impl WithNamespaces {
         let names = Arc::new(Names::new(machine, refused_tx.clone()));
         let listeners = Arc::new(Listeners::new(listeners));
         let own_addresses = OwnAddresses::of(Network::of(machine, &[], own.v6.is_some()));
-        let inside = (listeners.clone(), own_addresses.clone());
+        let own_port = connections.local_addr().map_err(failed)?.port();
+        let inside = (listeners.clone(), own_addresses.clone(), own_port);
         let (way_in, serving) = match catch {
             Catch::Nftables { datagrams, taps, held } => {
                 let datagrams = UdpSocket::from_std(datagrams).map_err(failed)?;
                 (WayIn::Marked(held), Serving::Nftables { datagrams, taps })
             }
             Catch::Tun(device) => {
-                let translator = Translator::new(connections.local_addr().map_err(failed)?.port());
+                let translator = Translator::new(own_port);
                 (WayIn::Translated(translator.clone()), Serving::Tun { device, translator })
             }
         };
