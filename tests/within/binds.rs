@@ -3,7 +3,7 @@
 use crate::{
     listens::{serves, visit},
     machine::Machine,
-    support::{run, text},
+    support::{Daemon, run, text},
 };
 
 /// What comes of a call, for programs that make one after the other.
@@ -175,6 +175,42 @@ for _ in range(2):
     for within in machine.everybody() {
         let said = run(&mut within.python(&(ATTEMPT.to_owned() + program)));
         assert_eq!(text(said.stdout), expected, "as {}: {}", within.who(), text(said.stderr));
+    }
+}
+
+/// As ntpd has it: one socket for every address, and one for each.
+#[test]
+fn a_port_for_datagrams_of_every_address_leaves_room_for_one_of_them() {
+    let machine = Machine::start();
+    let program = r#"
+def bound(at, reuse=1):
+    s = socket.socket(type=socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+    print(*at, attempt(lambda: s.bind(at)), flush=True)
+    return s
+every, one, alone = bound(("0.0.0.0", 8041)), bound(("10.77.0.1", 8041)), bound(("10.77.0.1", 8041), 0)
+foreign = bound(("203.0.113.9", 8041))
+every.close()
+print("asked", flush=True)
+said, who = one.recvfrom(99)
+one.sendto(said.upper(), who)
+"#;
+    let asks = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(30); s.connect(('10.77.0.1', 8041))\n\
+                s.send(b'question'); print(s.recv(99).decode())";
+    for within in machine.everybody() {
+        let mut server = Daemon::spawn(&mut within.python(&(ATTEMPT.to_owned() + program)));
+        for line in [
+            "0.0.0.0 8041 OK",
+            "10.77.0.1 8041 OK",
+            "10.77.0.1 8041 EADDRINUSE",
+            "203.0.113.9 8041 EADDRNOTAVAIL",
+            "asked",
+        ] {
+            server.wait_for_line(line);
+        }
+        assert_eq!(text(run(&mut machine.there(&["python3", "-c", asks])).stdout), "QUESTION\n", "as {}", within.who());
+        assert!(server.wait().success());
+        machine.wait_for_close_of_datagrams("0.0.0.0:8041");
     }
 }
 

@@ -109,6 +109,11 @@ impl Flows {
         Arc::new(Self { borrower, hold, lanes, servers, heard, own_addresses, read_out, tasks, refused_tx, runtime })
     }
 
+    /// Whether the machine has this address.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.own_addresses.contains(address)
+    }
+
     /// Whether `to` is known to be the lender's: it has sent something to the program's `from`.
     pub fn has_heard(&self, from: SocketAddr, to: SocketAddr) -> bool {
         self.heard().contains(&(source_of(from), to))

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    iter,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Weak},
 };
 
@@ -81,9 +82,17 @@ impl Holders {
         }
     }
 
-    /// The port that a socket would share which is bound there.
-    pub fn sharing(&self, place: Place) -> Option<Arc<Port>> {
-        self.ports.get(&key(place))?.port.upgrade()
+    /// The port that a socket would share which is bound there; of datagrams, and an address of the machine's own (`is_own`), also the
+    /// port of every address. The lender's system would not bind both, as the program's does for sockets that allow it
+    /// (SO_REUSEADDR), and which of them hears what the program's own decides.
+    pub fn sharing(&self, place: Place, is_own: bool) -> Option<Arc<Port>> {
+        let Place { transport, at_lender, .. } = place;
+        let every = |ip: IpAddr, v6_only| (transport, SocketAddr::new(ip, at_lender.port()), v6_only);
+        let (v4, v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+        let wider = [every(if at_lender.is_ipv4() { v4 } else { v6 }, false), every(v6, at_lender.is_ipv6())];
+        let wider = wider.into_iter().filter(|_| is_own && transport == Transport::Udp);
+        let mut ports = iter::once(key(place)).chain(wider).filter_map(|key| self.ports.get(&key));
+        ports.find_map(|open| open.port.upgrade())
     }
 
     /// A socket listens: the kernel lists it from now on.

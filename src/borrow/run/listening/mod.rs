@@ -198,7 +198,8 @@ impl Ports {
             return self.bind_any(&socket, address, at_lender, options).await;
         }
         let place = Place { transport: socket.transport, at_lender, options, inside: Inside { bound: inside } };
-        let shared = self.holders().sharing(place);
+        let is_own = self.surroundings.flows.is_own(at_lender.ip());
+        let shared = self.holders().sharing(place, is_own);
         if let Some(port) = shared {
             // One of the program's own has it, or had it until a moment ago: its kernel knows which.
             done(socket.bind(address))?;
