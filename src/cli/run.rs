@@ -58,8 +58,11 @@ lender. It listens on loopback alone (EACCES elsewhere), hears no datagram of wh
 nothing where a datagram is refused by the other machine, and debuggers do not work in it.
 
 What is not the other machine's: connections and datagrams leave it from an address that it chooses, whatever address the program binds to them; a socket for
-datagrams that is bound to no port by number hears only whom it has sent to; out-of-band data (MSG_OOB) is left out; nobody answers ping and what else is neither TCP nor UDP, nor hears groups and broadcasts; the only
-network device is loopback, which has the other machine's addresses; and programs that root runs cannot be debugged.
+datagrams that is bound to no port by number hears only whom it has sent to; out-of-band data (MSG_OOB) is left out; how long a silent far end is
+waited for is the other machine's to say, whatever the program sets (SO_KEEPALIVE, TCP_USER_TIMEOUT); nobody answers ping and what else is neither TCP nor UDP, nor hears groups and broadcasts; the only
+network device is loopback, which has the other machine's addresses, and what captures or makes packets (tcpdump, nmap -sS) finds no sockets for it;
+what is set-user-ID gains nothing (sudo, fusermount, newuidmap); what hands its work to one that runs already, as browsers do, has it done outside, unless it is given a
+profile of its own; and programs that root runs cannot be debugged.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
 cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]
@@ -241,6 +244,11 @@ fn tell_way(way: Way) {
     }
 }
 
+/// A server that goes into the background would be gone without a word.
+fn tell_left() {
+    warn("capuchin: the program is over, and what it left in the background ends with it; --wait-all waits for that");
+}
+
 /// Reads what `--env` takes, which elsewhere sets a variable: what is lent here is what the lender's has.
 fn lender_variable(text: &str) -> Result<String, String> {
     match text.split_once('=') {
@@ -248,11 +256,6 @@ fn lender_variable(text: &str) -> Result<String, String> {
         Some(_) => Err("write the NAME alone: the program gets the lender's value; one of yours it has already, \
                         as in NAME=VALUE capuchin run HOST"
             .to_owned()),
-/// A server that goes into the background would be gone without a word.
-fn tell_left() {
-    warn("capuchin: the program is over, and what it left in the background ends with it; --wait-all waits for that");
-}
-
     }
 }
 
