@@ -80,11 +80,7 @@ impl DatagramQueue {
     /// # Cancellation
     /// Nothing is lost: it waits on.
     pub async fn drain(&mut self, stream: &Stream) -> io::Result<()> {
-        while !self.rest.is_empty() {
-            let room = stream.write_room(self.rest.len()).await?;
-            stream.write_bytes(self.rest.split_to(room.min(self.rest.len())));
-        }
-        Ok(())
+        stream.write_rest(&mut self.rest).await
     }
 
     /// How many were dropped so far.

@@ -18,6 +18,7 @@ mod dial;
 mod door;
 mod driver;
 mod greet;
+mod halves;
 mod home;
 mod meter;
 mod pipe;
@@ -36,6 +37,7 @@ mod unended;
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
@@ -53,6 +55,7 @@ pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagram
 pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, dial_unix, socket_options};
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
+pub use halves::{ReadHalf, WriteHalf};
 pub use home::{config_folder, folder_named_by, home_folder, state_folder};
 pub use meter::{Meter, Pace};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
@@ -63,7 +66,7 @@ pub use rounds::let_driver_send;
 pub use socket::Socket;
 pub use socket_file::SocketFile;
 pub use splice::{Metered, copy, splice};
-pub use stream::{ReadHalf, Stream, WriteHalf};
+pub use stream::Stream;
 pub use taken_back::TakenBack;
 #[cfg(feature = "run")]
 pub use unended::Unended;
@@ -73,6 +76,12 @@ pub use unended::Unended;
 pub struct Session {
     shared: Arc<Shared>,
     _owner: Arc<Owner>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
 }
 
 /// Why a session is over.

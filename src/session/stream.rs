@@ -1,6 +1,7 @@
 //! The handle of one stream: an `AsyncRead + AsyncWrite` whose drop gives the stream back.
 
 use std::{
+    fmt,
     future::poll_fn,
     io,
     pin::Pin,
@@ -16,7 +17,7 @@ use tokio::{
     task::coop,
 };
 
-use super::{Shared, State, TakenBack};
+use super::{Shared, State, TakenBack, Wakers};
 use crate::proto::{
     Errno, ProtocolError, Reset, StreamId, message,
     mux::{self, Batch},
@@ -61,10 +62,13 @@ impl Stream {
     pub fn reset(&self, reset: Reset) {
         let mut state = self.shared.lock();
         state.mux.reset(self.id, reset);
-        if let Some(wakers) = state.streams.get_mut(&self.id) {
-            wakers.reader.take().into_iter().chain(wakers.writer.take()).for_each(std::task::Waker::wake);
-        }
+        let waiting = state.streams.get_mut(&self.id).map(std::mem::take);
         state.wake_driver();
+        // Outside of the lock, as all whose tasks are not our own.
+        drop(state);
+        if let Some(Wakers { reader, writer }) = waiting {
+            reader.into_iter().chain(writer).for_each(std::task::Waker::wake);
+        }
     }
 
     /// Ends our half after what was written.
@@ -72,6 +76,24 @@ impl Stream {
         let mut state = self.shared.lock();
         state.mux.finish(self.id);
         state.wake_driver();
+    }
+
+    /// As [`Self::finish`].
+    ///
+    /// # Errors
+    /// As shutdown(2) of a connection that is known to be lost: the peer has reset the stream, or the session is over.
+    pub(super) fn shut_down(&self) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        if let Some(reset) = state.mux.reset_by_peer(self.id) {
+            return Err(write_error(reset));
+        }
+        let is_open = matches!(state.mux.poll_write(self.id, 0), mux::Write::Room(_));
+        if let Some(ended) = state.ended.clone().filter(|_| is_open) {
+            return Err(session_error(ended));
+        }
+        state.mux.finish(self.id);
+        state.wake_driver();
+        Ok(())
     }
 
     /// Adds what has come to `batch`, at least one byte and about `most` at the most; `false` at the end.
@@ -177,9 +199,20 @@ impl Stream {
     /// # Errors
     /// As [`Self::write_room`].
     pub async fn write_all_bytes(&self, mut bytes: Bytes) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let room = self.write_room(bytes.len()).await?;
-            self.write_bytes(bytes.split_to(room.min(bytes.len())));
+        self.write_rest(&mut bytes).await
+    }
+
+    /// As [`Self::write_all_bytes`].
+    ///
+    /// # Errors
+    /// As [`Self::write_room`].
+    ///
+    /// # Cancellation
+    /// What was not written is left in `rest`.
+    pub async fn write_rest(&self, rest: &mut Bytes) -> io::Result<()> {
+        while !rest.is_empty() {
+            let room = self.write_room(rest.len()).await?;
+            self.write_bytes(rest.split_to(room.min(rest.len())));
         }
         Ok(())
     }
@@ -226,12 +259,6 @@ impl Stream {
             }
         }
         Ok(())
-    }
-
-    /// Two handles for two tasks. Dropping the [`WriteHalf`] ends our half; when both are gone, so is the stream.
-    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
-        let stream = Arc::new(self);
-        (ReadHalf(stream.clone()), WriteHalf(stream))
     }
 
     fn poll_read_bytes(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Option<Bytes>>> {
@@ -288,7 +315,7 @@ impl Stream {
         Poll::Ready(written)
     }
 
-    fn poll_read_into(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_read_into(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() > 0
             && let Some(bytes) = ready!(self.poll_read_bytes(cx, buf.remaining()))?
         {
@@ -297,13 +324,19 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write_from(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_write_from(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_with(cx, bytes.len(), |state, room| {
             let (head, _) = bytes.split_at(room.min(bytes.len()));
             state.mux.write_copy(self.id, head);
             state.wake_driver();
             head.len()
         })
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stream").field(&self.id).finish()
     }
 }
 
@@ -333,42 +366,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.finish();
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// The reading half of a [`Stream`].
-pub struct ReadHalf(Arc<Stream>);
-
-impl AsyncRead for ReadHalf {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read_into(cx, buf)
-    }
-}
-
-/// The writing half of a [`Stream`]; dropping it ends our half.
-pub struct WriteHalf(Arc<Stream>);
-
-impl AsyncWrite for WriteHalf {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write_from(cx, bytes)
-    }
-
-    /// Written bytes leave by themselves.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.finish();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for WriteHalf {
-    fn drop(&mut self) {
-        self.0.finish();
+        Poll::Ready(self.shut_down())
     }
 }
 
