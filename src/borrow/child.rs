@@ -254,12 +254,15 @@ fn take_message(heard: &mut BytesMut) -> io::Result<Option<FromProgram>> {
 
 /// What a program reads. A write fails with `BrokenPipe` once it reads no more. Dropping it delivers what was written, and
 /// then the end.
+#[derive(Debug)]
 pub struct ChildStdin(Stream);
 
 /// What a program writes. Dropping it gives the program SIGPIPE at its next write.
+#[derive(Debug)]
 pub struct ChildStdout(Stream);
 
 /// What a program says beside its output. Dropping it gives the program SIGPIPE at its next write there.
+#[derive(Debug)]
 pub struct ChildStderr(Stream);
 
 /// One of a program's streams, for who passes its bytes on.

@@ -271,7 +271,8 @@ impl Command {
         Ok(words)
     }
 
-    fn name(&self) -> String {
+    /// The program, in errors.
+    pub(super) fn name(&self) -> String {
         self.arguments.first().map_or_else(|| "shell".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 }

@@ -100,6 +100,7 @@ impl Borrower {
 ///
 /// # Cancellation
 /// Dropping it closes the port.
+#[derive(Debug)]
 pub struct TcpBound {
     listener: Listener,
     local: SocketAddr,
@@ -134,6 +135,7 @@ impl TcpBound {
 ///
 /// # Cancellation
 /// Dropping it closes the port; connections that were not accepted are reset, accepted ones go on.
+#[derive(Debug)]
 pub struct TcpListener {
     listener: Listener,
     local: SocketAddr,

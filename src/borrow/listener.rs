@@ -43,6 +43,11 @@ impl Listener {
         Ok((listener.answer().await?, listener))
     }
 
+    /// As its user calls it.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Its address is known better now.
     pub(super) fn is_at(&mut self, address: String) {
         self.address = address;

@@ -21,6 +21,7 @@
 //! What a lender says (texts, notes) is handed on as it came; escape it before it reaches a terminal.
 
 #![forbid(unsafe_code)]
+#![warn(missing_debug_implementations)]
 
 mod access;
 mod answer;
@@ -62,6 +63,7 @@ pub(crate) mod run;
 mod service;
 mod settings;
 mod share;
+mod shown;
 mod target_addresses;
 mod tcp;
 mod udp;

@@ -97,6 +97,7 @@ fn checked(name: &str) -> Result<String, BorrowError> {
 ///
 /// # Cancellation
 /// Dropping it gives the name back; connections that were not accepted fail, accepted ones go on.
+#[derive(Debug)]
 pub struct ServiceListener {
     listener: Listener,
 }
@@ -127,6 +128,7 @@ impl ServiceListener {
 ///
 /// # Cancellation
 /// Dropping it delivers what was written, then closes the connection; it never waits.
+#[derive(Debug)]
 pub struct ServiceStream {
     stream: Stream,
 }
@@ -158,11 +160,13 @@ impl ServiceStream {
 }
 
 /// The reading half of a [`ServiceStream`].
+#[derive(Debug)]
 pub struct ServiceReader {
     half: ReadHalf,
 }
 
 /// The writing half of a [`ServiceStream`]; dropping it ends our half.
+#[derive(Debug)]
 pub struct ServiceWriter {
     half: WriteHalf,
 }

@@ -39,6 +39,7 @@ use crate::{
 /// # })
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct TcpStream {
     stream: Stream,
     connected: TcpConnected,
@@ -98,12 +99,14 @@ impl TcpStream {
 }
 
 /// The reading half of a [`TcpStream`].
+#[derive(Debug)]
 pub struct OwnedReadHalf {
     half: ReadHalf,
     connected: TcpConnected,
 }
 
 /// The writing half of a [`TcpStream`]; dropping it ends our half.
+#[derive(Debug)]
 pub struct OwnedWriteHalf {
     half: WriteHalf,
     connected: TcpConnected,

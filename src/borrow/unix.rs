@@ -81,6 +81,7 @@ pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, BorrowError> {
 ///
 /// # Cancellation
 /// Dropping it delivers what was written, then closes the connection; it never waits.
+#[derive(Debug)]
 pub struct UnixStream {
     stream: Stream,
 }
@@ -106,6 +107,7 @@ write_by!(UnixStream, stream);
 ///
 /// # Cancellation
 /// Dropping it removes the socket; connections that were not accepted fail, accepted ones go on.
+#[derive(Debug)]
 pub struct UnixListener {
     listener: Listener,
 }
