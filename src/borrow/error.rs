@@ -256,6 +256,41 @@ impl BorrowError {
     }
 }
 
+/// Of the kind of the error number that a system call would give, and else of one that fits; the whole error is inside.
+///
+/// ```
+/// use std::io;
+///
+/// async fn page(lab: &capuchin::Borrower) -> io::Result<capuchin::TcpStream> {
+///     Ok(lab.tcp_connect("intranet:80").await?)
+/// }
+/// # let error: capuchin::BorrowError = "no host!".parse::<capuchin::Alias>().unwrap_err();
+/// # let error = io::Error::from(error);
+/// # assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+/// # assert!(error.get_ref().unwrap().is::<capuchin::BorrowError>());
+/// ```
+impl From<BorrowError> for io::Error {
+    fn from(error: BorrowError) -> Self {
+        use io::ErrorKind as Io;
+        let kind = match (&error, error.errno()) {
+            (_, Some(errno)) => Self::from(errno).kind(),
+            (BorrowError::Local { source, .. }, None) => source.kind(),
+            // As the streams of that session say it.
+            (BorrowError::Ended { .. }, None) => Io::ConnectionReset,
+            _ => match error.kind() {
+                ErrorKind::Usage => Io::InvalidInput,
+                ErrorKind::Identity | ErrorKind::Login | ErrorKind::Policy | ErrorKind::Revoked => Io::PermissionDenied,
+                ErrorKind::Unreachable => Io::HostUnreachable,
+                ErrorKind::Busy => Io::ResourceBusy,
+                ErrorKind::Tls | ErrorKind::Version | ErrorKind::Protocol => Io::InvalidData,
+                ErrorKind::Lost => Io::ConnectionReset,
+                ErrorKind::Config | ErrorKind::Target | ErrorKind::Local => Io::Other,
+            },
+        };
+        Self::new(kind, error)
+    }
+}
+
 impl From<KeyFileError> for BorrowError {
     fn from(source: KeyFileError) -> Self {
         Self::File { source, notes: Vec::new() }
