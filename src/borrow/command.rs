@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 
-use super::{BorrowError, Borrower, child::Child};
+use super::{BorrowError, Borrower, child::Child, connect::first_message};
 use crate::{
     proto::{
         Answer, Errno, ErrorKind, OFFERED_BYTES_MAX, OFFERED_MAX, Program, Refusal, Request, Spawn, SpawnStdio,
@@ -168,8 +168,9 @@ impl Command {
     /// Starts it, with the streams that were [piped](Stdio::Piped).
     ///
     /// # Errors
-    /// The lender refuses it, or cannot run it: then [`BorrowError::errno`] is that of its `execve`, or, of a
-    /// [`BorrowError::Start`], of the step before that failed, as entering the working directory.
+    /// No program can be so, as with a NUL byte in an argument ([`BorrowError::Usage`]); the lender refuses it, or cannot run it:
+    /// then [`BorrowError::errno`] is that of its `execve`, or, of a [`BorrowError::Start`], of the step before that failed, as
+    /// entering the working directory.
     ///
     /// # Cancellation
     /// Dropping the future ends what may have been started.
@@ -204,7 +205,7 @@ impl Command {
         piped[2] &= self.terminal.is_none();
         let words = self.words()?;
         let request = Request::Spawn(self.request(words.len(), piped));
-        let mut first = BytesMut::from(&message::encode_prefixed(&request)[..]);
+        let mut first = BytesMut::from(&first_message(&request)?[..]);
         let mut rest = words.freeze();
         let room = FIRST_BYTES_MAX.saturating_sub(first.len());
         first.put(rest.split_to(room.min(rest.len())));

@@ -16,10 +16,7 @@ use super::{
     tcp,
 };
 use crate::{
-    proto::{
-        ASK_KIND_MAX, ASK_TARGET_MAX, Answer, Ask, LenderName, OwnRules, Request, SessionId, Target, UserName, Verdict,
-        message,
-    },
+    proto::{Answer, Ask, LenderName, OwnRules, Request, SessionId, Target, UserName, Verdict, message},
     session::{Session, Stream},
     trust::password::Password,
 };
@@ -241,7 +238,7 @@ impl Borrower {
     /// Connects from the lender to `host:port`; the lender resolves the name.
     ///
     /// # Errors
-    /// The lender refuses it, or cannot connect: [`BorrowError::Dial`] has the error number of its `connect`.
+    /// `target` is none; the lender refuses it, or cannot connect: [`BorrowError::Dial`] has the error number of its `connect`.
     ///
     /// # Cancellation
     /// Dropping the future makes the lender give up.
@@ -265,10 +262,6 @@ impl Borrower {
     /// [`BorrowError::Refused`] of the kind `policy`, with the rule that decided and how to mend it in its notes.
     pub async fn check(&self, kind: &str, target: &str) -> Result<Verdict, BorrowError> {
         let ask = Ask { kind: kind.to_owned(), target: target.to_owned() };
-        if !(1..=ASK_KIND_MAX).contains(&kind.len()) || target.len() > ASK_TARGET_MAX {
-            let limits = format!("a kind has 1 to {ASK_KIND_MAX} bytes, a target at most {ASK_TARGET_MAX}");
-            return Err(BorrowError::usage(limits));
-        }
         let stream = self.open(&Request::Check(ask.clone()))?;
         let answer = stream.read_message("answer").await;
         match answer.map_err(|error| BorrowError::answer(self.host(), &ask.to_string(), error))? {
@@ -349,7 +342,7 @@ impl Borrower {
 
     /// Opens a stream whose first message is `request`.
     pub(super) fn open(&self, request: &Request) -> Result<Stream, BorrowError> {
-        self.open_with(message::encode_prefixed(request))
+        self.open_with(first_message(request)?)
     }
 
     /// Opens a stream whose first bytes are `first`.
@@ -360,9 +353,15 @@ impl Borrower {
     /// As [`Self::open`], for a request that connections come to.
     pub(super) fn open_listener(&self, request: &Request) -> Result<Opened, BorrowError> {
         let Present { session, arrivals, .. } = self.shared.present();
-        let opened = arrivals.open(&session, message::encode_prefixed(request));
+        let opened = arrivals.open(&session, first_message(request)?);
         opened.map_err(|error| BorrowError::open(self.host(), error))
     }
+}
+
+/// What a stream begins with. A request that the lender could not read would end the session, for everybody.
+pub(super) fn first_message(request: &Request) -> Result<Bytes, BorrowError> {
+    request.check().map_err(BorrowError::usage)?;
+    Ok(message::encode_prefixed(request))
 }
 
 /// Reads `host:port`.

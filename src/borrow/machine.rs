@@ -1,7 +1,7 @@
 //! The lender's machine as its programs see it: routes, resolvers, names, and variables of its environment.
 
 use super::{BorrowError, Borrower};
-use crate::proto::{Answer, Machine, ProtocolError, Request, VARIABLE_NAME_MAX, VARIABLES_MAX};
+use crate::proto::{Answer, Machine, ProtocolError, Request};
 
 impl Borrower {
     /// Asks what the network of the lender's machine looks like, and for these variables of its environment.
@@ -36,14 +36,6 @@ impl Borrower {
     /// # Cancellation
     /// Nothing is left behind.
     pub async fn profile(&self, variables: &[&str]) -> Result<Machine, BorrowError> {
-        if variables.len() > VARIABLES_MAX
-            || variables.iter().any(|name| !(1..=VARIABLE_NAME_MAX).contains(&name.len()))
-        {
-            let limits = format!(
-                "at most {VARIABLES_MAX} variables can be asked for, with names of 1 to {VARIABLE_NAME_MAX} bytes"
-            );
-            return Err(BorrowError::usage(limits));
-        }
         let stream = self.open(&Request::Profile(variables.iter().map(|name| (*name).to_owned()).collect()))?;
         stream.finish();
         let answer = stream.read_message("answer").await;

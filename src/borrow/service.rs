@@ -12,7 +12,7 @@ use super::{
     listener::Listener,
 };
 use crate::{
-    proto::{Ready, Request, SERVICE_NAME_MAX, ServiceListen},
+    proto::{Ready, Request, ServiceListen},
     session::{ReadHalf, Stream, WriteHalf},
 };
 
@@ -55,10 +55,7 @@ impl Borrower {
     /// # Cancellation
     /// Dropping the future gives the name back.
     pub async fn offer(&self, name: impl AsRef<str>, at_once: Option<u32>) -> Result<ServiceListener, BorrowError> {
-        let name = checked(name.as_ref())?;
-        if at_once == Some(0) {
-            return Err(BorrowError::usage(format!("service {name}: nobody could connect to it")));
-        }
+        let name = name.as_ref().to_owned();
         let address = format!("service:{name}");
         let request = Request::ServiceListen(ServiceListen { name, at_once });
         let (Ready {}, listener) = Listener::open(self, &request, address).await?;
@@ -77,20 +74,12 @@ impl Borrower {
     /// # Cancellation
     /// Dropping the future gives it up.
     pub async fn stdio(&self, name: impl AsRef<str>) -> Result<ServiceStream, BorrowError> {
-        let name = checked(name.as_ref())?;
+        let name = name.as_ref().to_owned();
         let target = format!("service:{name}");
         let stream = self.open(&Request::ServiceConnect(name))?;
         let Ready {} = answer::granted(&stream, self.host(), &target).await?;
         Ok(ServiceStream { stream })
     }
-}
-
-/// A name that a request can carry; which names there may be, the lender says.
-fn checked(name: &str) -> Result<String, BorrowError> {
-    let fits = (1..=SERVICE_NAME_MAX).contains(&name.len());
-    let usage =
-        || BorrowError::usage(format!("a service's name has 1 to {SERVICE_NAME_MAX} bytes, and not {}", name.len()));
-    fits.then(|| name.to_owned()).ok_or_else(usage)
 }
 
 /// A service that we offer, and the connections that come to it.

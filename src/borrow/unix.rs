@@ -9,7 +9,7 @@ use super::{
     listener::Listener,
 };
 use crate::{
-    proto::{BACKLOG, Ready, Request, SOCKET_PATH_MAX, UnixListen},
+    proto::{BACKLOG, Ready, Request, UnixListen},
     session::Stream,
 };
 
@@ -40,7 +40,7 @@ impl Borrower {
     /// ```
     ///
     /// # Errors
-    /// `path` is not absolute; the policy refuses it, judging where its links lead; or the lender's system does:
+    /// `path` is not absolute, or too long; the policy refuses it, judging where its links lead; or the lender's system does:
     /// [`BorrowError::Dial`] has the error number of its `connect`.
     ///
     /// # Cancellation
@@ -70,11 +70,10 @@ impl Borrower {
 
 /// A path as a request has it.
 pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, BorrowError> {
-    let bytes = path.as_os_str().as_bytes();
-    if path.is_absolute() && bytes.len() <= SOCKET_PATH_MAX {
-        return Ok(bytes.to_vec());
+    if path.is_absolute() {
+        return Ok(path.as_os_str().as_bytes().to_vec());
     }
-    Err(BorrowError::usage(format!("{:?} is not an absolute path of at most {SOCKET_PATH_MAX} bytes", path.display())))
+    Err(BorrowError::usage(format!("{:?} is not an absolute path", path.display())))
 }
 
 /// A connection to or from a Unix socket of the lender. `shutdown` ends our half and leaves the other open.

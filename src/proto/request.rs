@@ -3,11 +3,12 @@
 //! A request is a map whose key 0 is its name, so that a lender that does not know it can refuse it by name. Everything
 //! behind the request and behind the answer are the resource's own bytes.
 
+mod bounds;
+
 use minicbor::{Decode, Encode, Encoder, encode};
 
 use super::{
-    ProtocolError, ServiceListen, Spawn, SpawnStdio, TcpListen, UdpBind, UnixListen, VARIABLE_NAME_MAX, VARIABLES_MAX,
-    WireAddr, message, service,
+    ProtocolError, ServiceListen, Spawn, SpawnStdio, TcpListen, UdpBind, UnixListen, WireAddr, message, service,
 };
 
 /// Longest host in a request, in bytes: the longest DNS name (RFC 1035 §2.3.4), or an address.
@@ -114,14 +115,10 @@ impl Request {
     /// What cannot be read breaks the protocol; a name that is not known is an [`UnknownRequest`] and only refused.
     pub fn decode(bytes: &[u8]) -> Result<Result<Self, UnknownRequest>, ProtocolError> {
         let Head { name } = message::decode("request", bytes)?;
-        Ok(Ok(match name.as_str() {
+        let request = match name.as_str() {
             "tcp-connect" => {
                 let TargetBody { host, port } = message::decode("request", bytes)?;
-                let fits = (1..=HOST_BYTES_MAX).contains(&host.len()) && port > 0;
-                Self::TcpConnect(
-                    fits.then_some(Target { host, port })
-                        .ok_or_else(|| malformed("a host of 1 to 255 bytes and a port above 0 are needed"))?,
-                )
+                Self::TcpConnect(Target { host, port })
             }
             "tcp-listen" => {
                 let TcpListenBody { address, backlog, v6_only, reuse_address } = message::decode("request", bytes)?;
@@ -129,28 +126,21 @@ impl Request {
             }
             "udp-bind" => {
                 let UdpBindBody { address, listen, v6_only } = message::decode("request", bytes)?;
-                if !listen && address.0.port() != 0 {
-                    return Err(malformed("a port of its own is for a socket that listens"));
-                }
                 Self::UdpBind(UdpBind { address: address.0, listen, v6_only })
             }
             "unix-connect" => {
                 let UnixBody { path, backlog: _ } = message::decode("request", bytes)?;
-                Self::UnixConnect(socket_path(path)?)
+                Self::UnixConnect(path)
             }
             "unix-listen" => {
                 let UnixBody { path, backlog } = message::decode("request", bytes)?;
-                Self::UnixListen(UnixListen { path: socket_path(path)?, backlog })
+                Self::UnixListen(UnixListen { path, backlog })
             }
             "service-listen" => Self::ServiceListen(ServiceListen::decode(bytes)?),
             "service-connect" => Self::ServiceConnect(service::decode_connect(bytes)?),
             "resolve" => Self::Resolve,
             "profile" => {
                 let ProfileBody { variables } = message::decode("request", bytes)?;
-                let is_name = |name: &String| (1..=VARIABLE_NAME_MAX).contains(&name.len());
-                if variables.len() > VARIABLES_MAX || !variables.iter().all(is_name) {
-                    return Err(malformed("at most 64 variables, with names of 1 to 255 bytes, can be asked for"));
-                }
                 Self::Profile(variables)
             }
             "check" => Self::Check(Ask::decode(bytes)?),
@@ -163,35 +153,21 @@ impl Request {
             "spawn" => Self::Spawn(Spawn::decode(bytes)?),
             "spawn-stdio" => Self::SpawnStdio(SpawnStdio::decode(bytes)?),
             other => match PLANNED.into_iter().find(|(name, _)| *name == other) {
-                Some((name, kinds)) => {
-                    let ask = Ask::decode(bytes)?;
-                    if !kinds.contains(&ask.kind.as_str()) {
-                        return Err(malformed("the kind is none of this request"));
-                    }
-                    Self::Planned { name, ask }
-                }
+                Some((name, _)) => Self::Planned { name, ask: Ask::decode(bytes)? },
                 None => return Ok(Err(UnknownRequest { name: name.chars().take(64).collect() })),
             },
-        }))
+        };
+        let malformed = |why: &str| ProtocolError::Malformed { what: "request", why: why.to_owned() };
+        request.check().map_err(malformed)?;
+        Ok(Ok(request))
     }
 }
 
 impl Ask {
     fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let AskBody { kind, target } = message::decode("request", bytes)?;
-        let fits = (1..=ASK_KIND_MAX).contains(&kind.len()) && target.len() <= ASK_TARGET_MAX;
-        let why = "a kind of 1 to 32 bytes and a target of at most 32,768 are needed";
-        fits.then_some(Self { kind, target }).ok_or_else(|| malformed(why))
+        Ok(Self { kind, target })
     }
-}
-
-fn socket_path(path: Vec<u8>) -> Result<Vec<u8>, ProtocolError> {
-    let fits = (1..=SOCKET_PATH_MAX).contains(&path.len());
-    fits.then_some(path).ok_or_else(|| malformed("a path of 1 to 4,095 bytes is needed"))
-}
-
-fn malformed(why: &str) -> ProtocolError {
-    ProtocolError::Malformed { what: "request", why: why.to_owned() }
 }
 
 impl<C> Encode<C> for Request {

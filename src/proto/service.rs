@@ -30,10 +30,7 @@ pub struct ServiceListen {
 impl ServiceListen {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let ListenBody { name, at_once } = message::decode("request", bytes)?;
-        match at_once {
-            Some(0) => Err(malformed("a service that nobody may be connected to")),
-            _ => Ok(Self { name: checked(name)?, at_once }),
-        }
+        Ok(Self { name, at_once })
     }
 
     pub(super) fn encode_body<W: encode::Write>(&self, e: &mut Encoder<W>) -> Result<(), encode::Error<W::Error>> {
@@ -53,17 +50,16 @@ impl ServiceListen {
 /// Reads the name that a `service-connect` is for.
 pub(super) fn decode_connect(bytes: &[u8]) -> Result<String, ProtocolError> {
     let ConnectBody { name } = message::decode("request", bytes)?;
-    checked(name)
+    Ok(name)
 }
 
-fn checked(name: String) -> Result<String, ProtocolError> {
-    let fits = (1..=SERVICE_NAME_MAX).contains(&name.len());
-    fits.then_some(name).ok_or_else(|| malformed("a service's name of 1 to 255 bytes is needed"))
+/// What else the policy asks of a name, the lender says.
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=SERVICE_NAME_MAX).contains(&name.len())
 }
 
-fn malformed(why: &str) -> ProtocolError {
-    ProtocolError::Malformed { what: "request", why: why.to_owned() }
-}
+/// What [`is_name`] asks for.
+pub(super) const NAME_NEEDED: &str = "a service's name of 1 to 255 bytes is needed";
 
 #[derive(Decode)]
 #[cbor(map)]

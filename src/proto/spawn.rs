@@ -188,15 +188,8 @@ impl Spawn {
             "shell" => Program::Shell,
             _ => return Err(malformed("the kind is exec or shell")),
         };
-        let fits = body.arguments.saturating_add(body.variables) <= WORDS_MAX
-            && body.words_bytes <= WORDS_BYTES_MAX
-            && body.folder.as_ref().is_none_or(|folder| folder.len() <= FOLDER_BYTES_MAX)
-            && body.terminal.as_ref().is_none_or(Terminal::fits)
-            && (body.arguments > 0) == (what == Program::Exec)
-            && body.piped < 8
-            && are_variables(&body.offered);
-        if !fits {
-            return Err(malformed("more words, a longer name or other streams than a program has"));
+        if body.piped >= 8 {
+            return Err(malformed("a program has the streams 0, 1 and 2"));
         }
         Ok(Self {
             what,
@@ -209,6 +202,41 @@ impl Spawn {
             detach: body.detach,
             offered: body.offered.into_iter().map(Into::into).collect(),
         })
+    }
+
+    /// Whether a program can be so.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        let plain = |variable: &Vec<u8>| variable.contains(&b'=') && !variable.contains(&0);
+        let offered_bytes = self.offered.iter().map(Vec::len).sum::<usize>();
+        for (fits, needed) in [
+            (
+                self.arguments.saturating_add(self.variables) <= WORDS_MAX && self.words_bytes <= WORDS_BYTES_MAX,
+                "a program has at most 65,536 arguments and variables, of 2 MiB together",
+            ),
+            (
+                (self.arguments > 0) == (self.what == Program::Exec),
+                "a program has a name, and a login shell no arguments",
+            ),
+            (
+                self.folder.as_ref().is_none_or(|folder| folder.len() <= FOLDER_BYTES_MAX),
+                "a working directory has at most 4,095 bytes",
+            ),
+            (
+                self.terminal.as_ref().is_none_or(Terminal::fits),
+                "a terminal is called by at most 64 of the letters a-z A-Z 0-9 - _ . + and has at most 128 modes",
+            ),
+            (
+                self.offered.len() <= OFFERED_MAX
+                    && offered_bytes <= OFFERED_BYTES_MAX
+                    && self.offered.iter().all(plain),
+                "at most 32 variables of 4,096 bytes together can be left out, each NAME=value",
+            ),
+        ] {
+            if !fits {
+                return Err(needed);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn encode_body<W: encode::Write>(&self, e: &mut Encoder<W>) -> Result<(), encode::Error<W::Error>> {
@@ -352,13 +380,6 @@ struct StdioBody {
     spawn: u64,
     #[n(2)]
     which: u8,
-}
-
-fn are_variables(offered: &[ByteVec]) -> bool {
-    let is_one = |variable: &ByteVec| variable.contains(&b'=') && !variable.contains(&0);
-    offered.len() <= OFFERED_MAX
-        && offered.iter().map(|variable| variable.len()).sum::<usize>() <= OFFERED_BYTES_MAX
-        && offered.iter().all(is_one)
 }
 
 fn malformed(why: &str) -> ProtocolError {

@@ -2,7 +2,10 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use capuchin::{Stdio, proto::ErrorKind};
+use capuchin::{
+    BorrowError, Command, Stdio,
+    proto::{ErrorKind, Mode, Target, Terminal, TerminalSize},
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::{lab, status::connect};
@@ -75,6 +78,40 @@ async fn a_program_that_cannot_run_has_its_errno() {
     }
     let error = borrower.command("true").arg("a\0b").status().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
+}
+
+/// The lender ends the whole session over it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_lender_could_read_is_an_error_of_its_own_call_alone() {
+    let (_lab, home) = lab();
+    let borrower = connect(&home).await;
+    let terminal = |term: &str, modes: usize| {
+        let modes = vec![Mode { opcode: 1, value: 3 }; modes];
+        Terminal { term: term.to_owned(), size: TerminalSize::default(), modes }
+    };
+    let with = |set: &dyn Fn(&mut Command)| {
+        let mut command = borrower.command("true");
+        set(&mut command);
+        command
+    };
+    for command in [
+        with(&|command| _ = command.current_dir(format!("/{}", "x".repeat(4095)))),
+        with(&|command| _ = command.terminal(terminal("of my own", 0))),
+        with(&|command| _ = command.terminal(terminal(&"x".repeat(65), 0))),
+        with(&|command| _ = command.terminal(terminal("xterm", 129))),
+    ] {
+        let error = command.status().await.unwrap_err();
+        assert!(matches!(error, BorrowError::Usage { .. }), "{error}");
+    }
+    for (host, port) in [(String::new(), 80), ("x".repeat(256), 80), ("a".to_owned(), 0)] {
+        let error = borrower.tcp_connect_to(&Target { host, port }).await.unwrap_err();
+        assert!(matches!(error, BorrowError::Usage { .. }), "{error}");
+    }
+    let error = borrower.unix_connect(format!("/{}", "x".repeat(4095))).await.unwrap_err();
+    assert!(matches!(error, BorrowError::Usage { .. }), "{error}");
+    let error = borrower.offer("", None).await.unwrap_err();
+    assert!(matches!(error, BorrowError::Usage { .. }), "{error}");
+    assert_eq!(borrower.command("echo").arg("x").output().await.unwrap().stdout, b"x\n", "the session goes on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

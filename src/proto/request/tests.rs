@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::{VARIABLE_NAME_MAX, VARIABLES_MAX};
 
 fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
