@@ -34,6 +34,6 @@ pub use borrow::{
     Alias, BorrowError, Borrower, Child, ChildControl, ChildStderr, ChildStdin, ChildStdout, Command, Connection,
     Destination, Endpoint, Forward, Host, HostSettings, Join, OwnedReadHalf, OwnedWriteHalf, Profile, Profiles, Proxy,
     RemoteForward, RemoteUdpForward, ServiceListener, ServiceReader, ServiceStream, ServiceWriter, SessionEnd, Share,
-    Stdio, TcpBound, TcpListener, TcpOptions, TcpStream, UdpForward, UdpSocket, UnixListener, UnixStream,
-    lender_address,
+    Stdio, TcpBound, TcpListener, TcpOptions, TcpStream, UdpForward, UdpSocket, UnixListener, UnixReader, UnixStream,
+    UnixWriter, lender_address,
 };

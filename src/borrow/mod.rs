@@ -94,4 +94,4 @@ pub(crate) use share::{Beginning, while_others_begin};
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 pub use udp::UdpSocket;
 pub use udp_forward::UdpForward;
-pub use unix::{UnixListener, UnixStream};
+pub use unix::{UnixListener, UnixReader, UnixStream, UnixWriter};

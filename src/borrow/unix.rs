@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     proto::{BACKLOG, Ready, Request, UnixListen},
-    session::Stream,
+    session::{ReadHalf, Stream, WriteHalf},
 };
 
 impl Borrower {
@@ -97,10 +97,30 @@ impl UnixStream {
     pub async fn close(self) -> io::Result<()> {
         self.stream.close().await
     }
+
+    /// Two halves for two tasks. Dropping the writing one ends our half; when both are gone, so is the connection.
+    pub fn into_split(self) -> (UnixReader, UnixWriter) {
+        let (reader, writer) = self.stream.into_split();
+        (UnixReader { half: reader }, UnixWriter { half: writer })
+    }
+}
+
+/// The reading half of a [`UnixStream`].
+#[derive(Debug)]
+pub struct UnixReader {
+    half: ReadHalf,
+}
+
+/// The writing half of a [`UnixStream`]; dropping it ends our half.
+#[derive(Debug)]
+pub struct UnixWriter {
+    half: WriteHalf,
 }
 
 read_by!(UnixStream, stream);
 write_by!(UnixStream, stream);
+read_by!(UnixReader, half);
+write_by!(UnixWriter, half);
 
 /// A Unix socket at the lender, and the connections that come to it.
 ///

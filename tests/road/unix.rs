@@ -63,6 +63,12 @@ async fn a_server_behind_a_unix_socket_answers_also_through_links() {
         stream.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer, "HALF-CLOSED", "{way}");
     }
+    let (mut reader, mut writer) = lent.borrower.unix_connect(&path).await.unwrap().into_split();
+    // Dropping the writing half is the end that the server waits for.
+    tokio::spawn(async move { writer.write_all(b"in halves").await });
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "IN HALVES");
     lent.lab.wait_for_audit("its end", |line| line["event"] == "unix-closed" && line["bytes_in"] == 11);
 }
 
