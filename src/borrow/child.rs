@@ -30,8 +30,8 @@ const KILL: u8 = 9;
 /// A program that runs at the lender.
 ///
 /// # Cancellation
-/// Dropping it ends the program and everything that descends from it, also what called setsid: SIGHUP, after 5 s SIGKILL.
-/// [`detach`](Self::detach) lets it live, where the policy says so.
+/// Dropping it ends the program and everything that descends from it, also what called setsid: SIGHUP, after 5 s SIGKILL. One
+/// that was started with [`Command::detach`](crate::Command::detach) lives on.
 ///
 #[cfg_attr(feature = "lend", doc = "```standalone_crate")]
 #[cfg_attr(not(feature = "lend"), doc = "```text")]
@@ -66,6 +66,8 @@ pub struct Child {
     borrower: Borrower,
     name: String,
     pid: u32,
+    /// It was asked for as one that lives on without us.
+    is_detached: bool,
     control: ChildControl,
     /// What came of how it ended.
     heard: BytesMut,
@@ -84,7 +86,7 @@ impl Child {
     pub(super) fn new(
         borrower: Borrower,
         name: String,
-        pid: u32,
+        (pid, is_detached): (u32, bool),
         stream: Stream,
         [stdin, stdout, stderr]: [Option<Stream>; 3],
     ) -> Self {
@@ -99,6 +101,7 @@ impl Child {
             borrower,
             name,
             pid,
+            is_detached,
             control: ChildControl { stream: Arc::new(stream), speaking: Arc::default() },
             heard: BytesMut::new(),
             status: None,
@@ -197,11 +200,16 @@ impl Child {
         Ok(Output { status, stdout: stdout.map_err(failed)?, stderr: stderr.map_err(failed)? })
     }
 
-    /// Lets it live on without us, where the policy says `detach = true`; its piped streams end.
+    /// Lets it live on without us; its piped streams end. It must have been started with
+    /// [`Command::detach`](crate::Command::detach), since the policy is asked before it runs.
     ///
     /// # Errors
-    /// The session is over.
+    /// It was not ([`BorrowError::Usage`]), and ends as if it were dropped; the session is over.
     pub async fn detach(self) -> Result<(), BorrowError> {
+        if !self.is_detached {
+            let text = format!("{} was not started with Command::detach, and ends with its Child", self.name);
+            return Err(BorrowError::usage(text));
+        }
         self.control.say(&ToProgram::Detach).await
     }
 }

@@ -220,7 +220,7 @@ impl Command {
         }
         let spawned = self.answer(&stream, rest).await?;
         std::mem::forget(unanswered);
-        Ok(Child::new(self.borrower.clone(), self.name(), spawned.pid, stream, streams))
+        Ok(Child::new(self.borrower.clone(), self.name(), (spawned.pid, self.detach), stream, streams))
     }
 
     async fn answer(&self, stream: &Stream, rest: bytes::Bytes) -> Result<Spawned, BorrowError> {

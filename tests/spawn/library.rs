@@ -8,7 +8,7 @@ use capuchin::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use crate::{lab, status::connect};
+use crate::{EVERYTHING, lab, status::connect, support::Lab};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_is_spoken_to_waited_for_and_killed() {
@@ -112,6 +112,32 @@ async fn what_no_lender_could_read_is_an_error_of_its_own_call_alone() {
     let error = borrower.offer("", None).await.unwrap_err();
     assert!(matches!(error, BorrowError::Usage { .. }), "{error}");
     assert_eq!(borrower.command("echo").arg("x").output().await.unwrap().stdout, b"x\n", "the session goes on");
+}
+
+/// The policy is asked before a program runs, whether it may outlive its session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lets_a_program_live_on_that_was_not_asked_for_so_hears_that_it_does_not() {
+    let lab = Lab::start(&format!("{EVERYTHING}detach = true\n"));
+    let home = lab.join("alice");
+    let borrower = connect(&home).await;
+    let lives = |pid: u32| std::fs::exists(format!("/proc/{pid}")).unwrap();
+    let asked = borrower.command("sleep").arg("300").detach().spawn().await.unwrap();
+    let stays = asked.id().unwrap();
+    asked.detach().await.unwrap();
+    let not_asked = borrower.command("sleep").arg("301").spawn().await.unwrap();
+    let error = not_asked.detach().await.unwrap_err();
+    assert!(matches!(error, BorrowError::Usage { .. }), "{error}");
+    let ended = |line: &serde_json::Value| {
+        line["event"] == "spawn-ended" && line["target"].as_str().is_some_and(|target| target.ends_with("sleep 301"))
+    };
+    let lab = tokio::task::spawn_blocking(move || {
+        lab.wait_for_audit("its end", ended);
+        lab
+    });
+    let _lab = lab.await.unwrap();
+    assert!(lives(stays));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(stays).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
