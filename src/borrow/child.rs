@@ -4,10 +4,10 @@ use std::{
     io,
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Output},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     sync::Mutex,
@@ -68,18 +68,21 @@ pub struct Child {
     pid: u32,
     /// It was asked for as one that lives on without us.
     is_detached: bool,
+    stream: Arc<Stream>,
     control: ChildControl,
     /// What came of how it ended.
     heard: BytesMut,
     status: Option<ExitStatus>,
 }
 
-/// Says something to a program while another task waits for its end. Clones are the same; it keeps nothing alive.
+/// Says something to a program while another task waits for its end. Clones are the same; it keeps nothing alive, and once the
+/// [`Child`] is dropped it does nothing.
 #[derive(Clone)]
 pub struct ChildControl {
-    stream: Arc<Stream>,
-    /// Whoever says something, since a message that waits for credit must be whole before another begins.
-    speaking: Arc<Mutex<()>>,
+    stream: Weak<Stream>,
+    /// What waits for credit of the message that was said last: it must be whole before another begins, also where whoever said
+    /// it does not wait.
+    rest: Arc<Mutex<Bytes>>,
 }
 
 impl Child {
@@ -94,6 +97,8 @@ impl Child {
             // Nothing is ever said on it.
             stream.finish();
         }
+        let stream = Arc::new(stream);
+        let control = ChildControl { stream: Arc::downgrade(&stream), rest: Arc::default() };
         Self {
             stdin: stdin.map(ChildStdin),
             stdout: stdout.map(ChildStdout),
@@ -102,7 +107,8 @@ impl Child {
             name,
             pid,
             is_detached,
-            control: ChildControl { stream: Arc::new(stream), speaking: Arc::default() },
+            stream,
+            control,
             heard: BytesMut::new(),
             status: None,
         }
@@ -151,7 +157,7 @@ impl Child {
                 continue;
             }
             let mut batch = Batch::default();
-            match self.control.stream.read_batch(&mut batch, END_BYTES).await {
+            match self.stream.read_batch(&mut batch, END_BYTES).await {
                 Ok(true) => self.heard.extend_from_slice(&batch.copy_to_bytes(batch.remaining())),
                 Ok(false) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
                 Err(error) => return Err(failed(error)),
@@ -217,7 +223,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         // What was said before still arrives; the end behind it is what ends the program.
-        self.control.stream.finish();
+        self.stream.finish();
     }
 }
 
@@ -226,6 +232,9 @@ impl ChildControl {
     ///
     /// # Errors
     /// The session is over.
+    ///
+    /// # Cancellation
+    /// It is sent whole or not at all, or with the next.
     pub async fn signal(&self, number: u8) -> Result<(), BorrowError> {
         self.say(&ToProgram::Signal(number)).await
     }
@@ -234,13 +243,22 @@ impl ChildControl {
     ///
     /// # Errors
     /// The session is over.
+    ///
+    /// # Cancellation
+    /// As [`Self::signal`].
     pub async fn resize(&self, size: TerminalSize) -> Result<(), BorrowError> {
         self.say(&ToProgram::Resize(size)).await
     }
 
     async fn say(&self, message: &ToProgram) -> Result<(), BorrowError> {
-        let _speaking = self.speaking.lock().await;
-        match self.stream.write_message(message).await {
+        let Some(stream) = self.stream.upgrade() else { return Ok(()) };
+        let mut rest = self.rest.lock().await;
+        let said = async {
+            stream.write_rest(&mut rest).await?;
+            *rest = message::encode_prefixed(message);
+            stream.write_rest(&mut rest).await
+        };
+        match said.await {
             // It has ended already.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             said => said.map_err(|error| BorrowError::answer("the lender", "a program", error)),
@@ -320,5 +338,39 @@ impl Drop for ChildStdout {
 impl Drop for ChildStderr {
     fn drop(&mut self) {
         self.0.reset(Reset::Cancelled);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{BufReader, duplex};
+
+    use super::*;
+    use crate::{
+        proto::mux::{Config, Role},
+        session::Session,
+    };
+
+    #[tokio::test]
+    async fn what_is_said_to_a_program_and_not_waited_for_is_sent_whole_before_the_next() {
+        let (here, there) = duplex(64 * 1024);
+        // Less than a message has.
+        let config = Config { initial_credit: 8, peer_initial_credit: 8, ..Config::default() };
+        let start = |connection, role| Session::start(BufReader::new(connection), role, config.clone());
+        let (borrower, lender) = (start(here, Role::Borrower), start(there, Role::Lender));
+        let stream = Arc::new(borrower.open(Bytes::new()).unwrap());
+        let program = lender.accept().await.unwrap();
+        let control = ChildControl { stream: Arc::downgrade(&stream), rest: Arc::default() };
+        let size = TerminalSize { columns: 132, rows: 43, width: 0, height: 0 };
+        let mut saying = Box::pin(control.resize(size));
+        assert!(poll_fn(|cx| std::task::Poll::Ready(saying.as_mut().poll(cx).is_pending())).await, "it has no credit");
+        drop(saying);
+        let hear = async || program.read_message::<ToProgram>("order to a program").await.unwrap();
+        let both = async { tokio::join!(control.signal(15), async { [hear().await, hear().await] }) };
+        let (said, heard) = tokio::time::timeout(std::time::Duration::from_secs(30), both).await.expect("two messages");
+        said.unwrap();
+        assert_eq!(heard, [ToProgram::Resize(size), ToProgram::Signal(15)]);
     }
 }

@@ -141,6 +141,18 @@ async fn who_lets_a_program_live_on_that_was_not_asked_for_so_hears_that_it_does
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_only_speak_to_a_program_keeps_no_session_alive() {
+    let (lab, home) = lab();
+    let borrower = connect(&home).await;
+    let child = borrower.command("sleep").arg("300").spawn().await.unwrap();
+    let (control, session) = (child.control(), borrower.session_id().to_string());
+    drop((child, borrower));
+    let ended = move |line: &serde_json::Value| line["event"] == "session-ended" && line["session"] == *session;
+    tokio::task::spawn_blocking(move || lab.wait_for_audit("the end of the session", ended)).await.unwrap();
+    control.signal(15).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn why_a_program_does_not_start_is_one_whole_line_whatever_its_paths_are() {
     let (_lab, home) = lab();
     let borrower = connect(&home).await;
