@@ -1,25 +1,27 @@
 //! A session with a lender, as the program that borrows holds it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::watch;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::{
     BorrowError, TcpStream,
     access::{Access, Entered},
-    arrivals::{Arrivals, Opened},
-    keep::{Connection, Keeper},
+    arrivals::Opened,
+    keep::{Connection, SessionEnd},
+    present::{Present, Shared},
     profile::Profiles,
-    renew::Renewal,
     tcp,
 };
 use crate::{
-    proto::{Answer, Ask, LenderName, OwnRules, Request, SessionId, Target, UserName, Verdict, message},
+    proto::{Answer, Ask, ErrorKind, LenderName, OwnRules, Request, SessionId, Target, UserName, Verdict, message},
     session::{Session, Stream},
     trust::password::Password,
 };
+
+/// Why a session is over that [`Borrower::close`] has ended.
+const CLOSED: &str = "the borrower closed the session";
 
 /// A session with a lender. Clones are the same session.
 ///
@@ -28,75 +30,6 @@ use crate::{
 #[derive(Clone)]
 pub struct Borrower {
     shared: Arc<Shared>,
-}
-
-pub(super) struct Shared {
-    lender: LenderName,
-    user: UserName,
-    access: Arc<Access>,
-    current: Mutex<Current>,
-    connection: watch::Sender<Connection>,
-    /// Runs once the session is to be kept, until it is dropped.
-    keeper: Mutex<Option<Keeper>>,
-}
-
-/// What a reconnection replaces.
-struct Current {
-    present: Present,
-    /// It is another program's.
-    is_shared: bool,
-    _renewal: Option<Renewal>,
-}
-
-/// The session of now.
-#[derive(Clone)]
-pub(super) struct Present {
-    pub(super) session: Session,
-    pub(super) id: SessionId,
-    pub(super) arrivals: Arrivals,
-}
-
-impl Current {
-    fn new(session: Session, id: SessionId, renewal: Option<Renewal>, is_shared: bool) -> Self {
-        Self { present: Present { session, id, arrivals: Arrivals::default() }, is_shared, _renewal: renewal }
-    }
-}
-
-impl Shared {
-    pub(super) fn present(&self) -> Present {
-        self.current().present.clone()
-    }
-
-    pub(super) fn session(&self) -> Session {
-        self.current().present.session.clone()
-    }
-
-    pub(super) fn id(&self) -> SessionId {
-        self.current().present.id
-    }
-
-    /// Whether the session of now is another program's.
-    pub(super) fn is_shared(&self) -> bool {
-        self.current().is_shared
-    }
-
-    pub(super) fn access(&self) -> &Arc<Access> {
-        &self.access
-    }
-
-    pub(super) fn connection(&self) -> &watch::Sender<Connection> {
-        &self.connection
-    }
-
-    /// Goes on with another session of the same borrower.
-    pub(super) fn replace(&self, entered: Entered) {
-        let Entered { session, id, renewal, is_shared, lender: _, user: _ } = entered;
-        *self.current() = Current::new(session, id, renewal, is_shared);
-    }
-
-    fn current(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Borrower {
@@ -204,35 +137,26 @@ impl Borrower {
     }
 
     pub(super) fn new(entered: Entered, access: Access) -> Self {
-        let Entered { session, id, lender, user, renewal, is_shared } = entered;
-        let shared = Shared {
-            lender,
-            access: Arc::new(access.of_user(&user)),
-            user,
-            current: Mutex::new(Current::new(session, id, renewal, is_shared)),
-            connection: watch::Sender::new(Connection::Up),
-            keeper: Mutex::new(None),
-        };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared::new(entered, access)) }
     }
 
-    /// Makes the session again, by the ticket of the last login, whenever its connection is lost, until the last clone is
-    /// dropped or the lender takes it back. [`Self::connection`] tells how it stands.
+    /// Makes the session again, by the ticket of the last login, whenever its connection is lost, until it is closed, the last
+    /// clone is dropped, or the lender takes it back. [`Self::connection`] tells how it stands.
     ///
     /// What was borrowed over the lost connection fails, and what is asked for meanwhile is refused at once with
     /// [`BorrowError::Ended`]: neither hangs. Listening sockets have to be asked for again; the lender has closed the old
     /// ones by the time the new session begins.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn keep_connected(&self) {
-        let mut keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if keeper.is_none() {
-            *keeper = Some(Keeper::start(&self.shared));
-        }
+        Shared::keep(&self.shared);
     }
 
     /// How the connection to the lender stands, now and at each change. Without [`Self::keep_connected`] it stays as it
-    /// began, and [`Self::ended`] tells of the end.
+    /// began, and [`Self::ended`] tells of the end. What is over stays so.
     pub fn connection(&self) -> watch::Receiver<Connection> {
-        self.shared.connection.subscribe()
+        self.shared.connection()
     }
 
     /// Connects from the lender to `host:port`; the lender resolves the name.
@@ -290,19 +214,21 @@ impl Borrower {
     /// The session was over before, or the lender did not confirm its end.
     ///
     /// # Cancellation
-    /// Before the lender has everything the session goes on; afterwards it ends, and nobody hears of it.
+    /// Before the lender has everything the session goes on, and is kept if it was; afterwards it ends, and nobody hears of it.
     pub async fn close(self) -> Result<(), BorrowError> {
-        // Nobody makes it again.
-        drop(self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let closed = self.shared.session().close("the borrower closed the session").await;
-        closed.map_err(|ended| BorrowError::ended(self.host(), ended))
+        let delivered = self.shared.session().delivered().await;
+        let end = SessionEnd { kind: ErrorKind::Lost, text: CLOSED.to_owned(), notes: Vec::new() };
+        // Perhaps another one than before, if that was lost.
+        let session = self.shared.close(end);
+        let confirmed = session.end_confirmed(CLOSED).await;
+        delivered.and(confirmed).map_err(|ended| BorrowError::ended(self.host(), ended))
     }
 
     /// Waits until the session is over, and says why; one that is kept connected is over when it cannot be made again.
     pub async fn ended(&self) -> BorrowError {
         let ended = self.shared.session().ended().await;
         // Asked afterwards: whoever began to wait before the session was kept waits on.
-        if self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+        if !self.shared.is_kept() {
             return BorrowError::ended(self.host(), ended);
         }
         let mut connection = self.connection();
@@ -317,17 +243,17 @@ impl Borrower {
 
     /// The lender's name.
     pub fn lender(&self) -> &LenderName {
-        &self.shared.lender
+        self.shared.lender()
     }
 
     /// As whom we are logged in.
     pub fn user(&self) -> &UserName {
-        &self.shared.user
+        self.shared.user()
     }
 
     /// What the user calls the lender, e.g. `lab` or `ana@lab`.
     pub fn host(&self) -> &str {
-        self.shared.access.host()
+        self.shared.access().host()
     }
 
     /// The session's number, as it stands in the lender's audit log; another one after a reconnection.

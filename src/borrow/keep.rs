@@ -18,7 +18,7 @@ use std::{
 use super::{
     BorrowError,
     access::{Access, Entered},
-    connect::Shared,
+    present::Shared,
     share,
 };
 use crate::{
@@ -114,12 +114,9 @@ async fn keep(kept: Weak<Shared>) {
         since = Instant::now();
         let Some(shared) = kept.upgrade() else { return };
         match outcome {
-            Ok(entered) => {
-                shared.replace(entered);
-                shared.connection().send_replace(Connection::Up);
-            }
+            Ok(entered) => shared.replace(entered),
             Err(error) => {
-                shared.connection().send_replace(Connection::Over(SessionEnd::from(&error)));
+                shared.tell(Connection::Over(SessionEnd::from(&error)));
                 return;
             }
         }
@@ -132,7 +129,7 @@ async fn come_back(kept: &Weak<Shared>, lost: BorrowError, pauses: &mut Pauses) 
     loop {
         let (access, own) = {
             let Some(shared) = kept.upgrade() else { return Err(why) };
-            shared.connection().send_replace(Connection::Down { why: SessionEnd::from(&why).text });
+            shared.tell(Connection::Down { why: SessionEnd::from(&why).text });
             (shared.access().clone(), (!shared.is_shared()).then(|| shared.id()))
         };
         tokio::time::sleep(jittered(pauses.next())).await;

@@ -48,6 +48,7 @@ mod local;
 mod login;
 mod machine;
 mod overdue;
+mod present;
 mod profile;
 mod proxy;
 mod remote_forward;

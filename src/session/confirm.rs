@@ -66,16 +66,17 @@ impl Stream {
 }
 
 impl Session {
-    /// Waits until the peer has taken what was written on every stream, ends the session, and waits until the peer has
-    /// closed the connection, too.
+    /// Ends the session at once, and waits until the peer has closed the connection, too.
     ///
     /// # Errors
     /// The session was over before, or the peer did not confirm the end.
     ///
     /// # Cancellation
-    /// Before everything was taken the session goes on; afterwards it ends, and nobody hears of it.
-    pub async fn close(&self, text: &str) -> Result<(), Ended> {
-        self.delivered().await?;
+    /// It ends, and nobody hears of it.
+    pub async fn end_confirmed(&self, text: &str) -> Result<(), Ended> {
+        if let Some(ended) = self.over() {
+            return Err(ended);
+        }
         self.end(ErrorKind::Lost, text);
         self.ended().await;
         if self.shared.lock().confirmed {
@@ -85,7 +86,11 @@ impl Session {
         Err(Ended { kind: ErrorKind::Lost, text, by_peer: false })
     }
 
-    async fn delivered(&self) -> Result<(), Ended> {
+    /// Waits until the peer has taken what was written on every stream.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn delivered(&self) -> Result<(), Ended> {
         let shared: &Shared = &self.shared;
         poll_fn(|cx| {
             let mut state = shared.lock();

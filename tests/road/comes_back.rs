@@ -7,10 +7,17 @@ use std::{
     process::Command,
 };
 
+use capuchin::{
+    Connection, Endpoint, Forward,
+    proto::{ErrorKind, Target},
+};
 use rustix::process::Signal;
+use tokio::time::timeout;
 
 use crate::{
-    dial, echo, is_root_of_a_network, origin, remote, round_trip,
+    dial, echo, is_root_of_a_network,
+    library::connect,
+    origin, remote, round_trip,
     settings::settle,
     support::{
         Daemon, LOOPBACK, Lab, PATIENCE, json,
@@ -256,4 +263,37 @@ print('got', socket.create_connection((address, 80)).recv(99).decode(), flush=Tr
     borrowed.wait_for_line("back after");
     std::io::Write::write_all(borrowed.stdin.as_mut().unwrap(), b"\n").unwrap();
     borrowed.wait_for_line("got 10.77.0.1");
+}
+
+/// Two who wait for its end since before it was lost: `ended`, and a forward that serves until then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_end_of_a_session_that_came_back_hears_that_it_was_closed() {
+    let lab = Lab::start(LOOPBACK);
+    let wire = Wire::to(lab.address);
+    let home = lab.join("alice");
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    for comes_back in [true, false] {
+        let borrower = connect(&home).await;
+        borrower.keep_connected();
+        let mut connection = borrower.connection();
+        let local = Endpoint::Tcp("127.0.0.1:0".parse().unwrap());
+        let forward = Forward::bind(&borrower, local, "127.0.0.1:9".parse::<Target>().unwrap()).await.unwrap();
+        let serving = tokio::spawn(forward.serve(|_| {}));
+        let waiting = borrower.clone();
+        let ended = tokio::spawn(async move { waiting.ended().await });
+        // Both have begun to wait once they had a turn.
+        tokio::task::yield_now().await;
+        wire.cut();
+        connection.wait_for(|now| matches!(now, Connection::Down { .. })).await.unwrap();
+        if comes_back {
+            wire.mend(lab.address);
+            connection.wait_for(|now| *now == Connection::Up).await.unwrap();
+        }
+        assert_eq!(borrower.close().await.is_ok(), comes_back);
+        for (what, waiting) in [("ended", ended), ("serve", serving)] {
+            let end = timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what} waits on")).unwrap();
+            assert_eq!(end.kind(), ErrorKind::Lost, "{end}");
+        }
+        assert!(matches!(*connection.borrow(), Connection::Over(_)), "{connection:?}");
+    }
 }

@@ -6,7 +6,7 @@ use tokio::{io::BufReader, net::UnixStream, time::timeout};
 
 use super::{HELLO_MAX, carry::Near, listening, numbers::Programs, speech::Speech};
 use crate::{
-    borrow::{BorrowError, Borrower, connect::Present, give_up::GiveUps},
+    borrow::{BorrowError, Borrower, give_up::GiveUps, present::Present},
     proto::{
         Answer, Errno, ErrorKind, FromBorrower, FromLender, Greeting, LocalNames, Ready, Refusal, Request, Reset,
         Welcome, mux,
