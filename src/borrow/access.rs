@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+
 use super::{
     BorrowError,
     door::Door,
@@ -31,6 +33,8 @@ pub(super) enum Access {
         /// As the user wrote it, for errors.
         host: String,
         parsed: Host,
+        /// What the lender is known by, once there was a session: another one may have the name by now.
+        ca: Option<CertificateDer<'static>>,
     },
     /// The lender of this machine.
     Door(Door),
@@ -42,6 +46,8 @@ pub(super) struct Entered {
     pub(super) id: SessionId,
     pub(super) lender: LenderName,
     pub(super) user: UserName,
+    /// What the lender is known by; not at the door.
+    pub(super) ca: Option<CertificateDer<'static>>,
     /// Works until it is dropped.
     pub(super) renewal: Option<Renewal>,
     /// It is another program's, who keeps it and looks after what is renewed.
@@ -66,13 +72,14 @@ impl Access {
     }
 
     fn joined(profiles: &Profiles, host: &str) -> Result<Self, BorrowError> {
-        Ok(Self::Joined { profiles: profiles.clone(), host: host.to_owned(), parsed: host.parse()? })
+        Ok(Self::Joined { profiles: profiles.clone(), host: host.to_owned(), parsed: host.parse()?, ca: None })
     }
 
-    /// The same way, for nobody but this user: what is settled of a host may change while a session lasts.
-    pub(super) fn of_user(mut self, user: &UserName) -> Self {
-        if let Self::Joined { parsed, .. } = &mut self {
-            parsed.user = Some(user.clone());
+    /// The same way, for nobody but this user, and to nobody but the lender that is known by `known`: what is settled of a host
+    /// may change while a session lasts.
+    pub(super) fn settled(mut self, user: &UserName, known: Option<CertificateDer<'static>>) -> Self {
+        if let Self::Joined { parsed, ca, .. } = &mut self {
+            (parsed.user, *ca) = (Some(user.clone()), known);
         }
         self
     }
@@ -102,9 +109,10 @@ impl Access {
             Self::Door(_) => {
                 Err(BorrowError::usage("the lender of this machine is at hand: nothing is shared with it"))
             }
-            Self::Joined { profiles, parsed, .. } => {
+            Self::Joined { profiles, host, parsed, ca: known } => {
                 let (profile, user) = profiles.find(parsed)?;
                 let ca = profiles.ca(&profile.alias)?;
+                check_known(host, &ca, known.as_ref())?;
                 Ok(Key { alias: parsed.alias.clone(), port: self.port(), user, lender: profile.lender, ca })
             }
         }
@@ -113,9 +121,9 @@ impl Access {
     /// Enters with what the last login left: its ticket, or nothing at the door. `replaces` is a session of before whose
     /// connection was lost.
     pub(super) async fn again(&self, replaces: Option<SessionId>) -> Result<Entered, BorrowError> {
-        let (profiles, host, parsed) = match self {
+        let (profiles, host, parsed, known) = match self {
             Self::Door(door) => return door.enter(replaces).await,
-            Self::Joined { profiles, host, parsed } => (profiles, host, parsed),
+            Self::Joined { profiles, host, parsed, ca } => (profiles, host, parsed, ca.as_ref()),
         };
         let (profile, user) = profiles.find(parsed)?;
         let again = |text: String| BorrowError::Login { text, notes: vec![log_in_again(host)] };
@@ -133,13 +141,13 @@ impl Access {
         let by_ticket = match saved {
             Ok(saved) => {
                 let ticket = Credential::Ticket(&saved);
-                enter(profiles, profile.clone(), user.clone(), host, ticket, replaces).await
+                enter(profiles, profile.clone(), user.clone(), (host, known), ticket, replaces).await
             }
             Err(error) => Err(error),
         };
         let Err(no_ticket @ BorrowError::Login { .. }) = by_ticket else { return by_ticket };
         // Perhaps the lender asks for no more than the certificate: then nobody need be there to log in.
-        match enter(profiles, profile, user, host, Credential::Certificate, replaces).await {
+        match enter(profiles, profile, user, (host, known), Credential::Certificate, replaces).await {
             Err(BorrowError::Login { .. } | BorrowError::Ended { kind: ErrorKind::Protocol, .. }) => Err(no_ticket),
             entered => entered,
         }
@@ -149,9 +157,9 @@ impl Access {
     pub(super) async fn by_certificate(&self) -> Result<Entered, BorrowError> {
         match self {
             Self::Door(door) => door.enter(None).await,
-            Self::Joined { profiles, host, parsed } => {
+            Self::Joined { profiles, host, parsed, ca } => {
                 let (profile, user) = profiles.find(parsed)?;
-                enter(profiles, profile, user, host, Credential::Certificate, None).await
+                enter(profiles, profile, user, (host, ca.as_ref()), Credential::Certificate, None).await
             }
         }
     }
@@ -162,13 +170,13 @@ impl Access {
             Self::Door(_) => {
                 Err(BorrowError::usage("the lender of this machine itself knows you: it takes no password"))
             }
-            Self::Joined { profiles, host, parsed } => {
+            Self::Joined { profiles, host, parsed, ca } => {
                 let (profile, user) = profiles.find(parsed)?;
                 let own = profiles.credentials(&profile.alias, &user)?;
                 if let Some(end) = overdue::ended(&own) {
                     overdue::renew(profiles, &profile, &user, host, own, end, password).await?;
                 }
-                enter(profiles, profile, user, host, Credential::Password(password), None).await
+                enter(profiles, profile, user, (host, ca.as_ref()), Credential::Password(password), None).await
             }
         }
     }
@@ -178,11 +186,12 @@ async fn enter(
     profiles: &Profiles,
     profile: Profile,
     user: UserName,
-    host: &str,
+    (host, known): (&str, Option<&CertificateDer<'static>>),
     credential: Credential<'_>,
     replaces: Option<SessionId>,
 ) -> Result<Entered, BorrowError> {
     let own = profiles.credentials(&profile.alias, &user)?;
+    check_known(host, &own.ca, known)?;
     if let Some(end) = overdue::ended(&own) {
         return Err(overdue::refusal(host, &profile.lender, end));
     }
@@ -208,9 +217,18 @@ async fn enter(
         alias: profile.alias,
         lender: profile.lender.clone(),
         user: user.clone(),
+        ca: own.ca.clone(),
     };
     let renewal = Some(renewed.keep(session.clone()).await);
-    Ok(Entered { session, id, lender: profile.lender, user, renewal, is_shared: false })
+    Ok(Entered { session, id, lender: profile.lender, user, ca: Some(own.ca), renewal, is_shared: false })
+}
+
+/// Whether the lender that a host is here by now is the one that is known from before.
+fn check_known(host: &str, ca: &CertificateDer<'_>, known: Option<&CertificateDer<'_>>) -> Result<(), BorrowError> {
+    match known.is_none_or(|known| known == ca) {
+        true => Ok(()),
+        false => Err(BorrowError::OtherLender { host: host.to_owned() }),
+    }
 }
 
 fn saved(issued: &IssuedTicket, user: &UserName, lender: &LenderName) -> SavedTicket {

@@ -88,7 +88,7 @@ impl Door {
             // Quoted: it is the lender's text.
             tracing::warn!("the OS user {os_user:?} is {user} at {lender}");
         }
-        Ok(Entered { session, id, lender, user, renewal: None, is_shared: false })
+        Ok(Entered { session, id, lender, user, ca: None, renewal: None, is_shared: false })
     }
 
     /// The first socket that somebody answers at, if it is a lender's.

@@ -32,6 +32,12 @@ pub enum BorrowError {
         /// Which hosts there are, and how to join.
         notes: Vec<String>,
     },
+    /// The host's name was given to another lender since the session began; that one's is over, and no other follows it.
+    #[error("{host} is another lender by now: the one that the session was with is not joined any more")]
+    OtherLender {
+        /// The host, as the user calls it.
+        host: String,
+    },
     /// A key, certificate or settings file is missing, broken or open to others.
     #[error("{}", with_reason(.source))]
     File {
@@ -183,7 +189,9 @@ impl BorrowError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Usage { .. } => ErrorKind::Usage,
-            Self::UnknownHost { .. } | Self::File { .. } | Self::Profile { .. } => ErrorKind::Config,
+            Self::UnknownHost { .. } | Self::OtherLender { .. } | Self::File { .. } | Self::Profile { .. } => {
+                ErrorKind::Config
+            }
             Self::Unreachable { .. } => ErrorKind::Unreachable,
             Self::Identity { .. } => ErrorKind::Identity,
             Self::Tls { .. } => ErrorKind::Tls,
@@ -211,7 +219,11 @@ impl BorrowError {
             | Self::Listen { notes, .. }
             | Self::Start { notes, .. }
             | Self::Busy { notes, .. } => notes,
-            Self::Profile { .. } | Self::Ended { .. } | Self::Protocol { .. } | Self::Local { .. } => &[],
+            Self::OtherLender { .. }
+            | Self::Profile { .. }
+            | Self::Ended { .. }
+            | Self::Protocol { .. }
+            | Self::Local { .. } => &[],
         }
     }
 

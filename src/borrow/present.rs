@@ -51,12 +51,12 @@ impl Present {
 
 impl Shared {
     pub(super) fn new(entered: Entered, access: Access) -> Self {
-        let Entered { session, id, lender, user, renewal, is_shared } = entered;
+        let Entered { session, id, lender, user, ca, renewal, is_shared } = entered;
         let present = Present::new(session, id);
         let current = Current { present, is_shared, _renewal: renewal, keeper: None, is_closed: false };
         Self {
             lender,
-            access: Arc::new(access.of_user(&user)),
+            access: Arc::new(access.settled(&user, ca)),
             user,
             current: Mutex::new(current),
             connection: watch::Sender::new(Connection::Up),
@@ -112,7 +112,7 @@ impl Shared {
 
     /// Goes on with another session of the same borrower, unless it was closed meanwhile.
     pub(super) fn replace(&self, entered: Entered) {
-        let Entered { session, id, renewal, is_shared, lender: _, user: _ } = entered;
+        let Entered { session, id, renewal, is_shared, lender: _, user: _, ca: _ } = entered;
         {
             let mut current = self.current();
             if current.is_closed {

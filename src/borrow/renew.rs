@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
 use super::{
     BorrowError,
     profile::{Alias, Profiles},
@@ -43,6 +45,8 @@ pub(super) struct Renewed {
     pub(super) alias: Alias,
     pub(super) lender: LenderName,
     pub(super) user: UserName,
+    /// What the lender is known by.
+    pub(super) ca: CertificateDer<'static>,
 }
 
 impl Renewed {
@@ -80,6 +84,10 @@ impl Renewed {
     async fn renew_due(&self, session: &Session) -> Result<(), BorrowError> {
         let now = UnixTime::now();
         let own = self.profiles.credentials(&self.alias, &self.user)?;
+        if own.ca != self.ca {
+            // Another lender has the name by now, and what lies there is of that one.
+            return Ok(());
+        }
         let ends = own.chain.first().and_then(|certificate| identity::not_after(certificate).ok());
         if ends.is_some_and(|ends| ends.minus(LEAF_LIFETIME / 3) <= now) {
             self.renew_certificate(session, &own.key_pem).await?;
@@ -162,7 +170,8 @@ mod tests {
         let draft = profiles.draft(&alias, &of, &user, key.device(), key_pem.as_bytes()).unwrap();
         let made = UnixTime::now().plus(left).minus(LEAF_LIFETIME);
         draft.finish(&authority.issue_client(&user, &key, made).unwrap(), authority.cert_der()).unwrap();
-        Renewed { profiles, alias, lender, user }
+        let ca = authority.cert_der().clone();
+        Renewed { profiles, alias, lender, user, ca }
     }
 
     #[tokio::test]
@@ -172,6 +181,17 @@ mod tests {
         let (near, _far) = duplex(64 * 1024);
         let session = Session::start(BufReader::new(near), Role::Borrower, Config::default());
         assert_eq!(renewed.pause_after(&session).await, PAUSE);
+    }
+
+    /// Its certificate is due, and the session's lender has no say in it.
+    #[tokio::test]
+    async fn what_lies_in_the_place_of_a_host_that_is_another_lender_by_now_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut renewed = renewed(folder.path(), DAY);
+        renewed.ca = Authority::create(UnixTime::now()).unwrap().cert_der().clone();
+        let (near, _far) = duplex(64 * 1024);
+        let session = Session::start(BufReader::new(near), Role::Borrower, Config::default());
+        assert_eq!(renewed.pause_after(&session).await, CLOCK_STEP, "it is asked nothing");
     }
 
     #[test]

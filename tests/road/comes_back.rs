@@ -8,7 +8,7 @@ use std::{
 };
 
 use capuchin::{
-    Connection, Endpoint, Forward,
+    BorrowError, Connection, Endpoint, Forward, Share,
     proto::{ErrorKind, Target},
 };
 use rustix::process::Signal;
@@ -296,4 +296,29 @@ async fn who_waits_for_the_end_of_a_session_that_came_back_hears_that_it_was_clo
         }
         assert!(matches!(*connection.borrow(), Connection::Over(_)), "{connection:?}");
     }
+}
+
+/// `hosts remove` lets sessions go on, each with its own lender.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_does_not_come_back_at_another_lender_that_has_its_name_by_now() {
+    let lab = Lab::start(LOOPBACK);
+    let wire = Wire::to(lab.address);
+    let home = lab.join("alice");
+    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let server = origin(echo);
+    let (forward, local) = home.forward(&[&format!("0:{server}")]);
+    round_trip(&dial(local[0]), b"before").unwrap();
+    let borrower = connect(&home).await;
+    // Of the same name, as one that was set up anew.
+    let other = Lab::start(LOOPBACK);
+    run(home.capuchin().args(["hosts", "remove", "lab"]));
+    other.join_at("alice", &home);
+    let error = Share::open(&borrower).unwrap_err();
+    assert!(matches!(error, BorrowError::OtherLender { .. }), "{error}");
+    let logins = || other.audit().iter().filter(|line| line["event"] == "login").count();
+    let before = logins();
+    wire.cut();
+    let end = forward.wait_for_line("is another lender by now");
+    assert!(end.starts_with("error[config]"), "{end}");
+    assert_eq!(logins(), before);
 }

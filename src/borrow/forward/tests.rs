@@ -23,7 +23,8 @@ fn pair() -> (Borrower, Session) {
     let session = Session::start(BufReader::new(near), mux::Role::Borrower, mux::Config::default());
     let lender = Session::start(BufReader::new(far), mux::Role::Lender, mux::Config::default());
     let (name, user) = ("lab".parse().unwrap(), "ana".parse().unwrap());
-    let entered = Entered { session, id: SessionId([0; 16]), lender: name, user, renewal: None, is_shared: false };
+    let id = SessionId([0; 16]);
+    let entered = Entered { session, id, lender: name, user, ca: None, renewal: None, is_shared: false };
     // Never asked: the session is there already.
     let nowhere = Profiles::at("/nonexistent".as_ref(), "/nonexistent".as_ref());
     (Borrower::new(entered, Access::with(&nowhere, "lab").unwrap()), lender)

@@ -78,7 +78,7 @@ pub(in crate::borrow) async fn enter(access: &Access) -> Result<Option<Entered>,
     if (&user, &lender) != (&key.user, &key.lender) {
         return Ok(None);
     }
-    Ok(Some(Entered { session, id, lender, user, renewal: None, is_shared: true }))
+    Ok(Some(Entered { session, id, lender, user, ca: Some(key.ca), renewal: None, is_shared: true }))
 }
 
 /// The process that shares a session.
