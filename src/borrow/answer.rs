@@ -1,8 +1,8 @@
 //! The lender's answer to what was asked for on a stream.
 
-use super::BorrowError;
+use super::{BorrowError, Borrower, connect::first_message, give_up::Attempt, present::Present};
 use crate::{
-    proto::{Answer, Reset},
+    proto::{Answer, Request, Reset},
     session::Stream,
 };
 
@@ -12,6 +12,27 @@ pub(super) struct Unanswered<'a>(pub(super) &'a Stream);
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.0.reset(Reset::Cancelled);
+    }
+}
+
+/// Asks for what the lender takes its time to grant, as a connection: the stream, and what is granted; `target` is what was asked
+/// for, as its user calls it.
+///
+/// # Errors
+/// As [`granted`].
+///
+/// # Cancellation
+/// Dropping the future before the answer makes the lender give up: at once, unless very many are dropped.
+pub(super) async fn ask<A>(borrower: &Borrower, request: &Request, target: &str) -> Result<(Stream, A), BorrowError>
+where
+    A: for<'b> minicbor::Decode<'b, ()>,
+{
+    let Present { session, give_ups, .. } = borrower.shared().present();
+    let opened = session.open(first_message(request)?).map_err(|error| BorrowError::open(borrower.host(), error));
+    let answer = Attempt::new(opened?, session, give_ups).answer().await;
+    match answer.map_err(|error| BorrowError::answer(borrower.host(), target, error))? {
+        (stream, Answer::Granted(granted)) => Ok((stream, granted)),
+        (_, Answer::Refused(refusal)) => Err(BorrowError::refused(borrower.host(), target, &refusal)),
     }
 }
 

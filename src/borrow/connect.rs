@@ -165,7 +165,7 @@ impl Borrower {
     /// `target` is none; the lender refuses it, or cannot connect: [`BorrowError::Dial`] has the error number of its `connect`.
     ///
     /// # Cancellation
-    /// Dropping the future makes the lender give up.
+    /// Dropping the future makes the lender give up: at once, but for very many that are dropped together.
     pub async fn tcp_connect(&self, target: impl AsRef<str>) -> Result<TcpStream, BorrowError> {
         self.tcp_connect_to(&parse_target(target.as_ref())?).await
     }

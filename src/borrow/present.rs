@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::{
     access::{Access, Entered},
     arrivals::Arrivals,
+    give_up::{GIVEN_UP, GiveUps},
     keep::{Connection, Keeper, SessionEnd},
     renew::Renewal,
 };
@@ -41,11 +42,13 @@ pub(super) struct Present {
     pub(super) session: Session,
     pub(super) id: SessionId,
     pub(super) arrivals: Arrivals,
+    pub(super) give_ups: Arc<GiveUps>,
 }
 
 impl Present {
     fn new(session: Session, id: SessionId) -> Self {
-        Self { session, id, arrivals: Arrivals::default() }
+        let give_ups = Arc::new(GiveUps::new(GIVEN_UP));
+        Self { session, id, arrivals: Arrivals::default(), give_ups }
     }
 }
 

@@ -76,8 +76,7 @@ impl Borrower {
     pub async fn stdio(&self, name: impl AsRef<str>) -> Result<ServiceStream, BorrowError> {
         let name = name.as_ref().to_owned();
         let target = format!("service:{name}");
-        let stream = self.open(&Request::ServiceConnect(name))?;
-        let Ready {} = answer::granted(&stream, self.host(), &target).await?;
+        let (stream, Ready {}) = answer::ask(self, &Request::ServiceConnect(name), &target).await?;
         Ok(ServiceStream { stream })
     }
 }

@@ -43,12 +43,14 @@ use tokio::{
 
 #[cfg(feature = "cli")]
 pub(crate) use self::beginning::{Beginning, while_others_begin};
-use self::carry::GIVEN_UP;
 pub(super) use self::entrance::enter;
 #[cfg(feature = "run")]
 pub(super) use self::entrance::keeper;
 pub(super) use self::key::Key;
-use super::{BorrowError, Borrower, give_up::GiveUps};
+use super::{
+    BorrowError, Borrower,
+    give_up::{GIVEN_UP, GiveUps},
+};
 use crate::session::{Backoff, SocketFile};
 
 /// A command of ours that says nothing for so long is given up.

@@ -144,9 +144,7 @@ impl OwnedWriteHalf {
 /// # Cancellation
 /// Dropping the future makes the lender give up.
 pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<(Stream, TcpConnected), BorrowError> {
-    let stream = borrower.open(&Request::TcpConnect(target.clone()))?;
-    let connected = answer::granted(&stream, borrower.host(), &target.to_string()).await?;
-    Ok((stream, connected))
+    answer::ask(borrower, &Request::TcpConnect(target.clone()), &target.to_string()).await
 }
 
 read_by!(TcpStream, stream);

@@ -47,8 +47,8 @@ impl Borrower {
     /// Dropping the future makes the lender give up.
     pub async fn unix_connect(&self, path: impl AsRef<Path>) -> Result<UnixStream, BorrowError> {
         let path = path.as_ref();
-        let stream = self.open(&Request::UnixConnect(bytes_of(path)?))?;
-        let Ready {} = answer::granted(&stream, self.host(), &path.display().to_string()).await?;
+        let request = Request::UnixConnect(bytes_of(path)?);
+        let (stream, Ready {}) = answer::ask(self, &request, &path.display().to_string()).await?;
         Ok(UnixStream { stream })
     }
 

@@ -1,6 +1,6 @@
 //! Borrowed connections and forwards, against a lender whose answers the test makes up.
 
-use std::{io, net::SocketAddr};
+use std::{future::poll_fn, io, net::SocketAddr, task::Poll};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex},
@@ -55,6 +55,27 @@ async fn connect(borrower: &Borrower, lender: &Session) -> (TcpStream, Stream) {
         grant(&stream).await;
         stream
     })
+}
+
+/// Such as those that a timeout ends together. More at once, and the lender would end the session.
+#[tokio::test]
+async fn a_thousand_connections_that_are_given_up_at_once_cost_nobody_the_session() {
+    let (borrower, lender) = pair();
+    let mut dials: Vec<_> = (0..1100).map(|_| Box::pin(borrower.tcp_connect("web:80"))).collect();
+    for dial in &mut dials {
+        let is_pending = poll_fn(|cx| Poll::Ready(dial.as_mut().poll(cx).is_pending()));
+        assert!(is_pending.await);
+    }
+    let mut heard = Vec::new();
+    for _ in 0..dials.len() {
+        heard.push(asked(&lender).await.0);
+    }
+    drop(dials);
+    for stream in heard {
+        stream.given_up().await;
+    }
+    assert_eq!((lender.over(), lender.peer_streams()), (None, 0));
+    connect(&borrower, &lender).await;
 }
 
 #[tokio::test]

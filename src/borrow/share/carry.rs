@@ -1,19 +1,11 @@
 //! Bytes between a stream of a command and one of the session.
 
-use std::time::Duration;
-
 use super::speech::Speech;
 use crate::{
-    borrow::{
-        answer::Unanswered,
-        give_up::{GiveUps, Rate},
-    },
+    borrow::{answer::Unanswered, give_up::GiveUps},
     proto::{ErrorKind, Reset},
     session::{Meter, Metered, Session, Stream, abandoned, copy},
 };
-
-/// What all commands together may give up before it is answered; a lender bears 1,000 at once and 100 a second.
-pub(super) const GIVEN_UP: Rate = Rate { burst: 800, step: Duration::from_millis(12) };
 
 /// A stream of a command.
 pub(super) struct Near {
@@ -81,9 +73,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::proto::{
-        Errno,
-        mux::{Config, Role},
+    use crate::{
+        borrow::give_up::GIVEN_UP,
+        proto::{
+            Errno,
+            mux::{Config, Role},
+        },
     };
 
     fn sessions() -> [Session; 2] {
