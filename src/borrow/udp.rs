@@ -8,9 +8,9 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{BorrowError, Borrower, answer::Unanswered};
+use super::{BorrowError, Borrower, answer};
 use crate::{
-    proto::{Answer, DATAGRAM_BYTES_MAX, Errno, ErrorKind, Listening, Refusal, Request, UdpBind, UdpBody, UdpMessage},
+    proto::{DATAGRAM_BYTES_MAX, Errno, ErrorKind, Listening, Refusal, Request, UdpBind, UdpBody, UdpMessage},
     session::{DatagramQueue, DatagramReader, QUEUE_BYTES, Stream},
 };
 
@@ -85,14 +85,8 @@ impl Borrower {
 /// # Cancellation
 /// Dropping the future before the answer closes the socket.
 pub(super) async fn answer(borrower: &Borrower, stream: &Stream, wanted: UdpBind) -> Result<SocketAddr, BorrowError> {
-    let unanswered = Unanswered(stream);
-    let target = wanted.address.to_string();
-    let answer = stream.read_message("answer").await;
-    std::mem::forget(unanswered);
-    match answer.map_err(|error| BorrowError::answer(borrower.host(), &target, error))? {
-        Answer::Granted(Listening { local }) => Ok(local.0),
-        Answer::Refused(refusal) => Err(BorrowError::refused(borrower.host(), &target, &refusal).of_listener()),
-    }
+    let granted = answer::granted(stream, borrower.host(), &wanted.address.to_string()).await;
+    granted.map(|Listening { local }| local.0).map_err(BorrowError::of_listener)
 }
 
 fn parse(text: &str) -> Result<SocketAddr, BorrowError> {
@@ -151,8 +145,7 @@ impl UdpSocket {
                 .with_errno(Some(Errno::EMSGSIZE));
             return Err(BorrowError::refused(self.borrower.host(), &peer.to_string(), &refusal));
         }
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let message = UdpMessage::datagram(peer, payload);
+        let message = UdpMessage::datagram(as_told(peer), payload);
         let mut queue = self.outgoing.lock().await;
         loop {
             queue.drain(&self.stream).await.map_err(|error| self.failed(error))?;
@@ -186,7 +179,7 @@ impl UdpSocket {
         let mut reader = self.incoming.lock().await;
         loop {
             while let Some(UdpMessage { peer, body }) = reader.next_message().map_err(|error| self.failed(error))? {
-                if self.peer_addr().is_ok_and(|connected| connected != peer) {
+                if self.peer_addr().is_ok_and(|connected| as_told(connected) != peer) {
                     continue;
                 }
                 let host = self.borrower.host();
@@ -225,6 +218,11 @@ impl UdpSocket {
     }
 
     fn failed(&self, error: io::Error) -> BorrowError {
-        BorrowError::answer(self.borrower.host(), &self.local.to_string(), error)
+        BorrowError::answer(self.borrower.host(), &self.local.to_string(), error).of_listener()
     }
+}
+
+/// An address as the lender and we tell it each other: IPv4 as such, and no more than address and port.
+fn as_told(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }

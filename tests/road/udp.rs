@@ -113,6 +113,20 @@ async fn a_closed_port_is_refused_by_its_address_and_the_socket_stays_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_that_is_connected_to_an_address_of_ipv4_within_ipv6_hears_from_it() {
+    let (_lab, _home, borrower) = session(UDP).await;
+    let (socket, peer) = (borrower.udp_bind("[::]:0").await.unwrap(), there("127.0.0.1:0"));
+    let SocketAddr::V4(address) = peer.local_addr().unwrap() else { panic!("IPv4") };
+    socket.connect(SocketAddr::from((address.ip().to_ipv6_mapped(), address.port())));
+    socket.send(b"question").await.unwrap();
+    let (_, from) = heard(&peer);
+    peer.send_to(b"answer", from).unwrap();
+    let mut buffer = [0; 64];
+    let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
+    assert_eq!(&buffer[..length], b"answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connected_socket_hears_only_from_its_peer() {
     let (_lab, _home, borrower) = session(UDP).await;
     let (socket, peer, other) =
