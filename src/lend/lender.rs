@@ -25,6 +25,7 @@ use super::{
     live::Live,
     names::{self, Machine},
     reload::{self, RefusedPolicy},
+    real_path::real_place,
     resolve::LookUps,
     seats::Seats,
     service::Services,
@@ -383,5 +384,5 @@ pub(super) fn load_policy(dir: &LenderDir) -> Result<Policy, LendError> {
     let bytes = keyfile::read_admin_file(&path)?;
     let text = String::from_utf8(bytes)
         .map_err(|_| LendError::Config { path: path.clone(), problem: "it is not UTF-8".to_owned() })?;
-    Ok(Policy::parse(&text, &path.display().to_string())?)
+    Ok(Policy::parse(&text, &path.display().to_string())?.with_denies_followed(real_place))
 }

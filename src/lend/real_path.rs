@@ -6,7 +6,7 @@
 //! is judged by where it would be, so that a refusal does not tell whether it does.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -39,7 +39,7 @@ pub(super) enum Last {
 /// behind that place stands as it was given.
 pub(super) fn real_path(path: &LenderPath, last: Last) -> (LenderPath, Option<Errno>) {
     let mut ahead = Vec::new();
-    push_ahead(&mut ahead, Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())));
+    push_ahead(&mut ahead, Path::new(OsStr::from_bytes(path.as_bytes())));
     let (mut done, mut links, mut stopped) = (PathBuf::from("/"), 0, None);
     while let Some(part) = ahead.pop() {
         if part == ".." {
@@ -80,15 +80,25 @@ pub(super) fn real_pattern(kind: Kind, pattern: &str) -> String {
         None => (pattern, ""),
     };
     let Ok(named) = LenderPath::parse(path) else { return pattern.to_owned() };
-    // A socket is created in the place of a link, and not where that leads.
-    let is_place = kind == Kind::UnixListen && all.is_empty() && !Path::new(path).is_dir();
-    let (real, _) = real_path(&named, if is_place { Last::Kept } else { Last::Followed });
-    match std::str::from_utf8(real.as_bytes()) {
+    match std::str::from_utf8(real_place(kind, &named, !all.is_empty()).as_bytes()) {
         Ok("/") if !all.is_empty() => all.to_owned(),
         Ok(real) if !real.contains('*') => format!("{real}{all}"),
         // No pattern can say it.
         Ok(_) | Err(_) => pattern.to_owned(),
     }
+}
+
+/// Where the links of a path that a rule names lead now; `all`: the rule is for what is directly in it.
+pub(super) fn real_place(kind: Kind, named: &LenderPath, all: bool) -> LenderPath {
+    let is_folder = || Path::new(OsStr::from_bytes(named.as_bytes())).is_dir();
+    let last = match kind {
+        // A socket is created in the place of a link, and not where that leads.
+        Kind::UnixListen if !all && !is_folder() => Last::Kept,
+        // A program goes by what it is called, which may be a link to one that is called otherwise.
+        Kind::Exec => Last::Kept,
+        _ => Last::Followed,
+    };
+    real_path(named, last).0
 }
 
 /// The parts of a path, so that its first is popped first.

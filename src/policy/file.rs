@@ -5,6 +5,8 @@ use toml::de::DeTable;
 use super::{
     covered::{self, Covered},
     expectation,
+    kind::Kind,
+    path::LenderPath,
     problem::{PolicyError, Problem},
     reader::Reader,
     rule::{Groups, Patterns, Place, Rule, read_groups},
@@ -73,6 +75,26 @@ impl Policy {
             }
         }
         Ok(policy)
+    }
+
+    /// This policy with each `[[deny]]` of Unix sockets and programs holding also where links lead from its path, which is by what a
+    /// request is judged. `real` says where that is: of a kind, a path, and whether the rule is for what is directly in it (`/*`).
+    ///
+    /// ```
+    /// use capuchin::{policy::*, proto::DeviceId};
+    /// let text = "[[allow]]\nwho = \"ana\"\nunix = \"/run\"\n[[deny]]\nwho = \"ana\"\nunix = \"/var/run/docker.sock\"";
+    /// let docker = UnixConnect { path: LenderPath::parse("/run/docker.sock")? };
+    /// let policy = Policy::parse(text, "policy.toml")?.with_denies_followed(|_, _, _| docker.path.clone());
+    ///
+    /// let ana = Principal { user: "ana".parse()?, device: DeviceId::from_digest(&[0; 32]) };
+    /// assert!(decide(&policy, &ana, docker, &Facts::default()).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_denies_followed(mut self, real: impl Fn(Kind, &LenderPath, bool) -> LenderPath) -> Self {
+        self.deny.iter_mut().for_each(|rule| rule.patterns.follow(&real));
+        self.covered = covered::find(&self.allow, &self.deny);
+        self
     }
 
     /// A line about each pattern of an `[[allow]]` that can never take effect, since a `[[deny]]` covers it whole for each of its

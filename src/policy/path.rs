@@ -111,6 +111,8 @@ pub(super) enum PathPattern {
     Tree(LenderPath),
     /// `/*`: what is directly in it.
     Directly(LenderPath),
+    /// As a deny names it, and as links lead from there: it holds for both.
+    Linked(Box<[Self; 2]>),
 }
 
 impl PathPattern {
@@ -135,25 +137,44 @@ impl PathPattern {
         LenderPath::parse(path).map(if directly { Self::Directly } else { Self::Tree })
     }
 
+    /// Of a deny: it holds also where its links lead. `real` says where, of a path and of whether it is a folder of `/*`.
+    pub fn follow(&mut self, real: impl Fn(&LenderPath, bool) -> LenderPath) {
+        let led = match self {
+            Self::Tree(path) => Self::Tree(real(path, false)),
+            Self::Directly(folder) => Self::Directly(real(folder, true)),
+            Self::Linked(_) => return,
+        };
+        if led != *self {
+            *self = Self::Linked(Box::new([self.clone(), led]));
+        }
+    }
+
     fn covers(&self, path: &LenderPath) -> bool {
         match self {
             Self::Tree(folder) => path.is_within(folder),
             Self::Directly(folder) => path.parent_is(folder),
+            Self::Linked(both) => both.iter().any(|pattern| pattern.covers(path)),
         }
     }
 
     fn folder(&self) -> &LenderPath {
-        let (Self::Tree(folder) | Self::Directly(folder)) = self;
-        folder
+        match self {
+            Self::Tree(folder) | Self::Directly(folder) => folder,
+            Self::Linked(both) => {
+                let [named, _] = &**both;
+                named.folder()
+            }
+        }
     }
 }
 
 impl Covers for PathPattern {
     fn covers_all_of(&self, allow: &Self) -> bool {
         match (self, allow) {
+            (Self::Linked(both), _) => both.iter().any(|denied| denied.covers_all_of(allow)),
             (Self::Tree(denied), _) => allow.folder().is_within(denied),
             (Self::Directly(denied), Self::Directly(allowed)) => denied == allowed,
-            (Self::Directly(_), Self::Tree(_)) => false,
+            (Self::Directly(_), _) => false,
         }
     }
 }

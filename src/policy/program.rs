@@ -41,6 +41,8 @@ pub struct Python;
 pub(super) struct ProgramPattern {
     /// None: every program.
     path: Option<LenderPath>,
+    /// Of a deny: the same file by where its folder really is, if that is elsewhere (`/bin/sh`, which is `/usr/bin/sh`).
+    led: Option<LenderPath>,
     /// What the arguments begin with, or are.
     args: Vec<String>,
     exact: bool,
@@ -91,7 +93,7 @@ impl Exec {
     /// written as far as they are.
     pub(super) fn into_pattern(self) -> ProgramPattern {
         let args = self.args.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-        ProgramPattern { path: Some(self.path), args, exact: true }
+        ProgramPattern { path: Some(self.path), led: None, args, exact: true }
     }
 }
 
@@ -101,6 +103,15 @@ impl ProgramPattern {
         let path = self.path.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
         let args = if self.args.is_empty() { String::new() } else { format!(", args = {:?}", self.args) };
         format!("{{ path = {path:?}{args}{} }}", if self.exact { ", exact = true" } else { "" })
+    }
+
+    /// Of a deny: it holds for its file also by the name that `real` gives it.
+    pub fn follow(&mut self, real: impl Fn(&LenderPath) -> LenderPath) {
+        self.led = self.path.as_ref().map(real).filter(|led| Some(led) != self.path.as_ref());
+    }
+
+    fn names(&self, file: &LenderPath) -> bool {
+        self.path.as_ref().is_none_or(|path| path == file) || self.led.as_ref() == Some(file)
     }
 
     /// Reads a list of `{ path, args, exact }`.
@@ -116,7 +127,7 @@ impl ProgramPattern {
         if !table.contains_key("path") {
             return Err(reader.missing_key(value.span(), "path", PLACE));
         }
-        let mut pattern = Self { path: None, args: Vec::new(), exact: false };
+        let mut pattern = Self { path: None, led: None, args: Vec::new(), exact: false };
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "path" => pattern.path = reader.string(value, "path", parse_program)?.value,
@@ -134,7 +145,7 @@ impl ProgramPattern {
 
 impl Covers for ProgramPattern {
     fn covers_all_of(&self, allow: &Self) -> bool {
-        let is_same = self.path.is_none() || self.path == allow.path;
+        let is_same = allow.path.as_ref().map_or(self.path.is_none(), |path| self.names(path));
         let args = match self.exact {
             true => allow.exact && self.args == allow.args,
             false => allow.args.starts_with(&self.args),
@@ -271,8 +282,7 @@ impl Wanted<ProgramPattern> for Asked<'_> {
     }
 
     fn is_denied_by(&self, pattern: &ProgramPattern) -> bool {
-        let by_path = pattern.path.as_ref().is_none_or(|path| self.paths().any(|asked| path == asked));
-        by_path && self.has_args_of(pattern)
+        self.paths().any(|asked| pattern.names(asked)) && self.has_args_of(pattern)
     }
 
     fn is_covered_by(&self, pattern: &ProgramPattern) -> bool {

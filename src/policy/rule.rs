@@ -9,7 +9,7 @@ use std::{
 use super::{
     kind::Kind,
     listen::ListenPattern,
-    path::PathPattern,
+    path::{LenderPath, PathPattern},
     pattern::{HostPattern, Target},
     problem::{PolicyError, Problem},
     program::ProgramPattern,
@@ -117,6 +117,14 @@ impl Patterns {
             // No key of its own.
             Kind::Profile => Vec::new(),
         }
+    }
+
+    /// Of a deny: what it says of paths holds also where `real` says that links lead from there.
+    pub fn follow(&mut self, real: &impl Fn(Kind, &LenderPath, bool) -> LenderPath) {
+        for (kind, entries) in [(Kind::Unix, &mut self.unix), (Kind::UnixListen, &mut self.unix_listen)] {
+            entries.iter_mut().for_each(|entry| entry.value.follow(|path, all| real(kind, path, all)));
+        }
+        self.exec.iter_mut().for_each(|entry| entry.value.follow(|path| real(Kind::Exec, path, false)));
     }
 
     /// Reads one key; `false` when it is none of a pattern.

@@ -159,6 +159,20 @@ async fn a_refusal_does_not_tell_what_lies_at_a_path() {
     }
 }
 
+/// `/bin` leads to `/usr/bin`, where a name is found first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deny_of_a_program_holds_by_the_other_name_of_its_folder() {
+    assert_eq!(Path::new("/bin").canonicalize().unwrap(), Path::new("/usr/bin"), "this test needs a merged /usr");
+    let lab =
+        Lab::start(&policy("exec = [{ path = \"*\" }]\n[[deny]]\nwho = \"alice\"\nexec = [{ path = \"/bin/cat\" }]"));
+    let home = lab.join("alice");
+    for name in ["cat", "/bin/cat", "/usr/bin/cat", "/usr/../bin/cat"] {
+        let refusal = refused(&lab, &home, &[name.as_bytes(), b"/dev/null"], &[]).await;
+        assert!(refusal.text().contains("a rule denies it"), "{name}: {}", refusal.text());
+    }
+    echo_still_runs(&lab, &home).await;
+}
+
 /// As execvp goes on past what it may not execute, so does the look in PATH.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_is_the_first_of_path_that_the_user_may_run() {

@@ -1,8 +1,12 @@
 //! Unix sockets of the lender, against paths that are none and borrowers that are gone.
 
 use std::{
-    os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
+    fs,
+    os::unix::{
+        fs::symlink,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
 };
 
 use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Ready, Request, UnixListen, message};
@@ -21,10 +25,16 @@ struct Lent {
 }
 
 fn lent() -> Lent {
+    lent_but(|_| String::new())
+}
+
+/// A folder that is lent, but for what these rules deny.
+fn lent_but(denies: impl FnOnce(&Path) -> String) -> Lent {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     let lab = Lab::start(&format!(
-        "[[allow]]\nwho = \"alice\"\nunix = {root:?}\nunix_listen = {root:?}\nallow_root = true\n"
+        "[[allow]]\nwho = \"alice\"\nunix = {root:?}\nunix_listen = {root:?}\nallow_root = true\n{}",
+        denies(&root)
     ));
     let home = lab.join("alice");
     Lent { _folder: folder, root, lab, home }
@@ -80,6 +90,41 @@ async fn attack_39_paths_that_are_none() {
         let mut peer = Peer::logged_in(lent.lab.address, &lent.home, "alice").await;
         peer.send(&frame(1, Kind::Data, true, false, &message::encode_prefixed(&request))).await;
         assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol);
+    }
+}
+
+/// As `/var/run` leads to `/run`, whichever of both a deny is written with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_41_a_deny_and_a_request_by_different_links() {
+    let lent = lent_but(|root| {
+        for folder in ["run", "old"] {
+            fs::create_dir(root.join(folder)).unwrap();
+        }
+        symlink("run", root.join("var")).unwrap();
+        symlink("old", root.join("moved")).unwrap();
+        let [server, mine, moved] = ["var/denied", "var/mine", "moved/server"].map(|name| root.join(name));
+        format!("[[deny]]\nwho = \"alice\"\nunix = [{server:?}, {moved:?}]\nunix_listen = {mine:?}\n")
+    });
+    let _servers = ["run/denied", "run/server"].map(|name| UnixListener::bind(lent.root.join(name)).unwrap());
+    // Since the policy was read.
+    fs::remove_file(lent.root.join("moved")).unwrap();
+    symlink("run", lent.root.join("moved")).unwrap();
+    let connect = |name: &[u8]| Request::UnixConnect(lent.path(name));
+    let listen = |name: &[u8]| Request::UnixListen(UnixListen { path: lent.path(name), backlog: Some(1) });
+    for request in [
+        connect(b"var/denied"),
+        connect(b"run/denied"),
+        connect(b"moved/denied"),
+        connect(b"moved/server"),
+        listen(b"var/mine"),
+        listen(b"run/mine"),
+    ] {
+        let (_, Answer::Refused(refusal)) = lent.ask(&request).await else { panic!("{request:?} was granted") };
+        assert_eq!((refusal.kind(), refusal.errno().map(|it| it.0)), (ErrorKind::Policy, Some(13)), "{request:?}");
+    }
+    for request in [connect(b"var/server"), connect(b"run/server"), listen(b"var/another")] {
+        let (_, answer) = lent.ask(&request).await;
+        assert!(matches!(answer, Answer::Granted(Ready {})), "{request:?}: {answer:?}");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         own_user::{self, Actor},
         real_path::{Last, real_path},
     },
-    policy::{self, Facts, Granted, Kind, LenderPath, Principal, Request, UnixConnect, UnixListen},
+    policy::{self, Facts, Granted, Kind, LenderPath, Principal, Reason, Request, UnixConnect, UnixListen},
     proto::{Errno, ErrorKind, Refusal},
 };
 
@@ -68,7 +68,11 @@ pub(super) async fn judge<R: Request>(
     let walked = lender.shared.look_ups.run(&who.user, move || real_path(&asked, last)).await;
     let (real, stopped) = walked.map_err(|why| why.refusal(&format!("{kind} {path}")))?;
     let no = match decide(&real) {
-        Ok(grant) => return Ok((grant, stopped)),
+        Ok(grant) => match decide(path) {
+            // As of programs: a deny of either name denies, wherever the other leads by now.
+            Err(no) if no.reason == Reason::Denied => return Err(refusal(&no).into()),
+            _ => return Ok((grant, stopped)),
+        },
         Err(no) => no,
     };
     let told = match decide(path) {

@@ -73,6 +73,8 @@ struct ByName {
     allowed: Vec<bool>,
     /// What is said if nothing else may be.
     refusal: Option<Refusal>,
+    /// It is that of a deny, which says more than that nothing of the name is where it might be run.
+    is_denied: bool,
 }
 
 impl Choice<'_> {
@@ -91,12 +93,14 @@ impl Choice<'_> {
         // A rule that says something of one of them is worth more to the user than that the others have none.
         let says = |no: &policy::Refusal| no.reason != Reason::NoRule || no.nearest.is_some();
         let told = refusals.iter().position(|no| no.as_ref().is_some_and(says)).unwrap_or(candidates.usual);
-        let refusal = refusals.get_mut(told).and_then(Option::take).map(|no| gate::refusal(&no));
+        let no = refusals.get_mut(told).and_then(Option::take);
+        let is_denied = no.as_ref().is_some_and(|no| no.reason == Reason::Denied);
+        let refusal = no.map(|no| gate::refusal(&no));
         if let (Some(refusal), Some(path)) = (&refusal, candidates.paths.get(told)) {
             let exec = self.exec(path, None)?;
             may_run(self.policy, &self.borrower.principal, &exec, &self.facts()).map_err(|_| refusal.clone())?;
         }
-        Ok(ByName { allowed, refusal })
+        Ok(ByName { allowed, refusal, is_denied })
     }
 
     /// Decides between the candidates, now that it is known what lies there.
@@ -119,7 +123,7 @@ impl Choice<'_> {
         }
         Err(match (denied, by_name.refusal) {
             (Some(no), _) => gate::refusal(&no),
-            (None, Some(refusal)) if !by_name.allowed.contains(&true) => refusal,
+            (None, Some(refusal)) if by_name.is_denied || !by_name.allowed.contains(&true) => refusal,
             (None, _) => missing(name, &format!("there is no such program in {PATH}")),
         })
     }

@@ -135,3 +135,40 @@ fn a_line_that_would_be_cut_is_not_shown_at_all() {
         assert_eq!((refusal.send.is_some(), refusal.help.ends_with("(a line too long to be shown)")), (shown, !shown));
     }
 }
+
+#[test]
+fn a_deny_holds_in_both_of_its_spellings() {
+    let real = |_: Kind, path: &LenderPath, all: bool| match path.to_string().as_str() {
+        "/var/run/docker.sock" if !all => self::path("/run/docker.sock"),
+        "/var/run/user" if all => self::path("/run/user"),
+        other => self::path(other),
+    };
+    for key in ["unix", "unix_listen"] {
+        let text = format!(
+            "[[allow]]\nwho = \"ana\"\n{key} = [\"/run\", \"/var/run\"]\n\
+             [[deny]]\nwho = \"ana\"\n{key} = [\"/var/run/docker.sock\", \"/var/run/user/*\", \"/run/other\"]"
+        );
+        let policy = Policy::parse(&text, "policy.toml").unwrap().with_denies_followed(real);
+        let ana = Principal { user: "ana".parse().unwrap(), device: DeviceId::from_digest(&[0; 32]) };
+        let judge = |target: &str| {
+            let kind = if key == "unix" { Kind::Unix } else { Kind::UnixListen };
+            decide(&policy, &ana, AnyRequest::parse(kind, target).unwrap(), &Facts::default())
+        };
+        for denied in ["/run/docker.sock", "/var/run/docker.sock", "/run/user/a", "/var/run/user/a", "/run/other"] {
+            let refusal = judge(denied).unwrap_err();
+            assert_eq!(refusal.reason, Reason::Denied, "{denied}");
+            assert!(
+                !refusal.rule.unwrap().to_string().contains("= \"/run/docker"),
+                "the rule is shown as it is written"
+            );
+        }
+        for allowed in ["/run/docker.sock2", "/run/user", "/run/user/a/b", "/var/run/other"] {
+            assert!(judge(allowed).is_ok(), "{allowed}");
+        }
+    }
+    let text = "[[allow]]\nwho = \"ana\"\nunix = \"/run/docker.sock\"\n\
+                [[deny]]\nwho = \"ana\"\nunix = \"/var/run/docker.sock\"";
+    let policy = Policy::parse(text, "policy.toml").unwrap();
+    assert_eq!(policy.covered().count(), 0);
+    assert_eq!(policy.with_denies_followed(real).covered().count(), 1, "what it leaves nothing of is told");
+}
