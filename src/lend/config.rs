@@ -95,6 +95,11 @@ impl LenderDir {
         self.door.as_deref()
     }
 
+    /// The sockets that it answers at itself.
+    pub(super) fn own_sockets(&self) -> Vec<PathBuf> {
+        self.door.iter().cloned().chain([self.admin_sock()]).collect()
+    }
+
     /// Its folders as they are named and where they really are, for the policy to keep out of every loan.
     pub(super) fn own_folders(&self) -> Vec<LenderPath> {
         let door = self.door.as_deref().and_then(Path::parent);

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tokio::net::UnixStream;
@@ -93,9 +93,24 @@ pub(super) async fn as_other(
 
 async fn connect(borrower: &Borrower, path: &LenderPath) -> io::Result<UnixStream> {
     let path = path.clone();
-    let look_ups = &borrower.lender.shared.look_ups;
-    let open = move || open_socket(Path::new(OsStr::from_bytes(path.as_bytes())));
-    let opened = look_ups.run(&borrower.principal.user, open);
+    let shared = &borrower.lender.shared;
+    let own = shared.dir.own_sockets();
+    let open = move || {
+        let (socket, address) = open_socket(Path::new(OsStr::from_bytes(path.as_bytes())))?;
+        // Where the daemon is the user that the admin is, it would be let in; and a hard link leads nowhere, it is the file.
+        match is_one_of(&socket, &own)? {
+            true => Err(io::Error::from(Errno::EACCES)),
+            false => Ok((socket, address)),
+        }
+    };
+    let opened = shared.look_ups.run(&borrower.principal.user, open);
     let (_socket, address) = opened.await.map_err(|why| why.errno())??;
     dial_unix(&address).await
+}
+
+/// Whether an open file is one of those at these paths, whatever it is called.
+fn is_one_of(file: &OwnedFd, paths: &[PathBuf]) -> io::Result<bool> {
+    let found = rustix::fs::fstat(file)?;
+    let is_it = |other: rustix::fs::Stat| (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino);
+    Ok(paths.iter().any(|path| rustix::fs::stat(path).is_ok_and(is_it)))
 }

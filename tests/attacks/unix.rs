@@ -7,6 +7,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Ready, Request, UnixListen, message};
@@ -14,7 +15,7 @@ use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Ready, Request, UnixListen
 use crate::support::{
     Home, Lab, PATIENCE,
     peer::{Peer, frame},
-    wait_until,
+    run, wait_until,
 };
 
 struct Lent {
@@ -91,6 +92,28 @@ async fn attack_39_paths_that_are_none() {
         peer.send(&frame(1, Kind::Data, true, false, &message::encode_prefixed(&request))).await;
         assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_38_hard_links_to_the_lenders_own_sockets_and_what_is_no_socket() {
+    let lent = lent();
+    let door = lent.lab.door();
+    for (own, name) in [(lent.lab.dir().join("admin.sock"), "admin"), (door, "door")] {
+        fs::hard_link(own, lent.root.join(name)).unwrap();
+    }
+    fs::write(lent.root.join("file"), "").unwrap();
+    let at = |name: &str| lent.root.join(name);
+    run(Command::new("mkfifo").arg(at("pipe")));
+    fs::create_dir(at("folder")).unwrap();
+    for (name, errno) in [("admin", 13), ("door", 13), ("file", 111), ("pipe", 111), ("folder", 111)] {
+        let (_, answer) = lent.ask(&Request::UnixConnect(lent.path(name.as_bytes()))).await;
+        let Answer::Refused(refusal) = answer else { panic!("{name} was granted") };
+        assert_eq!((refusal.kind(), refusal.errno().map(|it| it.0)), (ErrorKind::Target, Some(errno)), "{name}");
+        let target = at(name).display().to_string();
+        lent.lab.wait_for_audit(name, |line| line["event"] == "unix-failed" && line["target"] == target.as_str());
+    }
+    // The links were good ones, for whoever may.
+    UnixStream::connect(at("door")).unwrap();
 }
 
 /// As `/var/run` leads to `/run`, whichever of both a deny is written with.
