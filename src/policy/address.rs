@@ -2,7 +2,8 @@
 //!
 //! An IPv6 address can carry an IPv4 address that a gateway or a tunnel unpacks. Such an address is judged twice, as it
 //! stands and as what it carries: a deny or a special range that covers either covers it. It is dialled as it stands,
-//! and an allow covers it only as it stands, since what the gateway does with it is not the lender's to know.
+//! and an allow covers it only as it stands, since what the gateway does with it is not the lender's to know. So is the
+//! unspecified address, by which a machine reaches its loopback.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -20,15 +21,17 @@ const SPECIAL_V4: [(Ipv4Net, &str); 8] = [
     (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast"),
     (Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32), "broadcast"),
 ];
-const SPECIAL_V6: [(Ipv6Net, &str); 7] = [
+const SPECIAL_V6: [(Ipv6Net, &str); 9] = [
     (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback"),
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified"),
     (Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10), "link-local"),
     (Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8), "multicast"),
-    // Amazon's instances, its containers, and Google's instances.
+    // Amazon's instances, its containers, and the instances of Google, Oracle and Scaleway.
     (Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128), "cloud metadata"),
     (Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23), 128), "cloud metadata"),
     (Ipv6Net::new_assert(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128), "cloud metadata"),
+    (Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe), 128), "cloud metadata"),
+    (Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42), 128), "cloud metadata"),
 ];
 /// RFC 6052 §2.1: a NAT64 gateway unpacks the last 32 bits.
 const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
@@ -36,6 +39,13 @@ const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 
 const NAT64_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
 /// RFC 3056: the 32 bits after the prefix are the tunnel's end.
 const SIX_TO_FOUR: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16);
+/// RFC 4380 §4: behind the prefix the server's address, and last that of the client, each bit of it turned over.
+const TEREDO: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32);
+/// RFC 2765 §2.1: what a stateless translator makes IPv4 of.
+const TRANSLATED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96);
+/// RFC 5214 §6.1: in any network, the interface that ends an ISATAP tunnel, but for its bit of a universal address.
+const ISATAP: u32 = 0x0000_5efe;
+const UNIVERSAL_BIT: u32 = 0x0200_0000;
 /// RFC 4291 §2.5.5.1, deprecated and still tunnelled by some.
 const V4_COMPATIBLE: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96);
 
@@ -71,12 +81,18 @@ pub(super) fn special_range(net: IpNet) -> bool {
     special(net.addr()).is_some_and(|special| special.range.contains(&net))
 }
 
-/// `address` and every IPv4 address that it carries.
+/// `address`, every IPv4 address that it carries, and the loopback address that is met at an unspecified one.
 pub(super) fn forms(address: IpAddr) -> Vec<IpAddr> {
     let mut forms = vec![address];
     if let IpAddr::V6(v6) = address {
         forms.extend(carried(v6).into_iter().map(IpAddr::V4));
     }
+    let met = |form: &IpAddr| match form {
+        IpAddr::V4(v4) => v4.is_unspecified().then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        IpAddr::V6(v6) => v6.is_unspecified().then_some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    };
+    let loopback: Vec<_> = forms.iter().filter_map(met).collect();
+    forms.extend(loopback);
     forms
 }
 
@@ -100,8 +116,10 @@ fn carried(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
     let at = |shift: u32| Ipv4Addr::from((bits >> shift) as u32);
     if let Some(mapped) = v6.to_ipv4_mapped() {
         vec![mapped]
-    } else if NAT64.contains(&v6) || V4_COMPATIBLE.contains(&v6) {
+    } else if NAT64.contains(&v6) || V4_COMPATIBLE.contains(&v6) || TRANSLATED.contains(&v6) {
         vec![at(0)]
+    } else if TEREDO.contains(&v6) {
+        vec![at(64), Ipv4Addr::from(!(bits as u32))]
     } else if SIX_TO_FOUR.contains(&v6) {
         vec![at(80)]
     } else if NAT64_LOCAL.contains(&v6) {
@@ -110,6 +128,8 @@ fn carried(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
         let (before, after) = ((bits >> 64) as u32, (bits >> 24) as u32);
         let spread = [before << 16 | after >> 16, before << 24 | after >> 8, after].map(Ipv4Addr::from);
         spread.into_iter().filter(|v4| !matches!(v4.octets(), [0, ..])).chain([at(0)]).collect()
+    } else if (bits >> 32) as u32 & !UNIVERSAL_BIT == ISATAP {
+        vec![at(0)]
     } else {
         Vec::new()
     }
@@ -136,8 +156,13 @@ mod tests {
             "64:ff9b:1:a9:fe:a9fe::",     // offset 56
             "64:ff9b:1:0:a9:fea9:fe00:0", // offset 64
             "2002:a9fe:a9fe::1",
+            "2001:0:102:304::5601:5601",   // the client of a Teredo tunnel
+            "2001:0:a9fe:a9fe::fefd:fcfb", // its server
+            "::ffff:0:169.254.169.254",
+            "2001:db8::5efe:169.254.169.254",
+            "2001:db8::200:5efe:169.254.169.254",
         ] {
-            assert_eq!(special(ip(form)).unwrap().what, "link-local and cloud metadata", "{form}");
+            assert_eq!(special(ip(form)).map(|special| special.what), Some("link-local and cloud metadata"), "{form}");
         }
     }
 
@@ -161,6 +186,8 @@ mod tests {
             "febf::1",
             "ff02::1",
             "fd00:ec2::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
         ] {
@@ -181,6 +208,11 @@ mod tests {
             "64:ff9b::a00:1",
             "64:ff9b:1::a00:1",
             "2002:a00:1::",
+            "2001:0:102:304::f5ff:fffe",
+            "2001:1::5601:5601",
+            "2001:db8::5efe:10.0.0.1",
+            "2001:db8::100:5efe:169.254.169.254",
+            "::ffff:0:10.0.0.1",
         ] {
             assert_eq!(special(ip(outside)), None, "{outside}");
         }
@@ -190,6 +222,19 @@ mod tests {
     fn an_address_that_carries_a_special_one_is_a_range_of_its_own() {
         assert_eq!(special(ip("127.0.0.1")).unwrap().range, "127.0.0.0/8".parse().unwrap());
         assert_eq!(special(ip("64:ff9b::7f00:1")).unwrap().range, "64:ff9b::7f00:1/128".parse().unwrap());
+    }
+
+    #[test]
+    fn an_unspecified_address_is_also_the_loopback_address_that_is_met_there() {
+        for (unspecified, loopback) in [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("64:ff9b::", "127.0.0.1")] {
+            assert!(forms(ip(unspecified)).contains(&ip(loopback)), "{unspecified}");
+        }
+        assert_eq!(forms(ip("0.0.0.1")), [ip("0.0.0.1")]);
+        assert_eq!(
+            special(ip("0.0.0.0")).unwrap().range,
+            "0.0.0.0/8".parse().unwrap(),
+            "a range of its own all the same"
+        );
     }
 
     #[test]

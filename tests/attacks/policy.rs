@@ -190,11 +190,30 @@ async fn attack_46_numbers_that_resolvers_read_as_loopback() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_46_the_unspecified_address_past_a_deny_of_loopback() {
+    let origin = Origin::start();
+    let deny = "[[deny]]\nwho = \"alice\"\nconnect = [\"127.0.0.0/8:*\", \"[::1]:*\"]\n";
+    let lab = Lab::start(&format!("[[allow]]\nwho = \"alice\"\nconnect = [\"0.0.0.0:*\", \"[::]:*\"]\n{deny}"));
+    let home = lab.join("alice");
+    for host in ["0.0.0.0", "::", "::ffff:0.0.0.0", "127.0.0.1"] {
+        refused(&lab, &home, &connect(host, origin.address.port()), "a rule denies it").await;
+    }
+    assert_eq!(origin.listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was dialled");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attack_47_addresses_inside_addresses() {
     let origin = Origin::start();
     let lab = Lab::start(&(broad(&origin) + "[[deny]]\nwho = \"alice\"\nconnect = \"10.0.0.0/8:*\"\n"));
     let home = lab.join("alice");
-    for host in ["64:ff9b::169.254.169.254", "64:ff9b:1::169.254.169.254", "2002:a9fe:a9fe::1"] {
+    for host in [
+        "64:ff9b::169.254.169.254",
+        "64:ff9b:1::169.254.169.254",
+        "2002:a9fe:a9fe::1",
+        "2001:0:102:304::5601:5601",
+        "2001:db8::5efe:169.254.169.254",
+        "::ffff:0:169.254.169.254",
+    ] {
         refused(&lab, &home, &connect(host, 80), "cloud metadata").await;
     }
     for host in ["64:ff9b::10.0.0.1", "2002:a00:1::1", "::ffff:10.0.0.1"] {

@@ -158,13 +158,31 @@ fn numbers_that_resolvers_read_as_loopback_are_no_host() {
 #[test]
 fn a_deny_covers_an_address_in_every_form_that_carries_it() {
     let policy = ana_may(&["*:*", "[::/0]:*"], &["10.0.0.1:*"]);
-    for form in
-        ["10.0.0.1", "::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "2002:a00:1::5"]
-    {
+    for form in [
+        "10.0.0.1",
+        "::ffff:10.0.0.1",
+        "::10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::10.0.0.1",
+        "2002:a00:1::5",
+        "2001:0:102:304::f5ff:fffe",
+        "2001:db8::5efe:10.0.0.1",
+    ] {
         assert_eq!(reason(&policy, "db.internal", 80, &[form]), Reason::Denied, "{form}");
         assert!(!reaches(&policy, form), "{form}");
     }
     assert!(reaches(&policy, "10.0.0.2") && reaches(&policy, "64:ff9b::10.0.0.2"));
+}
+
+/// A connection to the unspecified address is one to loopback.
+#[test]
+fn a_deny_of_loopback_covers_the_unspecified_address() {
+    let policy = ana_may(&["0.0.0.0:*", "[::]:*"], &["127.0.0.0/8:80", "[::1]:80"]);
+    for host in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+        assert!(!reaches(&policy, host), "{host}");
+        assert_eq!(reason(&policy, host, 80, &[host]), Reason::Denied, "{host}");
+        assert!(kept(&policy, host, 81, &[host]).is_ok(), "{host}");
+    }
 }
 
 /// Attack 48.
