@@ -41,6 +41,8 @@ pub(super) struct Opened {
 impl Arrivals {
     /// Asks on `session` for something that connections come to; `first` is the request.
     pub(super) fn open(&self, session: &Session, first: Bytes) -> Result<Opened, OpenError> {
+        // Before the lender can have heard of it.
+        session.take_streams();
         let stream = session.open(first)?;
         // Before anything is awaited, so that the first connection finds it.
         let (expected, arrival_rx) = self.expect(session, stream.id());

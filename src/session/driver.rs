@@ -258,8 +258,8 @@ impl State {
         wakers.append(&mut self.closers);
         while let Some(event) = self.mux.poll_event() {
             match event {
-                // Nobody is left to accept it.
-                Event::Opened(id) if self.orphaned => self.mux.reset(id, Reset::Refused),
+                // Nobody is left to accept it, or nobody has asked for it: thousands of them would fill the memory.
+                Event::Opened(id) if self.orphaned || !self.takes_streams => self.mux.reset(id, Reset::Refused),
                 Event::Opened(id) => {
                     self.streams.insert(id, Wakers::default());
                     self.accepted.push_back(id);

@@ -118,7 +118,7 @@ impl Session {
     where
         C: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let shared = Arc::new(Shared::new(mux::Mux::new(role, config, std::time::Instant::now())));
+        let shared = Arc::new(Shared::new(mux::Mux::new(role, config, std::time::Instant::now()), role));
         let driver = driver::Driver::new(connection, is_there, shared.clone());
         tokio::spawn(rounds::Rounds::new(driver, shared.roster.clone()));
         Self { _owner: Arc::new(Owner(shared.clone())), shared }
@@ -143,6 +143,12 @@ impl Session {
         state.wake_driver();
         drop(state);
         Ok(Stream::new(self.shared.clone(), id))
+    }
+
+    /// From here on the streams that the peer opens wait to be accepted; before, they are refused. A lender's wait from the start,
+    /// and a borrower takes some once it has asked for something that connections come to.
+    pub fn take_streams(&self) {
+        self.shared.lock().takes_streams = true;
     }
 
     /// The next stream that the peer opens; `None` once the session is over. Dropping the future loses nothing.
@@ -221,6 +227,8 @@ struct Shared {
 struct State {
     mux: mux::Mux,
     streams: HashMap<StreamId, Wakers>,
+    /// Whether what the peer opens may wait in `accepted`.
+    takes_streams: bool,
     accepted: VecDeque<StreamId>,
     acceptor: Option<Waker>,
     /// The driver, while it waits for something to send.
@@ -242,10 +250,11 @@ struct Wakers {
 }
 
 impl Shared {
-    fn new(mux: mux::Mux) -> Self {
+    fn new(mux: mux::Mux, role: mux::Role) -> Self {
         let state = State {
             mux,
             streams: HashMap::new(),
+            takes_streams: role == mux::Role::Lender,
             accepted: VecDeque::new(),
             acceptor: None,
             driver: None,

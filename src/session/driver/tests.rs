@@ -5,7 +5,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, BufReader, ReadBuf},
     sync::oneshot,
 };
 
@@ -146,6 +146,25 @@ async fn what_many_streams_send_each_way_at_once_moves_alike() {
     assert!(up.abs_diff(down) < up / 4, "{up} MiB up, {down} MiB down");
     let most = moved.taken_in_a_row_most;
     assert!(most <= 2 * SEND_BYTES + BLOCK_BYTES, "{most} bytes went up before anything was read again");
+}
+
+/// Thousands of streams, each with its first bytes, would be held for nobody.
+#[tokio::test]
+async fn a_borrower_refuses_streams_until_it_has_asked_for_something_that_they_come_to() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let borrower = Session::start(BufReader::new(near), Role::Borrower, Config::default());
+    let lender = Session::start(BufReader::new(far), Role::Lender, Config::default());
+    for _ in 0..3 {
+        let unasked = lender.open(Bytes::from_static(b"!")).unwrap();
+        let refused = tokio::time::timeout(Duration::from_secs(20), unasked.read_all(&mut [0])).await;
+        assert_eq!(refused.expect("it is refused").unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!((borrower.peer_streams(), borrower.over()), (0, None));
+    borrower.take_streams();
+    let asked = lender.open(Bytes::from_static(b"!")).unwrap();
+    let accepted = borrower.accept().await.unwrap();
+    accepted.write_all_bytes(Bytes::from_static(b"?")).await.unwrap();
+    asked.read_all(&mut [0]).await.unwrap();
 }
 
 /// A peer that never says anything, on a machine that is there as long as this is `true`.
