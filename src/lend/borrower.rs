@@ -185,23 +185,35 @@ impl Borrower {
         is_long_ago(&self.certificate_at, pause)
     }
 
+    /// How long its certificate and the hours of its login last, by the clock and the policy of now.
+    ///
+    /// # Errors
+    /// Its time is over, and which.
+    pub(super) fn time_left(&self) -> Result<Duration, (ErrorKind, &'static str)> {
+        // Asked each time: another policy may give more hours, or fewer.
+        let ends = self.login_ends();
+        let (now, certificate) = (UnixTime::now(), *self.not_after.borrow());
+        if certificate <= now {
+            return Err((ErrorKind::Identity, "the certificate of this device has ended"));
+        }
+        if ends.is_some_and(|ends| ends <= now) {
+            return Err((ErrorKind::Login, HOURS_OVER));
+        }
+        let next = ends.map_or(certificate, |ends| ends.min(certificate));
+        Ok(Duration::from_secs(next.0 - now.0))
+    }
+
     /// Waits until its time is over, and says which.
     pub(super) async fn expired(&self) -> (ErrorKind, &'static str) {
         let mut not_after = self.not_after.subscribe();
         loop {
-            // Asked each time: another policy may give more hours, or fewer.
-            let ends = self.login_ends();
-            let (now, certificate) = (UnixTime::now(), *not_after.borrow_and_update());
-            if certificate <= now {
-                return (ErrorKind::Identity, "the certificate of this device has ended");
-            }
-            if ends.is_some_and(|ends| ends <= now) {
-                return (ErrorKind::Login, HOURS_OVER);
-            }
-            let next = ends.map_or(certificate, |ends| ends.min(certificate));
-            let step = Duration::from_secs(next.0 - now.0).min(CLOCK_STEP);
+            not_after.mark_unchanged();
+            let left = match self.time_left() {
+                Ok(left) => left,
+                Err(over) => return over,
+            };
             // The sender lives in `self`.
-            let _ = tokio::time::timeout(step, not_after.changed()).await;
+            let _ = tokio::time::timeout(left.min(CLOCK_STEP), not_after.changed()).await;
         }
     }
 

@@ -32,7 +32,13 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
     loop {
         tokio::select! {
             stream = session.accept() => match stream {
-                Some(stream) => streams.spawn(session, serve(borrower.clone(), stream)),
+                Some(stream) => match borrower.time_left() {
+                    Ok(_) => streams.spawn(session, serve(borrower.clone(), stream)),
+                    // The clock was set, or the machine has slept, since `expires` looked at it.
+                    Err((kind, why)) => {
+                        borrower.cut(kind, why);
+                    }
+                },
                 None => break,
             },
             Some(ended) = streams.join_next() => {

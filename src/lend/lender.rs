@@ -22,10 +22,11 @@ use super::{
     file_version::FileVersion,
     grants::{self, LookAgain, Standing},
     identity::{self, Configs, ServerIdentity},
+    in_force::InForce,
     live::Live,
     names::{self, Machine},
-    reload::{self, RefusedPolicy},
     real_path::real_place,
+    reload::{self, RefusedPolicy},
     resolve::LookUps,
     seats::Seats,
     service::Services,
@@ -76,7 +77,7 @@ pub(super) struct Shared {
     pub(super) authority: Authority,
     /// policy.toml, as it was read last, and what is in force: with the grants that stand.
     pub(super) file_policy: Mutex<Policy>,
-    policy: RwLock<Arc<Policy>>,
+    pub(super) policy: RwLock<InForce>,
     /// The grants behind what is in force, and when they must be looked at again.
     pub(super) standing: Mutex<Standing>,
     pub(super) grants_end: watch::Sender<LookAgain>,
@@ -161,7 +162,7 @@ impl Lender {
             dir: dir.clone(),
             config,
             authority,
-            policy: RwLock::new(Arc::new(policy.clone())),
+            policy: RwLock::new(InForce::new(policy.clone(), None)),
             file_policy: Mutex::new(policy),
             standing: Mutex::default(),
             grants_end: watch::Sender::new(LookAgain::Never),
@@ -277,11 +278,6 @@ impl Lender {
         Ok(())
     }
 
-    /// The policy of now; whoever decides twice may meet two.
-    pub(super) fn policy(&self) -> Arc<Policy> {
-        self.shared.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// How long a login of this user lasts, if the policy bounds it.
     pub(super) fn login_lasts(&self, user: &UserName) -> Option<Duration> {
         self.policy().limits(user).hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600))
@@ -337,8 +333,10 @@ impl Lender {
             *file_policy = policy;
         }
         let (grants, look_again) = self.standing_grants(grants);
-        let policy = file_policy.with_grants(grants);
-        *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        let in_force = InForce::new(file_policy.with_grants(grants), look_again.first_ends());
+        *self.shared.policy.write().unwrap_or_else(PoisonError::into_inner) = in_force;
+        // Whoever asks for the policy may have to make it anew.
+        drop(file_policy);
         self.shared.seats.bound(|user| self.policy().limits(user));
         self.shared.grants_end.send_replace(look_again);
     }

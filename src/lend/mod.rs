@@ -38,6 +38,7 @@ mod gate;
 mod grants;
 mod guess;
 mod identity;
+mod in_force;
 mod init;
 mod join;
 mod keepalive;

@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
+use capuchin::proto::ErrorKind;
+
 use crate::{
     clock::Lent,
+    names::borrower,
     still_serves,
     support::{LOOPBACK, Lab, PATIENCE, clock::Clock, fails, json, run, text},
 };
@@ -64,6 +67,34 @@ async fn a_grant_ends_by_itself_also_when_the_daemon_was_not_there() {
         line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("policy has changed"))
     });
     fails(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:9"]), 1);
+}
+
+/// While no time passes, so that nobody who waits for the end of something hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_69_a_clock_that_is_set_past_the_end_of_a_grant_and_of_a_login() {
+    const HOUR: i64 = 3600;
+    let clock = Clock::new();
+    let hours = "[[allow]]\nwho = [\"bob\"]\nlimits = { hours = 1 }\n";
+    let lab = clock.serve(Lab::start(&format!("{NOTHING}{hours}")));
+    let (alice, bob) = (lab.join("alice"), lab.join("bob"));
+    run(lab.admin().args(["allow", "alice", "connect", "127.0.0.0/8:*", "--for", "1h"]));
+    let lent = Lent::open(&alice);
+    let [alices, bobs] = [borrower(&alice).await, borrower(&bob).await];
+    alices.check("connect", "127.0.0.1:9").await.unwrap();
+    bobs.check("connect", "127.0.0.1:9").await.unwrap();
+
+    clock.stop();
+    clock.set_by(HOUR);
+    let refused = alices.check("connect", "127.0.0.1:9").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Policy, "{refused}");
+    // And what it had allowed goes.
+    lent.ends_cut();
+    let over = bobs.check("connect", "127.0.0.1:9").await.unwrap_err();
+    assert!(over.kind() == ErrorKind::Login && over.to_string().contains("hours"), "{over}");
+    clock.go_on();
+    lab.wait_for_audit("the end", |line| {
+        line["event"] == "tcp-closed" && line["why"].as_str().is_some_and(|why| why.contains("policy has changed"))
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
