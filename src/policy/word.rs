@@ -135,16 +135,18 @@ fn steers(variable: &str) -> bool {
 }
 
 const NAMES: &str = "\
-    ANT_ARGS BASHOPTS BASH_ENV BROWSER CC CURL_HOME CXX ENV EXINIT FZF_DEFAULT_COMMAND GCC_EXEC_PREFIX GLOBIGNORE \
-    GNUPGHOME GOROOT HOME HOSTALIASES IFS INPUTRC KUBECONFIG LOCALDOMAIN LOGNAME MAKEFILES MANOPT MANROFFOPT \
-    MYSQL_HOME MYVIMRC NETRC PHPRC PHP_INI_SCAN_DIR PROMPT_COMMAND PS4 PSQLRC R_ENVIRON R_ENVIRON_USER R_PROFILE \
-    R_PROFILE_USER SHELL SHELLOPTS TERMCAP TMPDIR USER VIM VIMINIT VIMRUNTIME WGETRC ZDOTDIR";
+    BASHOPTS BASH_ENV BROWSER BZIP BZIP2 CC CURL_HOME CXX ENV EXINIT GCC_EXEC_PREFIX GETCONF_DIR GLOBIGNORE GNUPGHOME \
+    GOROOT GZIP HISTFILE HOME HOSTALIASES IFS INPUTRC JAVA_HOME KUBECONFIG LOCALDOMAIN LOGNAME MAILCAPS MAKEFILES \
+    MYSQL_HOME MYVIMRC NETRC PGSERVICEFILE PGSYSCONFDIR PHPRC PHP_INI_SCAN_DIR PS0 PS1 PS2 PS4 PSQLRC R_ENVIRON \
+    R_ENVIRON_USER R_PROFILE R_PROFILE_USER SHELL SHELLOPTS SSLKEYLOGFILE TAPE TERMCAP TMPDIR UNZIP USER VIM VIMINIT \
+    VIMRUNTIME WGETRC XZ_DEFAULTS ZDOTDIR ZIP ZIPINFO shell_escape";
 const STARTS: &str = "\
-    BASH_FUNC_ CARGO_ CORECLR_ COR_ CVS_ DOCKER_ DOTNET_ DYLD_ ERL_ GEM_ GIO_ GIT_ GLIBC_ GTK_ HG KRB5 LD_ LESS LUA_ \
-    MALLOC_ NODE_ NPM_CONFIG_ OPENSSL_ PERL PYTHON QT_ RSYNC_ RUBY RUSTC SSH_ SYSTEMD_ TERMINFO XDG_ npm_config_";
+    AWS_ BASH_FUNC_ BUNDLE_ CARGO_ CORECLR_ COR_ CVS_ DBUS_ DOCKER_ DOTNET_ DYLD_ ERL_ GEM_ GIO_ GIT_ GLIBC_ GRADLE_ \
+    GS_ GST_ GTK_ HG KRB5 LD_ LESS LUA_ MALLOC_ MAVEN_ NODE_ NPM_CONFIG_ OPENSSL_ PERL PIP_ PYTHON QT_ RCLONE_ RESOLV_ \
+    RSYNC_ RUBY RUSTC R_LIBS SSH_ SYSTEMD_ TERMINFO TEXMF VK_ XDG_ npm_config_";
 /// What programs call their own of a kind: where they look, what they start, what else stands on their command line.
 const ENDS: &str = "\
-    ASKPASS EDITOR FLAGS OPTIONS OPTS PAGER PATH VISUAL _PRELOAD _RSH _WRAPPER";
+    ARGS ASKPASS COMMAND EDIT EDITOR FLAGS OPT OPTIONS OPTS PAGER PATH VISUAL _PRELOAD _RSH _SSH _WRAPPER";
 
 fn is_variable(text: &str) -> bool {
     let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
@@ -207,12 +209,27 @@ mod tests {
             "RIPGREP_CONFIG_PATH",
             "LUA_INIT",
             "SYSTEMD_PAGER",
+            "ZIPOPT",
+            "XZ_OPT",
+            "MANROFFOPT",
+            "MAVEN_ARGS",
+            "FZF_DEFAULT_COMMAND",
+            "RESTIC_PASSWORD_COMMAND",
+            "FCEDIT",
+            "SVN_SSH",
+            "GETCONF_DIR",
+            "DBUS_SESSION_BUS_ADDRESS",
+            "GRADLE_USER_HOME",
+            "PS1",
         ] {
             assert!(
                 !judged("[\"*\", \"LANG\"]", name) && !judged("[\"LD_*\", \"P*\", \"BASH*\", \"I*\"]", name),
                 "{name}"
             );
             assert!(judged(&format!("[{name:?}]"), name), "{name}");
+        }
+        for harmless in ["TERM", "TZ", "COLORTERM", "NO_COLOR", "DATA_DIR", "GREETING"] {
+            assert!(judged("\"*\"", harmless), "{harmless}");
         }
         assert!(judged("\"*\"", "LANG") && judged("\"LC_*\"", "LC_ALL") && !judged("\"LANG\"", "LANGUAGE"));
     }
