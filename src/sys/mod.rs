@@ -140,6 +140,8 @@ pub use signal_action::{is_ignored, with_default_action};
 pub use signal_number::signal;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use signals::{block_signals, signal_fd};
+#[cfg(feature = "lend")]
+pub use socket_option::hear_own_groups_only;
 #[cfg(feature = "cli")]
 pub use stdio::{close_stdout, silence_stdio};
 #[cfg(feature = "run")]

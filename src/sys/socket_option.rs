@@ -24,6 +24,18 @@ pub(super) fn set_option(
     }
 }
 
+/// Lets a socket of datagrams hear only groups that it has joined itself, and not those that the machine has joined for others
+/// (ip(7), IP_MULTICAST_ALL).
+///
+/// # Errors
+/// What the kernel says.
+#[cfg(feature = "lend")]
+pub fn hear_own_groups_only(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
+    // A socket of both families hears those of IPv4 too.
+    set_option(&socket, libc::SOL_IP, libc::IP_MULTICAST_ALL, 0)?;
+    if ipv6 { set_option(&socket, libc::SOL_IPV6, libc::IPV6_MULTICAST_ALL, 0) } else { Ok(()) }
+}
+
 /// Has the kernel judge what comes for this socket by a program of classic BPF (socket(7), SO_ATTACH_FILTER).
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! A UDP socket in the hands of somebody who sends where he may not, and what he may not.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use bytes::BytesMut;
 use capuchin::proto::{Answer, ErrorKind, Frame, Kind, Listening, Request, UdpBind, UdpBody, UdpMessage, message};
@@ -26,9 +26,12 @@ fn server() -> UdpSocket {
 
 /// A socket of IPv4 and IPv6 on stream 1 of a session of its own, and its port.
 async fn bound(lab: &Lab, home: &Home) -> (Peer, u16) {
+    bound_at(lab, home, "[::]:0", false).await
+}
+
+async fn bound_at(lab: &Lab, home: &Home, address: &str, listen: bool) -> (Peer, u16) {
     let mut peer = Peer::logged_in(lab.address, home, "alice").await;
-    let address = "[::]:0".parse().unwrap();
-    let request = Request::UdpBind(UdpBind { address, listen: false, v6_only: false });
+    let request = Request::UdpBind(UdpBind { address: address.parse().unwrap(), listen, v6_only: false });
     peer.send(&frame(1, Kind::Data, true, false, &message::encode_prefixed(&request))).await;
     match message::decode("answer", &payload(&mut peer).await[4..]).unwrap() {
         Answer::Granted(Listening { local }) => (peer, local.0.port()),
@@ -95,6 +98,29 @@ async fn attack_51_a_peer_never_sent_to_is_not_heard() {
     server.send_to(b"answer", from).unwrap();
     let told = payload(&mut peer).await;
     assert_eq!(UdpMessage::decode(&told).unwrap().body, UdpBody::Datagram(b"answer"));
+}
+
+/// The kernel gives a socket of every address what comes for any group that somebody has joined, if it is not told otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_51_a_group_that_another_program_has_joined_is_not_heard() {
+    let (group, loopback) = (Ipv4Addr::new(239, 51, 51, 51), Ipv4Addr::LOCALHOST);
+    let another = UdpSocket::bind("0.0.0.0:0").unwrap();
+    another.join_multicast_v4(&group, &loopback).unwrap();
+    another.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sender = server();
+    rustix::net::sockopt::set_ip_multicast_if(&sender, &loopback).unwrap();
+    // The group is joined, and reached from here.
+    sender.send_to(b"for the group", (group, another.local_addr().unwrap().port())).unwrap();
+    another.recv(&mut [0; 64]).unwrap();
+    let lab = Lab::start("[[allow]]\nwho = \"alice\"\nlisten = \"*:1024-65535/udp\"\n");
+    let home = lab.join("alice");
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        let (mut peer, port) = bound_at(&lab, &home, address, true).await;
+        sender.send_to(b"for the group", (group, port)).unwrap();
+        sender.send_to(b"for it", (loopback, port)).unwrap();
+        let told = payload(&mut peer).await;
+        assert_eq!(UdpMessage::decode(&told).unwrap().body, UdpBody::Datagram(b"for it"), "{address}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -83,5 +83,6 @@ fn open(wanted: &UdpBind) -> io::Result<OwnedFd> {
     }
     // SO_BROADCAST stays off: the kernel refuses what the policy cannot know to be the broadcast address of a network.
     sys::keep_datagram_errors(&socket, is_ipv6)?;
+    sys::hear_own_groups_only(&socket, is_ipv6)?;
     Ok(socket)
 }
