@@ -79,6 +79,22 @@ pub(super) async fn datagram(
     decision
 }
 
+/// Asks to answer `peer`, who came to a port that strangers may reach. Only a refusal is logged, if the log has room for it.
+pub(super) async fn answer(
+    borrower: &Borrower,
+    peer: SocketAddr,
+    logged: impl FnOnce() -> bool,
+) -> Result<(), Refusal> {
+    let answered = borrower.names.answered(&Host::Address(peer.ip()));
+    let facts = Facts { answered: &answered, ..Facts::default() };
+    let decision = policy::may_answer(&borrower.lender.policy(), &borrower.principal, peer, &facts);
+    let Err(refused) = decision.map_err(|no| refusal(&no)) else { return Ok(()) };
+    if logged() {
+        log(borrower, "udp-send", &peer, Verdict::of::<Datagram>(Err(&refused))).await;
+    }
+    Err(refused)
+}
+
 /// Asks to listen as a service.
 pub(super) async fn service_listen(borrower: &Borrower, name: &str) -> Result<Granted<OfferService>, Refusal> {
     service(borrower, "service-listen", name, OfferService::parse(name)).await

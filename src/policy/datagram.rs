@@ -1,6 +1,6 @@
 //! Datagrams to a peer: judged like connections, and again for each destination that a socket sends to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{
     Policy,
@@ -49,6 +49,28 @@ impl Judged for Datagram {
     fn judge_again(&self, policy: &Policy, principal: &Principal, facts: &Facts<'_>) -> Result<RuleRef, Refusal> {
         self.reach(facts).judge_all(policy, &principal.user, &self.addresses)
     }
+}
+
+/// Whether `peer`, who has sent something to a port that strangers may reach, may be answered: no rule has to allow it, and a
+/// deny holds all the same, since anybody can write somebody else's address into a datagram.
+///
+/// # Errors
+/// The [`Refusal`] by the deny.
+///
+/// ```
+/// use capuchin::{policy::*, proto::DeviceId};
+/// let policy = "[[allow]]\nwho = \"ana\"\nlisten = \"*:5000/udp\"\n[[deny]]\nwho = \"ana\"\nudp = \"10.0.0.53:*\"";
+/// let policy = Policy::parse(policy, "policy.toml")?;
+/// let ana = Principal { user: "ana".parse()?, device: DeviceId::from_digest(&[0; 32]) };
+/// assert!(may_answer(&policy, &ana, "10.0.0.1:53".parse()?, &Facts::default()).is_ok());
+/// assert!(may_answer(&policy, &ana, "10.0.0.53:53".parse()?, &Facts::default()).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn may_answer(policy: &Policy, principal: &Principal, peer: SocketAddr, facts: &Facts<'_>) -> Result<(), Refusal> {
+    let ip = peer.ip().to_canonical();
+    let mut answer = Datagram::new(Host::Address(ip), peer.port(), vec![ip]);
+    add_answered(&answer.host, &mut answer.names, &mut answer.aliases, facts);
+    answer.reach(facts).judge_denies(policy, &principal.user, ip)
 }
 
 /// A socket to send datagrams from: for whoever may send any. It does nothing by itself; each destination is a

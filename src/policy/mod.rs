@@ -52,7 +52,7 @@ mod word;
 pub use any::{AnyRequest, TargetError, Why};
 pub use command_line::CommandLineError;
 pub use connect::Connect;
-pub use datagram::{Datagram, DatagramSocket};
+pub use datagram::{Datagram, DatagramSocket, may_answer};
 pub use decide::{Answered, Facts, Granted, Principal, Request, decide};
 pub use file::{POLICY_BYTES_MAX, Policy};
 pub use files::{ReadPath, WritePath};

@@ -125,6 +125,14 @@ impl Reach<'_> {
         }
     }
 
+    /// Whether no deny covers `address`; nothing need allow it.
+    pub fn judge_denies(&self, policy: &Policy, user: &UserName, address: IpAddr) -> Result<(), Refusal> {
+        let search = self.search(policy, user);
+        let asked = At { reach: *self, address: Some(address) };
+        let denied = search.denies().find(|entry| asked.is_denied_by(&entry.value));
+        denied.map_or(Ok(()), |entry| Err(search.refusal(&asked, Miss::Denied(entry))))
+    }
+
     /// Judges a name by the rules that name it, without addresses: what a `[[test]]` that resolves nothing can say.
     pub fn judge_unresolved(&self, policy: &Policy, user: &UserName) -> Result<RuleRef, Refusal> {
         self.search(policy, user).judge(&At { reach: *self, address: None })

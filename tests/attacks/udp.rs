@@ -100,6 +100,35 @@ async fn attack_51_a_peer_never_sent_to_is_not_heard() {
     assert_eq!(UdpMessage::decode(&told).unwrap().body, UdpBody::Datagram(b"answer"));
 }
 
+/// Who sends what, and from where, anybody can write who can send a packet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_51_an_answer_to_who_came_by_himself_and_is_denied() {
+    let (denied, visitor) = (server(), server());
+    let [denied_at, visitor_at] = [&denied, &visitor].map(|socket| socket.local_addr().unwrap());
+    let lab = Lab::start(&format!(
+        "[[allow]]\nwho = \"alice\"\nlisten = \"127.0.0.1:1024-65535/udp\"\n\
+         [[deny]]\nwho = \"alice\"\nudp = \"{denied_at}\"\n"
+    ));
+    let home = lab.join("alice");
+    let (mut peer, port) = bound_at(&lab, &home, "127.0.0.1:0", true).await;
+    for (socket, at) in [(&denied, denied_at), (&visitor, visitor_at)] {
+        socket.send_to(b"question", ("127.0.0.1", port)).unwrap();
+        let told = payload(&mut peer).await;
+        assert_eq!(UdpMessage::decode(&told).unwrap(), UdpMessage::datagram(at, b"question"));
+    }
+    say(&mut peer, &denied_at.to_string(), b"answer").await;
+    let told = payload(&mut peer).await;
+    let told = UdpMessage::decode(&told).unwrap();
+    let UdpBody::Refused(refusal) = told.body else { panic!("{told:?}") };
+    assert_eq!((told.peer, refusal.kind()), (denied_at, ErrorKind::Policy));
+    let line = lab.wait_for_audit("its line", |line| line["event"] == "udp-send" && line["why"] == refusal.text());
+    assert_eq!(line["verdict"], "refused", "{line}");
+    say(&mut peer, &visitor_at.to_string(), b"answer").await;
+    assert_eq!(visitor.recv(&mut [0; 64]).unwrap(), 6);
+    denied.set_nonblocking(true).unwrap();
+    assert_eq!(denied.recv(&mut [0; 64]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was sent");
+}
+
 /// The kernel gives a socket of every address what comes for any group that somebody has joined, if it is not told otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attack_51_a_group_that_another_program_has_joined_is_not_heard() {

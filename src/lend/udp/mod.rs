@@ -211,8 +211,12 @@ impl Lent<'_> {
         let met_at = match may {
             Some(May::BeSentTo { met_at }) => met_at,
             Some(May::NotBeSentTo) => return self.fail(stream, peer, Errno::EACCES),
-            None => {
-                if let Err(refusal) = self.judge(peer).await {
+            unjudged => {
+                let judged = match unjudged {
+                    Some(_) => gate::answer(self.borrower, peer, || self.logged.next()).await,
+                    None => self.judge(peer).await,
+                };
+                if let Err(refusal) = judged {
                     lock(&self.peers).note(peer, Standing::Refused, Instant::now());
                     self.queue.push(stream, &UdpMessage { peer, body: UdpBody::Refused(refusal) });
                     return;
@@ -255,7 +259,7 @@ impl Lent<'_> {
         let mut peers = lock(&self.peers);
         let mut take = |peer, at: Option<IpAddr>, payload: &[u8]| {
             if listens {
-                peers.note(peer, Standing::Came, now);
+                peers.note(peer, Standing::Came { asked: false }, now);
                 at.into_iter().for_each(|at| peers.met(peer, at));
             } else if !peers.was_sent_to(peer, now) {
                 tracing::trace!(%peer, "a datagram from where nothing was sent to");

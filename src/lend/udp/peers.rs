@@ -23,8 +23,8 @@ pub(super) enum Standing {
     Granted(Granted<Datagram>),
     /// It may not be sent to.
     Refused,
-    /// It came to a port that strangers may reach, and may be answered.
-    Came,
+    /// It came to a port that strangers may reach, and may be answered unless a deny covers it: whether that was `asked`.
+    Came { asked: bool },
 }
 
 /// Whether a far end may be sent to.
@@ -34,6 +34,8 @@ pub(super) enum May {
     BeSentTo {
         met_at: Option<IpAddr>,
     },
+    /// As an answer, which no deny must cover. It is asked of once.
+    BeAnswered,
     NotBeSentTo,
 }
 
@@ -54,8 +56,14 @@ impl Peers {
     /// Whether `peer` may be sent to; `None` where that is still to be judged. One that may is known for longer by it.
     pub(super) fn may(&mut self, peer: SocketAddr, now: Instant) -> Option<May> {
         let known = self.table.get_mut(&peer).filter(|known| now < known.until)?;
-        if matches!(known.standing, Standing::Refused) {
-            return Some(May::NotBeSentTo);
+        match &mut known.standing {
+            Standing::Refused => return Some(May::NotBeSentTo),
+            Standing::Came { asked: asked @ false } => {
+                // Before the answer: a policy that comes meanwhile has it asked again.
+                *asked = true;
+                return Some(May::BeAnswered);
+            }
+            Standing::Came { asked: true } | Standing::Granted(_) => {}
         }
         known.until = now + QUIET_MAX;
         Some(May::BeSentTo { met_at: known.met_at })
@@ -79,12 +87,13 @@ impl Peers {
         }
     }
 
-    /// Notes what was decided about `peer`, or that it came. Who came keeps a grant that stands.
+    /// Notes what was decided about `peer`, or that it came. Who came keeps a grant that stands, and what no deny was found for.
     pub(super) fn note(&mut self, peer: SocketAddr, standing: Standing, now: Instant) {
         let until = now + if matches!(standing, Standing::Refused) { REFUSED_FOR } else { QUIET_MAX };
         if let Some(known) = self.table.get_mut(&peer) {
             known.until = until;
-            if !matches!((&known.standing, &standing), (Standing::Granted(_), Standing::Came)) {
+            let stands = matches!(&known.standing, Standing::Granted(_) | Standing::Came { asked: true });
+            if !(stands && matches!(&standing, Standing::Came { .. })) {
                 known.standing = standing;
             }
             return;
@@ -100,12 +109,15 @@ impl Peers {
         self.table.insert(peer, Peer { standing, until, met_at: None });
     }
 
-    /// Forgets what a new policy may see otherwise. Who came rests on the port, which is judged by itself.
+    /// Forgets what a new policy may see otherwise. That somebody came rests on the port, which is judged by itself.
     pub(super) fn judge_again(&mut self, still: impl Fn(&Granted<Datagram>) -> bool) {
-        self.table.retain(|_, known| match &known.standing {
+        self.table.retain(|_, known| match &mut known.standing {
             Standing::Granted(grant) => still(grant),
             Standing::Refused => false,
-            Standing::Came => true,
+            Standing::Came { asked } => {
+                *asked = false;
+                true
+            }
         });
     }
 }
@@ -150,7 +162,7 @@ mod tests {
     fn their_number_is_bounded_and_the_quietest_goes_first() {
         let (mut peers, t0) = (Peers::default(), Instant::now());
         for number in 0..=PEERS_MAX {
-            peers.note(peer(number), Standing::Came, t0 + Duration::from_millis(number as u64));
+            peers.note(peer(number), Standing::Came { asked: false }, t0 + Duration::from_millis(number as u64));
         }
         assert_eq!(peers.table.len(), PEERS_MAX);
         let now = t0 + Duration::from_secs(2);
@@ -161,11 +173,27 @@ mod tests {
     fn a_new_policy_takes_back_grants_and_refusals_and_leaves_who_came() {
         let (mut peers, t0) = (Peers::default(), Instant::now());
         peers.note(peer(1), granted(peer(1)), t0);
-        peers.note(peer(1), Standing::Came, t0);
+        peers.note(peer(1), Standing::Came { asked: false }, t0);
         peers.note(peer(2), Standing::Refused, t0);
-        peers.note(peer(3), Standing::Came, t0);
+        peers.note(peer(3), Standing::Came { asked: false }, t0);
         peers.judge_again(|_| false);
         let known = [1, 2, 3].map(|number| peers.may(peer(number), t0));
-        assert_eq!(known, [None, None, YES]);
+        assert_eq!(known, [None, None, Some(May::BeAnswered)]);
+    }
+
+    #[test]
+    fn who_came_is_asked_about_once_and_by_a_new_policy_again() {
+        let (mut peers, t0) = (Peers::default(), Instant::now());
+        let came = |peers: &mut Peers| peers.note(peer(1), Standing::Came { asked: false }, t0);
+        came(&mut peers);
+        assert_eq!((peers.may(peer(1), t0), peers.may(peer(1), t0)), (Some(May::BeAnswered), YES));
+        came(&mut peers);
+        assert_eq!(peers.may(peer(1), t0), YES);
+        peers.judge_again(|_| true);
+        assert_eq!(peers.may(peer(1), t0), Some(May::BeAnswered));
+        // A deny covers it, and it comes again.
+        peers.note(peer(1), Standing::Refused, t0);
+        came(&mut peers);
+        assert_eq!(peers.may(peer(1), t0), Some(May::BeAnswered));
     }
 }
