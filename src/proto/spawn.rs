@@ -270,16 +270,16 @@ impl Spawn {
     /// # Errors
     /// If they are not as many as the request says.
     pub fn split_words(&self, words: &[u8]) -> Result<(Words, Words), ProtocolError> {
-        let wrong = || malformed("the words are not what the request says");
-        let mut arguments: Vec<Vec<u8>> = match words.split_last() {
-            None => Vec::new(),
-            Some((0, inside)) => inside.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect(),
-            Some(_) => return Err(wrong()),
-        };
         let (first, second) = (self.arguments as usize, self.variables as usize);
-        if arguments.len() != first + second {
-            return Err(wrong());
+        // Counted before they are taken apart: there may be millions of empty ones, each with a place in memory.
+        let count = words.iter().filter(|byte| **byte == 0).count();
+        if count != first + second || words.last().is_some_and(|last| *last != 0) {
+            return Err(malformed("the words are not what the request says"));
         }
+        let mut arguments: Vec<Vec<u8>> = words
+            .split_inclusive(|byte| *byte == 0)
+            .map(|word| word.strip_suffix(&[0]).unwrap_or(word).to_vec())
+            .collect();
         let variables = arguments.split_off(first);
         Ok((arguments, variables))
     }

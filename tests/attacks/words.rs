@@ -3,8 +3,9 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
 use capuchin::proto::{
-    Answer, Frame, Kind, Program, Request, Reset, Spawn, Spawned, WORDS_BYTES_MAX,
+    Answer, ErrorKind, Frame, Kind, Program, Request, Reset, Spawn, Spawned, WORDS_BYTES_MAX,
     message::{self, MESSAGE_BYTES_MAX},
+    mux,
 };
 use tokio::time::timeout;
 
@@ -70,6 +71,37 @@ async fn answered(peer: &mut Peer, on: u64) -> Answer<Spawned> {
             _ => {}
         }
     }
+}
+
+/// As many empty words as there may be bytes, where one was announced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_that_are_more_than_was_announced_take_no_memory() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let daemon = lab.daemon.child.id();
+    let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
+    // So that the peak is that of what follows (proc_pid_clear_refs(5)).
+    std::fs::write(format!("/proc/{daemon}/clear_refs"), "5").unwrap();
+    let before = memory_kib(daemon, "VmHWM");
+    let request = spawn(b"", WORDS_BYTES_MAX);
+    peer.send(&frame(1, Kind::Data, true, false, &request)).await;
+    let mut credit = mux::Config::default().initial_credit as usize - request.len();
+    let empty = vec![0; WORDS_BYTES_MAX as usize];
+    let mut rest = &empty[..];
+    while !rest.is_empty() {
+        while credit == 0 {
+            if let Frame::Window { credit: more, .. } = peer.hear().await.expect("it takes them") {
+                credit += more as usize;
+            }
+        }
+        let (part, behind) = rest.split_at(credit.min(rest.len()).min(16 * 1024));
+        peer.send(&frame(1, Kind::Data, false, false, part)).await;
+        (rest, credit) = (behind, credit - part.len());
+    }
+    assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol);
+    let peak = memory_kib(daemon, "VmHWM");
+    assert!(peak < before + 16 * 1024, "{peak} KiB, {before} KiB before");
+    still_serves(&lab, &home).await;
 }
 
 /// Thousands of them would be gigabytes, before anybody has judged one.
