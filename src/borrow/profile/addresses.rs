@@ -85,7 +85,8 @@ impl Profiles {
     /// a profile that cannot be written is no reason to end a session.
     pub(in crate::borrow) fn learn_addresses(&self, profile: &Profile, told: &[String]) {
         let told = told.iter().take(LENDER_ADDRESSES_MAX);
-        let told: Vec<_> = told.filter(|address| address.parse::<Target>().is_ok()).cloned().collect();
+        let is_address = |address: &&String| address.parse::<Target>().is_ok() && lender_address(address).is_ok();
+        let told: Vec<_> = told.filter(is_address).cloned().collect();
         let news = told.iter().any(|address| !profile.addresses.contains(address));
         if !profile.learns_addresses || !news {
             return;

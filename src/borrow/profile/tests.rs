@@ -197,3 +197,14 @@ fn an_alias_is_a_file_name_and_nothing_else() {
     assert_eq!(host("ana@lab").to_string(), "ana@lab");
     assert!("@lab".parse::<Host>().is_err() && "ana@".parse::<Host>().is_err());
 }
+
+#[test]
+fn of_the_addresses_that_a_lender_tells_those_are_kept_that_a_user_could_have_set() {
+    let (machine, lab) = (Machine::new(), Lab::new());
+    machine.join(&lab, "lab", "ana").unwrap();
+    let alias = "lab".parse().unwrap();
+    let known = || machine.profiles.profile(&alias).unwrap();
+    let told = ["a\u{1b}c:1", "a\nb:1", "user@a:1", "new.example:1"].map(str::to_owned);
+    machine.profiles.learn_addresses(&known(), &told);
+    assert_eq!(known().addresses, ["new.example:1", "lab.example:2278"]);
+}
