@@ -210,3 +210,26 @@ for backlog in (8, 9, 3):
         machine.wait_for_close("10.77.0.1:8014");
     }
 }
+
+/// As who finds it by mDNS often is.
+#[test]
+fn a_visitor_by_a_link_of_the_lenders_is_let_in() {
+    let machine = Machine::with_network("ip address add fe80::77/64 dev near nodad");
+    let serves = "import socket
+with socket.create_server(('::', 8063), family=socket.AF_INET6) as server:
+    print('serves', flush=True)
+    visitor, who = server.accept()
+    visitor.sendall(who[0].encode())";
+    let visits = "import socket
+with socket.socket(socket.AF_INET6) as visitor:
+    visitor.connect(('fe80::77', 8063, 0, socket.if_nametoindex('near')))
+    print(visitor.recv(99).decode())";
+    for within in machine.borrowers() {
+        let mut server = Daemon::spawn(&mut within.python(serves));
+        server.wait_for_line("serves");
+        let said = run(&mut machine.there(&["python3", "-c", visits]));
+        assert_eq!(text(said.stdout), "fe80::77\n", "as {}", within.uid);
+        assert!(server.wait().success());
+        machine.wait_for_close("[::]:8063");
+    }
+}

@@ -19,7 +19,7 @@ use super::{
 use crate::{proto::Machine, sys};
 
 /// The loopback device is the first of every network.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 // linux/rtnetlink.h, if_link.h, if_addr.h.
 const NETLINK_ROUTE: u32 = 0;
 pub(super) const NEW_LINK: u16 = 16;
@@ -61,6 +61,8 @@ const NOBODY: [(IpAddr, u8); 3] = [
     (IpAddr::V4(Ipv4Addr::BROADCAST), 32),
     (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
 ];
+
+const LINK_LOCAL: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
 
 /// What a network has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +140,10 @@ impl Network {
         }
         for (address, bits) in self.nobody() {
             push_no_route(&mut messages, address, bits);
+        }
+        if self.has_ipv6 {
+            // For who visits by a link of the lender's.
+            push_route(&mut messages, LINK_LOCAL, Ipv6Addr::LOCALHOST.into());
         }
         send(&messages)
     }

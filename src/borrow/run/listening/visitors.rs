@@ -1,6 +1,11 @@
 //! Connections that came to a port at the lender, made once more inside, from the very address of the visitor.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 use rustix::net::bind;
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
@@ -10,7 +15,7 @@ use crate::{
     borrow::{
         answer::Unanswered,
         arrivals::Arrival,
-        run::{coming::Coming, far_end::FarEnd},
+        run::{coming::Coming, far_end::FarEnd, network::LOOPBACK},
     },
     proto::{Errno, Reset},
     session::Stream,
@@ -71,8 +76,15 @@ impl Visitors {
             return true;
         };
         let address = if bound.ip().is_unspecified() { local.0.ip() } else { bound.ip() };
-        let to = SocketAddr::new(address.to_canonical(), bound.port());
-        let from = SocketAddr::new(peer.0.ip().to_canonical(), peer.0.port());
+        // Links of the lender's are none of the program's: it is met by loopback, from the very address all the same.
+        let address = if is_of_a_link(address) { Ipv6Addr::LOCALHOST.into() } else { address.to_canonical() };
+        let to = SocketAddr::new(address, bound.port());
+        let mut from = SocketAddr::new(peer.0.ip().to_canonical(), peer.0.port());
+        if let SocketAddr::V6(from) = &mut from
+            && is_of_a_link((*from.ip()).into())
+        {
+            from.set_scope_id(LOOPBACK);
+        }
         let _on_its_way = self.coming.one();
         // A port that is closed meanwhile sends him away.
         let unanswered = Unanswered(&stream);
@@ -108,6 +120,10 @@ impl Visitors {
             }
         }
     }
+}
+
+fn is_of_a_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// EADDRINUSE, EADDRNOTAVAIL.
