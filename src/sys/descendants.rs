@@ -19,6 +19,7 @@ pub fn signal_descendants(root: Pid, spared: &[Pid], signal: Signal) {
 }
 
 /// Whether a process below `root` has begun a session of its own (setsid(2)), as who goes into the background for good.
+#[cfg(feature = "run")]
 pub fn is_left_by_descendants(root: Pid) -> bool {
     let session = |pid| rustix::process::getsid(Some(pid)).ok();
     let own = session(root);
