@@ -31,7 +31,6 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
@@ -47,10 +46,7 @@ pub(super) use self::entrance::enter;
 #[cfg(feature = "run")]
 pub(super) use self::entrance::keeper;
 pub(super) use self::key::Key;
-use super::{
-    BorrowError, Borrower,
-    give_up::{GIVEN_UP, GiveUps},
-};
+use super::{BorrowError, Borrower};
 use crate::session::{Backoff, SocketFile};
 
 /// A command of ours that says nothing for so long is given up.
@@ -92,7 +88,7 @@ impl Share {
 
     /// Serves until the session is over for good and every command has been told so, and says why it is.
     pub async fn serve(&self) -> BorrowError {
-        let (mut commands, give_ups) = (JoinSet::new(), Arc::new(GiveUps::new(GIVEN_UP)));
+        let mut commands = JoinSet::new();
         let mut backoff = Backoff::new();
         let ended = self.borrower.ended();
         tokio::pin!(ended);
@@ -107,7 +103,7 @@ impl Share {
                 accepted = self.listener.accept(), if commands.len() < COMMANDS_MAX => match accepted {
                     Ok((socket, _)) if is_ours(&socket) => {
                         backoff.reset();
-                        commands.spawn(command::serve(self.borrower.clone(), socket, give_ups.clone()));
+                        commands.spawn(command::serve(self.borrower.clone(), socket));
                     }
                     Ok(_) => {}
                     Err(error) => backoff.wait("commands that share a session", &error).await,

@@ -6,7 +6,7 @@ use tokio::{io::BufReader, net::UnixStream, time::timeout};
 
 use super::{HELLO_MAX, carry::Near, listening, numbers::Programs, speech::Speech};
 use crate::{
-    borrow::{BorrowError, Borrower, give_up::GiveUps, present::Present},
+    borrow::{BorrowError, Borrower, present::Present},
     proto::{
         Answer, Errno, ErrorKind, FromBorrower, FromLender, Greeting, LocalNames, Ready, Refusal, Request, Reset,
         Welcome, mux,
@@ -18,11 +18,11 @@ use crate::{
 ///
 /// # Cancellation
 /// Its connection ends, and everything that it has borrowed.
-pub(super) async fn serve(borrower: Borrower, socket: UnixStream, give_ups: Arc<GiveUps>) {
+pub(super) async fn serve(borrower: Borrower, socket: UnixStream) {
     let present = borrower.shared().present();
     let Some(session) = greet(&borrower, &present, socket).await else { return };
     let mut over = Box::pin(present.session.watch_end());
-    let command = Command { session, host: borrower.host().to_owned(), present, give_ups, programs: Arc::default() };
+    let command = Command { session, host: borrower.host().to_owned(), present, programs: Arc::default() };
     let mut streams = Crew::new();
     loop {
         tokio::select! {
@@ -71,7 +71,6 @@ struct Command {
     host: String,
     /// With the lender. Another one may follow; this command has gone by then.
     present: Present,
-    give_ups: Arc<GiveUps>,
     programs: Arc<Programs>,
 }
 
@@ -89,8 +88,8 @@ impl Command {
             Err(error) => return self.broke_protocol(&error),
         };
         let Some(first) = self.programs.translate(&request, &bytes) else { return stream.reset(Reset::Refused) };
-        let Present { session, arrivals, .. } = &self.present;
-        let (speech, give_ups) = (Speech::behind(&request), self.give_ups.clone());
+        let Present { session, arrivals, give_ups, .. } = &self.present;
+        let (speech, give_ups) = (Speech::behind(&request), give_ups.clone());
         let near = |stream| Near { stream, session: self.session.clone() };
         match request {
             Request::TcpListen(_) | Request::UnixListen(_) | Request::ServiceListen(_) => {
