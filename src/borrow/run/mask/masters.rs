@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::ssh::{FILE_BYTES_MAX, FILES_MAX, MAIN};
+use super::ssh::{FILES_MAX, MAIN, lines, read};
 
 /// Anything, in the place of what ssh fills in.
 const ANYTHING: char = '\0';
@@ -21,11 +21,10 @@ const FOUND_MAX: usize = 256;
 pub(super) fn sockets(home: Option<&Path>) -> Vec<PathBuf> {
     let own = home.map(|home| home.join(".ssh/config"));
     let mut settings: Vec<PathBuf> = own.into_iter().chain([MAIN.into()]).collect();
-    let (mut found, mut read) = (Vec::new(), 0);
-    while let Some(path) = settings.pop().filter(|_| read < FILES_MAX) {
-        read += 1;
-        let is_read = |path: &Path| fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() <= FILE_BYTES_MAX);
-        let Some(text) = Some(path).filter(|path| is_read(path)).and_then(|path| fs::read(path).ok()) else { continue };
+    let (mut found, mut looked_at) = (Vec::new(), 0);
+    while let Some(path) = settings.pop().filter(|_| looked_at < FILES_MAX) {
+        looked_at += 1;
+        let Some(text) = read(&path) else { continue };
         for (key, value) in lines(&String::from_utf8_lossy(&text)) {
             match key.to_ascii_lowercase().as_str() {
                 "controlpath" => found.extend(written_out(value, home).as_deref().into_iter().flat_map(fitting)),
@@ -36,14 +35,6 @@ pub(super) fn sockets(home: Option<&Path>) -> Vec<PathBuf> {
     }
     found.retain(|path: &PathBuf| fs::metadata(path).is_ok_and(|it| it.file_type().is_socket()));
     found
-}
-
-/// The words of the lines and what stands behind them, without quotes.
-fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.lines().filter_map(|line| {
-        let (key, value) = line.trim().split_once([' ', '\t', '='])?;
-        Some((key, value.trim_matches([' ', '\t', '=', '"'])))
-    })
 }
 
 /// The files that one line includes.

@@ -14,7 +14,7 @@ const DROP_INS: &str = "/etc/ssh/ssh_config.d";
 /// Files that are read: distributions have five.
 pub(super) const FILES_MAX: usize = 64;
 /// Longest file that is read, in bytes; settings of hundreds of hosts are shorter.
-pub(super) const FILE_BYTES_MAX: u64 = 256 * 1024;
+const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Where it goes, and what it holds.
 type FileCopy = (PathBuf, Vec<u8>);
@@ -75,20 +75,25 @@ pub(super) fn put(private: &Private, copies: &Copies) -> Result<(), MaskError> {
     Ok(())
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
+/// A file of settings, if it is one and not too long.
+pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
     let known = fs::metadata(path).ok()?;
     (known.is_file() && known.len() <= FILE_BYTES_MAX).then(|| fs::read(path).ok()).flatten()
+}
+
+/// The words that lines of settings begin with and what stands behind them, without quotes.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (key, value) = line.trim().split_once([' ', '\t', '='])?;
+        Some((key, value.trim_matches([' ', '\t', '=', '"'])))
+    })
 }
 
 /// The absolute paths that settings include by name; those with wildcards are the folder of drop-ins.
 fn includes(text: &[u8]) -> Vec<PathBuf> {
     let text = String::from_utf8_lossy(text);
-    let lines = text.lines().map(|line| line.trim_start());
-    let included = lines.filter_map(|line| {
-        let (key, rest) = line.split_once([' ', '\t', '='])?;
-        key.eq_ignore_ascii_case("include").then_some(rest)
-    });
-    let words = included.flat_map(|rest| rest.split([' ', '\t', '=']));
+    let included = lines(&text).filter(|(key, _)| key.eq_ignore_ascii_case("include"));
+    let words = included.map(|(_, rest)| rest).flat_map(|rest| rest.split([' ', '\t', '=']));
     let words = words
         .map(|word| word.trim_matches('"'))
         .filter(|word| word.starts_with('/') && !word.contains(['*', '?', '[']));
