@@ -2,7 +2,7 @@
 
 use std::{fs, io, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
 
-use super::control::Step;
+use super::{control::Step, find::find};
 use crate::{BorrowError, proto::ErrorKind};
 
 /// An AppArmor profile that lets this command make user namespaces where unprivileged programs may not (Ubuntu 23.10 and
@@ -128,12 +128,7 @@ fn of_interpreter(interpreter: Option<&str>) -> String {
 
 /// What a program that is there needs to be executed.
 fn interpreter_of(program: &str) -> Option<String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let file = match program.contains('/') {
-        true => program.into(),
-        false => std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())?,
-    };
-    let interpreter = crate::sys::interpreter_of_existing(&file)?;
+    let interpreter = crate::sys::interpreter_of_existing(&find(program.as_ref())?)?;
     Some(String::from_utf8_lossy(&interpreter).into_owned())
 }
 

@@ -46,6 +46,7 @@ mod doors;
 mod error;
 mod far_end;
 mod filter;
+mod find;
 mod flows;
 mod held_syns;
 mod hold;
@@ -96,6 +97,7 @@ pub mod fuzzing {
 
 pub use doors::Way;
 pub use error::{RunError, WITHOUT, apparmor_profile};
+pub use find::find;
 pub use inner::Plan;
 pub use listening::{Publish, PublishedPort};
 pub use local::Local;

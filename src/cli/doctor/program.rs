@@ -4,15 +4,12 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::Read,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, PermissionsExt},
-    },
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use super::{Check, machine::Mode};
-use crate::borrow::run::Way;
+use crate::borrow::run::{Way, find};
 
 /// Read of a program, in bytes: its ELF header, and where its program headers nearly always are.
 const HEAD_BYTES: u64 = 4096;
@@ -198,17 +195,6 @@ fn loader(head: &[u8]) -> Option<Option<PathBuf>> {
     });
     // One that lies further behind is believed to be there.
     Some(named.map(|loader| if loader.as_os_str().is_empty() { "/".into() } else { loader }))
-}
-
-/// As a shell finds it.
-fn find(name: &OsStr) -> Option<PathBuf> {
-    let runs =
-        |path: &Path| path.metadata().is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0);
-    if Path::new(name).components().count() > 1 {
-        return Some(PathBuf::from(name)).filter(|path| runs(path));
-    }
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).map(|folder| folder.join(name)).find(|path| runs(path))
 }
 
 #[cfg(test)]
