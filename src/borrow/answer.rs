@@ -30,10 +30,8 @@ where
     let Present { session, give_ups, .. } = borrower.shared().present();
     let opened = session.open(first_message(request)?).map_err(|error| BorrowError::open(borrower.host(), error));
     let answer = Attempt::new(opened?, session, give_ups).answer().await;
-    match answer.map_err(|error| BorrowError::answer(borrower.host(), target, error))? {
-        (stream, Answer::Granted(granted)) => Ok((stream, granted)),
-        (_, Answer::Refused(refusal)) => Err(BorrowError::refused(borrower.host(), target, &refusal)),
-    }
+    let (stream, answer) = answer.map_err(|error| BorrowError::answer(borrower.host(), target, error))?;
+    Ok((stream, grant_of(answer, borrower.host(), target)?))
 }
 
 /// What the lender `host` grants on `stream`; `target` is what was asked for, as its user calls it.
@@ -50,6 +48,10 @@ where
     let unanswered = Unanswered(stream);
     let answer = stream.read_message("answer").await.map_err(|error| BorrowError::answer(host, target, error))?;
     std::mem::forget(unanswered);
+    grant_of(answer, host, target)
+}
+
+fn grant_of<A>(answer: Answer<A>, host: &str, target: &str) -> Result<A, BorrowError> {
     match answer {
         Answer::Granted(granted) => Ok(granted),
         Answer::Refused(refusal) => Err(BorrowError::refused(host, target, &refusal)),

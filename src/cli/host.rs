@@ -10,7 +10,7 @@ use crate::{
         Beginning,
         run::{self, HOST_VARIABLE},
     },
-    proto::ErrorKind,
+    proto::{ErrorKind, LenderName, UserName},
     trust::password::Password,
 };
 
@@ -140,24 +140,30 @@ impl HostArgument {
         let Ok(parsed) = host.parse::<Host>() else { return Err(failure) };
         let (profile, user) = Profiles::from_env()?.find(&parsed)?;
         warn(&format!("capuchin: {}", failure.text));
-        log_in(&host, &format!("Password of {user} at {}: ", profile.lender), ask).await
+        log_in(&host, (&user, &profile.lender), ask).await
     }
 }
 
-/// Logs in with what is answered to `question`, which is asked again where the lender does not take it.
+/// Logs in with the password that is answered, and asked for again where the lender does not take it.
 pub async fn log_in(
     host: &str,
-    question: &str,
+    (user, lender): (&UserName, &LenderName),
     mut ask: impl FnMut(&str) -> Result<Password, Failure>,
 ) -> Result<Borrower, Failure> {
+    let question = password_question(user, lender);
     let mut left = PASSWORD_PROMPTS;
     loop {
         left -= 1;
-        match Borrower::login(host, &ask(question)?).await {
+        match Borrower::login(host, &ask(&question)?).await {
             Err(error @ BorrowError::Login { .. }) if left > 0 => warn(&format!("capuchin: {error}")),
             outcome => return Ok(outcome?),
         }
     }
+}
+
+/// As a password is asked for that is known to the lender.
+pub fn password_question(user: &UserName, lender: &LenderName) -> String {
+    format!("Password of {user} at {lender}: ")
 }
 
 /// The session that another command has begun to share, which may be all that the policy allows; without one, our own failure.

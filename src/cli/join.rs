@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    host::{HostArgument, log_in},
+    host::{HostArgument, log_in, password_question},
     prompt::{self, Stdin},
     report::{Failure, print},
     signals,
@@ -59,7 +59,7 @@ pub async fn join(arguments: Arguments) -> Result<(), Failure> {
         (None, _) if join.sets_password() => {
             Some(prompt::new_password(&format!("New password of {user} at {lender}: "))?)
         }
-        (None, _) => Some(prompt::password(&format!("Password of {user} at {lender}: "))?),
+        (None, _) => Some(prompt::password(&password_question(user, lender))?),
     };
     // Not before: at a prompt a signal ends the program by itself.
     signals::interruptible(async {
@@ -81,9 +81,7 @@ pub async fn login(arguments: LoginArguments) -> Result<(), Failure> {
         Some(path) => Borrower::login(&host, &from_file(path)?).await?,
         // Whom the lender asks for no password is not asked here either.
         None => match Borrower::login_by_certificate(&host).await {
-            Err(error) if needs_password(&error) => {
-                log_in(&host, &format!("Password of {user} at {}: ", profile.lender), prompt::password).await?
-            }
+            Err(error) if needs_password(&error) => log_in(&host, (&user, &profile.lender), prompt::password).await?,
             outcome => outcome?,
         },
     };
