@@ -31,9 +31,7 @@ use crate::{
 #[test]
 fn a_forward_comes_back_by_itself_to_a_lender_that_was_restarted() {
     let lab = Lab::start(LOOPBACK);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     let server = origin(echo);
     let (forward, local) = home.forward(&[&format!("0:{server}")]);
     let mut socket = dial(local[0]);
@@ -153,10 +151,8 @@ fn a_lender_that_moved_is_found_where_it_says_it_is() {
 #[test]
 fn what_is_settled_meanwhile_makes_a_session_neither_another_users_nor_its_end() {
     let lab = Lab::start(LOOPBACK);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
+    let (wire, home) = Wire::between("alice", &lab);
     lab.join_at("bob", &home);
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
     let server = origin(echo);
     let (forward, local) = home.forward(&[&format!("0:{server}")]);
     round_trip(&dial(local[0]), b"before").unwrap();
@@ -178,9 +174,7 @@ fn what_is_settled_meanwhile_makes_a_session_neither_another_users_nor_its_end()
 #[test]
 fn ports_that_have_no_place_for_the_moment_are_asked_for_until_they_have() {
     let lab = Lab::start(remote::BOTH);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     let server = origin(echo);
     let spec = format!("0:{server}");
     let (forward, opened) = remote::forward(&home, &["-R", &spec, "-R", &spec], 2);
@@ -269,9 +263,7 @@ print('got', socket.create_connection((address, 80)).recv(99).decode(), flush=Tr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_the_end_of_a_session_that_came_back_hears_that_it_was_closed() {
     let lab = Lab::start(LOOPBACK);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     for comes_back in [true, false] {
         let borrower = connect(&home).await;
         borrower.keep_connected();
@@ -302,9 +294,7 @@ async fn who_waits_for_the_end_of_a_session_that_came_back_hears_that_it_was_clo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_does_not_come_back_at_another_lender_that_has_its_name_by_now() {
     let lab = Lab::start(LOOPBACK);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     let server = origin(echo);
     let (forward, local) = home.forward(&[&format!("0:{server}")]);
     round_trip(&dial(local[0]), b"before").unwrap();

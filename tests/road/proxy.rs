@@ -151,9 +151,7 @@ fn who_speaks_nonsense_or_nothing_is_bounded_and_holds_up_nobody() {
 #[test]
 fn a_killed_lender_resets_the_clients_and_a_restarted_one_serves_the_next() {
     let lab = Lab::start(LOOPBACK);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    crate::support::run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     let (daemon, opened) = forward(&home, &["-D", "0"], 1);
     let proxy: SocketAddr = opened[0].parse().unwrap();
     let server = origin(echo);

@@ -113,9 +113,7 @@ fn a_port_that_is_taken_or_refused_ends_the_command_and_opens_nothing() {
 #[test]
 fn the_same_port_is_there_again_after_the_lender_was_restarted() {
     let lab = Lab::start(BOTH);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     let server = origin(echo);
     let (forward, remote) = forward(&home, &["-R", &format!("0:{server}")], 1);
     let remote = address(&remote[0]);

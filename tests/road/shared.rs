@@ -268,9 +268,7 @@ fn a_session_that_is_stopped_is_followed_by_one_of_the_commands_own_and_told_onc
 #[test]
 fn after_the_lender_was_lost_all_commands_share_the_one_session_again() {
     let lab = Lab::start(&policy());
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     let _shared = keep(&home);
     let server = origin(echo);
     let spec = format!("0:{server}");

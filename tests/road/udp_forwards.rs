@@ -216,9 +216,7 @@ fn what_the_policy_refuses_ends_the_command_and_opens_nothing() {
 #[test]
 fn ports_are_kept_over_a_lender_that_was_restarted() {
     let lab = Lab::start(UDP);
-    let wire = Wire::to(lab.address);
-    let home = lab.join("alice");
-    run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+    let (wire, home) = Wire::between("alice", &lab);
     let server = echo("127.0.0.1:0");
     let (forward, opened) = forward(&home, &["-L", &format!("0:{server}/udp"), "-R", &format!("0:{server}/udp")], 2);
     let clients = [client(address(&opened[0])), client(address(&opened[1]))];

@@ -9,6 +9,8 @@ use std::{
     thread,
 };
 
+use super::{Home, Lab, run};
+
 /// Stands between borrowers and the lender, and can be cut: what went through it ends without a word, and nothing new gets
 /// through until it is mended.
 pub struct Wire {
@@ -25,6 +27,13 @@ struct WireState {
 }
 
 impl Wire {
+    /// One to a lender, and the home of a user who reaches it by nothing else.
+    pub fn between(user: &str, lab: &Lab) -> (Self, Home) {
+        let (wire, home) = (Self::to(lab.address), lab.join(user));
+        run(home.capuchin().args(["hosts", "set", "lab", &wire.address.to_string()]));
+        (wire, home)
+    }
+
     /// One to a lender.
     pub fn to(lender: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
