@@ -21,7 +21,7 @@ pub fn signal_descendants(root: Pid, spared: &[Pid], signal: Signal) {
 /// Whether a process below `root` has begun a session of its own (setsid(2)), as who goes into the background for good.
 #[cfg(feature = "run")]
 pub fn is_left_by_descendants(root: Pid) -> bool {
-    let session = |pid| rustix::process::getsid(Some(pid)).ok();
+    let session = |pid| Some(parent_and_session_of(pid)?.1);
     let own = session(root);
     below(root, &[], &parents()).into_iter().any(|(pid, _)| session(pid).is_some_and(|its| Some(its) != own))
 }
@@ -52,17 +52,25 @@ fn parents() -> HashMap<Pid, Pid> {
 }
 
 fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    parse_parent(&stat)
+    Pid::from_raw(parent_and_session_of(pid)?.0)
 }
 
-/// The parent in a line of proc_pid_stat(5); `None` for who has ended. The name in it may hold anything.
-fn parse_parent(stat: &[u8]) -> Option<Pid> {
+/// Its parent and its session; `None` for who has ended. Either is 0 where it is outside of this PID namespace, as a container's
+/// shell may be.
+fn parent_and_session_of(pid: Pid) -> Option<(i32, i32)> {
+    parse_parent_and_session(&fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+}
+
+/// Of a line of proc_pid_stat(5), in which the name may hold anything.
+fn parse_parent_and_session(stat: &[u8]) -> Option<(i32, i32)> {
     let behind = stat.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = std::str::from_utf8(stat.get(behind..)?).ok()?.split_ascii_whitespace();
     let state = fields.next()?;
     (state != "Z" && state != "X").then_some(())?;
-    Pid::from_raw(fields.next()?.parse().ok()?)
+    let parent = fields.next()?.parse().ok()?;
+    let _group = fields.next()?;
+    let session = fields.next()?.parse().ok()?;
+    Some((parent, session))
 }
 
 #[cfg(test)]
@@ -75,11 +83,13 @@ mod tests {
 
     #[test]
     fn a_name_cannot_lie_about_the_parent() {
-        assert_eq!(parse_parent(b"7 (sh) S 3 7 7 0 -1"), Some(pid(3)));
-        assert_eq!(parse_parent(b"7 (a) S 1 (b) R 5 7"), Some(pid(5)));
-        assert_eq!(parse_parent(b"7 (\xff\n)) T 5 7"), Some(pid(5)));
-        for none in [&b"7 (sh) Z 3 7"[..], b"7 (sh", b"7 (sh)", b"7 (sh) S", b"7 (sh) S x", b"", b"7 (init) S 0 1"] {
-            assert_eq!(parse_parent(none), None);
+        assert_eq!(parse_parent_and_session(b"7 (sh) S 3 6 5 0 -1"), Some((3, 5)));
+        assert_eq!(parse_parent_and_session(b"7 (a) S 1 (b) R 5 7 8"), Some((5, 8)));
+        assert_eq!(parse_parent_and_session(b"7 (\xff\n)) T 5 7 8"), Some((5, 8)));
+        assert_eq!(parse_parent_and_session(b"7 (init) S 0 0 0 0 -1"), Some((0, 0)));
+        for none in [&b"7 (sh) Z 3 7 7"[..], b"7 (sh", b"7 (sh)", b"7 (sh) S", b"7 (sh) S x 7 7", b"7 (sh) S 3 7", b""]
+        {
+            assert_eq!(parse_parent_and_session(none), None);
         }
     }
 

@@ -13,6 +13,8 @@ mod datagram_errors;
 mod datagram_source;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod descendants;
+#[cfg(feature = "cli")]
+mod foreground;
 #[cfg(any(feature = "run", feature = "lend"))]
 mod fork;
 #[cfg(feature = "run")]
@@ -83,6 +85,8 @@ pub use datagram_source::{note_destinations, send_datagram_from};
 pub use descendants::is_left_by_descendants;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use descendants::signal_descendants;
+#[cfg(feature = "cli")]
+pub use foreground::is_in_foreground;
 #[cfg(any(feature = "run", feature = "lend"))]
 pub use fork::{Forked, fork};
 #[cfg(feature = "run")]

@@ -130,6 +130,23 @@ fn a_wrong_password_is_asked_for_again_twice() {
     assert_eq!(status, Some(255), "{shown}");
 }
 
+/// As in a container that somebody enters: its group has no number there.
+#[test]
+fn a_password_is_asked_for_where_the_shell_is_outside_of_the_pid_namespace() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let mut command = home.capuchin();
+    command.args(["login", "lab"]);
+    let mut inside = Command::new("unshare");
+    inside.args(["--map-current-user", "--pid", "--fork", "--mount-proc"]);
+    inside.arg(command.get_program()).args(command.get_args());
+    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    run(lab.admin().args(["logout", "alice"]));
+    let mut login = Asked::start(&inside);
+    login.answers("Password of alice at lab: ", PASSWORD);
+    assert_eq!(login.ends("Logged in at lab as alice.").1, Some(0));
+}
+
 #[test]
 fn passwd_asks_twice_and_sets_what_was_typed() {
     const NEW: &str = "a new password";

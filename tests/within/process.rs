@@ -207,9 +207,14 @@ if os.fork() == 0:
     let line =
         "capuchin: the program is over, and what it left in the background ends with it; --wait-all waits for that";
     for options in [&[][..], &["--no-netns"]] {
-        let said = run(&mut within.run_with(options, &["python3", "-c", goes]));
-        let told = text(said.stderr);
-        assert_eq!(told.lines().filter(|told| *told == line).count(), 1, "{options:?}: {told}");
+        let inner = within.run_with(options, &["python3", "-c", goes]);
+        // Its session has no number where it began outside of the PID namespace, as in a container that somebody enters.
+        for before in [&["env"][..], &["unshare", "--map-current-user", "--pid", "--fork", "--mount-proc"]] {
+            let mut command = within.beside(before[0]);
+            command.args(&before[1..]).arg(inner.get_program()).args(inner.get_args());
+            let told = text(run(&mut command).stderr);
+            assert_eq!(told.lines().filter(|told| *told == line).count(), 1, "{before:?} {options:?}: {told}");
+        }
     }
     let waited = run(within.run_with(&["--wait-all"], &["python3", "-c", goes]).env("SHORT", "1"));
     assert_eq!(text(waited.stderr), "");

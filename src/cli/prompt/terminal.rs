@@ -12,10 +12,8 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::OFlags,
     io::Errno,
-    process::{Signal, getpgrp, getpid, kill_process},
-    termios::{
-        InputModes, LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetpgrp, tcsetattr,
-    },
+    process::{Signal, getpid, kill_process},
+    termios::{InputModes, LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr},
 };
 use zeroize::Zeroizing;
 
@@ -92,7 +90,7 @@ fn ask_once(tty: &File, caught: &CaughtSignals, prompt: &str) -> Result<Zeroizin
     let typed = say(tty, caught, prompt.as_bytes()).and_then(|()| read_line(tty, caught));
     if let Err(Broken::Signal(signal)) = &typed
         && *signal != Signal::CONT
-        && is_ours(tty)
+        && sys::is_in_foreground(tty)
     {
         // Half a password is not for the shell.
         let _ = tcflush(tty, QueueSelector::IFlush);
@@ -130,13 +128,10 @@ impl<'a> Hidden<'a> {
 impl Drop for Hidden<'_> {
     fn drop(&mut self) {
         // At once: output that waits, as behind Ctrl-S, must not hold this up.
-        while is_ours(self.tty) && tcsetattr(self.tty, OptionalActions::Now, &self.before) == Err(Errno::INTR) {}
+        while sys::is_in_foreground(self.tty)
+            && tcsetattr(self.tty, OptionalActions::Now, &self.before) == Err(Errno::INTR)
+        {}
     }
-}
-
-/// Whether we are in the foreground. Whoever else is has the terminal as he wants it, and we would be stopped for changing it.
-fn is_ours(tty: &File) -> bool {
-    tcgetpgrp(tty) == Ok(getpgrp())
 }
 
 /// Whole lines, keys that send signals, and no echo: whatever a program before us left behind.
