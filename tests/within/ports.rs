@@ -179,7 +179,8 @@ children = []
 for name in (b"one", b"two"):
     if (pid := os.fork()) == 0:
         s = listens()
-        print("ready", flush=True)
+        # At once, as both write to one pipe: print does it in two pieces where PYTHONUNBUFFERED is set.
+        os.write(1, b"ready\n")
         while True:
             s.accept()[0].sendall(name)
     children.append(pid)
