@@ -87,7 +87,9 @@ async fn carry(borrower: Borrower, destination: Destination, socket: impl Socket
     let stream = destination.request().and_then(|request| borrower.open(&request)).inspect_err(|_| fail(&socket))?;
     // On the heap: its room is free again while the connection idles.
     let answer = Box::pin(destination.answer(&stream, borrower.host()));
-    relay_unanswered(socket, &stream, &Meter::default(), answer).await?;
+    let give_ups = borrower.shared().present().give_ups;
+    let may_give_up = async move { Box::pin(give_ups.next()).await };
+    relay_unanswered(socket, &stream, &Meter::default(), answer, may_give_up).await?;
     still_lent(&stream, &borrower, &destination)
 }
 

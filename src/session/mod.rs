@@ -61,7 +61,7 @@ pub use meter::{Meter, Pace};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
 #[cfg(any(feature = "borrow", feature = "lend"))]
 pub use reachable::Reachable;
-pub use relay::{abandoned, relay, relay_accepted, relay_unanswered};
+pub use relay::{abandoned, relay, relay_unanswered};
 pub use rounds::let_driver_send;
 pub use socket::Socket;
 pub use socket_file::SocketFile;

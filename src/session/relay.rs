@@ -4,6 +4,7 @@
 
 use std::{
     convert::Infallible,
+    future::ready,
     io::{self, IoSlice},
     time::Duration,
 };
@@ -37,11 +38,12 @@ const WRITE_SLICES: usize = 64;
 /// # Cancellation
 /// Dropping the future resets the socket: what it was still to get is missing.
 pub async fn relay(socket: impl Socket, stream: &Stream, meter: &Meter) {
-    let Ok(()) = relay_unanswered(socket, stream, meter, std::future::ready(Ok::<(), Infallible>(()))).await;
+    let Ok(()) = both_ways(socket, stream, meter, ready(Ok::<(), Infallible>(())), ready(())).await;
 }
 
-/// As [`relay`], on a stream whose `answer` is still to come: what the socket sends goes up meanwhile, and an answer
-/// that is an error ends both directions with a reset of the socket.
+/// As [`relay`], on a stream whose `answer` is still to come: what the socket sends goes up meanwhile, and an answer that is an
+/// error ends both directions with a reset of the socket. A socket that fails before the answer fails its stream only with it, or
+/// once `may_give_up` is ready, so that whoever connects and resets cannot make us flood the other side with resets.
 ///
 /// # Errors
 /// That of `answer`.
@@ -53,23 +55,7 @@ pub async fn relay_unanswered<E>(
     stream: &Stream,
     meter: &Meter,
     answer: impl Future<Output = Result<(), E>>,
-) -> Result<(), E> {
-    both_ways(socket, stream, meter, answer, std::future::ready(())).await
-}
-
-/// As [`relay_unanswered`], for a stream that we opened because of a stranger: a socket that fails before the answer has
-/// come fails its stream only afterwards, so that whoever connects and resets cannot make us open and reset streams.
-///
-/// # Errors
-/// That of `answer`.
-///
-/// # Cancellation
-/// As [`relay`].
-pub async fn relay_accepted<E>(
-    socket: impl Socket,
-    stream: &Stream,
-    meter: &Meter,
-    answer: impl Future<Output = Result<(), E>>,
+    may_give_up: impl Future<Output = ()>,
 ) -> Result<(), E> {
     let has_answer = Notify::new();
     let answer = async {
@@ -77,7 +63,14 @@ pub async fn relay_accepted<E>(
         has_answer.notify_one();
         answer
     };
-    both_ways(socket, stream, meter, answer, has_answer.notified()).await
+    let may_reset = async {
+        tokio::select! {
+            biased;
+            () = has_answer.notified() => {}
+            () = may_give_up => {}
+        }
+    };
+    both_ways(socket, stream, meter, answer, may_reset).await
 }
 
 /// Relays what the socket sends from now on, and what is for it from its `answer` on; a failure of the socket waits for

@@ -6,11 +6,16 @@ use std::{
     process::Command,
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use crate::{
     dial, echo, origin, pattern, round_trip,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, ports::ClosedPort, run, text},
+    support::{
+        Daemon, LOOPBACK, Lab, PATIENCE,
+        ports::{ClosedPort, FullListener},
+        run, text, wait_until,
+    },
 };
 
 #[test]
@@ -153,7 +158,7 @@ fn a_reset_by_the_target_is_a_reset_here() {
     let home = lab.join("alice");
     let server = origin(|mut socket| {
         socket.read_exact(&mut [0]).unwrap();
-        rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
+        rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
     });
     let (_forward, local) = home.forward(&[&format!("0:{server}")]);
     let mut socket = dial(local[0]);
@@ -175,6 +180,29 @@ fn a_target_that_is_down_ends_its_connection_and_not_the_forward() {
     let back = gone.listen();
     thread::spawn(move || back.incoming().map_while(Result::ok).for_each(echo));
     round_trip(&dial(local[0]), b"it is up again").unwrap();
+}
+
+/// As a port scanner does, or a load test with a short timeout: to the lender it would be a flood of resets, which costs the session.
+#[test]
+fn a_storm_of_clients_that_break_off_before_the_answer_costs_nobody_else_anything() {
+    const CLIENTS: usize = 3000;
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (server, full) = (origin(echo), FullListener::new());
+    let (_forward, local) = home.forward(&[&format!("0:{}", full.address), &format!("0:{server}")]);
+    let before = dial(local[1]);
+    round_trip(&before, b"before").unwrap();
+    for _ in 0..CLIENTS {
+        let client = dial(local[0]);
+        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    }
+    wait_until("the lender has heard of each", || {
+        let of_them =
+            |line: &serde_json::Value| line["event"] == "tcp-connect" && line["target"] == full.address.to_string();
+        lab.audit().iter().filter(|line| of_them(line)).count() >= CLIENTS || round_trip(&before, b"during").is_err()
+    });
+    round_trip(&before, b"after").unwrap();
+    round_trip(&dial(local[1]), b"new").unwrap();
 }
 
 /// Of a connection that the lender refuses, when the forward stands and the policy has changed.

@@ -11,7 +11,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     echo, origin,
-    support::{Home, LOOPBACK, Lab, PATIENCE, ports::ClosedPort, run},
+    support::{
+        Home, LOOPBACK, Lab, PATIENCE,
+        ports::{ClosedPort, FullListener},
+        run,
+    },
 };
 
 pub fn profiles(home: &Home) -> Profiles {
@@ -82,18 +86,9 @@ async fn dropping_the_future_before_the_grant_ends_the_dial_and_frees_the_stream
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     let borrower = connect(&home).await;
-    // A full backlog of one: further connections are neither accepted nor refused.
-    let full = TcpListener::bind("127.0.0.1:0").unwrap();
-    rustix::net::listen(&full, 0).unwrap();
-    let address = full.local_addr().unwrap();
-    let mut held = Vec::new();
-    for _ in 0..8 {
-        if let Ok(socket) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
-            held.push(socket);
-        }
-    }
+    let full = FullListener::new();
     for _ in 0..5 {
-        let dial = borrower.tcp_connect(address.to_string());
+        let dial = borrower.tcp_connect(full.address.to_string());
         let outcome = tokio::time::timeout(Duration::from_millis(100), dial).await;
         assert!(outcome.is_err(), "the target must not answer");
     }

@@ -11,7 +11,13 @@ use crate::{
     dial, echo, origin, pattern,
     remote::forward,
     round_trip,
-    support::{Daemon, LOOPBACK, Lab, named::NamedLab, ports::ClosedPort, text, wire::Wire},
+    support::{
+        Daemon, LOOPBACK, Lab,
+        named::NamedLab,
+        ports::{ClosedPort, FullListener},
+        text,
+        wire::Wire,
+    },
 };
 
 fn web(socket: TcpStream) {
@@ -263,7 +269,7 @@ fn a_client_that_breaks_off_while_it_waits_ends_the_dial() {
         sessions.to_string().matches("tcp-connect").count()
     };
     // Nobody accepts, and there is room for one: the kernel drops the SYNs of the others.
-    let full = full_listener();
+    let full = FullListener::new();
     for Asking { protocol, request, .. } in asking_for(full.address) {
         for ends_first in [false, true] {
             let mut socket = dial(proxy);
@@ -277,25 +283,4 @@ fn a_client_that_breaks_off_while_it_waits_ends_the_dial() {
             crate::support::wait_until(&format!("the dial of {protocol} has ended"), || streams() == 0);
         }
     }
-}
-
-/// A listener on loopback that takes no connection any more.
-struct Full {
-    address: SocketAddr,
-    _held: (std::os::fd::OwnedFd, Vec<std::os::fd::OwnedFd>),
-}
-
-fn full_listener() -> Full {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with};
-    let socket = || socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
-    let listener = socket();
-    bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    listen(&listener, 0).unwrap();
-    let address = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
-    let held = (0..4).map(|_| {
-        let filling = socket();
-        let _ = connect(&filling, &address);
-        filling
-    });
-    Full { address, _held: (listener, held.collect()) }
 }

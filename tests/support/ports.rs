@@ -5,7 +5,9 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt::set_socket_reuseaddr};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt::set_socket_reuseaddr,
+};
 
 use super::wait_until;
 
@@ -39,7 +41,28 @@ impl ClosedPort {
     }
 }
 
-/// The same for datagrams; nobody else has its number before it is opened.
+/// A listener of 127.0.0.1 with a full queue: whoever connects is neither accepted nor refused.
+pub struct FullListener {
+    pub address: SocketAddr,
+    _held: (OwnedFd, [OwnedFd; 4]),
+}
+
+impl FullListener {
+    pub fn new() -> Self {
+        let listener = bound(SocketType::STREAM, "127.0.0.1:0".parse().unwrap());
+        listen(&listener, 0).unwrap();
+        let address: SocketAddr = rustix::net::getsockname(&listener).unwrap().try_into().unwrap();
+        let filling = [(); 4].map(|()| {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+            let _ = connect(&socket, &address);
+            socket
+        });
+        Self { address, _held: (listener, filling) }
+    }
+}
+
+/// The same as [`ClosedPort`] for datagrams; nobody else has its number before it is opened.
 pub struct ClosedUdpPort {
     socket: UdpSocket,
     pub address: SocketAddr,

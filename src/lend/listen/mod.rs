@@ -14,7 +14,7 @@ mod port;
 mod tcp;
 mod unix;
 
-use std::{io, sync::Arc};
+use std::{future::pending, io, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -36,7 +36,7 @@ use crate::{
         Accepted, Answer, Errno, ErrorKind, Listening, PENDING_MAX, Ready, Refusal, ServiceListen, StartListening,
         StreamId, TcpListen, WireAddr, message,
     },
-    session::{Backoff, Crew, Stream, relay_accepted},
+    session::{Backoff, Crew, Stream, relay_unanswered},
 };
 
 /// Judges a listener and what came to it again.
@@ -275,8 +275,8 @@ impl Arrival {
         };
         let relay = async {
             match came {
-                Came::Tcp { socket, .. } => relay_accepted(socket, &stream, held.meter(), answer).await,
-                Came::Unix(socket) => relay_accepted(socket, &stream, held.meter(), answer).await,
+                Came::Tcp { socket, .. } => relay_unanswered(socket, &stream, held.meter(), answer, pending()).await,
+                Came::Unix(socket) => relay_unanswered(socket, &stream, held.meter(), answer, pending()).await,
                 Came::Service(visit) => visit.relay(&stream, held.meter(), answer).await,
             }
         };
@@ -289,7 +289,7 @@ impl Arrival {
 /// Ready when the listener is taken back; never when it is only closed, as what was accepted goes on then.
 async fn taken_back(mut taken: watch::Receiver<bool>) {
     if taken.wait_for(|taken| *taken).await.is_err() {
-        std::future::pending().await
+        pending().await
     }
 }
 

@@ -1,9 +1,10 @@
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
 };
 
 use super::*;
@@ -89,9 +90,9 @@ async fn a_socket_whose_other_end_reads_no_more_is_reset_once_it_has_everything(
 async fn bytes_go_up_before_the_answer_and_a_no_resets_the_socket() {
     let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
     let (mut near, far) = socket_pair().await;
-    let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
+    let (answer_tx, answer_rx) = oneshot::channel::<Result<(), &str>>();
     let relay = tokio::spawn(async move {
-        relay_unanswered(far, &ours, &Meter::default(), async { answer_rx.await.unwrap() }).await
+        relay_unanswered(far, &ours, &Meter::default(), async { answer_rx.await.unwrap() }, pending()).await
     });
     near.write_all(b"early").await.unwrap();
     let mut batch = Batch::default();
@@ -130,26 +131,42 @@ async fn what_a_socket_sent_before_it_broke_off_is_read_first() {
 
 /// Whoever connects and resets must not make us open and reset streams: that is a flood to the other side.
 #[tokio::test]
-async fn a_socket_that_fails_before_the_answer_fails_its_stream_only_after_it() {
-    let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
-    let (near, far) = socket_pair().await;
-    let (answer_tx, answer_rx) = tokio::sync::oneshot::channel::<Result<(), &str>>();
-    let relay =
-        tokio::spawn(
-            async move { relay_accepted(far, &ours, &Meter::default(), async { answer_rx.await.unwrap() }).await },
-        );
-    near.set_zero_linger().unwrap();
-    drop(near);
-    let mut batch = Batch::default();
-    tokio::select! {
-        biased;
-        ended = theirs.read_batch(&mut batch, 1) => panic!("{ended:?} before the answer"),
-        // On this one thread the relay runs until nothing is left for it to do.
-        () = turns(1000) => {}
+async fn a_socket_that_fails_before_the_answer_fails_its_stream_only_after_it_or_when_it_may_give_up() {
+    for is_answered in [true, false] {
+        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+        let (near, far) = socket_pair().await;
+        let (answer_tx, answer_rx) = oneshot::channel();
+        let (give_up_tx, give_up_rx) = oneshot::channel();
+        let relay = tokio::spawn(async move {
+            let answer = async { answer_rx.await.unwrap() };
+            relay_unanswered(far, &ours, &Meter::default(), answer, async { give_up_rx.await.unwrap() }).await
+        });
+        near.set_zero_linger().unwrap();
+        drop(near);
+        let mut batch = Batch::default();
+        tokio::select! {
+            biased;
+            ended = theirs.read_batch(&mut batch, 1) => panic!("{ended:?} before the answer"),
+            // On this one thread the relay runs until nothing is left for it to do.
+            () = turns(1000) => {}
+        }
+        if is_answered {
+            answer_tx.send(Ok::<(), &str>(())).unwrap();
+            assert_eq!(
+                soon(theirs.read_batch(&mut batch, 1)).await.unwrap_err().kind(),
+                io::ErrorKind::ConnectionReset
+            );
+            assert_eq!(relay.await.unwrap(), Ok(()));
+        } else {
+            give_up_tx.send(()).unwrap();
+            assert_eq!(
+                soon(theirs.read_batch(&mut batch, 1)).await.unwrap_err().kind(),
+                io::ErrorKind::ConnectionReset
+            );
+            answer_tx.send(Err("too late")).unwrap();
+            assert_eq!(relay.await.unwrap(), Err("too late"));
+        }
     }
-    answer_tx.send(Ok(())).unwrap();
-    assert_eq!(theirs.read_batch(&mut batch, 1).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(relay.await.unwrap(), Ok(()));
 }
 
 /// What would else wait for ever.
