@@ -7,6 +7,7 @@ mod support;
 mod audit;
 mod audit_commands;
 mod clock;
+mod descriptors;
 mod dials;
 mod door;
 mod flood;
