@@ -116,6 +116,12 @@ mod tests {
     }
 
     #[test]
+    fn no_path_is_longer_than_what_may_be_kept() {
+        let mut flight = Flight::new();
+        assert_eq!(drive(&mut flight, 20, Duration::from_secs(1), 1_000_000_000), KEPT_BYTES_MAX);
+    }
+
+    #[test]
     fn a_pause_halves_the_limit_and_no_more() {
         let mut flight = Flight::new();
         let full = drive(&mut flight, 20, Duration::from_millis(50), 125_000_000);

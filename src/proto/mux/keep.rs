@@ -202,6 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_bounded_in_bytes() {
+        let (mut kept, piece) = (Kept::default(), Bytes::from(vec![0; 1 << 20]));
+        while !kept.is_full() {
+            kept.push(piece.clone(), 1);
+        }
+        assert_eq!(kept.bytes(), KEPT_BYTES_MAX);
+        assert_eq!(kept.handle_ack(1), Ok(()));
+        assert!(!kept.is_full());
+    }
+
+    #[test]
     fn an_ack_is_due_after_many_bytes_or_a_little_time() {
         let (mut taken, now) = (Acknowledged::default(), Instant::now());
         taken.count(now, 100);
