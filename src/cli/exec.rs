@@ -1,6 +1,7 @@
 //! `capuchin exec` and `capuchin shell`: a program at the lender, with our stdin, stdout, stderr and terminal.
 
 mod escape_keys;
+mod keys;
 mod local_terminal;
 mod relay;
 mod signals;

@@ -197,3 +197,17 @@ fn an_interrupt_ends_a_flood_without_end_and_little_comes_behind_it() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(behind <= BEHIND_BYTES_MAX, "{behind} bytes came behind the interrupt");
 }
+
+#[test]
+fn the_keys_for_an_end_are_heard_behind_a_paste_that_nobody_reads() {
+    let (_lab, home) = lab();
+    let mut pty = Pty::open();
+    let mut child =
+        pty.start(&mut on_terminal(&home, &["sh", "-c", "stty raw -echo; echo ready $((6*7)); exec sleep 300"]));
+    pty.wait_for("ready 42");
+    // More than what a stream takes on its way to a program that takes nothing.
+    let line = [b"0".repeat(99), b"\r".to_vec()].concat();
+    pty.pastes([line.repeat(10_000), b"~.".to_vec()].concat());
+    pty.wait_for("Connection to lab closed.");
+    assert_eq!(child.wait().unwrap().code(), Some(255));
+}

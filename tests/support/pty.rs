@@ -74,6 +74,13 @@ impl Pty {
         self.keys.write_all(keys).unwrap();
     }
 
+    /// Types what may be more than is taken, while the test goes on.
+    pub fn pastes(&self, keys: Vec<u8>) {
+        let mut end = self.keys.try_clone().unwrap();
+        // Of a terminal that has gone nothing is left to type at.
+        std::thread::spawn(move || drop(end.write_all(&keys)));
+    }
+
     /// Reads until this has come.
     pub fn wait_for(&mut self, what: &str) -> String {
         let (mut heard, mut piece) = (Vec::new(), [0; 4096]);

@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    escape_keys::{EscapeKeys, Typed},
     failed,
+    keys::Keys,
     local_terminal::{self, LocalTerminal},
     signals::{Event, Signals, stop_job, stop_self},
     streams::{Input, Output, write_out},
@@ -86,7 +86,7 @@ async fn converse(
     let (suspend_tx, mut suspend_rx) = mpsc::channel::<oneshot::Sender<()>>(1);
     let mut copies = Copies::default();
     if let Some(stdin) = child.stdin.take() {
-        let keys = terminal.map(|_| Keys { typed: EscapeKeys::new(escape), suspend_tx, held: held(borrower) });
+        let keys = terminal.map(|_| Keys::new(escape, suspend_tx, held(borrower)));
         copies.feed(&session, stdin, keys).map_err(End::Stdin)?;
     }
     let mut speaking = 0;
@@ -167,7 +167,14 @@ impl Copies {
     fn feed(&mut self, session: &Session, stdin: ChildStdin, keys: Option<Keys>) -> io::Result<()> {
         let input = Input::open()?;
         self.spawn(session, input.may_block(), async move {
-            if feed(stdin, input, keys).await { Copied::Asked } else { Copied::Input }
+            let asked = match keys {
+                Some(keys) => keys.pass_on(stdin, input).await,
+                None => {
+                    feed(stdin, input).await;
+                    false
+                }
+            };
+            if asked { Copied::Asked } else { Copied::Input }
         });
         Ok(())
     }
@@ -197,51 +204,15 @@ impl Copies {
     }
 }
 
-/// What the keys of a terminal may do besides being typed.
-struct Keys {
-    typed: EscapeKeys,
-    /// Asks to be suspended, and to be told when that is over.
-    suspend_tx: mpsc::Sender<oneshot::Sender<()>>,
-    /// What `~#` tells.
-    held: String,
-}
-
-/// Feeds the program what stdin gives; `true` if the keys say that this is the end.
-async fn feed(stdin: ChildStdin, mut input: Input, mut keys: Option<Keys>) -> bool {
+/// Feeds the program what stdin gives.
+async fn feed(stdin: ChildStdin, mut input: Input) {
     while let Some(bytes) = input.read().await {
-        let Some(keys) = &mut keys else {
-            // It reads no more; what it says still comes.
-            if stdin.stream().write_all_bytes(bytes).await.is_err() {
-                return false;
-            }
-            let_driver_send().await;
-            continue;
-        };
-        for typed in keys.typed.take(&bytes) {
-            match typed {
-                Typed::Bytes(bytes) => {
-                    if stdin.stream().write_all_bytes(bytes.into()).await.is_err() {
-                        return false;
-                    }
-                }
-                Typed::End => {
-                    tell(&keys.typed.echo("."));
-                    return true;
-                }
-                Typed::Help => tell(&(keys.typed.echo("?") + &keys.typed.help())),
-                Typed::List => tell(&(keys.typed.echo("#") + &keys.held)),
-                Typed::Suspend => {
-                    tell(&keys.typed.echo("^Z"));
-                    let (done_tx, done_rx) = oneshot::channel();
-                    if keys.suspend_tx.send(done_tx).await.is_ok() {
-                        let _ = done_rx.await;
-                    }
-                }
-            }
+        // It reads no more; what it says still comes.
+        if stdin.stream().write_all_bytes(bytes).await.is_err() {
+            return;
         }
         let_driver_send().await;
     }
-    false
 }
 
 /// Stops this process until it is told to go on, with the terminal as it was.
@@ -265,11 +236,6 @@ fn held(borrower: &Borrower) -> String {
 
 fn escape_host(borrower: &Borrower) -> String {
     escape(borrower.host())
-}
-
-/// For the person at the keys, and not in what the program wrote.
-fn tell(text: &str) {
-    let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
 }
 
 fn exit(status: ExitStatus) -> Result<(), Failure> {
