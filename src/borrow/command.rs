@@ -200,6 +200,12 @@ impl Command {
         self.spawn().await?.wait().await
     }
 
+    /// Asks another session for it from now on.
+    #[cfg(feature = "cli")]
+    pub(crate) fn change_borrower(&mut self, borrower: &Borrower) {
+        self.borrower = borrower.clone();
+    }
+
     async fn spawn_with(&self, otherwise: [Stdio; 3]) -> Result<Child, BorrowError> {
         let mut piped = [0, 1, 2].map(|index: usize| self.stdio[index].unwrap_or(otherwise[index]) == Stdio::Piped);
         piped[2] &= self.terminal.is_none();

@@ -261,6 +261,12 @@ impl Borrower {
         self.shared.id()
     }
 
+    /// Whether its session is another program's.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.is_shared()
+    }
+
     /// The session of now: another one after a reconnection.
     pub(crate) fn session(&self) -> Session {
         self.shared.session()

@@ -15,7 +15,7 @@ use super::{
     presence::Presence,
     report::{Failure, print},
 };
-use crate::{BorrowError, Command, Stdio, proto::ErrorKind};
+use crate::{BorrowError, Borrower, Child, Command, Stdio, proto::ErrorKind};
 
 /// Exit status of a shell for a program that is there and cannot be executed.
 const NOT_EXECUTABLE: u8 = 126;
@@ -122,23 +122,23 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut command = borrower.command(program);
     command.args(rest);
     session.apply(&mut command);
+    let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+    let mut wanted = Wanted { host: &session.host, borrower, command, about: ("exec", words.join(" ")) };
     if detach {
-        command.detach();
-        let mut child = command.spawn().await.map_err(failed)?;
+        wanted.command.detach();
+        let mut child = wanted.start().await?;
         let pid = child.id().map(|pid| pid.to_string()).unwrap_or_default();
         child.stdin = None;
         child.detach().await?;
         return print(&pid);
     }
-    let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
-    let _presence = Presence::announce(&borrower, "exec", vec![words.join(" ")]);
     if !null_stdin {
-        command.stdin(Stdio::Piped);
+        wanted.command.stdin(Stdio::Piped);
     }
     if terminal {
-        Session::apply_language(&mut command);
+        Session::apply_language(&mut wanted.command);
     }
-    let ran = relay::run(&borrower, command, terminal, session.escape.0).await;
+    let ran = relay::run(wanted, terminal, session.escape.0).await;
     ran.map_err(|failure| if failure.code == NOT_FOUND { for_a_shell(failure, &argv) } else { failure })
 }
 
@@ -162,12 +162,44 @@ pub async fn shell(arguments: ShellArguments) -> Result<(), Failure> {
     let mut command = borrower.shell();
     session.apply(&mut command);
     command.stdin(Stdio::Piped);
-    let _presence = Presence::announce(&borrower, "shell", vec!["a login shell".to_owned()]);
     let terminal = terminal || (!no_terminal && std::io::stdin().is_terminal());
     if terminal {
         Session::apply_language(&mut command);
     }
-    relay::run(&borrower, command, terminal, session.escape.0).await
+    let wanted = Wanted { host: &session.host, borrower, command, about: ("shell", "a login shell".to_owned()) };
+    relay::run(wanted, terminal, session.escape.0).await
+}
+
+/// A program that is to run there.
+struct Wanted<'a> {
+    host: &'a HostArgument,
+    borrower: Borrower,
+    command: Command,
+    /// Of what `capuchin status` lists: which command it is, and what for.
+    about: (&'static str, String),
+}
+
+impl Wanted<'_> {
+    /// Starts it; where the session that is shared has no room for one more, over one of its own, as ssh(1) does.
+    ///
+    /// # Cancellation
+    /// What may have been started ends.
+    async fn start(&mut self) -> Result<Child, Failure> {
+        let full = match self.command.spawn().await {
+            Err(error) if error.kind() == ErrorKind::Busy && self.borrower.is_shared() => error,
+            spawned => return spawned.map_err(failed),
+        };
+        // Nobody is asked for a password: there is a session that will have room again.
+        let Ok(own) = Borrower::connect(&self.host.text()?).await else { return Err(failed(full)) };
+        self.command.change_borrower(&own);
+        self.borrower = own;
+        self.command.spawn().await.map_err(failed)
+    }
+
+    fn announce(&self) -> Option<Presence> {
+        let (command, purpose) = &self.about;
+        Presence::announce(&self.borrower, command, vec![purpose.clone()])
+    }
 }
 
 impl Session {

@@ -359,3 +359,25 @@ fn a_connection_for_another_programs_transport_goes_over_the_shared_session() {
         assert_eq!(connected()[before] == shared, shares);
     }
 }
+
+#[test]
+fn a_program_that_the_shared_session_has_no_room_for_runs_over_a_session_of_its_own() {
+    for (policy, is_alone) in [(EVERYTHING, false), (&one_session_at_a_time(), true)] {
+        let lab = Lab::start(policy);
+        let home = lab.join("alice");
+        run(&mut capuchin(&home, &["connect", "lab"]));
+        let wait = ["exec", "lab", "sh", "-c", "echo runs; read end"];
+        let begin = || Daemon::spawn(capuchin(&home, &wait).stdin(Stdio::piped()));
+        let programs: Vec<_> = (0..128).map(|_| begin()).collect();
+        for program in &programs {
+            program.wait_for_line("runs");
+        }
+        let mut one_more = capuchin(&home, &["exec", "lab", "echo", "said"]);
+        match is_alone {
+            true => assert!(fails(&mut one_more, 255).contains("128 programs of one session")),
+            false => assert_eq!(text(run(&mut one_more).stdout), "said\n"),
+        }
+        drop(programs);
+        run(&mut capuchin(&home, &["connect", "--stop", "lab"]));
+    }
+}

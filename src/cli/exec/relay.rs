@@ -13,14 +13,14 @@ use tokio::{
 };
 
 use super::{
-    failed,
+    Wanted,
     keys::Keys,
     local_terminal::{self, LocalTerminal},
     signals::{Event, Signals, stop_job, stop_self},
     streams::{Input, Output, write_out},
 };
 use crate::{
-    BorrowError, Borrower, Child, ChildControl, ChildStdin, Command, Stdio,
+    BorrowError, Borrower, Child, ChildControl, ChildStdin, Stdio,
     borrow::ProgramStream,
     cli::{
         report::{CLOSED_STDOUT, FAILURE, Failure, SIGNALLED, escape, warn},
@@ -30,18 +30,19 @@ use crate::{
     session::{Crew, Session, let_driver_send},
 };
 
-/// Runs `command` to its end, with a terminal if one is `wanted`.
-pub async fn run(borrower: &Borrower, mut command: Command, wanted: bool, escape: Option<u8>) -> Result<(), Failure> {
-    let terminal = super::local_terminal(wanted);
-    if wanted {
-        command.terminal(local_terminal::wanted(terminal.as_ref()));
+/// Runs what is `wanted` to its end.
+pub(super) async fn run(mut wanted: Wanted<'_>, on_terminal: bool, escape: Option<u8>) -> Result<(), Failure> {
+    let terminal = super::local_terminal(on_terminal);
+    if on_terminal {
+        wanted.command.terminal(local_terminal::wanted(terminal.as_ref()));
     }
-    command.stdout(Stdio::Piped).stderr(Stdio::Piped);
+    wanted.command.stdout(Stdio::Piped).stderr(Stdio::Piped);
     let mut signals = Signals::listen()?;
     let mut child = tokio::select! {
-        child = command.spawn() => child.map_err(failed)?,
+        child = wanted.start() => child?,
         number = signals.end() => return Err(Failure::silent(SIGNALLED + number)),
     };
+    let (borrower, _presence) = (&wanted.borrower, wanted.announce());
     if terminal.is_some() {
         signals.listen_for_stops()?;
     }
