@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::{
     machine::{Machine, Within},
-    support::{Daemon, run, text},
+    support::{Daemon, fails, run, text},
 };
 
 /// Listens where it is told, says so, and answers each visitor with his address and what he said, when he has said it all.
@@ -113,6 +113,20 @@ fn loopback_is_the_programs_alone_unless_it_is_published() {
         assert_eq!(visit(&machine, "", 0, &["10.77.0.1:8008", "127.0.0.1:8006"]), "ECONNREFUSED\nECONNREFUSED\n");
         drop(server.stdin.take());
         assert!(server.wait().success());
+    }
+}
+
+/// The program can only say that its own number is in use, which it is not.
+#[test]
+fn a_published_port_that_somebody_has_at_the_lender_is_told_by_its_number_there() {
+    let machine = Machine::start();
+    for within in machine.anybody_in_each_network() {
+        let _theirs = serves(&within, &[], &["0.0.0.0:8010"]);
+        let program = "import socket; socket.create_server((\"0.0.0.0\", 80))";
+        let said = fails(&mut within.run_with(&["--publish", "8010:80"], &["python3", "-c", program]), 1);
+        assert!(said.contains("OSError: [Errno 98] Address already in use"), "{said}");
+        let told = "capuchin: lab cannot listen on 0.0.0.0:8010: Address already in use";
+        assert_eq!(said.lines().filter(|line| line.starts_with(told)).count(), 1, "{said}");
     }
 }
 

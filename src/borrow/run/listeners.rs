@@ -214,6 +214,12 @@ pub fn cookie(message: &[u8]) -> Option<u64> {
     Some(u64::from(high) << 32 | u64::from(low))
 }
 
+/// Whether a kernel of this release lists what is bound and no more, as well: from Linux 6.8 on.
+pub fn lists_bound(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 8)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -321,5 +327,15 @@ mod tests {
         assert!(!listeners.has_datagrams(other, client_at).unwrap());
         drop(server);
         assert!(!listeners.has_datagrams(other, server_at).unwrap());
+    }
+
+    #[test]
+    fn a_kernel_lists_what_is_bound_and_no_more_from_its_release_on() {
+        for release in ["6.8", "6.8.0-45-generic", "6.18.44", "7.0-rc1", "10.1"] {
+            assert!(lists_bound(release), "{release}");
+        }
+        for release in ["6.7.12", "6.1.0-26-amd64", "5.19", "5.15.0", "", "linux"] {
+            assert!(!lists_bound(release), "{release}");
+        }
     }
 }

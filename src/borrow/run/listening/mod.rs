@@ -53,7 +53,7 @@ pub use self::{
 };
 use super::{
     flows::Flows,
-    listeners::Listeners,
+    listeners::{self, Listeners},
     supervisor::{Asked, Call},
 };
 use crate::{BorrowError, Borrower, borrow::TcpOptions, proto::Errno};
@@ -111,7 +111,7 @@ impl Ports {
             publish,
             network,
             can_wait,
-            lists_bound: lists_bound(&rustix::system::uname().release().to_string_lossy()),
+            lists_bound: listeners::lists_bound(&rustix::system::uname().release().to_string_lossy()),
             holders: Mutex::default(),
             binding: tokio::sync::Mutex::default(),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
@@ -206,10 +206,21 @@ impl Ports {
             self.holders().hold(socket.cookie, Held::Port(port));
             return Ok(());
         }
-        let port = self.open(place).await.map_err(NotBound::of)?;
+        let port = self.open(place).await.map_err(|error| self.not_opened(error, place))?;
         done(socket.bind(address))?;
         self.hold(&socket, port);
         Ok(())
+    }
+
+    fn not_opened(&self, error: BorrowError, place: Place) -> NotBound {
+        let mut not_bound = NotBound::of(error);
+        // The program's error is about its own number, which the lender does not know.
+        if place.at_lender.port() != place.inside.bound.port()
+            && let Some(why) = not_bound.1.take()
+        {
+            let _ = self.surroundings.refused_tx.try_send(why);
+        }
+        not_bound
     }
 
     /// Binds a port that the lender picks, or, where it lends none, one that is the program's alone.
@@ -375,25 +386,4 @@ impl Ports {
 
 fn done(result: std::io::Result<()>) -> Result<(), Errno> {
     result.map_err(|error| Errno::of(&error).unwrap_or(Errno::EINVAL))
-}
-
-/// Whether a kernel of this release does: from Linux 6.8 on.
-fn lists_bound(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 8)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_lists_what_is_bound_and_no_more_from_its_release_on() {
-        for release in ["6.8", "6.8.0-45-generic", "6.18.44", "7.0-rc1", "10.1"] {
-            assert!(lists_bound(release), "{release}");
-        }
-        for release in ["6.7.12", "6.1.0-26-amd64", "5.19", "5.15.0", "", "linux"] {
-            assert!(!lists_bound(release), "{release}");
-        }
-    }
 }
