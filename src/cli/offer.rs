@@ -9,13 +9,13 @@ use super::{
     exec::streams::{Input, Output, write_out},
     host::HostArgument,
     presence::Presence,
-    report::{Failure, escape, of_stdout, warn},
+    report::{Failure, escape, of_stdin, of_stdout, warn},
     runtime::no_threads,
     signals,
 };
 use crate::{
-    BorrowError, ServiceListener, ServiceStream,
-    proto::ErrorKind,
+    ServiceListener, ServiceStream,
+    proto::{ErrorKind, Reset},
     session::{Stream, Unended},
     sys,
 };
@@ -72,15 +72,14 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
             none => none.insert(Stdin::open()?),
         };
         let down = async {
-            let whole = write_out(stream.clone(), Output::open(stdout())).await?;
+            let failed = |error: io::Error| of_stdout(&error);
+            let whole = write_out(stream.clone(), Output::open(stdout())).await.map_err(failed)?;
             if once {
-                sys::close_stdout()?;
+                sys::close_stdout().map_err(failed)?;
             }
             Ok(whole)
         };
-        let up = async { Ok(up(stdin, &stream).await) };
-        let failed = |error: io::Error| of_stdout(&error);
-        let (has_ended, whole) = tokio::try_join!(up, down).map_err(failed)?;
+        let (has_ended, whole) = tokio::try_join!(up(stdin, &stream), down)?;
         unended.has_ended();
         if once || has_ended {
             // What was written is there; with the session gone it may not be.
@@ -103,7 +102,7 @@ async fn serve(offer: ServiceListener, once: bool) -> Result<(), Failure> {
 /// Our stdin, with what was read of it while nobody was there.
 struct Stdin {
     input: Input,
-    held: Option<Bytes>,
+    held: Option<io::Result<Bytes>>,
 }
 
 impl Stdin {
@@ -112,7 +111,7 @@ impl Stdin {
         Ok(Self { input, held: None })
     }
 
-    async fn read(&mut self) -> Option<Bytes> {
+    async fn read(&mut self) -> Option<io::Result<Bytes>> {
         match self.held.take() {
             Some(bytes) => Some(bytes),
             None => self.input.read().await,
@@ -121,14 +120,15 @@ impl Stdin {
 }
 
 /// Who comes next, or `None` if stdin ends before: then there is nothing to come for. What comes in there meanwhile is the next one's.
-async fn next_or_end(offer: &ServiceListener, stdin: &mut Stdin) -> Result<Option<ServiceStream>, BorrowError> {
+async fn next_or_end(offer: &ServiceListener, stdin: &mut Stdin) -> Result<Option<ServiceStream>, Failure> {
     let mut next = std::pin::pin!(offer.accept());
     loop {
         tokio::select! {
             biased;
-            next = &mut next => return next.map(Some),
+            next = &mut next => return Ok(Some(next?)),
             bytes = stdin.input.read(), if stdin.held.is_none() => match bytes {
                 None => return Ok(None),
+                Some(Err(error)) => return Err(of_stdin(&error)),
                 held => stdin.held = held,
             },
         }
@@ -136,20 +136,27 @@ async fn next_or_end(offer: &ServiceListener, stdin: &mut Stdin) -> Result<Optio
 }
 
 /// Sends what comes in at stdin; `true` at its end, `false` if nobody takes it any more.
-async fn up(stdin: &mut Stdin, stream: &Stream) -> bool {
+///
+/// # Errors
+/// It fails before its end, and who is connected is told so.
+async fn up(stdin: &mut Stdin, stream: &Stream) -> Result<bool, Failure> {
     loop {
         tokio::select! {
             biased;
-            _ = stream.write_closed() => return false,
+            _ = stream.write_closed() => return Ok(false),
             bytes = stdin.read() => match bytes {
-                Some(bytes) => {
+                Some(Ok(bytes)) => {
                     if stream.write_all_bytes(bytes).await.is_err() {
-                        return false;
+                        return Ok(false);
                     }
+                }
+                Some(Err(error)) => {
+                    stream.reset(Reset::Cancelled);
+                    return Err(of_stdin(&error));
                 }
                 None => {
                     stream.finish();
-                    return true;
+                    return Ok(true);
                 }
             },
         }

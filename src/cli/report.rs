@@ -104,6 +104,11 @@ pub fn of_stdout(error: &io::Error) -> Failure {
     }
 }
 
+/// A stdin that fails before its end: what came of it must not be taken for the whole.
+pub fn of_stdin(error: &io::Error) -> Failure {
+    Failure::new(ErrorKind::Local, format!("cannot read stdin: {error}"))
+}
+
 /// Prints one JSON document to stdout.
 ///
 /// # Errors

@@ -289,6 +289,23 @@ async fn what_broke_off_is_no_end_to_who_offers_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stdin_that_fails_is_no_end_to_who_is_connected() {
+    let two = Two::meet(POLICY);
+    let bob = connect(&two.bob, "lab").await;
+    // Nothing is at its beginning, which reads as a disk that fails.
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    let mut command = two.alice.capuchin();
+    let command = command.args(["offer", "lab", "payroll", "stdio"]).stdin(memory);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    wait_for_line(&mut stderr, "Offering service ");
+    let mut stream = bob.stdio("payroll").await.unwrap();
+    assert!(stream.read_u8().await.is_err_and(|error| error.kind() != std::io::ErrorKind::UnexpectedEof));
+    wait_for_line(&mut stderr, "error[local]: cannot read stdin: Input/output error");
+    assert_eq!(child.wait().unwrap().code(), Some(255));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_ends_with_the_session_that_offers_it() {
     let two = Two::meet(POLICY);
     let bob = connect(&two.bob, "lab").await;

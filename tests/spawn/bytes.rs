@@ -42,6 +42,19 @@ fn a_hundred_megabytes_come_back_as_they_went() {
 }
 
 #[test]
+fn a_stdin_that_fails_is_no_end_of_input_to_the_program() {
+    let (lab, home) = lab();
+    let whole = lab.dir().join("whole");
+    // Nothing is at its beginning, which reads as a disk that fails.
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    let line = "cat; echo whole >\"$0\"";
+    let said = fails(exec(&home, &["sh", "-c", line, whole.to_str().unwrap()]).stdin(memory), 255);
+    assert!(said.contains("error[local]: cannot read stdin: Input/output error"), "{said}");
+    lab.wait_for_audit("its end", |line| line["event"] == "spawn-ended");
+    assert!(!whole.exists());
+}
+
+#[test]
 fn arguments_arrive_one_by_one_whatever_bytes_they_are() {
     let (_lab, home) = lab();
     let odd: [&[u8]; 9] =

@@ -39,13 +39,14 @@ impl Keys {
                 bytes = input.read(), if more && has_room => bytes,
             };
             match bytes {
-                Some(bytes) => {
+                Some(Ok(bytes)) => {
                     if self.take(&bytes, &mut waiting, &stdin).await {
                         return true;
                     }
                     let_driver_send().await;
                 }
-                None => more = false,
+                // One that has gone.
+                Some(Err(_)) | None => more = false,
             }
         }
         false

@@ -23,10 +23,10 @@ use crate::{
     BorrowError, Borrower, Child, ChildControl, ChildStdin, Stdio,
     borrow::ProgramStream,
     cli::{
-        report::{CLOSED_STDOUT, FAILURE, Failure, SIGNALLED, escape, warn},
+        report::{CLOSED_STDOUT, FAILURE, Failure, SIGNALLED, escape, of_stdin, warn},
         runtime::no_threads,
     },
-    proto::ErrorKind,
+    proto::{ErrorKind, Reset},
     session::{Crew, Session, let_driver_send},
 };
 
@@ -58,6 +58,7 @@ pub(super) async fn run(mut wanted: Wanted<'_>, on_terminal: bool, escape: Optio
         }
         Err(End::Signal(number)) => Err(Failure::silent(SIGNALLED + number)),
         Err(End::Stdin(error)) => Err(no_threads(&error.to_string())),
+        Err(End::Unread(error)) => Err(of_stdin(&error)),
         Err(End::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::silent(CLOSED_STDOUT)),
         Err(End::Stdout(error)) => Err(Failure::new(ErrorKind::Local, format!("cannot write its output: {error}"))),
         Err(End::Lost(error)) => Err(error.into()),
@@ -71,6 +72,8 @@ enum End {
     Signal(u8),
     /// There is no thread to read it.
     Stdin(io::Error),
+    /// It failed before its end.
+    Unread(io::Error),
     Stdout(io::Error),
     Lost(BorrowError),
 }
@@ -109,7 +112,7 @@ async fn converse(
         tokio::select! {
             ended = child.ended(), if status.is_none() => status = Some(ended.map_err(End::Lost)?),
             Some(copied) = copies.next() => match copied {
-                Copied::Input => {}
+                Copied::Input(read) => read.map_err(End::Unread)?,
                 Copied::Asked => return Err(End::Asked),
                 Copied::Output(written) => {
                     // Why, the program's own end says better, if that has not come.
@@ -157,7 +160,7 @@ struct Copies {
 /// Which copy is over.
 enum Copied {
     /// The program's input.
-    Input,
+    Input(io::Result<()>),
     /// The keys say that this is the end.
     Asked,
     Output(io::Result<io::Result<()>>),
@@ -170,12 +173,9 @@ impl Copies {
         self.spawn(session, input.may_block(), async move {
             let asked = match keys {
                 Some(keys) => keys.pass_on(stdin, input).await,
-                None => {
-                    feed(stdin, input).await;
-                    false
-                }
+                None => return Copied::Input(feed(stdin, input).await),
             };
-            if asked { Copied::Asked } else { Copied::Input }
+            if asked { Copied::Asked } else { Copied::Input(Ok(())) }
         });
         Ok(())
     }
@@ -206,14 +206,19 @@ impl Copies {
 }
 
 /// Feeds the program what stdin gives.
-async fn feed(stdin: ChildStdin, mut input: Input) {
+///
+/// # Errors
+/// It cannot be read to its end, which the program is not told as one.
+async fn feed(stdin: ChildStdin, mut input: Input) -> io::Result<()> {
     while let Some(bytes) = input.read().await {
+        let bytes = bytes.inspect_err(|_| stdin.stream().reset(Reset::Cancelled))?;
         // It reads no more; what it says still comes.
         if stdin.stream().write_all_bytes(bytes).await.is_err() {
-            return;
+            break;
         }
         let_driver_send().await;
     }
+    Ok(())
 }
 
 /// Stops this process until it is told to go on, with the terminal as it was.

@@ -36,7 +36,7 @@ const READ_AHEAD: usize = 2;
 pub enum Input {
     Reopened(Receiver, BytesMut),
     /// From a thread that reads it; the end is the end of the channel.
-    Blocking(mpsc::Receiver<Bytes>),
+    Blocking(mpsc::Receiver<io::Result<Bytes>>),
 }
 
 impl Input {
@@ -53,8 +53,12 @@ impl Input {
         matches!(self, Self::Blocking(_))
     }
 
-    /// The next bytes, as they come. A terminal that was hung up, or a stdin that is none, has no more to say.
-    pub async fn read(&mut self) -> Option<Bytes> {
+    /// The next bytes, as they come. A terminal that was hung up, or a stdin that is none, has no more to say; what fails
+    /// otherwise, as a disk does, is no end of it.
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    pub async fn read(&mut self) -> Option<io::Result<Bytes>> {
         match self {
             Self::Blocking(bytes_rx) => bytes_rx.recv().await,
             Self::Reopened(receiver, buffer) => loop {
@@ -65,9 +69,9 @@ impl Input {
                     Ok(length) if length < COPIED_BYTES => {
                         let bytes = Bytes::copy_from_slice(buffer);
                         buffer.clear();
-                        return Some(bytes);
+                        return Some(Ok(bytes));
                     }
-                    Ok(_) => return Some(buffer.split().freeze()),
+                    Ok(_) => return Some(Ok(buffer.split().freeze())),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => return None,
                 }
@@ -131,7 +135,7 @@ fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> Option<OwnedFd> {
 }
 
 /// What stdin gives, from a thread that reads it.
-fn read_stdin() -> io::Result<mpsc::Receiver<Bytes>> {
+fn read_stdin() -> io::Result<mpsc::Receiver<io::Result<Bytes>>> {
     let (bytes_tx, bytes_rx) = mpsc::channel(READ_AHEAD);
     // It ends with the process: nothing can wake a read of a terminal.
     std::thread::Builder::new().spawn(move || {
@@ -148,13 +152,16 @@ fn read_stdin() -> io::Result<mpsc::Receiver<Bytes>> {
                         filled.truncate(length);
                         filled.into()
                     };
-                    if bytes_tx.blocking_send(bytes).is_err() {
+                    if bytes_tx.blocking_send(Ok(bytes)).is_err() {
                         return;
                     }
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => wait_for(rustix::stdio::stdin(), PollFlags::IN),
-                Err(_) => return,
+                // It is not open for reading, as nohup(1) leaves it, or nothing that could be read.
+                Err(rustix::io::Errno::BADF | rustix::io::Errno::ISDIR) => return,
+                Err(_) if isatty(rustix::stdio::stdin()) => return,
+                Err(error) => return drop(bytes_tx.blocking_send(Err(error.into()))),
             }
         }
     })?;
