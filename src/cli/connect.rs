@@ -165,8 +165,14 @@ pub fn start(host: &str) -> Result<(), Failure> {
 }
 
 async fn end(host: &str) -> Result<(), Failure> {
-    let Some(pid) = Borrower::sharing_process(host).await?.and_then(Pid::from_raw) else {
+    let Some(number) = Borrower::sharing_process(host).await? else {
         return Err(Failure::new(ErrorKind::Usage, format!("{host} is not connected")));
+    };
+    // The kernel has no number for a process outside of our PID namespace (unix(7)), and says 0.
+    let Some(pid) = Pid::from_raw(number) else {
+        let text = format!("the process that shares the session with {host} is outside of this PID namespace");
+        let notes = vec![format!("help: where it runs: capuchin connect --stop {host}")];
+        return Err(Failure { notes, ..Failure::new(ErrorKind::Usage, text) });
     };
     kill_process(pid, Signal::TERM)
         .map_err(|errno| Failure::new(ErrorKind::Local, format!("cannot end the session: {errno}")))?;

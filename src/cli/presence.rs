@@ -19,7 +19,7 @@ use tokio::{io::AsyncWriteExt, net::UnixListener, task::JoinHandle};
 
 use crate::{
     Borrower, Connection,
-    session::runtime_folder,
+    session::{runtime_folder, short_name},
     trust::{UnixTime, keyfile},
 };
 
@@ -47,7 +47,7 @@ impl Presence {
         let bound = keyfile::create_dir(&folder).map_err(|error| error.to_string()).and_then(|()| {
             // Of an earlier process of the same number.
             let _ = std::fs::remove_file(&path);
-            UnixListener::bind(&path).map_err(|error| error.to_string())
+            short_name(&path).and_then(|(name, _folder)| UnixListener::bind(name)).map_err(|error| error.to_string())
         });
         let listener = match bound {
             Ok(listener) => listener,
@@ -148,7 +148,8 @@ fn silent(path: &Path) -> Option<Value> {
 fn ask(path: &Path) -> io::Result<Value> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let (name, _folder) = short_name(path)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(name)?)?;
     let socket = StdUnixStream::from(socket);
     socket.set_nonblocking(false)?;
     socket.set_read_timeout(Some(ANSWER_MAX))?;

@@ -64,7 +64,7 @@ pub use reachable::Reachable;
 pub use relay::{abandoned, relay, relay_unanswered};
 pub use rounds::let_driver_send;
 pub use socket::Socket;
-pub use socket_file::SocketFile;
+pub use socket_file::{SocketFile, short_name};
 pub use splice::{Metered, copy, splice};
 pub use stream::Stream;
 pub use taken_back::TakenBack;

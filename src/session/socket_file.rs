@@ -11,10 +11,14 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, openat, renameat_with, statat, unlinkat},
+    fs::{
+        AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, open as open_file, openat, renameat_with,
+        statat, unlinkat,
+    },
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with},
 };
@@ -62,6 +66,26 @@ const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC)
 fn address_in(folder: &OwnedFd, name: &OsStr) -> io::Result<SocketAddrUnix> {
     let path = [format!("/proc/self/fd/{}/", folder.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
     Ok(SocketAddrUnix::new(path)?)
+}
+
+/// The longest path that an address of the kernel's has room for, which ends with a zero (unix(7)).
+const ADDRESS_PATH_MAX: usize = 107;
+
+/// A name for a socket's `path` that an address has room for, however long the path is; good while the descriptor beside it is
+/// open.
+///
+/// # Errors
+/// The folder of a long path cannot be opened.
+pub fn short_name(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
+    if path.as_os_str().len() <= ADDRESS_PATH_MAX {
+        return Ok((path.to_owned(), None));
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = open_file(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok((short, Some(folder)))
 }
 
 fn open(kind: SocketType) -> io::Result<OwnedFd> {
@@ -131,7 +155,6 @@ mod tests {
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
             net::{UnixDatagram, UnixListener},
         },
-        path::Path,
     };
 
     use super::*;

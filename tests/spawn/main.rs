@@ -11,6 +11,7 @@ mod local_terminal;
 mod offered;
 mod places;
 mod sharing;
+mod sharing_elsewhere;
 mod stands_in;
 mod status;
 mod survivors;

@@ -1,6 +1,10 @@
 //! The other end: how a command comes to the session that another one shares.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{io::BufReader, net::UnixStream, time::timeout};
 
@@ -13,7 +17,7 @@ use crate::{
         login::{self, LoggedIn},
     },
     proto::{ErrorKind, Login, LoginMethod},
-    session::READ_BYTES,
+    session::{READ_BYTES, short_name},
 };
 
 impl Borrower {
@@ -32,7 +36,8 @@ impl Borrower {
         Ok(entered.map(|entered| Self::new(entered, access)))
     }
 
-    /// The process that shares a session with this host, if there is one.
+    /// The process that shares a session with this host, if there is one; 0 for one that has no number here, as it is outside of
+    /// this PID namespace.
     ///
     /// # Errors
     /// As [`Self::shared_by_others`].
@@ -61,7 +66,7 @@ const _: () = assert!(ANSWER_MAX.as_secs() < HELLO_MAX.as_secs());
 pub(in crate::borrow) async fn enter(access: &Access) -> Result<Option<Entered>, BorrowError> {
     let Ok(key) = access.key() else { return Ok(None) };
     let Some(path) = key.path() else { return Ok(None) };
-    let Some(socket) = UnixStream::connect(&path).await.ok().filter(is_ours) else { return Ok(None) };
+    let Some(socket) = reach(&path).await else { return Ok(None) };
     let way = Shared { host: access.host().to_owned(), path };
     let connection = BufReader::with_capacity(READ_BYTES, socket);
     let entering = login::enter(&way, connection, Login::by(LoginMethod::Peer), None);
@@ -83,8 +88,13 @@ pub(in crate::borrow) async fn enter(access: &Access) -> Result<Option<Entered>,
 
 /// The process that shares a session.
 pub(in crate::borrow) async fn keeper(access: &Access) -> Option<i32> {
-    let socket = UnixStream::connect(access.key().ok()?.path()?).await.ok().filter(is_ours)?;
-    socket.peer_cred().ok()?.pid()
+    reach(&access.key().ok()?.path()?).await?.peer_cred().ok()?.pid()
+}
+
+/// Whoever listens there, if that is this user.
+async fn reach(path: &Path) -> Option<UnixStream> {
+    let (name, _folder) = short_name(path).ok()?;
+    UnixStream::connect(name).await.ok().filter(is_ours)
 }
 
 /// The way to who shares, in errors; nearly all of them mean that nobody does.
