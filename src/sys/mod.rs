@@ -53,7 +53,7 @@ mod ready_fd;
 mod received_signal;
 #[cfg(feature = "run")]
 mod seccomp;
-#[cfg(feature = "run")]
+#[cfg(any(feature = "run", feature = "lend"))]
 mod signal_action;
 #[cfg(feature = "lend")]
 mod signal_number;
@@ -138,8 +138,10 @@ pub use ready_fd::read_when_ready;
 pub use received_signal::{ReceivedSignal, read_signal, unblock_signals, with_signals_open};
 #[cfg(feature = "run")]
 pub use seccomp::{Instruction, install_filter};
+#[cfg(feature = "lend")]
+pub use signal_action::heed_file_size_limit;
 #[cfg(feature = "cli")]
-pub use signal_action::{is_ignored, with_default_action};
+pub use signal_action::{is_ignored, outlive_file_size_limit, with_default_action};
 #[cfg(feature = "lend")]
 pub use signal_number::signal;
 #[cfg(any(feature = "run", feature = "lend"))]

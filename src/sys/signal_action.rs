@@ -14,7 +14,7 @@ pub fn is_ignored(signal: Signal) -> bool {
 }
 
 /// Has `signal` do what it does by default, where it is ignored.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "lend"))]
 pub(super) fn heed(signal: Signal) {
     if is_ignored(signal) {
         // A signal that can be ignored can be heeded.
@@ -23,8 +23,22 @@ pub(super) fn heed(signal: Signal) {
 }
 
 /// Has nothing happen at `signal`.
+#[cfg(feature = "run")]
 pub(super) fn ignore(signal: Signal) {
     let _ = set(signal, &libc::sigaction { sa_sigaction: libc::SIG_IGN, ..default_action() });
+}
+
+/// Has a write beyond the limit of a file's size (RLIMIT_FSIZE) fail with EFBIG, as one to a full disk does: by default a signal
+/// ends the process.
+#[cfg(feature = "cli")]
+pub fn outlive_file_size_limit() {
+    ignore(Signal::XFSZ);
+}
+
+/// Has a write beyond the limit of a file's size do what it does by default.
+#[cfg(feature = "lend")]
+pub fn heed_file_size_limit() {
+    heed(Signal::XFSZ);
 }
 
 /// Does `work` while `signal` does what it does by default, whoever else handles it otherwise.

@@ -14,6 +14,8 @@ use capuchin::{
     trust::{UnixTime, identity::Identity, store::Store},
 };
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use crate::{
     still_serves,
     support::{Daemon, Home, LOOPBACK, Lab, PASSWORD, PATIENCE, capuchind, fails, run, run_with, text, wait_until},
@@ -137,6 +139,21 @@ fn a_lender_whose_log_has_no_room_says_which_file_and_why_from_its_start_on() {
     let full = format!("head -c 10m /dev/zero >{:?} 2>/dev/null; exec \"$@\"", lab.folder.path().join("ballast"));
     again.args(["sh", "-c", &full, "sh", env!("CARGO_BIN_EXE_capuchind"), "serve"]);
     said(&Daemon::spawn(&mut again));
+}
+
+/// As where systemd's `LimitFSIZE=` or `ulimit -f` holds for it; a signal that nobody handles comes of a write beyond that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lender_whose_files_may_not_grow_fails_as_on_a_full_disk_and_goes_on_when_they_may() {
+    let lab = Lab::start(LOOPBACK);
+    let alice = lab.join("alice");
+    let lender = Pid::from_child(&lab.daemon.child);
+    let length = fs::metadata(lab.dir().join("audit/audit.jsonl")).unwrap().len();
+    let before = prlimit(Some(lender), Resource::Fsize, Rlimit { current: Some(length + 1), maximum: None }).unwrap();
+    let mut command = lab.admin();
+    assert!(!command.args(["user", "add", "carol"]).output().unwrap().status.success());
+    prlimit(Some(lender), Resource::Fsize, before).unwrap();
+    run(lab.admin().args(["user", "add", "dave"]));
+    still_serves(&lab, &alice).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,7 +21,8 @@ use super::{
     supervisor::{self, say},
 };
 use crate::sys::{
-    Forked, NotLaunched, Step, block_signals, close_inherited, fork, receive_with_fds, signal_descendants, signal_fd,
+    Forked, NotLaunched, Step, block_signals, close_inherited, fork, heed_file_size_limit, receive_with_fds,
+    signal_descendants, signal_fd,
 };
 
 /// What a worker is called; nothing else starts one.
@@ -93,6 +94,8 @@ fn serve() -> io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     drop(null);
+    // The daemon's way with it is not for programs.
+    heed_file_size_limit();
     block_signals(&HELD_BACK)?;
     let signals = signal_fd(&[Signal::CHILD])?;
     // What a terminal sends to the daemon's group must not end this first: it has to clean up behind the daemon.
