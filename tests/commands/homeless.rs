@@ -33,7 +33,7 @@ fn without_home_a_user_is_at_home_where_the_list_of_users_says() {
     assert!(home.join(".local/state/capuchin/tickets/lab/alice").exists());
     // XDG variables go first.
     let mut elsewhere = homeless(env!("CARGO_BIN_EXE_capuchin"), &["hosts"]);
-    assert_eq!(text(run(elsewhere.env("XDG_CONFIG_HOME", "/nonexistent")).stdout), "");
+    assert_eq!(text(run(elsewhere.env("XDG_CONFIG_HOME", "/proc/nonexistent")).stdout), "");
     run(&mut homeless(env!("CARGO_BIN_EXE_capuchind"), &["init", "--name", "mine", "--listen", "127.0.0.1:0"]));
     assert!(home.join(".config/capuchin/lender/lender.toml").exists());
     let mut known = Command::new(env!("CARGO_BIN_EXE_capuchin"));

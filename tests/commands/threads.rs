@@ -16,7 +16,7 @@ const THREADS: u32 = 5;
 fn with_threads(stranger: u32, most: u32, program: &str, args: &str) -> Command {
     let mut command = Command::new("prlimit");
     command.arg(format!("--nproc={most}")).arg(program).args(args.split(' '));
-    command.env_clear().env("HOME", "/nonexistent").current_dir("/").stdin(Stdio::null());
+    command.env_clear().env("HOME", "/proc/nonexistent").current_dir("/").stdin(Stdio::null());
     as_user(&mut command, if own_uid() == 0 { stranger } else { own_uid() });
     command
 }
@@ -30,7 +30,7 @@ fn a_command_that_can_have_too_few_threads_says_so() {
         for (program, args, status) in [
             (capuchin, "exec lab true", 255),
             (capuchin, "check lab connect 127.0.0.1:1", 2),
-            (capuchind, "serve --dir /nonexistent", 255),
+            (capuchind, "serve --dir /proc/nonexistent", 255),
         ] {
             let refused = with_threads(STRANGERS[0], few, program, args).output().unwrap();
             assert_eq!(refused.status.code(), Some(status), "{few}: {refused:?}");

@@ -234,7 +234,7 @@ fn run(case: &Case, uid: u32) -> Output {
     // What the stage started ends with it.
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &script]);
     command.arg(own).arg(case.program).env(LOCAL_UNIX, case.local_unix).env_remove("DBUS_SESSION_BUS_ADDRESS");
-    command.env("HOME", "/nonexistent").output().unwrap()
+    command.env("HOME", "/proc/nonexistent").output().unwrap()
 }
 
 fn main() {
