@@ -7,10 +7,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -64,8 +61,12 @@ const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC)
 /// # Errors
 /// ENAMETOOLONG for a name of more than about 90 bytes.
 fn address_in(folder: &OwnedFd, name: &OsStr) -> io::Result<SocketAddrUnix> {
-    let path = [format!("/proc/self/fd/{}/", folder.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
-    Ok(SocketAddrUnix::new(path)?)
+    Ok(SocketAddrUnix::new(name_in(folder, name))?)
+}
+
+/// A path to what lies in an opened folder, while that is open.
+fn name_in(folder: &OwnedFd, name: &OsStr) -> PathBuf {
+    Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
 }
 
 /// The longest path that an address of the kernel's has room for, which ends with a zero (unix(7)).
@@ -84,8 +85,7 @@ pub fn short_name(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let folder = open_file(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-    Ok((short, Some(folder)))
+    Ok((name_in(&folder, name), Some(folder)))
 }
 
 fn open(kind: SocketType) -> io::Result<OwnedFd> {
