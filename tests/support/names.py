@@ -55,7 +55,7 @@ class Zone:
             key = f"{name} {kind}"
             count = self.asked[key, carrier] = self.asked.get((key, carrier), 0) + 1
             self.log.write(f"{carrier} {key}\n")
-        print(f"asked {carrier} {key}", flush=True)
+            print(f"asked {carrier} {key}", flush=True)
 
         def message(records, flags=0x8180, ident=query[:2], question=question):
             head = ident + struct.pack(">HHHHH", flags, 1, len(records), 0, 0)
