@@ -23,7 +23,6 @@ use super::{
 use crate::{
     lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderConfig, LenderDir, SecretText, Setup},
     proto::{ErrorKind, NameError, UserName},
-    sys,
     trust::store::StoreError,
 };
 
@@ -243,8 +242,6 @@ async fn serve_dir(dir: &LenderDir) -> Result<(), Failure> {
 
 async fn serve(lender: &Lender, listeners: lend::Listeners) -> Result<(), Failure> {
     let mut stop = signals::Stop::of_daemon()?;
-    // What borrowers do makes the log longer, and that must be nobody's way to end the lender.
-    sys::outlive_file_size_limit();
     for address in lender.addresses() {
         warn(&format!("{} listens on {address}", lender.config().name));
     }

@@ -111,6 +111,8 @@ Examples:
 /// What both binaries do.
 pub fn main() -> ExitCode {
     crate::sys::hear_of_children();
+    // A write beyond it fails as one to a full disk: that is told, and what was begun is cleared away.
+    crate::sys::outlive_file_size_limit();
     // Before anything that could start a thread.
     if let Some(status) = crate::lend::serve_as_worker() {
         return status;

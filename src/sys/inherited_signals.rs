@@ -1,4 +1,4 @@
-//! What this process was started with for two signals that it, or Rust's own start, has otherwise: a program that it becomes has it
+//! What this process was started with for the signals that it, or Rust's own start, has otherwise: a program that it becomes has it
 //! again.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::signal_action::{ignore, is_ignored};
+use super::signal_action::{heed, ignore, is_ignored};
 
 /// Whether it was started with the signal ignored.
 struct Inherited {
@@ -17,8 +17,10 @@ struct Inherited {
     is_ignored: AtomicBool,
 }
 
-/// Rust has SIGPIPE ignored before `main`; with SIGCHLD ignored nobody hears of the end of a child (wait(2)).
-static INHERITED: [Inherited; 2] = [Inherited::of(Signal::PIPE), Inherited::of(Signal::CHILD)];
+/// Rust has SIGPIPE ignored before `main`; with SIGCHLD ignored nobody hears of the end of a child (wait(2)); SIGXFSZ is ignored by
+/// the commands.
+static INHERITED: [Inherited; 3] =
+    [Inherited::of(Signal::PIPE), Inherited::of(Signal::CHILD), Inherited::of(Signal::XFSZ)];
 
 /// Runs before Rust's own start, and before `main` of a C program that has this library.
 #[used]
@@ -40,14 +42,16 @@ extern "C" fn note() {
 /// Lets this process hear of its children, whoever started it with SIGCHLD ignored.
 #[cfg(feature = "cli")]
 pub fn hear_of_children() {
-    super::signal_action::heed(Signal::CHILD);
+    heed(Signal::CHILD);
 }
 
 /// Gives a program that is started by `command` what this process was started with.
 pub fn give_inherited_signals(command: &mut Command) {
     let give = || {
-        let ignored = INHERITED.iter().filter(|inherited| inherited.is_ignored.load(Ordering::Relaxed));
-        ignored.for_each(|inherited| ignore(inherited.signal));
+        for inherited in &INHERITED {
+            let set = if inherited.is_ignored.load(Ordering::Relaxed) { ignore } else { heed };
+            set(inherited.signal);
+        }
         Ok(())
     };
     // SAFETY: between fork and exec it loads from memory and calls sigaction(2), both safe in a signal handler.

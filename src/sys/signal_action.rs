@@ -14,7 +14,6 @@ pub fn is_ignored(signal: Signal) -> bool {
 }
 
 /// Has `signal` do what it does by default, where it is ignored.
-#[cfg(any(feature = "cli", feature = "lend"))]
 pub(super) fn heed(signal: Signal) {
     if is_ignored(signal) {
         // A signal that can be ignored can be heeded.

@@ -1,6 +1,6 @@
 //! The hosts that a machine has joined: one that it wants no more is gone with all that it had.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink, process::Command};
 
 use super::one_line;
 use crate::support::{LOOPBACK, Lab, fails, json, run, text, wait_until};
@@ -66,4 +66,24 @@ fn a_host_whose_session_is_shared_stays_until_that_has_ended() {
         });
     }
     run(home.capuchin().args(["hosts", "remove", "lab"]));
+}
+
+/// By default a signal ends who writes beyond the limit, without a word.
+#[test]
+fn where_files_may_not_grow_a_command_says_so_and_leaves_nothing_behind() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let listed = || run(Command::new("find").arg(home.folder.path())).stdout;
+    let before = listed();
+    let address = lab.address.to_string();
+    let set = home.capuchin();
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -f 0; exec \"$@\"", "sh"])
+        .arg(set.get_program())
+        .args(["hosts", "set", "lab", &address]);
+    limited.envs(set.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    one_line(&fails(&mut limited, 255), "config", "lender.toml: File too large");
+    assert_eq!(listed(), before);
+    run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));
 }

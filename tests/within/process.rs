@@ -73,6 +73,19 @@ fn a_limit_of_descriptors_that_is_too_low_is_named_with_its_mend() {
 }
 
 #[test]
+fn a_limit_of_files_that_is_too_low_is_named_with_its_mend() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        let inner = within.run(&["true"]);
+        let mut command = within.beside("sh");
+        command.args(["-c", "ulimit -f 0; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+        let said = fails(&mut command, 255);
+        let told = said.contains("error[local]: ") && said.contains("(os error 27)") && said.contains("ulimit -f");
+        assert!(told, "as {}: {said}", within.uid);
+    }
+}
+
+#[test]
 fn a_shell_is_started_where_no_program_is_named() {
     let machine = Machine::start();
     let within = machine.anybody();
@@ -89,7 +102,9 @@ fn a_program_ignores_what_run_was_started_to_ignore_and_its_end_is_heard() {
     let machine = Machine::start();
     for within in machine.borrowers() {
         for options in [&[][..], &["--no-netns"]] {
-            for (ignored, mask) in [("CHLD,PIPE", 0x1_1000), ("PIPE", 0x1000), ("CHLD", 0x1_0000), ("", 0)] {
+            for (ignored, mask) in
+                [("CHLD,PIPE", 0x1_1000), ("PIPE", 0x1000), ("CHLD", 0x1_0000), ("XFSZ", 0x100_0000), ("", 0)]
+            {
                 // Shells and Python would set some of them anew.
                 let show = ["awk", "/SigIgn/; END { exit 3 }", "/proc/self/status"];
                 let inner = within.run_with(options, &show);
@@ -98,7 +113,7 @@ fn a_program_ignores_what_run_was_started_to_ignore_and_its_end_is_heard() {
                 let mut borrower = Daemon::spawn(command.arg(inner.get_program()).args(inner.get_args()));
                 let line = borrower.wait_for_line("SigIgn:");
                 let seen = u64::from_str_radix(line.trim_start_matches("SigIgn:").trim(), 16).unwrap();
-                assert_eq!(seen & 0x1_1000, mask, "{ignored} {options:?} as {}", within.uid);
+                assert_eq!(seen & 0x101_1000, mask, "{ignored} {options:?} as {}", within.uid);
                 assert_eq!(borrower.wait().code(), Some(3), "{ignored} {options:?} as {}", within.uid);
             }
         }

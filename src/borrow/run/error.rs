@@ -169,8 +169,10 @@ fn mend(step: Step, errno: i32, machine: &Machine) -> Vec<String> {
     } else {
         advice(step, errno, machine).iter().map(|line| (*line).to_owned()).collect()
     };
-    if errno == libc::EMFILE {
-        lines.push(MORE_DESCRIPTORS.to_owned());
+    match errno {
+        libc::EMFILE => lines.push(MORE_DESCRIPTORS.to_owned()),
+        libc::EFBIG => lines.push(LARGER_FILES.to_owned()),
+        _ => {}
     }
     if step == Step::Namespaces || forbidden && machine.apparmor_restricts {
         lines.push(WITHOUT.to_owned());
@@ -239,6 +241,9 @@ fn advice(step: Step, errno: i32, machine: &Machine) -> &'static [&'static str] 
 
 /// For who allows too few.
 const MORE_DESCRIPTORS: &str = "help: allow more open files (ulimit -n): each connection of the program takes two";
+
+/// For who allows too small ones: those that stand in the place of this machine's are written.
+const LARGER_FILES: &str = "help: allow larger files (ulimit -f)";
 
 /// For machines where nobody mends it.
 pub const WITHOUT: &str =
