@@ -90,17 +90,30 @@ fn connected(borrower: &Borrower, until: &str) -> String {
     format!("{CONNECTED}{host} as {user}; every command shares this session {until}: capuchin connect --stop {host}")
 }
 
+/// The number of a process that the kernel has none for here, as it is outside of our PID namespace (unix(7)).
+const OUTSIDE: i32 = 0;
+
+/// Which process keeps a session, for a person.
+pub fn process(pid: i32) -> String {
+    match pid {
+        OUTSIDE => "outside of this PID namespace".to_owned(),
+        pid => format!("pid {pid}"),
+    }
+}
+
 /// Another process keeps the session, which may be suspended.
 async fn is_connected(host: &str, pid: i32) -> Result<(), Failure> {
     if Borrower::sharing_process_answers(host).await? {
         return print(&format!("{host} is connected already"));
     }
+    let process = process(pid);
     let text =
-        format!("the session in the background with {host} (pid {pid}) does not answer: it is suspended, or hangs");
-    let notes = vec![
-        format!("help: to let it go on: kill -CONT {pid}"),
-        format!("help: to have another one: capuchin connect --stop {host}, and then this again"),
-    ];
+        format!("the session in the background with {host} ({process}) does not answer: it is suspended, or hangs");
+    let help = format!("help: to have another one: capuchin connect --stop {host}, and then this again");
+    let notes = match pid {
+        OUTSIDE => vec![help + ", where it runs"],
+        pid => vec![format!("help: to let it go on: kill -CONT {pid}"), help],
+    };
     Err(Failure { notes, ..Failure::new(ErrorKind::Local, text) })
 }
 
@@ -168,7 +181,7 @@ async fn end(host: &str) -> Result<(), Failure> {
     let Some(number) = Borrower::sharing_process(host).await? else {
         return Err(Failure::new(ErrorKind::Usage, format!("{host} is not connected")));
     };
-    // The kernel has no number for a process outside of our PID namespace (unix(7)), and says 0.
+    // It has none outside of our PID namespace.
     let Some(pid) = Pid::from_raw(number) else {
         let text = format!("the process that shares the session with {host} is outside of this PID namespace");
         let notes = vec![format!("help: where it runs: capuchin connect --stop {host}")];

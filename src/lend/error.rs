@@ -151,7 +151,7 @@ pub enum LendError {
     #[error(
         "the lender in {} is in use by a running capuchind{}: stop that one first, or name another folder with --dir",
         dir.display(),
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+        in_brackets(*pid)
     )]
     InUse {
         /// Its folder.
@@ -165,6 +165,16 @@ pub enum LendError {
     /// No address to print into a join line.
     #[error("port 0 is chosen when the daemon starts: start it first, or say --advertise HOST:PORT")]
     NoAddress,
+}
+
+/// The number of a process behind its name, if it is known. The kernel has none for one outside of our PID namespace (unix(7)), and
+/// says 0.
+pub(super) fn in_brackets(pid: Option<i32>) -> String {
+    match pid {
+        None => String::new(),
+        Some(0) => " (outside of this PID namespace)".to_owned(),
+        Some(pid) => format!(" (pid {pid})"),
+    }
 }
 
 impl LendError {

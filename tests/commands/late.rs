@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
+    process::Command,
 };
 
 use rustix::process::Signal;
@@ -31,6 +32,27 @@ fn a_daemon_that_does_not_answer_is_told_of_once_and_waited_for() {
     lab.daemon.signal(Signal::CONT);
     assert!(list.wait_for_line("").starts_with("alice"), "it is said once");
     assert_eq!(list.wait().code(), Some(0));
+}
+
+/// As in a container that has the lender's folder.
+#[test]
+fn a_daemon_outside_of_the_pid_namespace_has_no_number_there() {
+    let lab = Lab::start(LOOPBACK);
+    let inside = |args: &[&str]| {
+        let mine = lab.admin();
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-current-user", "--pid", "--fork"]).arg(mine.get_program()).args(args);
+        command.envs(mine.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    };
+    let said = fails(&mut inside(&["serve"]), 255);
+    assert!(said.contains("in use by a running capuchind (outside of this PID namespace): stop"), "{said}");
+    lab.daemon.signal(Signal::STOP);
+    let mut list = Daemon::spawn(&mut inside(&["user", "list"]));
+    let line = list.wait_for_line("does not answer yet");
+    lab.daemon.signal(Signal::CONT);
+    assert!(line.starts_with("capuchind (outside of this PID namespace) does not"), "{line}");
+    assert!(list.wait().success());
 }
 
 #[test]

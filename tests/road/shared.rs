@@ -122,7 +122,7 @@ fn forwards_both_ways_an_offer_and_programs_go_over_the_one_session_that_is_allo
     assert_eq!(text(run_with(alice.capuchin().args(["exec", "lab", "wc", "-c"]), [7; 70_000]).stdout), "70000\n");
     run(alice.capuchin().args(["check", "lab", "connect", &server.to_string()]));
     let doctor = text(alice.capuchin().args(["doctor", "lab"]).output().unwrap().stdout);
-    assert!(doctor.contains("session       that of `capuchin connect`, process "), "{doctor}");
+    assert!(doctor.contains("session       that of `capuchin connect` (pid "), "{doctor}");
     assert_eq!(logins(&lab), before + 1, "one session for all of them");
     let shared = session_of(&alice, "connect");
     assert!(shared.is_string(), "it is up");

@@ -45,7 +45,9 @@ fn a_session_of_another_pid_namespace_is_used_and_ended_where_it_runs() {
         command
     };
     run(&mut inside(&["exec", "lab", "true"]));
+    let known = text(run(&mut inside(&["doctor", "lab"])).stdout);
     let said = fails(&mut inside(&["connect", "--stop", "lab"]), 255);
     run(&mut outside(&home, &["connect", "--stop", "lab"]));
+    assert!(known.contains("`capuchin connect` (outside of this PID namespace), as alice"), "{known}");
     assert!(said.contains("the session with lab is outside of this PID namespace"), "{said}");
 }

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use super::Check;
 use crate::{
     BorrowError, Borrower, Host, Profile, Profiles,
+    cli::connect::process,
     proto::{ErrorKind, OwnRules, UserName},
     trust::UnixTime,
 };
@@ -119,7 +120,7 @@ async fn session(host: &str) -> Vec<Check> {
     if let (Ok(Some(borrower)), Ok(Some(pid))) =
         (Borrower::shared_by_others(host).await, Borrower::sharing_process(host).await)
     {
-        let text = format!("that of `capuchin connect`, process {pid}, as {}", borrower.user());
+        let text = format!("that of `capuchin connect` ({}), as {}", process(pid), borrower.user());
         return use_of(&borrower, Check::ok("session", text)).await;
     }
     let began = Instant::now();

@@ -14,6 +14,7 @@ use super::{
     super::{
         LendError, Lender, LenderDir,
         audit::{Event, Source},
+        error::in_brackets,
     },
     AdminReply, AdminRequest, Refused,
 };
@@ -90,11 +91,8 @@ pub struct LateDaemon {
 
 impl fmt::Display for LateDaemon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("capuchind")?;
-        if let Some(pid) = self.pid {
-            write!(f, " (pid {pid})")?;
-        }
-        f.write_str(" does not answer yet: it is stopped or busy, or its disk hangs; waiting for it")
+        let process = in_brackets(self.pid);
+        write!(f, "capuchind{process} does not answer yet: it is stopped or busy, or its disk hangs; waiting for it")
     }
 }
 
