@@ -19,7 +19,12 @@ pub enum Forked {
 /// `EBUSY` in a process with more than one thread: the copy would have the locks of the others and not the others. Else
 /// what fork(2) says.
 pub fn fork() -> io::Result<Forked> {
-    if fs::read_dir("/proc/self/task")?.count() != 1 {
+    let threads = fs::read_dir("/proc/self/task").map_err(|error| match error.kind() {
+        // Of whatever was to be started it would be said that it is not there.
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), "/proc is not mounted"),
+        _ => error,
+    })?;
+    if threads.count() != 1 {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
     // SAFETY: this is the only thread, as was just counted, so that nothing is half done in the copy.

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::{
     one_line,
-    support::{as_user, own_uid, text},
+    support::{LOOPBACK, Lab, as_user, fails, own_uid, text},
 };
 
 /// Numbers that nobody has, and so no process: one a test.
@@ -48,4 +48,26 @@ fn a_command_that_has_just_enough_threads_goes_on() {
     }
     let output = with_threads(STRANGERS[1], THREADS, env!("CARGO_BIN_EXE_capuchin"), "exec lab true").output().unwrap();
     one_line(&text(output.stderr), "config", "lab");
+}
+
+#[test]
+fn without_proc_a_command_that_needs_a_second_process_names_it() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    for args in [&["run", "lab", "--", "true"][..], &["forward", "lab", "-f", "-L", "0:127.0.0.1:1"]] {
+        let mine = home.capuchin();
+        let mut command = Command::new("unshare");
+        command.args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs none /proc && exec \"$@\"",
+            "sh",
+        ]);
+        command.arg(mine.get_program()).args(args);
+        command.envs(mine.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        one_line(&fails(&mut command, 255), "local", "/proc is not mounted");
+    }
 }
