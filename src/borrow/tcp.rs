@@ -7,7 +7,7 @@ use super::{
     byte_stream::{read_by, write_by},
 };
 use crate::{
-    proto::{Request, Target, TcpConnected},
+    proto::{Request, Reset, Target, TcpConnected},
     session::{ReadHalf, Stream, WriteHalf},
 };
 
@@ -125,6 +125,12 @@ impl OwnedReadHalf {
 }
 
 impl OwnedWriteHalf {
+    /// Breaks the connection off, so that its target does not take what it has for the whole.
+    #[cfg(feature = "cli")]
+    pub(crate) fn reset(&self) {
+        self.half.reset(Reset::Cancelled);
+    }
+
     /// The address that the lender connected to.
     pub fn peer_addr(&self) -> SocketAddr {
         self.connected.peer.0

@@ -10,6 +10,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
+use crate::proto::Reset;
 
 impl Stream {
     /// Two handles for two tasks. Dropping the [`WriteHalf`] ends our half; when both are gone, so is the stream.
@@ -32,6 +33,13 @@ impl AsyncRead for ReadHalf {
 /// The writing half of a [`Stream`]; dropping it ends our half.
 #[derive(Debug)]
 pub struct WriteHalf(Arc<Stream>);
+
+impl WriteHalf {
+    /// As [`Stream::reset`].
+    pub fn reset(&self, reset: Reset) {
+        self.0.reset(reset);
+    }
+}
 
 impl AsyncWrite for WriteHalf {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -68,7 +76,7 @@ mod tests {
     use super::*;
     use crate::{
         proto::{
-            Errno, ErrorKind, Reset,
+            Errno, ErrorKind,
             mux::{Config, Role},
         },
         session::Session,

@@ -5,11 +5,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
 };
 
 use crate::{
     echo, origin, pattern,
-    support::{Daemon, Home, LOOPBACK, Lab, fails, ports::ClosedPort, run, run_with, text},
+    support::{Daemon, Home, LOOPBACK, Lab, PATIENCE, fails, ports::ClosedPort, run, run_with, text},
 };
 
 /// A private sshd on loopback, for the user who runs the test, with keys of its own.
@@ -244,6 +245,43 @@ fn each_half_ends_alone_and_what_fails_has_its_status() {
     let output = run_with(&mut forward(&reset.to_string()), b"x");
     assert_eq!(output.status.code(), Some(255));
     assert!(text(output.stderr).starts_with("error[target]"));
+}
+
+#[test]
+fn a_target_that_has_ended_its_half_gets_all_that_is_sent_and_its_end() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (got_tx, got_rx) = mpsc::channel();
+    let server = origin(move |mut socket| {
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        let end = socket.read_to_end(&mut got).map_err(|error| error.kind());
+        got_tx.send((got.len(), end.is_ok())).unwrap();
+    });
+    // Which of both is first, the last bytes or the end of the command, is chance.
+    for length in [1, 70_000, 8_000_000, 8_000_000, 8_000_000, 8_000_000] {
+        let output = run_with(home.capuchin().args(["forward", "lab", "-W", &server.to_string()]), vec![7; length]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(got_rx.recv_timeout(PATIENCE).unwrap(), (length, true));
+    }
+}
+
+#[test]
+fn a_stdin_that_fails_is_no_end_for_the_target() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (end_tx, end_rx) = mpsc::channel();
+    let server = origin(move |mut socket| {
+        let end = socket.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+        end_tx.send(end).unwrap();
+    });
+    // Nothing is mapped at its beginning: EIO, as of a disk.
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    let mut command = home.capuchin();
+    command.args(["forward", "lab", "-W", &server.to_string()]).stdin(memory);
+    let said = fails(&mut command, 255);
+    assert!(said.starts_with("error[local]: cannot read stdin: "), "{said}");
+    assert_eq!(end_rx.recv_timeout(PATIENCE).unwrap(), Err(std::io::ErrorKind::ConnectionReset));
 }
 
 #[test]

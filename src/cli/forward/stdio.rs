@@ -4,11 +4,15 @@
 
 use std::io;
 
-use tokio::io::{AsyncWriteExt, BufReader, copy_buf, stdin, stdout};
+use tokio::io::{AsyncWriteExt, BufReader, stdout};
 
 use crate::{
     Borrower, OwnedReadHalf, OwnedWriteHalf,
-    cli::report::{Failure, of_stdout},
+    cli::{
+        exec::streams::Input,
+        report::{Failure, of_stdin, of_stdout},
+        runtime::no_threads,
+    },
     proto::{ErrorKind, Target},
     session::{Ended, TakenBack},
     sys,
@@ -17,21 +21,32 @@ use crate::{
 /// Moved at once, in bytes: what a pipe holds.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Connects, and carries bytes until both directions have ended.
+/// Connects, and carries bytes until both directions have ended and the lender has what was sent.
 pub async fn run(borrower: &Borrower, target: &Target) -> Result<(), Failure> {
     let (reader, writer) = borrower.tcp_connect_to(target).await?.into_split();
     let down = async { down(reader).await.map_err(|error| failure(target, error)) };
-    let up = async {
-        // A target that reads no more may still have something to say.
-        let _ = up(writer).await;
-        Ok(())
-    };
-    tokio::try_join!(up, down).map(drop)
+    tokio::try_join!(up(writer), down)?;
+    // A target that has ended its half first still reads, and this process does not end before everything is on its way there.
+    Ok(borrower.clone().close().await?)
 }
 
-async fn up(mut writer: OwnedWriteHalf) -> io::Result<()> {
-    copy_buf(&mut BufReader::with_capacity(CHUNK_BYTES, stdin()), &mut writer).await?;
-    writer.shutdown().await
+/// Sends what stdin gives. A target that reads no more may still have something to say.
+///
+/// # Errors
+/// Stdin cannot be read to its end, which the target is not told as one.
+async fn up(mut writer: OwnedWriteHalf) -> Result<(), Failure> {
+    let mut stdin = Input::open().map_err(|error| no_threads(&error.to_string()))?;
+    while let Some(bytes) = stdin.read().await {
+        let bytes = bytes.map_err(|error| {
+            writer.reset();
+            of_stdin(&error)
+        })?;
+        if writer.write_all(&bytes).await.is_err() {
+            return Ok(());
+        }
+    }
+    let _ = writer.shutdown().await;
+    Ok(())
 }
 
 /// Which end failed.
