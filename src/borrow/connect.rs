@@ -1,9 +1,13 @@
 //! A session with a lender, as the program that borrows holds it.
 
 use std::sync::Arc;
+#[cfg(feature = "run")]
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+#[cfg(feature = "run")]
+use tokio::time::timeout;
 
 use super::{
     BorrowError, TcpStream,
@@ -16,12 +20,13 @@ use super::{
 };
 use crate::{
     proto::{Answer, Ask, ErrorKind, LenderName, OwnRules, Request, SessionId, Target, UserName, Verdict, message},
-    session::{Session, Stream},
+    session::{CLOSED, Session, Stream},
     trust::password::Password,
 };
 
-/// Why a session is over that [`Borrower::close`] has ended.
-const CLOSED: &str = "the borrower closed the session";
+/// How long a session may take to say that it ends, where the connection takes nothing: a person waits for it.
+#[cfg(feature = "run")]
+const SAID_MAX: Duration = Duration::from_millis(500);
 
 /// A session with a lender. Clones are the same session.
 ///
@@ -217,11 +222,21 @@ impl Borrower {
     /// Before the lender has everything the session goes on, and is kept if it was; afterwards it ends, and nobody hears of it.
     pub async fn close(self) -> Result<(), BorrowError> {
         let delivered = self.shared.session().delivered().await;
-        let end = SessionEnd { kind: ErrorKind::Lost, text: CLOSED.to_owned(), notes: Vec::new() };
         // Perhaps another one than before, if that was lost.
-        let session = self.shared.close(end);
+        let session = self.shared.close(closed());
         let confirmed = session.end_confirmed(CLOSED).await;
         delivered.and(confirmed).map_err(|ended| BorrowError::ended(self.host(), ended))
+    }
+
+    /// Ends the session, for every clone, and waits until that is said, as far as the connection takes it: for who has done
+    /// everything, and is about to end.
+    ///
+    /// # Cancellation
+    /// It ends.
+    #[cfg(feature = "run")]
+    pub(crate) async fn leave(&self) {
+        let session = self.shared.close(closed());
+        let _ = timeout(SAID_MAX, session.end_said(CLOSED)).await;
     }
 
     /// Waits until the session is over, and says why; one that is kept connected is over when it cannot be made again.
@@ -288,6 +303,10 @@ impl Borrower {
         let opened = arrivals.open(&session, first_message(request)?);
         opened.map_err(|error| BorrowError::open(self.host(), error))
     }
+}
+
+fn closed() -> SessionEnd {
+    SessionEnd { kind: ErrorKind::Lost, text: CLOSED.to_owned(), notes: Vec::new() }
 }
 
 /// What a stream begins with. A request that the lender could not read would end the session, for everybody.

@@ -85,7 +85,9 @@ pub async fn run(Arguments { host, question }: Arguments) -> Result<(), Failure>
     let named = host.text().unwrap_or_default();
     let failed = |failure: Failure| question.unanswered(("host", &named), failure);
     let borrower = host.connect_or_share().await.map_err(failed)?;
-    let verdict = match ask(&borrower, &kind, &target).await {
+    let answer = ask(&borrower, &kind, &target).await;
+    borrower.leave().await;
+    let verdict = match answer {
         Ok(verdict) => verdict,
         Err(BorrowError::Refused { kind: ErrorKind::Policy, reason, notes, warnings, .. }) => {
             Verdict::Denied { reason, notes, warnings }

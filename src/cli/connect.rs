@@ -13,7 +13,7 @@ use super::{
     host::HostArgument,
     presence::Presence,
     report::{Failure, escape, print, warn},
-    signals,
+    signals::Stop,
 };
 use crate::{
     Borrower, Share,
@@ -55,7 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         return end(&text).await;
     }
     if foreground {
-        return signals::interruptible(serve(&text)).await;
+        return serve(&text).await;
     }
     if let Some(pid) = Borrower::sharing_process(&text).await? {
         return is_connected(&text, pid).await;
@@ -134,16 +134,20 @@ pub async fn found_behind<T>(failure: &Failure, host: &str, look: impl AsyncFn()
     }
 }
 
-/// Serves until the session is over for good.
+/// Serves until the session is over for good, or a signal ends it.
 async fn serve(host: &str) -> Result<(), Failure> {
+    let mut stop = Stop::listen()?;
     let beginning = Beginning::announce(host);
-    let borrower = Borrower::connect(host).await?;
+    let borrower = stop.interrupts(async { Ok(Borrower::connect(host).await?) }).await?;
     borrower.keep_connected();
     let share = Share::open(&borrower)?;
     drop(beginning);
     let _presence = Presence::announce(&borrower, "connect", vec!["shared with every other command".to_owned()]);
     print(&connected(&borrower, "until Ctrl-C, or"))?;
-    Err(share.serve().await.into())
+    let ended = stop.interrupts(async { Err(share.serve().await.into()) }).await;
+    drop(share);
+    borrower.leave().await;
+    ended
 }
 
 /// Starts this command once more, apart from this terminal, and waits until it serves.

@@ -128,12 +128,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
     let mut wanted = Wanted { host: &session.host, borrower, command, about: ("exec", words.join(" ")) };
     if detach {
-        wanted.command.detach();
-        let mut child = wanted.start().await?;
-        let pid = child.id().map(|pid| pid.to_string()).unwrap_or_default();
-        child.stdin = None;
-        child.detach().await?;
-        return print(&pid);
+        let started = wanted.start_detached().await;
+        wanted.borrower.leave().await;
+        return print(&started?);
     }
     if !null_stdin {
         wanted.command.stdin(Stdio::Piped);
@@ -197,6 +194,16 @@ impl Wanted<'_> {
         self.command.change_borrower(&own);
         self.borrower = own;
         self.command.spawn().await.map_err(failed)
+    }
+
+    /// Starts it to live on without us, and gives its number.
+    async fn start_detached(&mut self) -> Result<String, Failure> {
+        self.command.detach();
+        let mut child = self.start().await?;
+        let pid = child.id().map(|pid| pid.to_string()).unwrap_or_default();
+        child.stdin = None;
+        child.detach().await?;
+        Ok(pid)
     }
 
     fn announce(&self) -> Option<Presence> {

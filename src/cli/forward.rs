@@ -98,10 +98,12 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     super::block_on(async move {
         let mut stop = Stop::listen()?;
         let borrower = stop.interrupts(host.connect_or_share()).await?;
-        match stdio {
+        let ended = match stdio {
             Some(target) => stop.interrupts(stdio::run(&borrower, &target)).await,
             None => forward(&borrower, &wanted, background, stop).await,
-        }
+        };
+        borrower.leave().await;
+        ended
     })
 }
 

@@ -62,13 +62,13 @@ pub async fn join(arguments: Arguments) -> Result<(), Failure> {
         (None, _) => Some(prompt::password(&password_question(user, lender))?),
     };
     // Not before: at a prompt a signal ends the program by itself.
-    signals::interruptible(async {
+    let borrower = signals::interruptible(async {
         Ok(match &password {
             Some(password) => join.finish(password).await?,
             None => join.finish_without_password().await?,
         })
-    })
-    .await?;
+    });
+    borrower.await?.leave().await;
     print(&format!("Joined {lender} as {user}; it is called {} here, and you are logged in.", join.alias()))
 }
 
@@ -85,6 +85,7 @@ pub async fn login(arguments: LoginArguments) -> Result<(), Failure> {
             outcome => outcome?,
         },
     };
+    borrower.leave().await;
     print(&format!("Logged in at {} as {}.", borrower.lender(), borrower.user()))
 }
 

@@ -52,7 +52,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let offer = borrower.offer(&name, Some(1)).await?;
     warn(&format!("Offering service {name} at {}", escape(borrower.host())));
     let _presence = Presence::announce(&borrower, "offer", vec![format!("service:{name} stdio")]);
-    signals::interruptible(serve(offer, once)).await
+    let served = signals::interruptible(serve(offer, once)).await;
+    borrower.leave().await;
+    served
 }
 
 /// Serves one after the other, until stdin has ended.

@@ -86,6 +86,24 @@ impl Session {
         Err(Ended { kind: ErrorKind::Lost, text, by_peer: false })
     }
 
+    /// Ends the session at once, and waits until that is said: a process that ends before has said nothing.
+    ///
+    /// # Cancellation
+    /// It ends.
+    #[cfg(feature = "run")]
+    pub async fn end_said(&self, text: &str) {
+        self.end(ErrorKind::Lost, text);
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if state.has_left {
+                return Poll::Ready(());
+            }
+            state.closers.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Waits until the peer has taken what was written on every stream.
     ///
     /// # Errors

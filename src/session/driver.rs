@@ -17,10 +17,10 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{Ended, Shared, State, Wakers};
+use super::{CLOSED, Ended, Shared, State, Wakers};
 use crate::proto::{
     ErrorKind, Goaway, ProtocolError, Reset,
-    mux::{BATCH_BYTES, Batch, Event},
+    mux::{BATCH_BYTES, Batch, Event, Mux, Role},
 };
 
 /// Slices given to one write: what rustls and the kernel take at once without allocating.
@@ -173,7 +173,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
         state.driver.get_or_insert_with(|| cx.waker().clone());
         match &state.ended {
             Some(ended) => Err(ended.clone()),
-            None if state.orphaned && state.mux.stream_count() == 0 => Err(closed()),
+            None if state.orphaned && state.mux.stream_count() == 0 => Err(let_go(&mut state.mux)),
             None => Ok(()),
         }
     }
@@ -182,6 +182,11 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
     /// reset it, and the peer might never read why the session ended.
     fn hang_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.connection).poll_shutdown(cx))?;
+        let mut state = self.shared.lock();
+        state.has_left = true;
+        self.wakers.append(&mut state.closers);
+        drop(state);
+        self.wakers.drain(..).for_each(Waker::wake);
         loop {
             match ready!(Pin::new(&mut self.connection).poll_fill_buf(cx))?.len() {
                 0 => return Poll::Ready(Ok(())),
@@ -209,7 +214,8 @@ impl<C> Drop for Driver<C> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.end(closed());
-        // Nobody, unless a panic has ended it.
+        state.has_left = true;
+        // Nobody, unless a panic has ended it, or it was too late to say anything.
         state.collect_all(&mut self.wakers);
         drop(state);
         self.wakers.drain(..).for_each(Waker::wake);
@@ -275,6 +281,16 @@ impl State {
 
 pub(super) fn closed() -> Ended {
     Ended { kind: ErrorKind::Lost, text: "the other side closed the connection".to_owned(), by_peer: false }
+}
+
+/// Nobody here has the session any more. A lender has said why before.
+fn let_go(mux: &mut Mux) -> Ended {
+    if mux.role() == Role::Lender {
+        return closed();
+    }
+    let ended = Ended { kind: ErrorKind::Lost, text: CLOSED.to_owned(), by_peer: false };
+    mux.go_away(Goaway { kind: ended.kind, text: ended.text.clone() });
+    ended
 }
 
 fn lost(error: &io::Error) -> Ended {

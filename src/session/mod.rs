@@ -71,7 +71,11 @@ pub use taken_back::TakenBack;
 #[cfg(feature = "run")]
 pub use unended::Unended;
 
-/// A session. Clones are the same session; it ends when the last clone and the last stream are gone.
+/// What a borrower says that ends a session in good order.
+pub const CLOSED: &str = "the borrower closed the session";
+
+/// A session. Clones are the same session; it ends when the last clone and the last stream are gone, which a borrower's tells the
+/// lender.
 #[derive(Clone)]
 pub struct Session {
     shared: Arc<Shared>,
@@ -236,6 +240,8 @@ struct State {
     ended: Option<Ended>,
     /// Who waits for the peer to take what was written; looked at whenever anything has come or gone.
     closers: Vec<Waker>,
+    /// The last words are with the connection, or nobody will say them.
+    has_left: bool,
     /// The peer has closed its side of the connection in good order.
     confirmed: bool,
     /// No [`Session`] is left: the connection closes with the last stream.
@@ -260,6 +266,7 @@ impl Shared {
             driver: None,
             ended: None,
             closers: Vec::new(),
+            has_left: false,
             confirmed: false,
             orphaned: false,
         };

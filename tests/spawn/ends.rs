@@ -12,7 +12,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     exec, lab,
-    support::{Daemon, Home, Lab, PATIENCE, run, wait_until},
+    support::{Daemon, Home, Lab, PASSWORD, PATIENCE, run, wait_until},
 };
 
 /// What a program has between HUP and KILL whose daemon or borrower has gone, in nanoseconds.
@@ -236,5 +236,35 @@ fn a_command_that_is_suspended_for_long_goes_on_where_it_was() {
         writeln!(program.stdin.as_mut().unwrap(), "on").unwrap();
         program.wait_for_line("read on");
         assert_eq!(program.wait().code(), Some(0));
+    }
+}
+
+/// So that who reads the log can tell it from a connection that was lost.
+#[test]
+fn a_command_that_is_over_says_so_to_its_lender() {
+    let (lab, home) = lab();
+    let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let password = home.password_file(PASSWORD);
+    for (args, code) in [
+        (&["exec", "lab", "--", "true"][..], 0),
+        (&["exec", "lab", "--", "sh", "-c", "exit 3"], 3),
+        (&["exec", "lab", "--", "no-such-program"], 127),
+        (&["shell", "lab"], 0),
+        (&["check", "lab", "connect", &target], 1),
+        (&["forward", "lab", "-W", &target], 255),
+        (&["login", "lab", "--password-file", password.to_str().unwrap()], 0),
+    ] {
+        let said = home.capuchin().args(args).output().unwrap();
+        assert_eq!(said.status.code(), Some(code), "{args:?}: {said:?}");
+    }
+    let mut shares = Daemon::spawn(home.capuchin().args(["connect", "-F", "lab"]));
+    shares.wait_for_line("Connected");
+    shares.signal(Signal::INT);
+    assert_eq!(shares.wait().code(), Some(128 + 2));
+    let ended = |line: &serde_json::Value| line["event"] == "session-ended";
+    // That of the join, and one a command.
+    lab.wait_for_audits("the ends of the sessions", 9, ended);
+    for line in lab.audit().into_iter().filter(ended) {
+        assert_eq!(line["why"], "the borrower ended it: lost: the borrower closed the session", "{line}");
     }
 }

@@ -148,7 +148,8 @@ async fn who_may_only_speak_to_a_program_keeps_no_session_alive() {
     let (control, session) = (child.control(), borrower.session_id().to_string());
     drop((child, borrower));
     let ended = move |line: &serde_json::Value| line["event"] == "session-ended" && line["session"] == *session;
-    tokio::task::spawn_blocking(move || lab.wait_for_audit("the end of the session", ended)).await.unwrap();
+    let line = tokio::task::spawn_blocking(move || lab.wait_for_audit("the end of the session", ended)).await.unwrap();
+    assert!(line["why"].as_str().unwrap().contains("the borrower closed the session"), "{line}");
     control.signal(15).await.unwrap();
 }
 

@@ -120,8 +120,9 @@ async fn attend(
         over();
         if is_unconfirmed {
             // With the session the lender delivers what had come. One that cannot say so has told its end already.
-            let _ = tokio::time::timeout(CONFIRMED_MAX, borrower.close()).await;
+            let _ = tokio::time::timeout(CONFIRMED_MAX, borrower.clone().close()).await;
         }
+        borrower.leave().await;
     };
     tokio::select! {
         () = drain => status.ok_or(RunError::Lost),

@@ -121,7 +121,9 @@ async fn session(host: &str) -> Vec<Check> {
         (Borrower::shared_by_others(host).await, Borrower::sharing_process(host).await)
     {
         let text = format!("that of `capuchin connect` ({}), as {}", process(pid), borrower.user());
-        return use_of(&borrower, Check::ok("session", text)).await;
+        let checks = use_of(&borrower, Check::ok("session", text)).await;
+        borrower.leave().await;
+        return checks;
     }
     let began = Instant::now();
     let borrower = match Borrower::connect(host).await {
@@ -137,7 +139,9 @@ async fn session(host: &str) -> Vec<Check> {
     };
     let login = Check::ok("login", format!("as {} in {:.1} ms", borrower.user(), milliseconds(began.elapsed())));
     let tls = Check::ok("tls", format!("{} has shown its certificate", borrower.lender()));
-    [tls].into_iter().chain(use_of(&borrower, login).await).collect()
+    let used = use_of(&borrower, login).await;
+    borrower.leave().await;
+    [tls].into_iter().chain(used).collect()
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -30,8 +30,14 @@ use crate::{
     session::{Crew, Session, let_driver_send},
 };
 
-/// Runs what is `wanted` to its end.
+/// Runs what is `wanted` to its end, and that of its session.
 pub(super) async fn run(mut wanted: Wanted<'_>, on_terminal: bool, escape: Option<u8>) -> Result<(), Failure> {
+    let ended = run_to_end(&mut wanted, on_terminal, escape).await;
+    wanted.borrower.leave().await;
+    ended
+}
+
+async fn run_to_end(wanted: &mut Wanted<'_>, on_terminal: bool, escape: Option<u8>) -> Result<(), Failure> {
     let terminal = super::local_terminal(on_terminal);
     if on_terminal {
         wanted.command.terminal(local_terminal::wanted(terminal.as_ref()));
@@ -248,7 +254,7 @@ fn exit(status: ExitStatus) -> Result<(), Failure> {
     let code = match (status.code(), status.signal()) {
         (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
         (None, Some(number)) => SIGNALLED.saturating_add(u8::try_from(number).unwrap_or(0)),
-        (None, None) => super::super::report::FAILURE,
+        (None, None) => FAILURE,
     };
     if code == 0 { Ok(()) } else { Err(Failure::silent(code)) }
 }

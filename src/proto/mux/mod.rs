@@ -341,6 +341,11 @@ impl Mux {
         self.streams.values().map(|stream| stream.inbox.bytes()).sum()
     }
 
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// Streams that this end still holds something for.
     pub fn stream_count(&self) -> usize {
         self.streams.len() + self.lingering.len()
