@@ -7,7 +7,7 @@ use super::{
     byte_stream::{read_by, write_by},
 };
 use crate::{
-    proto::{Request, Reset, Target, TcpConnected},
+    proto::{Request, Target, TcpConnected},
     session::{ReadHalf, Stream, WriteHalf},
 };
 
@@ -128,7 +128,7 @@ impl OwnedWriteHalf {
     /// Breaks the connection off, so that its target does not take what it has for the whole.
     #[cfg(feature = "cli")]
     pub(crate) fn reset(&self) {
-        self.half.reset(Reset::Cancelled);
+        self.half.reset(crate::proto::Reset::Cancelled);
     }
 
     /// The address that the lender connected to.
