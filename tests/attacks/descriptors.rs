@@ -35,11 +35,16 @@ fn with_descriptors(folder: tempfile::TempDir, most: u32) -> Lab {
     Lab { address: said.rsplit(' ').next().unwrap().parse().unwrap(), folder, daemon }
 }
 
+/// A lender that is started anew with twenty descriptors to lend.
+fn lending_twenty(policy: &str) -> Lab {
+    let mut lab = Lab::start(policy);
+    lab.daemon.kill();
+    with_descriptors(lab.folder, LENDS_TWENTY)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_borrower_with_every_socket_there_is_keeps_no_admin_out() {
-    let mut lab = Lab::start(LOOPBACK);
-    lab.daemon.kill();
-    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
+    let lab = lending_twenty(LOOPBACK);
     let greedy = lab.join("alice");
     let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (forward, local) = greedy.forward(&[&format!("0:{}", target.local_addr().unwrap())]);
@@ -112,9 +117,7 @@ async fn sessions_until_busy<P>(mut enter: impl AsyncFnMut() -> (P, FromLender))
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_borrower_with_every_session_there_is_keeps_no_admin_out() {
-    let mut lab = Lab::start(LOOPBACK);
-    lab.daemon.kill();
-    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
+    let lab = lending_twenty(LOOPBACK);
     let greedy = lab.join("alice");
     let held = sessions_until_busy(async || {
         let config = Credentials::of(&greedy, "alice").config();
@@ -144,9 +147,7 @@ async fn a_borrower_with_every_session_there_is_keeps_no_admin_out() {
 /// Whom no rule names has sessions all the same, with nothing in them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_of_this_machine_with_every_session_there_is_keeps_no_admin_out() {
-    let mut lab = Lab::start(LOOPBACK);
-    lab.daemon.kill();
-    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
+    let lab = lending_twenty(LOOPBACK);
     let held = sessions_until_busy(async || {
         let mut peer = Peer::knock(&lab.door()).await;
         let answer = peer.log_in_with(peer_login(None)).await;
@@ -176,9 +177,7 @@ fn queued(address: SocketAddr) -> usize {
 async fn visitors_of_a_listener_wait_in_the_kernel_once_all_that_is_lent_is_taken() {
     const VISITORS: usize = 100;
     let policy = format!("{LOOPBACK}listen = \"127.0.0.1:1024-65535\"\n");
-    let mut lab = Lab::start(&policy);
-    lab.daemon.kill();
-    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
+    let lab = lending_twenty(&policy);
     let home = lab.join("alice");
     let before = descriptors(lab.daemon.child.id());
     let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
