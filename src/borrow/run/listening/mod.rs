@@ -218,7 +218,7 @@ impl Ports {
         if place.at_lender.port() != place.inside.bound.port()
             && let Some(why) = not_bound.1.take()
         {
-            let _ = self.surroundings.refused_tx.try_send(why);
+            self.say(why);
         }
         not_bound
     }
@@ -373,9 +373,13 @@ impl Ports {
 
     fn tell(&self, why: BorrowError) {
         if matches!(why, BorrowError::Refused { .. } | BorrowError::Busy { .. } | BorrowError::Local { .. }) {
-            // Who reads them has enough of the same.
-            let _ = self.surroundings.refused_tx.try_send(why);
+            self.say(why);
         }
+    }
+
+    fn say(&self, why: BorrowError) {
+        // Who reads them has enough of the same.
+        let _ = self.surroundings.refused_tx.try_send(why);
     }
 
     fn holders(&self) -> MutexGuard<'_, Holders> {
