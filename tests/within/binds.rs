@@ -214,6 +214,73 @@ one.sendto(said.upper(), who)
     }
 }
 
+/// As haproxy has it with `bind :80` and `bind :::80`, and a program with a socket for datagrams of each family.
+#[test]
+fn sockets_that_share_a_port_are_of_ipv4_and_of_both_families() {
+    let machine = Machine::start();
+    let program = r#"
+def bound(what, family, host, kind, option):
+    s = socket.socket(family, kind)
+    if option:
+        s.setsockopt(socket.SOL_SOCKET, option, 1)
+    if family == socket.AF_INET6:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    print(what, attempt(lambda: s.bind((host, 8042))), flush=True)
+    return s
+stream, datagram, reuse = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SO_REUSEPORT
+ipv4, every = (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")
+v4 = bound("ipv4", *ipv4, stream, reuse)
+both = bound("both", *every, stream, reuse)
+alone = bound("alone", *every, stream, 0)
+# As another worker has it.
+more = bound("more", *every, stream, reuse)
+u4 = bound("datagrams of ipv4", *ipv4, datagram, socket.SO_REUSEADDR)
+uboth = bound("datagrams of both", *every, datagram, socket.SO_REUSEADDR)
+more.close()
+both.listen()
+u4.close()
+print("ready", flush=True)
+for _ in range(2):
+    s, peer = both.accept()
+    s.sendall(b"both")
+    # The visitor closes first, so that nothing lingers at the lender.
+    s.recv(1)
+    s.close()
+    said, who = uboth.recvfrom(99)
+    uboth.sendto(said.upper(), who)
+"#;
+    let asks = r#"
+import socket, sys
+for host in "10.77.0.1", "fd77::1":
+    print(socket.create_connection((host, 8042), 30).recv(99).decode())
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(30)
+    s.connect((host, 8042))
+    s.send(b"question")
+    print(s.recv(99).decode())
+"#;
+    for within in machine.everybody() {
+        let mut server = Daemon::spawn(&mut within.python(&(ATTEMPT.to_owned() + program)));
+        for line in [
+            "ipv4 OK",
+            "both OK",
+            "alone EADDRINUSE",
+            "more OK",
+            "datagrams of ipv4 OK",
+            "datagrams of both OK",
+            "ready",
+        ] {
+            server.wait_for_line(line);
+        }
+        let said = text(run(&mut machine.there(&["python3", "-c", asks])).stdout);
+        assert_eq!(said, "both\nQUESTION\n".repeat(2), "as {}", within.who());
+        assert!(server.wait().success());
+        machine.wait_for_close("0.0.0.0:8042");
+        machine.wait_for_close("[::]:8042");
+        machine.wait_for_close_of_datagrams("0.0.0.0:8042");
+    }
+}
+
 /// As Go's runtime does at each start: it binds, never listens, and is answered here.
 #[test]
 fn who_looks_for_the_families_that_there_are_asks_the_lender_nothing() {

@@ -28,6 +28,8 @@ type AtLender = (Transport, SocketAddr, bool);
 struct Holder {
     listens: bool,
     held: Held,
+    /// What it hears of IPv4 comes by this, if not by what it has itself.
+    ipv4_half: Option<Arc<Port>>,
 }
 
 impl Holder {
@@ -66,7 +68,12 @@ impl Holders {
 
     /// A socket has it.
     pub fn hold(&mut self, cookie: u64, held: Held) {
-        self.sockets.insert(cookie, Holder { listens: false, held });
+        self.sockets.insert(cookie, Holder { listens: false, held, ipv4_half: None });
+    }
+
+    /// A socket has it, and what it hears of IPv4 comes by another.
+    pub fn hold_both(&mut self, cookie: u64, held: Held, ipv4_half: Arc<Port>) {
+        self.sockets.insert(cookie, Holder { listens: false, held, ipv4_half: Some(ipv4_half) });
     }
 
     /// Whether anything is known of a socket.
@@ -93,6 +100,16 @@ impl Holders {
         let wider = wider.into_iter().filter(|_| is_own && transport == Transport::Udp);
         let mut ports = iter::once(key(place)).chain(wider).filter_map(|key| self.ports.get(&key));
         ports.find_map(|open| open.port.upgrade())
+    }
+
+    /// What a socket hears of IPv4 by, if that is another port than its own.
+    pub fn ipv4_half(&self, cookie: u64) -> Option<Arc<Port>> {
+        self.sockets.get(&cookie)?.ipv4_half.clone()
+    }
+
+    /// The port that is bound exactly so at the lender.
+    pub fn at(&self, place: Place) -> Option<Arc<Port>> {
+        self.ports.get(&key(place))?.port.upgrade()
     }
 
     /// A socket listens: the kernel lists it from now on.

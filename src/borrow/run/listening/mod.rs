@@ -17,6 +17,7 @@
 
 mod destroyed;
 mod holders;
+mod ipv4_half;
 mod not_bound;
 mod port;
 pub(super) mod program_socket;
@@ -41,7 +42,7 @@ use tokio::{
 use self::{
     holders::{Held, Holders, Open},
     not_bound::{NotBound, too_old},
-    port::{NotListening, Place, Port, Surroundings},
+    port::{Place, Port, Surroundings},
     program_socket::{ProgramSocket, Transport},
     visitors::Inside,
 };
@@ -198,6 +199,9 @@ impl Ports {
             return self.bind_any(&socket, address, at_lender, options).await;
         }
         let place = Place { transport: socket.transport, at_lender, options, inside: Inside { bound: inside } };
+        if let Some(half) = self.ipv4_half(place) {
+            return self.bind_beside(&socket, address, place, half).await;
+        }
         let is_own = self.surroundings.flows.is_own(at_lender.ip());
         let shared = self.holders().sharing(place, is_own);
         if let Some(port) = shared {
@@ -318,11 +322,12 @@ impl Ports {
             None => self.adopt(&socket).await?,
         };
         self.holders().listens(socket.cookie);
-        match port.listen(socket, backlog).await {
-            Ok(()) => Ok(()),
-            Err(NotListening::Here(errno)) => Err(NotBound(errno, None)),
-            Err(NotListening::Lender(error)) => Err(NotBound::of(error)),
+        let half = self.half_of(&socket, &port);
+        port.listen(socket, backlog).await?;
+        if let Some((half, socket)) = half {
+            half.listen(socket, backlog).await?;
         }
+        Ok(())
     }
 
     /// A port for a socket that was not seen to be bound: listen(2) itself binds one that has none.
@@ -345,10 +350,8 @@ impl Ports {
     }
 
     fn hold(&self, socket: &ProgramSocket, port: Port) -> Arc<Port> {
-        let port = Arc::new(port);
-        let mut holders = self.holders();
-        holders.open(&port);
-        holders.hold(socket.cookie, Held::Port(port.clone()));
+        let port = self.opened(port);
+        self.holders().hold(socket.cookie, Held::Port(port.clone()));
         port
     }
 

@@ -1,5 +1,6 @@
 //! Why a program's socket is not bound, or does not listen.
 
+use super::port::NotListening;
 use crate::{BorrowError, proto::Errno};
 
 /// Why something is not bound: the program's error number, and what the person is told who started it.
@@ -21,6 +22,15 @@ impl NotBound {
 impl From<Errno> for NotBound {
     fn from(errno: Errno) -> Self {
         Self(errno, None)
+    }
+}
+
+impl From<NotListening> for NotBound {
+    fn from(error: NotListening) -> Self {
+        match error {
+            NotListening::Here(errno) => errno.into(),
+            NotListening::Lender(error) => Self::of(error),
+        }
     }
 }
 
