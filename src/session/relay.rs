@@ -15,11 +15,11 @@ use tokio::{io::Interest, sync::Notify};
 use super::{Meter, Stream, rounds::let_driver_send, socket::Socket};
 use crate::proto::{
     Errno, Reset,
-    mux::{Batch, COPY_BYTES_MAX, SEND_QUEUE_MAX},
+    mux::{Batch, COPY_BYTES_MAX, SEND_QUEUE_BYTES},
 };
 
 /// Read at once from a busy socket, in bytes: what a stream takes at once.
-const BUSY_BYTES: usize = SEND_QUEUE_MAX;
+const BUSY_BYTES: usize = SEND_QUEUE_BYTES;
 /// Read at once from a socket that sends little, in bytes.
 pub(super) const QUIET_BYTES: usize = 4 * 1024;
 /// What was sent before the stream was given up may take so long to be taken by the socket; a peer that reads nothing

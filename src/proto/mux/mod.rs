@@ -56,7 +56,7 @@ pub use keep::{ACK_AFTER, ACK_BYTES, KEPT_BYTES_MAX};
 pub use keepalive::{MISSES_MAX, PING_PERIOD};
 pub use outcome::{Event, OpenError, Read, Write};
 pub use schedule::QUANTUM_BYTES;
-pub use stream::SEND_QUEUE_MAX;
+pub use stream::SEND_QUEUE_BYTES;
 pub use transmit::{BATCH_BYTES, Batch, COPY_BYTES_MAX};
 pub use window::{CREDIT_MAX, POOL_BYTES};
 
@@ -197,7 +197,7 @@ impl Mux {
         if let Some(reset) = stream.write_closed() {
             return Write::Closed(reset);
         }
-        match stream.out.room(self.schedule.others(stream)).min(wanted) {
+        match stream.out.room().min(wanted) {
             0 if wanted > 0 => {
                 stream.out.wanted = true;
                 Write::Pending
@@ -212,7 +212,7 @@ impl Mux {
     /// In debug builds, when there is no room for them.
     pub fn write(&mut self, id: StreamId, bytes: Bytes) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        debug_assert!(bytes.len() <= stream.out.room(0));
+        debug_assert!(bytes.len() <= stream.out.room());
         if stream.write_closed().is_none() && !bytes.is_empty() {
             stream.out.push(bytes);
             self.schedule.activate(id, stream);
@@ -222,7 +222,7 @@ impl Mux {
     /// As [`Self::write`], for bytes that the caller keeps: small ones share memory with those queued before.
     pub fn write_copy(&mut self, id: StreamId, bytes: &[u8]) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        debug_assert!(bytes.len() <= stream.out.room(0));
+        debug_assert!(bytes.len() <= stream.out.room());
         if stream.write_closed().is_none() && !bytes.is_empty() {
             stream.out.push_copy(bytes);
             self.schedule.activate(id, stream);

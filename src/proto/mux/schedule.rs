@@ -46,11 +46,6 @@ impl Schedule {
         }
     }
 
-    /// How many are listed beside `stream`.
-    pub(super) fn others(&self, stream: &Stream) -> usize {
-        self.fresh.len() + self.steady.len() - usize::from(stream.turn.listed)
-    }
-
     /// The stream whose turn it is, of those that just became active or of all; [`Self::sent`] must follow.
     pub(super) fn next(&mut self, streams: &mut HashMap<StreamId, Stream>, all: bool) -> Option<StreamId> {
         loop {

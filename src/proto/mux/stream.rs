@@ -16,11 +16,9 @@ use super::{
 };
 use crate::proto::{FRAME_PAYLOAD_MAX, HEADER_BYTES, Reset};
 
-/// Payload of a batch, in bytes: as much may be queued on each stream, however many send.
-const BATCH_PAYLOAD: usize = BATCH_BYTES - BATCH_BYTES.div_ceil(FRAME_PAYLOAD_MAX + HEADER_BYTES) * HEADER_BYTES;
-/// Most bytes queued on one stream before they are sent, in bytes, for one that sends alone: what a program has written meanwhile
-/// is taken in one turn, and the program is woken for it once and not four times. Several that send divide it.
-pub const SEND_QUEUE_MAX: usize = 4 * BATCH_PAYLOAD;
+/// Most bytes queued on one stream before they are sent, in bytes: the payload of a batch, which can be queued again while
+/// the last one is written. With more, what was read has left the processor's cache before it is encrypted.
+pub const SEND_QUEUE_BYTES: usize = BATCH_BYTES - BATCH_BYTES.div_ceil(FRAME_PAYLOAD_MAX + HEADER_BYTES) * HEADER_BYTES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outgoing {
@@ -116,10 +114,8 @@ pub(super) struct SendQueue {
 }
 
 impl SendQueue {
-    /// Beside `others` that have something to send.
-    pub(super) fn room(&self, others: usize) -> usize {
-        let most = (SEND_QUEUE_MAX / (others + 1)).max(BATCH_PAYLOAD);
-        (self.credit as usize).min(most.saturating_sub(self.chunks.bytes()))
+    pub(super) fn room(&self) -> usize {
+        (self.credit as usize).min(SEND_QUEUE_BYTES.saturating_sub(self.chunks.bytes()))
     }
 
     pub(super) fn queued(&self) -> usize {
