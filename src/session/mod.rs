@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod block;
 mod close;
 mod confirm;
 mod crew;

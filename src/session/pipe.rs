@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     Meter, Stream,
+    block::make_room,
     relay::{QUIET_BYTES, WRITE_BYTES, next_size},
     rounds::let_driver_send,
 };
@@ -62,7 +63,7 @@ pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, sta
         }
         stalled.0.store(true, Ordering::Relaxed);
         let room = stream.write_room(size).await?;
-        buffer.reserve(room.min(size));
+        make_room(&mut buffer, room.min(size));
         // `room` first: what is read can then always be written, and a stalled stream stops the program.
         match pipe.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => break,

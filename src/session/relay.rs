@@ -12,7 +12,7 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::{io::Interest, sync::Notify};
 
-use super::{Meter, Stream, rounds::let_driver_send, socket::Socket};
+use super::{Meter, Stream, block::make_room, rounds::let_driver_send, socket::Socket};
 use crate::proto::{
     Errno, Reset,
     mux::{Batch, COPY_BYTES_MAX, SEND_QUEUE_BYTES},
@@ -158,7 +158,7 @@ async fn copy_to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter) ->
                 return Err(Broken::Socket(socket.take_error().unwrap_or_else(|| Errno::ECONNRESET.into())));
             }
         };
-        buffer.reserve(room.min(size));
+        make_room(&mut buffer, room.min(size));
         // `room` first: what is read can then always be written, and a stalled stream stops the socket.
         match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => return Ok(()),
