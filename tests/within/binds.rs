@@ -214,7 +214,7 @@ one.sendto(said.upper(), who)
     }
 }
 
-/// As haproxy has it with `bind :80` and `bind :::80`, and a program with a socket for datagrams of each family.
+/// As a program has it that binds IPv4 first, and then what listens for both families, or has a socket for datagrams of each.
 #[test]
 fn sockets_that_share_a_port_are_of_ipv4_and_of_both_families() {
     let machine = Machine::start();

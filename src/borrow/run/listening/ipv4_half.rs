@@ -1,6 +1,9 @@
 //! A socket for every address of both families beside one of the program's own for every IPv4 address (SO_REUSEPORT; of datagrams also
 //! SO_REUSEADDR). The lender's system would not give the program both: it binds the rest, and what comes by IPv4 comes by the
 //! port that is there. Which of the two hears it, the program's own kernel knows.
+//!
+//! The other way round (haproxy with `bind :80` and `bind :::80`) the program hears EADDRINUSE, though its own system would let
+//! it: a port for both families is one at the lender, and a visitor by IPv6 whom the program's kernel refuses closes it for both.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
