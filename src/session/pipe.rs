@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::Buf;
 use rustix::{
     io::Errno,
     pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
@@ -16,13 +16,8 @@ use tokio::{
     net::unix::pipe::{Receiver, Sender},
 };
 
-use super::{
-    Meter, Stream,
-    block::make_room,
-    relay::{QUIET_BYTES, WRITE_BYTES, next_size},
-    rounds::let_driver_send,
-};
-use crate::proto::mux::{Batch, COPY_BYTES_MAX};
+use super::{Meter, Stream, block::Block, relay::WRITE_BYTES, rounds::let_driver_send};
+use crate::proto::mux::Batch;
 
 /// Room in a pipe, in bytes: fewer switches between the programs at its ends than with the usual 64 KiB.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -53,8 +48,7 @@ impl Stalled {
 /// # Cancellation
 /// What was read has been sent.
 pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, stalled: &Stalled) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
-    let mut size = QUIET_BYTES;
+    let mut block = Block::new();
     loop {
         tokio::select! {
             biased;
@@ -62,28 +56,17 @@ pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, sta
             error = stream.write_closed() => return Err(error),
         }
         stalled.0.store(true, Ordering::Relaxed);
-        let room = stream.write_room(size).await?;
-        make_room(&mut buffer, room.min(size));
-        // `room` first: what is read can then always be written, and a stalled stream stops the program.
-        match pipe.try_read_buf(&mut (&mut buffer).limit(room)) {
+        match pipe.try_read_buf(&mut block.room(stream).await?) {
             Ok(0) => break,
             Ok(length) => {
-                if length <= COPY_BYTES_MAX {
-                    stream.write_copy(&buffer);
-                    buffer.clear();
-                } else {
-                    stream.write_bytes(buffer.split().freeze());
-                }
+                let sent = block.send(stream);
                 meter.went_to_stream(length);
                 meter.keep_pace(length).await;
-                // It has given what it had.
-                if length < room.min(size) {
+                if sent.is_all {
                     let_driver_send().await;
                 }
-                size = next_size(size, length);
             }
-            // What is quiet holds no buffer.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => block.free(),
             // How a terminal says that nobody has its other end open any more.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => break,
             Err(error) => return Err(error),

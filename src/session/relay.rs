@@ -9,19 +9,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::Buf;
 use tokio::{io::Interest, sync::Notify};
 
-use super::{Meter, Stream, block::make_room, rounds::let_driver_send, socket::Socket};
-use crate::proto::{
-    Errno, Reset,
-    mux::{Batch, COPY_BYTES_MAX, SEND_QUEUE_BYTES},
-};
+use super::{Meter, Stream, block::Block, rounds::let_driver_send, socket::Socket};
+use crate::proto::{Errno, Reset, mux::Batch};
 
-/// Read at once from a busy socket, in bytes: what a stream takes at once.
-const BUSY_BYTES: usize = SEND_QUEUE_BYTES;
-/// Read at once from a socket that sends little, in bytes.
-pub(super) const QUIET_BYTES: usize = 4 * 1024;
 /// What was sent before the stream was given up may take so long to be taken by the socket; a peer that reads nothing
 /// must not hold it for ever.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
@@ -141,8 +134,7 @@ enum Broken {
 }
 
 async fn copy_to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter) -> Result<(), Broken> {
-    let mut buffer = BytesMut::new();
-    let mut size = QUIET_BYTES;
+    let mut block = Block::new();
     let mut is_first = true;
     loop {
         tokio::select! {
@@ -150,61 +142,36 @@ async fn copy_to_stream(socket: &impl Socket, stream: &Stream, meter: &Meter) ->
             ready = socket.ready(Interest::READABLE) => drop(ready.map_err(Broken::Socket)?),
             _ = stream.write_closed() => return Err(Broken::Stream),
         }
-        let room = tokio::select! {
+        let mut room = tokio::select! {
             biased;
-            room = stream.write_room(size) => room.map_err(|_| Broken::Stream)?,
+            room = block.room(stream) => room.map_err(|_| Broken::Stream)?,
             // A stalled stream must not hide that the socket's program is gone.
             _ = socket.ready(Interest::ERROR) => {
                 return Err(Broken::Socket(socket.take_error().unwrap_or_else(|| Errno::ECONNRESET.into())));
             }
         };
-        make_room(&mut buffer, room.min(size));
-        // `room` first: what is read can then always be written, and a stalled stream stops the socket.
-        match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
+        match socket.try_read_buf(&mut room) {
             Ok(0) => return Ok(()),
             Ok(length) => {
-                let is_small = length <= COPY_BYTES_MAX;
-                if is_small {
-                    stream.write_copy(&buffer);
-                    buffer.clear();
-                } else {
-                    stream.write_bytes(buffer.split().freeze());
-                }
+                let sent = block.send(stream);
                 meter.went_to_stream(length);
                 tokio::select! {
                     biased;
                     () = meter.keep_pace(length) => {}
                     _ = stream.write_closed() => return Err(Broken::Stream),
                 }
-                // It has given what it had.
-                if length < room.min(size) {
+                if sent.is_all {
                     let_driver_send().await;
                 }
                 // A new connection acknowledges at once by itself.
-                if is_small && !is_first {
+                if sent.is_small && !is_first {
                     socket.acknowledge();
-                }
-                // A full queue leaves less room than the socket would fill, which says nothing about the socket.
-                if room >= size {
-                    size = next_size(size, length);
                 }
                 is_first = false;
             }
-            // A quiet connection holds no buffer.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = BytesMut::new(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => block.free(),
             Err(error) => return Err(Broken::Socket(error)),
         }
-    }
-}
-
-/// A socket that fills what it is given gets more, one that does not gets less.
-pub(super) fn next_size(size: usize, filled: usize) -> usize {
-    if filled >= size {
-        (size * 4).min(BUSY_BYTES)
-    } else if filled < size / 4 {
-        (size / 2).max(QUIET_BYTES)
-    } else {
-        size
     }
 }
 

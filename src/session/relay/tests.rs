@@ -204,12 +204,3 @@ async fn a_question_in_two_writes_waits_for_no_delayed_acknowledgement() {
     }
     assert!(fastest < Duration::from_millis(30), "{fastest:?}");
 }
-
-#[test]
-fn read_sizes_follow_what_the_socket_gives() {
-    let busy = (0..4).fold(QUIET_BYTES, |size, _| next_size(size, size));
-    assert_eq!(busy, BUSY_BYTES);
-    let quiet = (0..8).fold(busy, |size, _| next_size(size, 10));
-    assert_eq!(quiet, QUIET_BYTES);
-    assert_eq!(next_size(8192, 4096), 8192);
-}
