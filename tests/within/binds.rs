@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// What comes of a call, for programs that make one after the other.
-const ATTEMPT: &str = r#"
+pub const ATTEMPT: &str = r#"
 import errno, socket
 def attempt(what):
     try:

@@ -22,6 +22,7 @@ mod machine;
 mod odd_packets;
 mod ours;
 mod outside;
+mod overlaps;
 mod ports;
 mod probes;
 mod process;

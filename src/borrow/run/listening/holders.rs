@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Weak},
 };
@@ -13,7 +12,7 @@ use super::{
     Transport,
     port::{Place, Port},
 };
-use crate::BorrowError;
+use crate::{BorrowError, borrow::TcpOptions};
 
 /// The sockets, by the kernel's number for each, and the ports, by what they are at the lender.
 #[derive(Default)]
@@ -89,17 +88,18 @@ impl Holders {
         }
     }
 
-    /// The port that a socket would share which is bound there; of datagrams, and an address of the machine's own (`is_own`), also the
-    /// port of every address. The lender's system would not bind both, as the program's does for sockets that allow it
-    /// (SO_REUSEADDR), and which of them hears what the program's own decides.
-    pub fn sharing(&self, place: Place, is_own: bool) -> Option<Arc<Port>> {
-        let Place { transport, at_lender, .. } = place;
-        let every = |ip: IpAddr, v6_only| (transport, SocketAddr::new(ip, at_lender.port()), v6_only);
+    /// The port by which more is met than what is bound there, and that as well.
+    pub fn wider(&self, place: Place) -> Option<Arc<Port>> {
+        let Place { at_lender, options, .. } = place;
+        let every = |ip: IpAddr, v6_only| {
+            let options = TcpOptions { v6_only, ..options };
+            Place { at_lender: SocketAddr::new(ip, at_lender.port()), options, ..place }
+        };
         let (v4, v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
-        let wider = [every(if at_lender.is_ipv4() { v4 } else { v6 }, false), every(v6, at_lender.is_ipv6())];
-        let wider = wider.into_iter().filter(|_| is_own && transport == Transport::Udp);
-        let mut ports = iter::once(key(place)).chain(wider).filter_map(|key| self.ports.get(&key));
-        ports.find_map(|open| open.port.upgrade())
+        let (of_family, of_both) =
+            (if at_lender.is_ipv4() { every(v4, false) } else { every(v6, true) }, every(v6, false));
+        let is_wider = |wider: &Place| key(*wider) != key(place) && key(place) != key(of_both);
+        [of_family, of_both].into_iter().filter(is_wider).find_map(|wider| self.at(wider))
     }
 
     /// What a socket hears of IPv4 by, if that is another port than its own.

@@ -1,9 +1,7 @@
 //! A socket for every address of both families beside one of the program's own for every IPv4 address (SO_REUSEPORT; of datagrams also
 //! SO_REUSEADDR). The lender's system would not give the program both: it binds the rest, and what comes by IPv4 comes by the
 //! port that is there. Which of the two hears it, the program's own kernel knows.
-//!
-//! The other way round (haproxy with `bind :80` and `bind :::80`) the program hears EADDRINUSE, though its own system would let
-//! it: a port for both families is one at the lender, and a visitor by IPv6 whom the program's kernel refuses closes it for both.
+//! The other way round, see [`wider`](super::wider).
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -26,10 +24,10 @@ impl Ports {
         let half = Place { at_lender: (Ipv4Addr::UNSPECIFIED, at_lender.port()).into(), ..place };
         let find = || self.holders().at(half).filter(|_| is_both);
         // One that was closed a moment ago is in nobody's way.
-        find().and_then(|_| {
+        if find().is_some() {
             self.settle(Some(at_lender.port()));
-            find()
-        })
+        }
+        find()
     }
 
     /// Binds `socket` beside `half`.

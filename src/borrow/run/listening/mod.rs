@@ -26,6 +26,7 @@ mod server;
 mod shut_down;
 mod stock;
 mod visitors;
+mod wider;
 
 use std::{
     net::SocketAddr,
@@ -202,11 +203,10 @@ impl Ports {
         if let Some(half) = self.ipv4_half(place) {
             return self.bind_beside(&socket, address, place, half).await;
         }
-        let is_own = self.surroundings.flows.is_own(at_lender.ip());
-        let shared = self.holders().sharing(place, is_own);
-        if let Some(port) = shared {
+        if let Some(port) = self.shared(place) {
             // One of the program's own has it, or had it until a moment ago: its kernel knows which.
             done(socket.bind(address))?;
+            port.is_had_at(inside);
             self.holders().hold(socket.cookie, Held::Port(port));
             return Ok(());
         }

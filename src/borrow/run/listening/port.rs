@@ -9,7 +9,11 @@
 //! It belongs to all sockets of the program that share it, and is closed with the last of them. One visitor at a time is let
 //! in; while he waits for room in the program's queue, the others wait at the lender.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -42,9 +46,12 @@ pub struct Port {
 
 enum Serves {
     /// And hears that one of its sockets listens no more.
-    Connections(mpsc::Sender<Listen>, Arc<Notify>),
+    Connections(mpsc::Sender<Listen>, Arc<Notify>, Arc<Narrower>),
     Datagrams(#[expect(dead_code, reason = "it is there to be dropped")] Server),
 }
+
+/// What its sockets are bound to inside that are bound to less than the first one.
+type Narrower = Mutex<Vec<SocketAddr>>;
 
 /// What all ports of a network need.
 #[derive(Clone)]
@@ -107,7 +114,8 @@ impl Port {
     /// One that no lender knows.
     #[cfg(test)]
     pub fn of_nobody(place: Place) -> Arc<Self> {
-        let (serves, closed_rx) = (Serves::Connections(mpsc::channel(1).0, Arc::default()), watch::channel(()).1);
+        let (serves, closed_rx) =
+            (Serves::Connections(mpsc::channel(1).0, Arc::default(), Arc::default()), watch::channel(()).1);
         Arc::new(Self { place, serves, closed_rx })
     }
 
@@ -120,13 +128,22 @@ impl Port {
         let (listen_tx, listen_rx) = mpsc::channel(CALLS_MAX);
         let (closed_tx, closed_rx) = watch::channel(());
         let shut_down = Arc::new(Notify::new());
-        let serving = Serving { surroundings, place, state, again: None, listen_rx, shut_down: shut_down.clone() };
+        let narrower = Arc::<Narrower>::default();
+        let serving = Serving {
+            surroundings,
+            place,
+            narrower: narrower.clone(),
+            state,
+            again: None,
+            listen_rx,
+            shut_down: shut_down.clone(),
+        };
         // With the connections that it lets in.
         serving.surroundings.borrower.session().spawn(async move {
             serving.serve().await;
             drop(closed_tx);
         });
-        Self { place, serves: Serves::Connections(listen_tx, shut_down), closed_rx }
+        Self { place, serves: Serves::Connections(listen_tx, shut_down, narrower), closed_rx }
     }
 
     /// Binds a port of UDP at the lender.
@@ -151,7 +168,7 @@ impl Port {
     pub async fn listen(&self, socket: ProgramSocket, backlog: i32) -> Result<(), NotListening> {
         let (done_tx, done_rx) = oneshot::channel();
         let down = || NotListening::Here(Errno(libc::ENETDOWN as u16));
-        let Serves::Connections(listen_tx, _) = &self.serves else {
+        let Serves::Connections(listen_tx, ..) = &self.serves else {
             return Err(NotListening::Here(Errno(libc::EOPNOTSUPP as u16)));
         };
         listen_tx.send(Listen { socket, backlog, done_tx }).await.map_err(|_| down())?;
@@ -160,8 +177,17 @@ impl Port {
 
     /// One of its sockets listens no more: unless another does, nor does the port.
     pub fn was_shut_down(&self) {
-        if let Serves::Connections(_, shut_down) = &self.serves {
+        if let Serves::Connections(_, shut_down, _) = &self.serves {
             shut_down.notify_one();
+        }
+    }
+
+    /// A socket has it that is bound to `inside`.
+    pub fn is_had_at(&self, inside: SocketAddr) {
+        let Serves::Connections(_, _, narrower) = &self.serves else { return };
+        let mut narrower = narrower.lock().unwrap_or_else(PoisonError::into_inner);
+        if inside != self.place.inside.bound && !narrower.contains(&inside) {
+            narrower.push(inside);
         }
     }
 
@@ -182,6 +208,7 @@ type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 struct Serving {
     surroundings: Surroundings,
     place: Place,
+    narrower: Arc<Narrower>,
     state: State,
     /// It listens on the session that follows.
     again: Option<Soon<Result<(Listener, u32), BorrowError>>>,
@@ -215,7 +242,7 @@ impl Serving {
                 },
                 somebody_listens = ready(&mut letting_in) => {
                     letting_in = None;
-                    if !somebody_listens {
+                    if !somebody_listens && !self.another_listens() {
                         self.hush().await;
                     }
                 }
@@ -294,7 +321,17 @@ impl Serving {
 
     /// Whether one of the program's sockets listens; it is believed to where the kernel does not say.
     fn somebody_listens(&self) -> bool {
-        self.surroundings.listeners.has(self.place.inside.bound).unwrap_or(true)
+        self.listens(self.place.inside.bound) || self.another_listens()
+    }
+
+    /// Whether one listens which hears less than all that comes here.
+    fn another_listens(&self) -> bool {
+        let narrower = self.narrower.lock().unwrap_or_else(PoisonError::into_inner);
+        narrower.iter().any(|inside| self.listens(*inside))
+    }
+
+    fn listens(&self, inside: SocketAddr) -> bool {
+        self.surroundings.listeners.has(inside).unwrap_or(true)
     }
 
     /// Nobody listens inside.
