@@ -13,9 +13,9 @@
 //! [`FrameReader`] is the only code that touches a peer's raw bytes on a connection. It never panics and never holds
 //! more than one frame.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use super::{ErrorKind, ProtocolError};
+use super::{ErrorKind, ProtocolError, lead::with_lead, mux::COPY_BYTES_MAX};
 
 /// Size of a header, in bytes.
 pub const HEADER_BYTES: usize = 8;
@@ -272,7 +272,7 @@ pub enum Frame {
 }
 
 impl Frame {
-    fn parse(header: Header, payload: Vec<u8>) -> Result<Self, ProtocolError> {
+    fn parse(header: Header, payload: BytesMut) -> Result<Self, ProtocolError> {
         let short = || ProtocolError::FrameTooShort { kind: header.kind, length: payload.len(), least: 8 };
         let four = || payload.first_chunk::<4>().copied().ok_or_else(short);
         let eight = || payload.first_chunk::<8>().copied().map(u64::from_be_bytes).ok_or_else(short);
@@ -285,7 +285,7 @@ impl Frame {
             Kind::Goaway => Self::Goaway(Goaway::decode(&payload)),
             Kind::Resume => return Err(ProtocolError::ResumeNotOffered),
             Kind::Data => {
-                Self::Data { stream: header.stream, syn: header.syn, fin: header.fin, payload: Bytes::from(payload) }
+                Self::Data { stream: header.stream, syn: header.syn, fin: header.fin, payload: payload.freeze() }
             }
         })
     }
@@ -303,7 +303,7 @@ impl Frame {
 pub struct FrameReader {
     header: [u8; HEADER_BYTES],
     header_len: usize,
-    body: Option<(Header, Vec<u8>)>,
+    body: Option<(Header, BytesMut)>,
     payload_max: usize,
 }
 
@@ -345,7 +345,8 @@ impl FrameReader {
                 }
                 self.header_len = 0;
                 let header = Header::decode(self.header, self.payload_max)?;
-                (header, Vec::with_capacity(header.length.into()))
+                let length = header.length.into();
+                (header, if length > COPY_BYTES_MAX { with_lead(length) } else { BytesMut::with_capacity(length) })
             }
         };
         let wanted = usize::from(header.length) - payload.len();

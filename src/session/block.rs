@@ -1,18 +1,17 @@
 //! What a socket or a pipe is read into: memory that is sent on as it is, and as much of it as the one that is read fills.
 
-use bytes::{Buf, BufMut, BytesMut, buf::Limit};
+use bytes::{BufMut, BytesMut, buf::Limit};
 
 use super::Stream;
-use crate::proto::mux::{COPY_BYTES_MAX, SEND_QUEUE_BYTES};
+use crate::proto::{
+    mux::{COPY_BYTES_MAX, SEND_QUEUE_BYTES},
+    with_lead,
+};
 
 /// Read at once from what is busy, in bytes: what a stream takes at once.
 const BUSY_BYTES: usize = SEND_QUEUE_BYTES;
 /// Read at once from what sends little, in bytes.
 const QUIET_BYTES: usize = 4 * 1024;
-/// Left free in front of what is read, in bytes. A large block begins with a page, and so does the TLS record that it is copied
-/// into, behind two headers: where the target lies 1 to 31 bytes further in its page than the source, AMD's Zen 3 takes up to
-/// forty times as long for REP MOVSB, by which glibc and Linux copy (glibc's bug 30994). Each frame of a batch is 8 bytes further.
-const LEAD_BYTES: usize = 64;
 
 /// Read into and sent, again and again, by one copy.
 #[derive(Debug)]
@@ -36,7 +35,10 @@ impl Block {
     /// Nobody reads the stream any more.
     pub(super) async fn room(&mut self, stream: &Stream) -> std::io::Result<Limit<&mut BytesMut>> {
         self.room = stream.write_room(self.size).await?;
-        make_room(&mut self.bytes, self.room.min(self.size));
+        let bytes = self.room.min(self.size);
+        if self.bytes.capacity() < bytes {
+            self.bytes = with_lead(bytes);
+        }
         Ok((&mut self.bytes).limit(self.room))
     }
 
@@ -82,33 +84,9 @@ fn next_size(size: usize, filled: usize) -> usize {
     }
 }
 
-/// Makes an empty buffer take at least so many bytes.
-fn make_room(buffer: &mut BytesMut, bytes: usize) {
-    if buffer.capacity() < bytes {
-        *buffer = BytesMut::with_capacity(LEAD_BYTES + bytes);
-        buffer.put_bytes(0, LEAD_BYTES);
-        buffer.advance(LEAD_BYTES);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_block_is_empty_is_used_up_and_does_not_begin_with_its_memory() {
-        let mut buffer = BytesMut::new();
-        make_room(&mut buffer, 4000);
-        assert!(buffer.is_empty() && buffer.capacity() >= 4000);
-        let began = buffer.as_ptr();
-        buffer.put_slice(b"read");
-        assert_eq!(buffer.split(), b"read"[..]);
-        make_room(&mut buffer, 3996);
-        assert_eq!(buffer.as_ptr(), began.wrapping_add(4), "what is left has room");
-        // All of the memory is one's own again: the lead comes out of it.
-        assert!(buffer.try_reclaim(4000 + LEAD_BYTES));
-        assert_eq!(buffer.as_ptr(), began.wrapping_sub(LEAD_BYTES));
-    }
 
     #[test]
     fn sizes_follow_what_is_given() {

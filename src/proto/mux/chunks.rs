@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::transmit::COPY_BYTES_MAX;
+use crate::proto::with_lead;
 
 /// Small pieces are gathered up to this size, in bytes.
 const GATHER_BYTES: usize = 16 * 1024;
@@ -34,7 +35,9 @@ impl Chunks {
         self.bytes += bytes.len();
         if bytes.len() > COPY_BYTES_MAX {
             self.seal();
-            self.chunks.push_back(Bytes::copy_from_slice(bytes));
+            let mut chunk = with_lead(bytes.len());
+            chunk.extend_from_slice(bytes);
+            self.chunks.push_back(chunk.freeze());
             return;
         }
         if self.tail.len() + bytes.len() > GATHER_BYTES {
