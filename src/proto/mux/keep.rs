@@ -124,11 +124,13 @@ impl Acknowledged {
 
     /// The number to send, when one is due.
     pub(super) fn poll(&mut self) -> Option<u64> {
-        if !std::mem::take(&mut self.send_now) {
-            return None;
-        }
-        (self.bytes, self.due, self.reported) = (0, None, self.taken);
-        Some(self.reported)
+        std::mem::take(&mut self.send_now).then(|| self.report()).flatten()
+    }
+
+    /// The number to send, if it says anything new, due or not.
+    pub(super) fn report(&mut self) -> Option<u64> {
+        (self.bytes, self.due, self.send_now) = (0, None, false);
+        (std::mem::replace(&mut self.reported, self.taken) < self.taken).then_some(self.taken)
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Buf;
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::{ErrorKind, FRAME_PAYLOAD_MAX, Header, Kind, ProtocolError};
+use crate::proto::{ErrorKind, FRAME_PAYLOAD_MAX, HEADER_BYTES, Header, Kind, ProtocolError};
 
 mod hostile;
 mod interleaved;
@@ -291,6 +291,28 @@ fn what_copies_write_leaves_in_batches_of_whole_tls_records() {
             while batch.pop().is_some() {}
         }
     }
+}
+
+#[test]
+fn a_small_answer_takes_along_that_its_question_has_come() {
+    let mut pair = Pair::new();
+    let id = pair.open(b"question");
+    let answer = |pair: &mut Pair, bytes: &[u8]| {
+        assert_eq!(write_some(&mut pair.lender, id, bytes), bytes.len());
+        pull(&mut pair.lender, pair.now, &mut pair.to_borrower);
+        let wire = pair.to_borrower.clone();
+        pair.settle();
+        wire
+    };
+    let full = [0; COPY_BYTES_MAX + 1];
+    assert_eq!(answer(&mut pair, &full).len(), HEADER_BYTES + full.len(), "a record that is full is not made longer");
+    assert_eq!(pair.lender.poll_timeout(), pair.now + ACK_AFTER);
+    let data = *b"\0\0\0\0\x01\0\0\x06answer";
+    let ack = *b"\0\0\0\0\0\x06\0\x08\0\0\0\0\0\0\0\x01";
+    assert_eq!(answer(&mut pair, b"answer"), [&data[..], &ack].concat());
+    assert_eq!(pair.borrower.kept.bytes(), 0);
+    assert!(pair.lender.poll_timeout() > pair.now + ACK_AFTER, "no other is due");
+    assert_eq!(answer(&mut pair, b"answer"), data, "it would say nothing new");
 }
 
 #[test]

@@ -88,8 +88,13 @@ impl Mux {
                 break;
             }
         }
+        // An answer takes it along, so that nobody is woken for it alone; not so a full batch, which it would make longer.
+        let is_small = !log.scratch.is_empty() && log.len() <= COPY_BYTES_MAX && !self.gone;
         log.seal(&mut self.kept);
         self.scratch = log.scratch;
+        if is_small && let Some(number) = self.acknowledged.report() {
+            batch.push(Bytes::copy_from_slice(&session_frame(Kind::Ack, number)));
+        }
         let (sent, acked) = self.kept.bytes_sent_and_acked();
         self.flight.handle_sent(now, sent, acked);
     }
@@ -116,10 +121,7 @@ impl Mux {
     /// PING, PONG and ACK are neither counted nor kept, and never wait.
     fn transmit_session(&mut self, now: Instant, batch: &mut Batch) {
         let mut out = BytesMut::new();
-        let mut put = |kind, number: u64| {
-            out.extend_from_slice(&Header { length: 8, ..header(StreamId::SESSION, kind) }.encode());
-            out.extend_from_slice(&number.to_be_bytes());
-        };
+        let mut put = |kind, number| out.extend_from_slice(&session_frame(kind, number));
         if let Some(number) = self.acknowledged.poll() {
             put(Kind::Ack, number);
         }
@@ -190,6 +192,15 @@ impl Mux {
             self.schedule.activate(id, stream);
         }
     }
+}
+
+/// PING, PONG or ACK.
+fn session_frame(kind: Kind, number: u64) -> [u8; 16] {
+    let mut frame = [0; 16];
+    let (head, payload) = frame.split_at_mut(HEADER_BYTES);
+    head.copy_from_slice(&Header { length: 8, ..header(StreamId::SESSION, kind) }.encode());
+    payload.copy_from_slice(&number.to_be_bytes());
+    frame
 }
 
 fn header(stream: StreamId, kind: Kind) -> Header {
