@@ -4,7 +4,7 @@
 
 use std::{
     future::Future,
-    io,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -44,6 +44,8 @@ pub(super) struct Driver<C> {
     timer: Pin<Box<Sleep>>,
     /// When the mux wants to be told of the time.
     due: Instant,
+    /// The timer is moved at the next look.
+    moves_timer: bool,
     /// Woken outside the lock.
     wakers: Vec<Waker>,
     phase: Phase,
@@ -65,6 +67,7 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
             batch: Batch::default(),
             flushed: true,
             due,
+            moves_timer: false,
             timer: Box::pin(tokio::time::sleep_until(due.into())),
             wakers: Vec::new(),
             phase: Phase::Running,
@@ -140,9 +143,16 @@ impl<C: AsyncBufRead + AsyncWrite + Unpin> Driver<C> {
 
     /// Ready: time did something to the mux that may have to be sent.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        // Only ever moved earlier before it fires: a timer that fires too soon costs less than moving it each time.
-        if self.due < self.timer.deadline().into_std() {
+        // Only ever moved earlier before it fires: a timer that fires too soon costs less than moving it each time. That is a
+        // system call: those who were woken by what has come go first, and may answer what it would be for.
+        if self.due >= self.timer.deadline().into_std() {
+            self.moves_timer = false;
+        } else if mem::replace(&mut self.moves_timer, true) {
+            self.moves_timer = false;
             self.timer.as_mut().reset(self.due.into());
+        } else {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         ready!(self.timer.as_mut().poll(cx));
         let mut state = self.shared.lock();
