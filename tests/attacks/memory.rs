@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::support::{Daemon, Home, LOOPBACK, Lab, own_uid, run, text};
+use crate::support::{Daemon, Home, LOOPBACK, Lab, own_uid, run, starts, text};
 
 /// Victims and attacker are this user, whom nobody else is.
 const UID: u32 = 60_070;
@@ -18,10 +18,7 @@ fn unprivileged(program: &Command, folder: &Path) -> Command {
     assert_eq!(own_uid(), 0, "this test starts programs of another user: run it as root");
     let mut command = Command::new("sh");
     let drop = format!("ulimit -c unlimited && exec setpriv --reuid {UID} --regid {UID} --clear-groups \"$@\"");
-    command.args(["-c", &drop, "sh"]).arg(program.get_program()).args(program.get_args()).current_dir(folder);
-    for (name, value) in program.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
+    starts(command.args(["-c", &drop, "sh"]), program).current_dir(folder);
     command
 }
 

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::symlink, process::Command};
 
 use super::one_line;
-use crate::support::{LOOPBACK, Lab, fails, json, run, text, wait_until};
+use crate::support::{LOOPBACK, Lab, fails, json, run, starts, text, wait_until};
 
 #[test]
 fn a_host_is_removed_with_its_keys_and_logins_and_can_be_joined_again() {
@@ -76,13 +76,9 @@ fn where_files_may_not_grow_a_command_says_so_and_leaves_nothing_behind() {
     let listed = || run(Command::new("find").arg(home.folder.path())).stdout;
     let before = listed();
     let address = lab.address.to_string();
-    let set = home.capuchin();
     let mut limited = Command::new("sh");
-    limited
-        .args(["-c", "ulimit -f 0; exec \"$@\"", "sh"])
-        .arg(set.get_program())
-        .args(["hosts", "set", "lab", &address]);
-    limited.envs(set.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.args(["-c", "ulimit -f 0; exec \"$@\"", "sh"]);
+    starts(&mut limited, home.capuchin().args(["hosts", "set", "lab", &address]));
     one_line(&fails(&mut limited, 255), "config", "lender.toml: File too large");
     assert_eq!(listed(), before);
     run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]));

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::{
     one_line,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, capuchind, fails, json, run, text},
+    support::{Daemon, LOOPBACK, Lab, PATIENCE, capuchind, fails, json, run, starts, text},
 };
 
 /// A request at the admin's socket, as a command sends it.
@@ -39,10 +39,9 @@ fn a_daemon_that_does_not_answer_is_told_of_once_and_waited_for() {
 fn a_daemon_outside_of_the_pid_namespace_has_no_number_there() {
     let lab = Lab::start(LOOPBACK);
     let inside = |args: &[&str]| {
-        let mine = lab.admin();
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-current-user", "--pid", "--fork"]).arg(mine.get_program()).args(args);
-        command.envs(mine.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.args(["--user", "--map-current-user", "--pid", "--fork"]);
+        starts(&mut command, lab.admin().args(args));
         command
     };
     let said = fails(&mut inside(&["serve"]), 255);

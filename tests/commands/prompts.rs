@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Home, LOOPBACK, Lab, PASSWORD, pty::Pty, run, run_with, wait_until};
+use crate::support::{Home, LOOPBACK, Lab, PASSWORD, pty::Pty, run, run_with, starts, wait_until};
 
 /// The command at the terminal that controls it.
 struct Asked {
@@ -19,8 +19,7 @@ struct Asked {
 impl Asked {
     fn start(command: &Command) -> Self {
         let mut own = Command::new("setsid");
-        own.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
-        own.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        starts(own.args(["--ctty", "--wait"]), command);
         let pty = Pty::open();
         let modes = pty.modes();
         let child = pty.start(&mut own);
@@ -31,9 +30,7 @@ impl Asked {
     fn start_in_shell(command: &Command) -> Self {
         const SCRIPT: &str = "set -m; \"$@\"; echo stopped; read line; echo \"went on with $line.\"; fg";
         let mut shell = Command::new("sh");
-        shell.args(["-c", SCRIPT, "sh"]).arg(command.get_program()).args(command.get_args());
-        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Self::start(&shell)
+        Self::start(starts(shell.args(["-c", SCRIPT, "sh"]), command))
     }
 
     /// Waits for a question, and until nothing that is typed is shown; what has come until then.
@@ -138,9 +135,7 @@ fn a_password_is_asked_for_where_the_shell_is_outside_of_the_pid_namespace() {
     let mut command = home.capuchin();
     command.args(["login", "lab"]);
     let mut inside = Command::new("unshare");
-    inside.args(["--map-current-user", "--pid", "--fork", "--mount-proc"]);
-    inside.arg(command.get_program()).args(command.get_args());
-    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    starts(inside.args(["--map-current-user", "--pid", "--fork", "--mount-proc"]), &command);
     run(lab.admin().args(["logout", "alice"]));
     let mut login = Asked::start(&inside);
     login.answers("Password of alice at lab: ", PASSWORD);

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::{
     one_line,
-    support::{LOOPBACK, Lab, as_user, fails, own_uid, text},
+    support::{LOOPBACK, Lab, as_user, fails, own_uid, starts, text},
 };
 
 /// Numbers that nobody has, and so no process: one a test.
@@ -55,7 +55,6 @@ fn without_proc_a_command_that_needs_a_second_process_names_it() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
     for args in [&["run", "lab", "--", "true"][..], &["forward", "lab", "-f", "-L", "0:127.0.0.1:1"]] {
-        let mine = home.capuchin();
         let mut command = Command::new("unshare");
         command.args([
             "--user",
@@ -66,8 +65,7 @@ fn without_proc_a_command_that_needs_a_second_process_names_it() {
             "mount -t tmpfs none /proc && exec \"$@\"",
             "sh",
         ]);
-        command.arg(mine.get_program()).args(args);
-        command.envs(mine.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        starts(&mut command, home.capuchin().args(args));
         one_line(&fails(&mut command, 255), "local", "/proc is not mounted");
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{Daemon, Home, PASSWORD, PATIENCE, as_user, capuchind, run, text};
+use crate::support::{Daemon, Home, PASSWORD, PATIENCE, as_user, capuchind, run, starts, text};
 
 /// No program of these tests takes longer, in seconds; a JVM starts slowly on a loaded machine.
 const PROGRAM_SECONDS: &str = "120";
@@ -246,13 +246,7 @@ impl Guest {
     pub fn in_a_machine(&self, script: &str, arguments: &[&str], command: &Command) -> Command {
         let mut machine = Command::new("unshare");
         machine.args(["--mount", "sh", "-ec", script, "sh"]).args(arguments);
-        machine.arg(command.get_program()).args(command.get_args()).current_dir(self.home.folder.path());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => machine.env(name, value),
-                None => machine.env_remove(name),
-            };
-        }
+        starts(&mut machine, command).current_dir(self.home.folder.path());
         machine
     }
 

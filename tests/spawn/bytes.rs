@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     exec, lab,
-    support::{Home, Lab, fails, run, run_with, text, wait_until},
+    support::{Home, Lab, fails, in_environment_of, run, run_with, text, wait_until},
 };
 
 /// Bytes that repeat nowhere near.
@@ -186,8 +186,7 @@ fn a_stdin_that_is_closed_here_is_an_end_and_a_closed_stdout_takes_everything() 
             "\"$0\" exec {options} lab -- sh -c 'cat; echo out; echo err >&2; exit 4' {redirections}; echo status $?"
         );
         shell.args(["-c", &line]).arg(capuchin.get_program());
-        shell.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let output = run_with(&mut shell, "heard\n");
+        let output = run_with(in_environment_of(&mut shell, &capuchin), "heard\n");
         (text(output.stdout), text(output.stderr))
     };
     let expect = |out: &str, err: &str| (out.to_owned(), err.to_owned());

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{
     lab,
-    support::{Home, borrowing::borrowing, fails, run, text},
+    support::{Home, borrowing::borrowing, fails, run, starts, text},
 };
 
 /// `capuchin …` of a home that has a runtime folder of its own.
@@ -38,10 +38,9 @@ fn a_session_of_another_pid_namespace_is_used_and_ended_where_it_runs() {
     let (_lab, home) = lab();
     run(&mut outside(&home, &["connect", "lab"]));
     let inside = |args: &[&str]| {
-        let mine = outside(&home, args);
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-current-user", "--pid", "--fork"]).arg(mine.get_program()).args(mine.get_args());
-        command.envs(mine.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.args(["--user", "--map-current-user", "--pid", "--fork"]);
+        starts(&mut command, &outside(&home, args));
         command
     };
     run(&mut inside(&["exec", "lab", "true"]));

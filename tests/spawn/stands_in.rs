@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     EVERYTHING, lab,
-    support::{Home, Lab, pty::Pty, run, run_with, text},
+    support::{Home, Lab, in_environment_of, pty::Pty, run, run_with, text},
 };
 
 const STANDS_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/capuchin-ssh");
@@ -19,9 +19,10 @@ fn as_alice(home: &Home, program: &str) -> Command {
     let path = env::join_paths([own].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap()))).unwrap();
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
-    let capuchin = home.capuchin();
-    command.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.env("PATH", path).env("GIT_SSH_COMMAND", STANDS_IN).env("GIT_SSH_VARIANT", "simple");
+    in_environment_of(&mut command, &home.capuchin())
+        .env("PATH", path)
+        .env("GIT_SSH_COMMAND", STANDS_IN)
+        .env("GIT_SSH_VARIANT", "simple");
     command
 }
 

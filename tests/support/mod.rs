@@ -1,9 +1,11 @@
 //! A real lender and real borrowers for tests: processes, loopback, port 0, folders of their own.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
+mod audit;
 pub mod borrowing;
 pub mod clock;
+mod command;
 pub mod costs;
 pub mod disk;
 pub mod half_open;
@@ -13,12 +15,15 @@ pub mod ports;
 pub mod pty;
 pub mod wire;
 
+pub use command::{as_user, fails, in_environment_of, own_uid, run, run_with, starts};
+
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    fmt::Display,
+    io::{BufRead, BufReader, ErrorKind, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -29,6 +34,9 @@ pub const PASSWORD: &str = "correct horse battery";
 /// No wait of a test takes longer, on the slowest machine; ten times as long on a processor that is emulated (tests/kernels.sh).
 pub const PATIENCE: Duration =
     Duration::from_secs(if option_env!("CAPUCHIN_TESTS_EMULATED").is_some() { 300 } else { 30 });
+
+/// By which programs are told of proxies, each also in capital letters.
+const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"];
 
 /// What lets alice reach any port of this machine's loopback.
 pub const LOOPBACK: &str = "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"127.0.0.0/8:*\", \"[::1]:*\"]\n";
@@ -124,53 +132,6 @@ impl Lab {
         let line = self.invite(user);
         run(home.capuchin().args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
     }
-
-    /// Every audit line so far; one that is being written counts when it is whole.
-    pub fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.dir().join("audit/audit.jsonl")).unwrap_or_default();
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// Waits for an audit line that fits; the kernel tells of each that is written.
-    pub fn wait_for_audit(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        self.wait_for_audit_within(PATIENCE, what, fits)
-    }
-
-    /// As [`Self::wait_for_audit`], for what takes its time by itself.
-    pub fn wait_for_audit_within(&self, patience: Duration, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        self.watch_audit(patience, what, |lines| lines.into_iter().find(&fits))
-    }
-
-    /// Waits until so many audit lines fit.
-    pub fn wait_for_audits(&self, what: &str, number: usize, fits: impl Fn(&Value) -> bool) -> Value {
-        let fitting = |lines: Vec<Value>| lines.into_iter().filter(&fits).nth(number.checked_sub(1)?);
-        self.watch_audit(PATIENCE, what, fitting)
-    }
-
-    fn watch_audit(&self, patience: Duration, what: &str, find: impl Fn(Vec<Value>) -> Option<Value>) -> Value {
-        use rustix::{event, fs::inotify};
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
-        inotify::add_watch(&watch, self.dir().join("audit"), inotify::WatchFlags::MODIFY).unwrap();
-        let end = Instant::now() + patience;
-        loop {
-            if let Some(found) = find(self.audit()) {
-                return found;
-            }
-            let left = end.checked_duration_since(Instant::now());
-            let left = left.unwrap_or_else(|| panic!("no audit line of {what} in {:#?}", self.audit()));
-            let timeout = event::Timespec { tv_sec: left.as_secs() as i64 + 1, tv_nsec: 0 };
-            let ready = event::poll(&mut [event::PollFd::new(&watch, event::PollFlags::IN)], Some(&timeout)).unwrap();
-            if ready > 0 {
-                rustix::io::read(&watch, &mut [0_u8; 4096]).unwrap();
-            }
-        }
-    }
-
-    /// An audit line of this event with this verdict.
-    pub fn wait_for_verdict(&self, event: &str, verdict: &str) -> Value {
-        self.wait_for_audit(event, |line| line["event"] == event && line["verdict"] == verdict)
-    }
 }
 
 /// A borrower's home folder.
@@ -188,6 +149,10 @@ impl Home {
         let home = self.folder.path();
         command.env("HOME", home).env("XDG_CONFIG_HOME", home.join("config"));
         command.env("XDG_STATE_HOME", home.join("state")).env("XDG_RUNTIME_DIR", self.runtime());
+        // Of this machine's network; what a test says of a program is about the lender's.
+        for name in PROXIES {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
         command.stdin(Stdio::null());
         command
     }
@@ -338,50 +303,21 @@ pub fn capuchind(dir: &Path) -> Command {
     command
 }
 
-/// The OS user who runs the tests.
-pub fn own_uid() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
-/// Makes a command run as this OS user.
-pub fn as_user(command: &mut Command, uid: u32) {
-    use std::os::unix::process::CommandExt;
-    if uid != own_uid() {
-        assert_eq!(own_uid(), 0, "this test starts programs of several users: run it as root");
-        command.uid(uid).gid(uid);
-    }
-}
-
-/// Runs a command that must succeed.
-pub fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?} gave {output:#?}");
-    output
-}
-
-/// Runs a command that must fail with this exit status, and gives its stderr.
-pub fn fails(command: &mut Command, code: i32) -> String {
-    let output = command.output().unwrap();
-    let stderr = text(output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{command:?} said {stderr:?} and {:?}", text(output.stdout));
-    stderr
-}
-
 /// Asks again and again, for what nothing else tells of.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < end, "not after {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    ask_until(what, || if is_so() { Ok(()) } else { Err("it is not so") });
 }
 
-/// Runs a command with this standard input.
-pub fn run_with(command: &mut Command, stdin: impl AsRef<[u8]>) -> Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // A command that does not read its input to the end is no failure of the test.
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_ref());
-    child.wait_with_output().unwrap()
+/// As [`wait_until`], for what is found out by asking; the last answer that will not do is told where no other comes.
+pub fn ask_until<T, N: Display>(what: &str, mut ask: impl FnMut() -> Result<T, N>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(found) => return found,
+            Err(not) => assert!(Instant::now() < end, "not after {PATIENCE:?}: {what}; {not}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 pub fn text(bytes: Vec<u8>) -> String {

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Home, Lab, as_user, capuchind, json, own_uid, run};
+use crate::support::{Daemon, Home, Lab, as_user, capuchind, in_environment_of, json, own_uid, run, starts};
 
 /// Everything that is there, but for 10.78.0.1 and fd88::1. Of the ports, 7000 is taken, and 81 out of a plain user's reach.
 pub const POLICY: &str = r#"
@@ -273,9 +273,7 @@ impl Within {
     pub fn holding_a_connection(&self, to: SocketAddr, command: &Command) -> Command {
         let mut shell = Command::new("bash");
         shell.args(["-c", &format!("exec \"$@\" {INHERITED}<>/dev/tcp/{}/{}", to.ip(), to.port()), "bash"]);
-        shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.current_dir(self.home.folder.path());
+        starts(&mut shell, command).stdin(Stdio::null()).current_dir(self.home.folder.path());
         if self.elsewhere.is_empty() {
             as_user(&mut shell, self.uid);
         }
@@ -291,9 +289,9 @@ impl Within {
         let mut words = self.elsewhere.iter().map(OsString::as_os_str).chain([program.as_ref()]);
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words);
-        let of_home = self.home.capuchin();
-        command.envs(of_home.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-        command.current_dir(self.home.folder.path());
+        in_environment_of(&mut command, &self.home.capuchin())
+            .stdin(Stdio::null())
+            .current_dir(self.home.folder.path());
         if self.elsewhere.is_empty() {
             as_user(&mut command, self.uid);
         }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     machine::{Machine, Within, users},
-    support::{Daemon, Home, PASSWORD, own_uid, run},
+    support::{Daemon, Home, PASSWORD, in_environment_of, own_uid, run, starts},
 };
 
 /// Makes the network and becomes what watches it.
@@ -85,8 +85,7 @@ impl Outside {
         command.args(&enter[1..]).args(["strace", "-ff", "-qq", "-s", "200", "-e", "signal=none"]);
         command.args(["-e", "trace=network,execve,clone,?clone3,?fork,?vfork", "-o"]).arg(trace);
         command.args(become_user).arg(within.capuchin_path());
-        let own = within.capuchin();
-        command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        in_environment_of(&mut command, &within.capuchin()).stdin(Stdio::null());
         command
     }
 
@@ -104,8 +103,7 @@ impl Outside {
         let joined = |uid| {
             let (home, way) = (Home::new(), self.way(own_uid()));
             let mut join = Command::new(&way[0]);
-            join.args(&way[1..]).arg(home.capuchin().get_program());
-            join.envs(home.capuchin().get_envs().filter_map(|(name, value)| Some((name, value?))));
+            starts(join.args(&way[1..]), &home.capuchin());
             let line = machine.lab.invite("alice");
             run(join.args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD)));
             Within::at_home(home, uid, self.way(uid))

@@ -5,7 +5,10 @@ use std::path::Path;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::*;
-use crate::{confined::passes_on, support::PATIENCE};
+use crate::{
+    confined::passes_on,
+    support::{PATIENCE, starts},
+};
 
 #[test]
 fn a_program_dies_with_capuchin_and_reaches_nothing_meanwhile() {
@@ -87,9 +90,7 @@ fn where_namespaces_are_forbidden_it_is_named_and_works() {
         // As somebody in it who is not its root.
         shell.args(["--user", "--map-current-user", "--keep-caps", "sh", "-c", forbid, "sh"]);
         shell.args(["setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--bounding-set=-all"]);
-        shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.current_dir(within.home.folder.path());
+        starts(&mut shell, command).stdin(Stdio::null()).current_dir(within.home.folder.path());
         crate::support::as_user(&mut shell, within.uid);
         shell
     };
