@@ -1,17 +1,30 @@
 //! What a lender's audit log says, and waiting for it.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::read_to_string,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use super::{Lab, PATIENCE};
 
 impl Lab {
-    /// Every audit line so far; one that is being written counts when it is whole.
+    /// Every audit line so far, of older files too; one that is being written counts when it is whole.
     pub fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.dir().join("audit/audit.jsonl")).unwrap_or_default();
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
+        let folder = self.dir().join("audit");
+        loop {
+            let older = older_files(&folder);
+            let newest = folder.join("audit.jsonl");
+            let text: String =
+                older.iter().chain([&newest]).map(|path| read_to_string(path).unwrap_or_default()).collect();
+            // Else the newest has become an older one meanwhile, as at midnight.
+            if older_files(&folder) == older {
+                let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+                return whole.map(|line| serde_json::from_str(line).unwrap()).collect();
+            }
+        }
     }
 
     /// Waits for an audit line that fits; the kernel tells of each that is written.
@@ -53,4 +66,16 @@ impl Lab {
     pub fn wait_for_verdict(&self, event: &str, verdict: &str) -> Value {
         self.wait_for_audit(event, |line| line["event"] == event && line["verdict"] == verdict)
     }
+}
+
+/// The files before the newest, in the order of their lines.
+fn older_files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_older = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("audit-") && name.ends_with(".jsonl")
+    };
+    let mut files: Vec<_> = files.filter(is_older).collect();
+    files.sort();
+    files
 }
