@@ -15,7 +15,7 @@ use crate::{
     dial, echo, origin, round_trip,
     support::{
         Daemon, Home, Lab, PATIENCE, fails,
-        ports::{ClosedPort, free_range, wait_for_close},
+        ports::{ClosedPort, PortRange, wait_for_close},
         run, text,
         wire::Wire,
     },
@@ -149,13 +149,13 @@ fn a_port_that_the_lender_takes_back_ends_the_command() {
 
 #[test]
 fn a_hundred_ports_each_way_are_a_range() {
-    let lab = Lab::start(BOTH);
+    let lab = Lab::start(&BOTH.replace("127.0.0.1:1024", &format!("{}:1024", PortRange::IP)));
     let home = lab.join("alice");
-    let there = free_range(300, |port| TcpListener::bind(("127.0.0.1", port)).is_ok());
-    let here = there + 100;
+    let ports = PortRange::new(300, TcpListener::bind);
+    let (ip, there, here) = (PortRange::IP, ports.first, ports.first + 100);
     // The server of each port says which one it is.
     for port in there..there + 100 {
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let listener = TcpListener::bind((ip, port)).unwrap();
         thread::spawn(move || {
             for mut socket in listener.incoming().map_while(Result::ok) {
                 let _ = socket.write_all(&port.to_be_bytes());
@@ -165,13 +165,13 @@ fn a_hundred_ports_each_way_are_a_range() {
     let (local, remote) = (here..=here + 99, here + 100..=here + 199);
     let range = |ports: &std::ops::RangeInclusive<u16>| format!("{}-{}", ports.start(), ports.end());
     let servers = range(&(there..=there + 99));
-    let options = [format!("{}:127.0.0.1:{servers}", range(&local)), format!("{}:127.0.0.1:{servers}", range(&remote))];
+    let options = [&local, &remote].map(|ports| format!("{ip}:{}:{ip}:{servers}", range(ports)));
     let (_forward, opened) = forward(&home, &["-L", &options[0], "-R", &options[1]], 200);
     assert_eq!(opened.len(), 200);
     for ports in [local, remote] {
         for (index, port) in ports.enumerate() {
             let mut said = [0; 2];
-            dial(SocketAddr::from(([127, 0, 0, 1], port))).read_exact(&mut said).unwrap();
+            dial((ip, port).into()).read_exact(&mut said).unwrap();
             assert_eq!(u16::from_be_bytes(said), there + index as u16);
         }
     }

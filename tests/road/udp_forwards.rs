@@ -17,7 +17,7 @@ use crate::{
     support::{
         Daemon, Lab, PATIENCE, fails,
         named::NamedLab,
-        ports::{ClosedUdpPort, ListedUdpSocket, free_range},
+        ports::{ClosedUdpPort, ListedUdpSocket, PortRange},
         run, text,
         wire::Wire,
     },
@@ -230,12 +230,13 @@ fn ports_are_kept_over_a_lender_that_was_restarted() {
 
 #[test]
 fn a_range_is_a_forward_for_each_port() {
-    let lab = Lab::start(UDP);
+    let lab = Lab::start(&UDP.replace("127.0.0.1:1024", &format!("{}:1024", PortRange::IP)));
     let home = lab.join("alice");
-    let there = free_range(30, |port| UdpSocket::bind(("127.0.0.1", port)).is_ok());
+    let ports = PortRange::new(30, UdpSocket::bind);
+    let (ip, there) = (PortRange::IP, ports.first);
     // The server of each port says which one it is.
     for port in there..there + 10 {
-        let server = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+        let server = UdpSocket::bind((ip, port)).unwrap();
         thread::spawn(move || {
             while let Ok((_, from)) = server.recv_from(&mut [0; 64]) {
                 let _ = server.send_to(&port.to_be_bytes(), from);
@@ -244,11 +245,11 @@ fn a_range_is_a_forward_for_each_port() {
     }
     let range = |first: u16| format!("{first}-{}", first + 9);
     let servers = range(there);
-    let options = [10, 20].map(|offset| format!("{}:127.0.0.1:{servers}/udp", range(there + offset)));
+    let options = [10, 20].map(|offset| format!("{ip}:{}:{ip}:{servers}/udp", range(there + offset)));
     let (_forward, opened) = forward(&home, &["-L", &options[0], "-R", &options[1]], 20);
     assert_eq!(opened.len(), 20);
     for (index, port) in (there + 10..there + 30).enumerate() {
-        let client = client(SocketAddr::from(([127, 0, 0, 1], port)));
+        let client = client((ip, port).into());
         client.send(b"who?").unwrap();
         let mut said = [0; 2];
         client.recv(&mut said).unwrap();

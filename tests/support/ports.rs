@@ -1,7 +1,7 @@
 //! Ports of this machine that a test needs closed, or to itself.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
 };
 
@@ -89,13 +89,28 @@ impl ClosedUdpPort {
     }
 }
 
-/// So many ports in a row that are free, of those that the kernel gives to nobody by itself: the first of them. Tests that run
-/// beside these begin their search elsewhere.
-pub fn free_range(count: u16, is_free: impl Fn(u16) -> bool) -> u16 {
-    let ranges = 10_000 / count;
-    let begin = std::process::id() as usize % usize::from(ranges);
-    let mut firsts = (0..ranges).cycle().skip(begin).take(ranges.into()).map(|range| 20_000 + range * count);
-    firsts.find(|first| (*first..first + count).all(&is_free)).unwrap()
+/// So many ports in a row, of an address of loopback's that nobody uses who has none of these.
+pub struct PortRange {
+    pub first: u16,
+    /// The same ports of [`Self::GUARD`]: as long as they are held, nobody has one for every address, whom the kernel gives a
+    /// number or who asks for it; and nobody else has this range.
+    _held: Vec<OwnedFd>,
+}
+
+impl PortRange {
+    pub const IP: Ipv4Addr = Ipv4Addr::new(127, 19, 4, 1);
+    const GUARD: Ipv4Addr = Ipv4Addr::new(127, 19, 4, 2);
+
+    /// `bind` says of which kind: [`TcpListener::bind`] or [`UdpSocket::bind`].
+    pub fn new<S: Into<OwnedFd>>(count: u16, bind: impl Fn(SocketAddr) -> std::io::Result<S>) -> Self {
+        let hold = |port| bind((Self::GUARD, port).into()).map(Into::into);
+        let mut firsts = (20_000..30_000 - count).step_by(count.into());
+        let found = firsts.find_map(|first| {
+            let held = (first..first + count).map(hold).collect::<Result<_, _>>().ok()?;
+            Some(Self { first, _held: held })
+        });
+        found.expect("nobody has them all")
+    }
 }
 
 /// A UDP socket of any process, by the number that it alone has: whoever gets its port next has another one. Everybody may read
