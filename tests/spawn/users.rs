@@ -15,7 +15,7 @@ use capuchin::proto::ErrorKind;
 
 use crate::{
     exec,
-    support::{Daemon, Home, Lab, PATIENCE, capuchind, fails, own_uid, run, text},
+    support::{Daemon, Home, Lab, PATIENCE, capuchind, fails, own_uid, run, text, wait_until},
 };
 
 /// Numbers that nobody has.
@@ -155,19 +155,20 @@ fn two_users_cannot_see_each_other(policy: &str) {
     let mut pid = String::new();
     BufReader::new(sleeper.stdout.take().unwrap()).read_line(&mut pid).unwrap();
     let pid = pid.trim();
-    let fails_for_bob = |script: &str| {
-        let output = exec(&bob, &["sh", "-c", script]).output().unwrap();
-        assert!(!output.status.success(), "{script}: {output:?}");
+    let fails_for_bob = |script: &str, why: &str| {
+        let stderr = fails(&mut exec(&bob, &["sh", "-c", script]), 1);
+        assert!(stderr.contains(why), "{script}: {stderr}");
     };
-    fails_for_bob(&format!("kill -0 {pid}"));
-    fails_for_bob(&format!("kill -9 {pid}"));
-    fails_for_bob(&format!("cat {}", file.display()));
-    fails_for_bob(&format!("cat /proc/{pid}/cmdline"));
-    fails_for_bob("ps -e -o args | grep 'sleep 36[5]'");
+    fails_for_bob(&format!("kill -0 {pid}"), "Operation not permitted");
+    fails_for_bob(&format!("kill -9 {pid}"), "Operation not permitted");
+    fails_for_bob(&format!("cat {}", file.display()), "Permission denied");
+    fails_for_bob(&format!("cat /proc/{pid}/cmdline"), "No such file");
+    let listed = text(run(&mut exec(&bob, &["ps", "-e", "-o", "args"])).stdout);
+    assert!(listed.contains("ps -e -o args") && !listed.contains("sleep 365"), "{listed}");
     let seen = exec(&alice, &["sh", "-c", &format!("kill -0 {pid} && cat /proc/{pid}/comm && cat {}", file.display())]);
     assert_eq!(text(run(&mut { seen }).stdout), "sleep\nhidden\n", "her own she has");
     // Nor can a program end its supervisor, which is root's.
-    fails_for_bob("kill -9 $PPID");
+    fails_for_bob("kill -9 $PPID", "Operation not permitted");
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
 }
@@ -206,14 +207,6 @@ fn below(pid: u32) -> Vec<u32> {
         .flat_map(|pids| pids.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
         .collect();
     children.into_iter().flat_map(|child| std::iter::once(child).chain(below(child))).collect()
-}
-
-fn wait_until(what: &str, fits: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !fits() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 /// A file system or a list of users that hangs holds a start up; whoever gives it up leaves nothing behind.
