@@ -20,7 +20,7 @@ use crate::{
         clock::Clock,
         fails,
         peer::{ATTACKER, Peer},
-        run, text,
+        run, text, wait_until,
     },
 };
 
@@ -119,9 +119,7 @@ async fn attack_62_an_expired_invitation() {
     assert!(stderr.contains("expired"), "{stderr}");
     // … and the lender does not take a borrower's word for the time.
     let issued = UnixTime::now();
-    while UnixTime::now() <= issued.plus(Duration::from_secs(1)) {
-        std::thread::yield_now();
-    }
+    wait_until("it has expired", || UnixTime::now() > issued.plus(Duration::from_secs(1)));
     let mut peer = dial(&lab, &line).await;
     let (_, csr) = new_device_key().unwrap();
     let request = request(&peer, &line, &JoinKeys::derive(&line.secret), &csr);

@@ -216,7 +216,8 @@ fn a_static_go_server_is_met_over_both_families() {
         .arg(&program)
         .arg(source)
         .env("CGO_ENABLED", "0")
-        .env("GO111MODULE", "off"));
+        .env("GO111MODULE", "off")
+        .env("GOCACHE", stage().file("go-cache")));
     for_each_guest(|guest| {
         let served = Served::start(guest, 8112, &[program.to_str().unwrap(), ":PORT"]);
         assert_eq!(served.visited(&CURL), "10.77.0.1\n");

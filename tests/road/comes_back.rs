@@ -1,10 +1,12 @@
 //! A lost connection is made again: the lender restarted, moved, cut off, or the borrower asleep.
 
 use std::{
+    future::{Future, poll_fn},
     io::Read,
     net::{SocketAddr, TcpStream},
     os::fd::OwnedFd,
     process::Command,
+    task::Poll,
 };
 
 use capuchin::{
@@ -20,7 +22,7 @@ use crate::{
     origin, remote, round_trip,
     settings::settle,
     support::{
-        Daemon, LOOPBACK, Lab, PATIENCE, json,
+        Daemon, LOOPBACK, Lab, PATIENCE, in_environment_of, json,
         named::NamedLab,
         ports::{ClosedPort, wait_for_close},
         run, text, wait_until,
@@ -229,7 +231,7 @@ fn a_cut_wire_and_a_new_address_of_the_lender_are_survived() {
     machines.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/network_cut.sh"));
     machines.args([env!("CARGO_BIN_EXE_capuchind"), env!("CARGO_BIN_EXE_capuchin")]).arg(home.folder.path());
     // The commands of the script belong to this home.
-    machines.envs(home.capuchin().get_envs().filter_map(|(name, value)| Some((name, value?))));
+    in_environment_of(&mut machines, &home.capuchin());
     home.password_file(crate::support::PASSWORD);
     let said = text(run(&mut machines).stdout);
     let lines: Vec<_> = said.lines().collect();
@@ -274,11 +276,13 @@ async fn who_waits_for_the_end_of_a_session_that_came_back_hears_that_it_was_clo
         let mut connection = borrower.connection();
         let local = Endpoint::Tcp("127.0.0.1:0".parse().unwrap());
         let forward = Forward::bind(&borrower, local, "127.0.0.1:9".parse::<Target>().unwrap()).await.unwrap();
-        let serving = tokio::spawn(forward.serve(|_| {}));
+        let mut serving = Box::pin(forward.serve(|_| {}));
         let waiting = borrower.clone();
-        let ended = tokio::spawn(async move { waiting.ended().await });
+        let mut ended = Box::pin(async move { waiting.ended().await });
         // Both have begun to wait once they had a turn.
-        tokio::task::yield_now().await;
+        let both = poll_fn(|cx| Poll::Ready((serving.as_mut().poll(cx), ended.as_mut().poll(cx)))).await;
+        assert!(matches!(both, (Poll::Pending, Poll::Pending)), "{both:?}");
+        let (serving, ended) = (tokio::spawn(serving), tokio::spawn(ended));
         wire.cut();
         connection.wait_for(|now| matches!(now, Connection::Down { .. })).await.unwrap();
         if comes_back {

@@ -11,7 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     dial, echo, origin, round_trip,
-    support::{Daemon, LOOPBACK, Lab, PATIENCE, borrowing::borrowing, costs::descriptors, run, wait_until},
+    support::{
+        Daemon, LOOPBACK, Lab, PATIENCE, ask_until, borrowing::borrowing, costs::descriptors, run, starts, wait_until,
+    },
 };
 
 #[test]
@@ -122,11 +124,10 @@ fn clients_that_die_behind_a_stalled_target_leave_nothing_at_the_borrower() {
         while (&socket).write(&[7; 65_536]).is_ok() {}
         rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
     }
-    let end = std::time::Instant::now() + PATIENCE;
-    while descriptors(forward.child.id()) > before {
-        assert!(std::time::Instant::now() < end, "{} descriptors, {before} before", descriptors(forward.child.id()));
-        std::thread::yield_now();
-    }
+    ask_until(&format!("no more than {before} descriptors"), || {
+        let now = descriptors(forward.child.id());
+        if now <= before { Ok(()) } else { Err(now) }
+    });
 }
 
 /// As a script does that reads the line, and has what it wanted.
@@ -168,9 +169,8 @@ fn what_ends_with_its_terminal_leaves_no_sockets_and_nohup_keeps_it() {
     wait_until("the session in the background takes its socket along", || is_empty(&share));
 
     let mut under_nohup = Command::new("sh");
-    under_nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
-    under_nohup.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut forward = Daemon::spawn(&mut under_nohup);
+    under_nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    let mut forward = Daemon::spawn(starts(&mut under_nohup, &command));
     let line = forward.wait_for_line("Forwarding 127.");
     forward.signal(Signal::HUP);
     round_trip(&dial(line.split(' ').nth(1).unwrap().parse().unwrap()), b"it goes on").unwrap();

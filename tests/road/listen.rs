@@ -154,13 +154,16 @@ async fn a_low_port_is_refused_by_the_system_of_a_lender_that_is_no_root() {
     let address = daemon.wait_for_line("listens on").rsplit(' ').next().unwrap().parse().unwrap();
     let lab = Lab { folder, daemon, address };
     run(lab.admin().args(["user", "add", "alice"]));
-    let borrower = connect(&lab.join("alice")).await;
+    let borrower = lab.join("alice").connect().await;
     let allowed = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if allowed.trim().parse::<u16>().unwrap() > 80 {
+    let allowed: u16 = allowed.trim().parse().unwrap();
+    if allowed > 80 {
         let error = borrower.tcp_listen("127.0.0.1:80").await.err().unwrap();
         assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Target, Some(13)), "{error}");
     } else {
-        borrower.tcp_listen("127.0.0.1:80").await.unwrap();
+        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let free = (allowed.max(1)..1024).find(is_free).unwrap();
+        borrower.tcp_listen(format!("127.0.0.1:{free}")).await.unwrap();
     }
 }
 

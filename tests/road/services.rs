@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use capuchin::{BorrowError, Borrower, Profiles, ServiceStream, proto::ErrorKind};
@@ -144,7 +145,7 @@ async fn who_may_not_is_refused_and_learns_nothing() {
     for event in ["service-listen", "service-connect"] {
         two.lab.wait_for_verdict(event, "refused");
     }
-    assert!(tokio::time::timeout(std::time::Duration::from_millis(50), offer.accept()).await.is_err(), "somebody came");
+    assert!(tokio::time::timeout(Duration::from_millis(50), offer.accept()).await.is_err(), "somebody came");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,9 +204,7 @@ async fn stdin_and_stdout_are_offered_to_one_after_the_other() {
         assert_eq!(&heard, round);
         let ended = two.lab.audit().iter().filter(|line| line["event"] == "service-closed").count();
         stream.close().await.unwrap();
-        while two.lab.audit().iter().filter(|line| line["event"] == "service-closed").count() == ended {
-            tokio::task::yield_now().await;
-        }
+        two.lab.wait_for_audits("its end", ended + 1, |line| line["event"] == "service-closed");
     }
     // Our end is everybody's: the last one reads it, and the service is over.
     let mut stream = bob.stdio("payroll").await.unwrap();
@@ -360,8 +359,11 @@ async fn an_offer_that_a_signal_ends_breaks_off_and_has_no_end() {
         assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{signal:?}");
         child.wait().unwrap();
         drop(stream);
-        while errno(&bob.stdio("payroll").await.err().unwrap()) != Some(111) {
-            tokio::task::yield_now().await;
-        }
+        let gone = async {
+            while errno(&bob.stdio("payroll").await.err().unwrap()) != Some(111) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("nobody offers it any more");
     }
 }

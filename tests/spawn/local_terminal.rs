@@ -3,14 +3,16 @@
 use std::{
     fs,
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::{
     lab,
-    support::{Daemon, Home, Lab, PATIENCE, pty::Pty, wait_until},
+    support::{Daemon, Home, Lab, in_environment_of, pty::Pty, wait_until},
 };
 
 /// What may still come behind an interrupt, in bytes: as much as OpenSSH lets be under way on a channel.
@@ -120,8 +122,7 @@ fn signals_that_are_ignored_from_the_start_end_nothing() {
     let mut nohup = Command::new("sh");
     let line = "trap '' HUP INT; exec \"$0\" exec lab -- sh -c 'echo ready; read end; exit 7'";
     nohup.args(["-c", line]).arg(capuchin.get_program()).stdin(Stdio::piped());
-    nohup.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut command = Daemon::spawn(&mut nohup);
+    let mut command = Daemon::spawn(in_environment_of(&mut nohup, &capuchin));
     command.wait_for_line("ready");
     command.signal(Signal::HUP);
     command.signal(Signal::INT);
@@ -129,53 +130,44 @@ fn signals_that_are_ignored_from_the_start_end_nothing() {
     assert_eq!(command.wait().code(), Some(7));
 }
 
-/// The number of the program that has this file open.
-fn reader_of(file: &fs::File) -> Option<(u32, String)> {
-    use std::os::unix::fs::MetadataExt;
-    let wanted = file.metadata().unwrap();
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.find_map(|pid| {
-        if pid == std::process::id() {
-            return None;
-        }
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-        let mut it = open.filter(|fd| {
-            fd.path().metadata().is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
-        });
-        Some((pid, it.next()?.file_name().to_str()?.to_owned()))
-    })
+/// The program that has said `I am` and its number in a line of its own.
+fn who_said(said: &str) -> Pid {
+    let number = said.lines().next().and_then(|line| line.strip_prefix("I am ")?.parse().ok());
+    number.and_then(Pid::from_raw).unwrap_or_else(|| panic!("{said}"))
 }
 
-/// How far a program has read a file.
-fn position((pid, number): &(u32, String)) -> u64 {
-    let about = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-    about.lines().find_map(|line| line.strip_prefix("pos:")).and_then(|at| at.trim().parse().ok()).unwrap_or(0)
+/// How far a program has read a file that it has open.
+fn position(program: Pid, file: &Path) -> u64 {
+    let about = PathBuf::from(format!("/proc/{}", program.as_raw_nonzero()));
+    let mut open = fs::read_dir(about.join("fd")).unwrap().flatten();
+    let it = open.find(|it| fs::read_link(it.path()).is_ok_and(|found| found == file)).expect("it has the file open");
+    let said = fs::read_to_string(about.join("fdinfo").join(it.file_name())).unwrap();
+    said.lines().find_map(|line| line.strip_prefix("pos:")).unwrap().trim().parse().unwrap()
 }
 
 #[test]
 fn an_interrupt_ends_a_file_of_a_hundred_megabytes_even_where_nobody_reads_the_terminal() {
     let (lab, home) = lab();
-    let path = lab.dir().join("flood");
-    let file = fs::File::create(&path).unwrap();
-    file.set_len(FLOOD_BYTES).unwrap();
+    let path = lab.dir().canonicalize().unwrap().join("flood");
+    fs::File::create(&path).unwrap().set_len(FLOOD_BYTES).unwrap();
     let mut pty = Pty::open();
-    let mut child = pty.start(&mut on_terminal(&home, &["cat", path.to_str().unwrap()]));
+    let script = "echo I am $$; exec cat \"$0\"";
+    let mut child = pty.start(&mut on_terminal(&home, &["sh", "-c", script, path.to_str().unwrap()]));
+    let cat = who_said(&pty.wait_for("\r\n"));
     pty.read_exactly(1 << 20);
     // Everything on the way has filled up by then: no more comes at an interrupt than now.
-    let reader = reader_of(&file).expect("it reads");
-    let mut last = (position(&reader), std::time::Instant::now());
-    let end = last.1 + PATIENCE;
-    while last.1.elapsed().as_millis() < 500 {
-        let now = position(&reader);
-        if now != last.0 {
-            last = (now, std::time::Instant::now());
+    let (mut read, mut since) = (0, Instant::now());
+    wait_until("it reads no more", || {
+        let now = position(cat, &path);
+        if now != read {
+            (read, since) = (now, Instant::now());
         }
-        assert!(std::time::Instant::now() < end, "it reads on, to {now}");
-        std::thread::yield_now();
-    }
-    assert!(last.0 < FLOOD_BYTES / 2, "it was held back at {}", last.0);
+        since.elapsed() >= Duration::from_millis(500)
+    });
+    assert!(read < FLOOD_BYTES / 2, "it was held back at {read}");
     pty.types(b"\x07");
+    // Nothing is read until the key has ended it, as nobody reads.
+    wait_until("the key has ended the program", || test_kill_process(cat).is_err());
     let behind = pty.read_to_hang_up();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(behind <= BEHIND_BYTES_MAX, "{behind} bytes came behind the interrupt");
@@ -186,9 +178,7 @@ fn an_interrupt_ends_a_flood_without_end_and_little_comes_behind_it() {
     let (_lab, home) = lab();
     let mut pty = Pty::open();
     let mut child = pty.start(&mut on_terminal(&home, &["sh", "-c", "echo I am $$; exec yes"]));
-    let said = pty.wait_for("y\r\n");
-    let yes = said.lines().next().and_then(|line| line.strip_prefix("I am ")?.parse().ok()).and_then(Pid::from_raw);
-    let yes = yes.unwrap_or_else(|| panic!("{said}"));
+    let yes = who_said(&pty.wait_for("y\r\n"));
     pty.read_exactly(8 << 20);
     pty.types(b"\x07");
     // Nothing is read until the key has ended it: how much would come by then is this machine's to say, which runs all of them.

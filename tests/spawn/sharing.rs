@@ -15,7 +15,8 @@ use rustix::{
 use crate::{
     EVERYTHING, lab,
     support::{
-        Daemon, Home, Lab, PATIENCE, as_user, borrowing::borrowing, fails, own_uid, run, run_with, text, wait_until,
+        Daemon, Home, Lab, PATIENCE, as_user, borrowing::borrowing, fails, in_environment_of, own_uid, run, run_with,
+        text, wait_until,
     },
 };
 
@@ -162,11 +163,7 @@ fn a_session_that_the_lender_cuts_ends_for_all_and_the_socket_goes() {
     std::io::Read::read_exact(sleeper.stdout.as_mut().unwrap(), &mut said).unwrap();
     run(lab.admin().args(["revoke", "--user", "alice"]));
     assert_eq!(sleeper.wait_with_output().unwrap().status.code(), Some(255));
-    let end = std::time::Instant::now() + crate::support::PATIENCE;
-    while socket.exists() {
-        assert!(std::time::Instant::now() < end, "the socket stays");
-        std::thread::yield_now();
-    }
+    wait_until("the socket goes", || !socket.exists());
 }
 
 #[test]
@@ -268,7 +265,7 @@ fn what_stays_in_the_background_holds_nothing_of_the_shell_that_started_it() {
         let capuchin = capuchin(&home, &[]);
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("exec 9>&1; \"$0\" {behind} >/dev/null")]).arg(capuchin.get_program());
-        shell.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        in_environment_of(&mut shell, &capuchin).stdin(Stdio::null());
         assert!(shell.stdout(writer).status().unwrap().success(), "{behind}");
         drop(shell);
         let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };

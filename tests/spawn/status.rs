@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
     EVERYTHING, exec, lab,
-    support::{Daemon, Home, Lab, as_user, borrowing::borrowing, fails, run, text},
+    support::{Daemon, Home, Lab, as_user, borrowing::borrowing, fails, run, text, wait_until},
 };
 
 /// A number that nobody has.
@@ -94,9 +94,7 @@ async fn every_signal_that_is_sent_arrives() {
         stat.rsplit(')').next().unwrap().trim_start().starts_with(state)
     };
     perl.control().signal(19).await.unwrap();
-    while !is("T") {
-        tokio::task::yield_now().await;
-    }
+    wait_until("it is stopped", || is("T"));
     perl.control().signal(18).await.unwrap();
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "CONT");
     perl.kill().await.unwrap();

@@ -3,12 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
 };
 
 use crate::{
     lab,
-    support::{Home, PATIENCE, run, text},
+    support::{Home, ask_until, in_environment_of, run, text, wait_until},
 };
 
 /// A tmux of its own with one shell, ended when dropped.
@@ -27,10 +26,7 @@ impl Screen {
         let mut tmux = screen.tmux();
         tmux.args(["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", "env", "PS1=here> "]);
         tmux.args(shell);
-        let environment = home.capuchin();
-        for (name, value) in environment.get_envs() {
-            tmux.env(name, value.unwrap_or_default());
-        }
+        in_environment_of(&mut tmux, &home.capuchin());
         let bin = Path::new(env!("CARGO_BIN_EXE_capuchin")).parent().unwrap().to_owned();
         tmux.env("PATH", std::env::join_paths([bin, PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap());
         run(&mut tmux);
@@ -58,14 +54,10 @@ impl Screen {
     }
 
     pub fn wait_until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
+        ask_until(what, || {
             let shown = self.shown();
-            if fits(&shown) {
-                return shown;
-            }
-            assert!(Instant::now() < end, "no {what:?} on {shown}");
-        }
+            if fits(&shown) { Ok(shown) } else { Err(shown) }
+        })
     }
 
     /// A shell at the lender, with a prompt of its own.
@@ -153,11 +145,7 @@ fn a_terminal_that_hangs_up_hangs_up_there() {
     screen.wait_for("ready 42");
     drop(screen);
     lab.wait_for_audit("its end", |line| line["event"] == "spawn-ended");
-    let end = Instant::now() + PATIENCE;
-    while std::fs::read_to_string(&heard).unwrap_or_default() != "hung up\n" {
-        assert!(Instant::now() < end, "it heard nothing");
-        std::thread::yield_now();
-    }
+    wait_until("it heard of it", || std::fs::read_to_string(&heard).unwrap_or_default() == "hung up\n");
 }
 
 #[test]

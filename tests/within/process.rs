@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 use crate::{
     connects::FILL,
     machine::Machine,
-    support::{Daemon, PATIENCE, borrowing::borrowing, fails, run, text},
+    support::{Daemon, PATIENCE, borrowing::borrowing, fails, in_environment_of, run, text},
 };
 
 /// Waits until a process is gone.
@@ -242,7 +242,8 @@ fn what_a_program_left_that_ends_by_itself_has_its_last_word() {
     let said = run(&mut machine.anybody().run(&[
         "bash",
         "-c",
-        "echo last > >(read -r line; sleep 0.02; echo \"$line word\")",
+        // Behind the program's end for certain, and then at once: nothing is started for it, which may take long.
+        "echo last > >(read -r line; while kill -0 $$ 2>/dev/null; do :; done; echo \"$line word\")",
     ]));
     assert_eq!((text(said.stdout).as_str(), text(said.stderr).as_str()), ("last word\n", ""));
 }
@@ -316,8 +317,7 @@ fn without_namespaces_it_says_how_to_get_them() {
     let mut command = Command::new("unshare");
     let capuchin = within.capuchin();
     command.args(["--map-root-user", "sh", "-c", none]).arg(capuchin.get_program());
-    command.envs(capuchin.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.uid(within.uid).gid(within.uid);
+    in_environment_of(&mut command, &capuchin).uid(within.uid).gid(within.uid);
     let said = fails(&mut command, 255);
     assert!(said.contains("cannot make a network for the program"), "{said}");
     assert!(said.contains("sysctl user.max_net_namespaces=10000"), "{said}");
