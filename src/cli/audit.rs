@@ -30,7 +30,7 @@ const HIDDEN: [&str; 2] = ["seq", "hash"];
 Examples:
   capuchind audit --since 1h --user ana
   capuchind audit --follow
-  capuchind audit --since 2026-01-31 --json | jq -r 'select(.verdict == \"refused\") | .target'
+  capuchind audit --json | jq -r 'select(.verdict == \"refused\") | .target'
   capuchind audit verify
 
 What the lines say: docs/AUDIT.md."
@@ -44,7 +44,13 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Prove that no line was changed, left out, put in or cut off; exit status 0 whole, 1 not, 2 no answer
+    /// Prove that no line was changed, left out, put in or cut off
+    #[command(before_help = "\
+Examples:
+  capuchind audit verify
+  capuchind audit verify --json
+
+Exit status: 0 whole, 1 not whole, 2 no answer.")]
     Verify {
         /// One JSON document: whole, and lines, last and hash, or reason
         #[arg(long)]

@@ -31,12 +31,15 @@ const TELL_AFTER: Duration = Duration::from_secs(2);
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin connect lab              asks for the password if need be, and comes back
-  capuchin exec lab -- uptime       over that session, as run, shell, forward, offer, check and doctor
-  capuchin connect --stop lab       ends it, and the programs and shells there; run and forward go on over sessions of their own
+  capuchin connect lab          asks for the password if need be, and comes back
+  capuchin exec lab -- uptime   over that session
+  capuchin connect --stop lab   ends it
 
-Commands that name another user or another port (-l, -p) have a session of their own. Bulk crosses one more process of this
-machine than without it.")]
+Over it go run, exec, shell, forward, offer, check and doctor. Its end is that of the programs and shells there; run \
+and forward go on over sessions of their own.
+
+Commands that name another user or another port (-l, -p) have a session of their own. Bulk crosses one more process \
+of this machine than without it.")]
 pub struct Arguments {
     #[command(flatten)]
     host: HostArgument,

@@ -23,11 +23,14 @@ const FAILED: u8 = 2;
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin doctor                    this machine: what `capuchin run` needs of it
-  capuchin doctor lab                also: can lab be reached, are we logged in, how far is it, what may we do?
-  capuchin doctor lab -- ./server    also: will this program work under `capuchin run`?
+  capuchin doctor                   does this machine have what `run` needs?
+  capuchin doctor lab               also: is lab there, and how far; what may we?
+  capuchin doctor lab -- ./server   also: will this program work under `run`?
 
-Exit status: 0 all is well, 1 something is worth a look, 2 something is broken.", mut_arg("host", |host| host.required(false).index(1)))]
+Exit status: 0 all is well, 1 something is worth a look, 2 something is broken.", mut_args(|argument| match argument.get_id() == "host" {
+    true => argument.required(false).index(1),
+    false => argument,
+}))]
 pub struct Arguments {
     #[command(flatten)]
     host: Option<HostArgument>,

@@ -31,16 +31,16 @@ Examples:
   tar c . | capuchin exec lab -- tar x -C /srv    stdin goes there
   capuchin exec -t lab -- vim notes.txt           with a terminal
   capuchin exec lab -- sh -c 'ls *.txt | wc -l'   a shell, where one is wanted
-  rsync -as -e 'capuchin exec' src/ lab:src/      in the place of ssh; git, scp and sftp: contrib/capuchin-ssh
+  rsync -as -e 'capuchin exec' src/ lab:src/      in the place of ssh
 
-Exit status: that of the program, or 128+N if signal N ended it; 126 if it cannot be executed, 127 if it or the
+Exit status: that of the program, or 128+N if signal N ended it; 126 if it cannot be executed, 127 if it or the \
 interpreter that its first line names is not there, 255 after any failure before that, as of --cwd.
 
-Without -s rsync puts a backslash before each space of a name, for a shell that would read it, and here none does;
-contrib/capuchin-ssh has one.
+Without -s rsync puts a backslash before each space of a name, for a shell that would read it, and here none does; \
+contrib/capuchin-ssh has one, and is for git, scp and sftp, too.
 
-SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the program; sent twice they end this. What the program leaves behind is ended
-with it, nohup and setsid or not; --detach is for what is to stay.")]
+SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the program; sent twice they end this. What the program leaves behind is \
+ended with it, nohup and setsid or not; --detach is for what is to stay.")]
 pub struct Arguments {
     #[command(flatten)]
     session: Session,

@@ -37,17 +37,17 @@ Examples:
   capuchin forward lab -L 8000-8010:a:8000-8010   a range of ports
   capuchin forward lab -L '*:8080:[fd00::1]:80'   for all machines around here
   capuchin forward lab -L /tmp/docker.sock:/run/docker.sock
-  capuchin forward lab -L 5353:dns.internal:53/udp   datagrams: its resolver at 127.0.0.1:5353
-  capuchin forward lab -R 8080:localhost:3000     our port 3000 at the lender's 127.0.0.1:8080
-  capuchin forward lab -D 1080                    SOCKS and HTTP proxy; the lender resolves names
+  capuchin forward lab -L 5353:dns.internal:53/udp   datagrams, to its resolver
+  capuchin forward lab -R 8080:localhost:3000     our port 3000 at its 8080
+  capuchin forward lab -D 1080                    a SOCKS and HTTP proxy
   ssh -o ProxyCommand='capuchin forward lab -W %h:%p' host.internal
 
-A lost connection is made again by itself, as long as the login lasts; local ports stay open meanwhile, and the lender's are
-opened again.
+A lost connection is made again by itself, as long as the login lasts; local ports stay open meanwhile, and the \
+lender's are opened again.
 
 Without an option it opens the `forwards` that config.toml has for the host.
 
-Exit status: 255 after a failure or when the lender takes the session or a port back, 129 when its terminal is
+Exit status: 255 after a failure or when the lender takes the session or a port back, 129 when its terminal is \
 closed (SIGHUP), 130 after Ctrl-C, 143 after SIGTERM.")]
 pub struct Arguments {
     #[command(flatten)]

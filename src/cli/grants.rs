@@ -24,6 +24,10 @@ pub enum Command {
 }
 
 #[derive(Args)]
+#[command(before_help = "\
+Examples:
+  capuchind allow ana connect db.internal:5432 --for 1h
+  capuchind allow ana exec '/usr/bin/git status' --for 1d")]
 pub struct Allow {
     /// Whom
     user: String,
@@ -38,7 +42,13 @@ pub struct Allow {
 }
 
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(
+    before_help = "\
+Examples:
+  capuchind grants
+  capuchind grants remove 3   and what only it allowed",
+    args_conflicts_with_subcommands = true
+)]
 pub struct Grants {
     /// One JSON document: grants, each with grant, user, kind, target, created and expires; times are in seconds since 1970
     #[arg(long)]

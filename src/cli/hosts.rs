@@ -19,8 +19,8 @@ use crate::{
 Examples:
   capuchin hosts
   capuchin hosts --json | jq -r '.hosts[].alias'
-  capuchin hosts set lab lab.example.org 10.0.0.5:2279   it is there, and nowhere else
-  capuchin hosts set lab --auto                          add again where it says it is
+  capuchin hosts set lab lab.example.org 10.0.0.5:2279   it is nowhere else
+  capuchin hosts set lab --auto                          add where it says it is
   capuchin hosts remove lab                              with its keys and logins",
     args_conflicts_with_subcommands = true
 )]

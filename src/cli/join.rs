@@ -14,9 +14,9 @@ use crate::{Alias, BorrowError, Borrower, Join, Profiles, proto::ErrorKind, trus
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin join                              asks for the line, then for the password
+  capuchin join                              asks for the line and the password
   capuchin join cap1_… --as attic            calls the lender attic here
-  capuchin join - --password-file - < both   the line, then the password, from stdin")]
+  capuchin join - --password-file - < both   both from stdin, the line first")]
 pub struct Arguments {
     /// The line, or - to read it from stdin; asked for if left out
     line: Option<String>,
@@ -32,7 +32,7 @@ pub struct Arguments {
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin login lab                                    renews a certificate that has ended, too
+  capuchin login lab                       renews a certificate that has ended, too
   capuchin login ana@lab --password-file - < secret")]
 pub struct LoginArguments {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `capuchind`: make a lender, run it, and look after its users.
+//! `capuchind`: make a lender, run it, and hand what else it does to whoever does that.
 
 use std::{
     convert::Infallible,
@@ -16,21 +16,20 @@ use super::{
     audit,
     check::{self, Verdict},
     descriptors, grants,
-    prompt::{self, Stdin},
-    report::{Failure, escape, print, print_json, warn},
-    sessions, signals,
+    report::{Failure, print, warn},
+    sessions, signals, users,
 };
 use crate::{
-    lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderConfig, LenderDir, SecretText, Setup},
-    proto::{ErrorKind, NameError, UserName},
-    trust::store::StoreError,
+    lend::{self, AdminReply, AdminRequest, CheckReply, LendError, Lender, LenderConfig, LenderDir, Setup},
+    proto::ErrorKind,
 };
 
 /// `capuchind`, or `capuchin lender`.
 #[derive(Args)]
 pub struct Arguments {
-    /// The lender's folder [default: ~/.config/capuchin/lender, for root /etc/capuchin and /var/lib/capuchin]
-    #[arg(long, global = true, env = "CAPUCHIND_DIR", value_name = "DIR", value_parser = OsStringValueParser::new().try_map(folder))]
+    /// The lender's folder [default: ~/.config/capuchin/lender, for root /etc/capuchin and /var/lib/capuchin] [env:
+    /// CAPUCHIND_DIR]
+    #[arg(long, global = true, env = "CAPUCHIND_DIR", hide_env = true, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(folder))]
     dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -39,35 +38,40 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Make a lender: CA, keys, lender.toml and a policy.toml that allows nothing yet
+    #[command(before_help = "\
+Examples:
+  capuchind init                                              named as this host
+  capuchind init --name lab --advertise lab.example.org:2278")]
     Init(Init),
     /// Serve borrowers until SIGINT or SIGTERM
+    #[command(before_help = "\
+Examples:
+  capuchind serve
+  capuchind serve --dir /srv/lab
+
+A service manager may pass the sockets (LISTEN_FDS), and is told when it serves. SIGHUP reads policy.toml at once.")]
     Serve,
     /// Make a lender where there is none, serve, and print a join line while no device has joined
+    #[command(before_help = "\
+Examples:
+  capuchind up                                    on a machine of one's own
+  capuchind up --advertise lab.example.org:2278   where borrowers find it
+
+It lends to the user who runs it all that he can do here, as policy.toml says; `init` begins with nothing.")]
     Up(Init),
-    /// Add, list or remove users
-    #[command(subcommand)]
-    User(User),
-    /// Set a user's password; the user's tickets end
-    Passwd {
-        /// Whose
-        user: String,
-        /// Read the password from this file, or from stdin with `-`
-        #[arg(long, value_name = "FILE|-")]
-        password_file: Option<PathBuf>,
-    },
-    /// Print a line with which one device of a user joins
-    Invite {
-        /// For whom
-        user: String,
-        /// How long it stands, such as 90s, 15m, 2h or 1d
-        #[arg(long, default_value = "15m", value_parser = duration)]
-        ttl: Duration,
-    },
+    #[command(flatten)]
+    Users(users::Command),
     #[command(flatten)]
     Live(sessions::Command),
     #[command(flatten)]
     Grants(grants::Command),
-    /// Say whether the policy would allow something, and why; exit status 0 allowed, 1 denied, 2 no answer
+    /// Say whether the policy would allow something, and why; nothing is done
+    #[command(before_help = "\
+Examples:
+  capuchind check ana connect db.internal:5432
+  capuchind check ana exec '/usr/bin/git status' --json
+
+Exit status: 0 allowed, 1 denied, 2 no answer.")]
     Check {
         /// Who would ask
         user: String,
@@ -91,28 +95,6 @@ struct Init {
     advertise: Vec<String>,
 }
 
-/// What is done with users.
-#[derive(Subcommand)]
-enum User {
-    /// Add a user; `invite` then gives a join line for the first device
-    Add {
-        /// The name
-        user: String,
-    },
-    /// List users and their devices
-    List {
-        /// One JSON document: users, each with user, created, password, devices, and barred where the door of this machine is
-        /// closed; times are in seconds since 1970
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove a user with all devices, tickets and invitations; live sessions end
-    Remove {
-        /// The name
-        user: String,
-    },
-}
-
 /// Runs one command of `capuchind`.
 pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
     let flag = dir.as_deref().map(dir_flag).unwrap_or_default();
@@ -131,28 +113,7 @@ pub async fn run(Arguments { dir, command }: Arguments) -> Result<(), Failure> {
         }
         Command::Serve => serve_dir(&dir).await,
         Command::Up(init) => up(&dir, init).await,
-        Command::User(User::Add { user }) => done(ask(&dir, AdminRequest::UserAdd { user }).await?),
-        Command::User(User::Remove { user }) => done(ask(&dir, AdminRequest::UserRemove { user }).await?),
-        Command::User(User::List { json }) => list(ask(&dir, AdminRequest::UserList).await?, json),
-        Command::Passwd { user, password_file } => {
-            let password = match password_file {
-                Some(path) if path.as_os_str() == "-" => Stdin::read()?.into_password()?,
-                Some(path) => prompt::password_file(&path)?,
-                None => {
-                    is_known(&dir, &user).await?;
-                    prompt::new_password(&format!("New password of {user}: "))?
-                }
-            };
-            let password = SecretText::of(&password)
-                .map_err(|_| Failure::new(ErrorKind::Usage, "the password is not UTF-8 text"))?;
-            done(ask(&dir, AdminRequest::Passwd { user, password }).await?)
-        }
-        Command::Invite { user, ttl } => {
-            match ask(&dir, AdminRequest::Invite { user, ttl_seconds: ttl.as_secs() }).await? {
-                AdminReply::Invitation { line } => print(&line),
-                other => Err(strange(&other)),
-            }
-        }
+        Command::Users(command) => users::run(&dir, command).await,
         Command::Live(command) => sessions::run(&dir, command).await,
         Command::Grants(command) => grants::run(&dir, command).await,
         Command::Check { user, question } => ask_gate(&dir, user, question).await,
@@ -269,17 +230,6 @@ pub(super) async fn ask(dir: &LenderDir, request: AdminRequest) -> Result<AdminR
     lend::ask(dir, request, |late| warn(&late.to_string())).await
 }
 
-/// Nobody should think up a password for a slip of the pen.
-async fn is_known(dir: &LenderDir, user: &str) -> Result<(), Failure> {
-    let reply = ask(dir, AdminRequest::UserList).await?;
-    let AdminReply::Users { users } = reply else { return Err(strange(&reply)) };
-    if users.iter().any(|entry| entry.user == user && entry.created.is_some()) {
-        return Ok(());
-    }
-    let name: UserName = user.parse().map_err(|error: NameError| Failure::new(ErrorKind::Usage, error.to_string()))?;
-    Err(LendError::from(StoreError::NoUser(name)).into())
-}
-
 pub(super) fn done(reply: AdminReply) -> Result<(), Failure> {
     match reply {
         AdminReply::Done => Ok(()),
@@ -289,32 +239,6 @@ pub(super) fn done(reply: AdminReply) -> Result<(), Failure> {
 
 pub(super) fn strange(reply: &AdminReply) -> Failure {
     Failure::from(LendError::AdminAnswer(format!("{reply:?}")))
-}
-
-fn list(reply: AdminReply, as_json: bool) -> Result<(), Failure> {
-    let AdminReply::Users { users } = reply else { return Err(strange(&reply)) };
-    if as_json {
-        return print_json(&serde_json::json!({ "users": users }));
-    }
-    for entry in users {
-        let is_added = entry.created.is_some();
-        let mut line = entry.user.clone();
-        if !entry.devices.is_empty() {
-            line.push_str(&format!("  {}", entry.devices.join(" ")));
-        }
-        if is_added && !entry.password {
-            line.push_str("  (no password yet)");
-        }
-        if entry.barred.is_some() {
-            let way = if is_added { "invite" } else { "user add" };
-            line.push_str(&format!(
-                "  (the door of this machine is closed; to open it: capuchind {way} {})",
-                entry.user
-            ));
-        }
-        print(&escape(&line))?;
-    }
-    Ok(())
 }
 
 async fn ask_gate(dir: &LenderDir, user: String, question: check::Question) -> Result<(), Failure> {

@@ -158,6 +158,23 @@ mod tests {
         assert_eq!(run(&nowhere).unwrap_err().kind, ErrorKind::Local);
     }
 
+    /// What a person reads first fits a terminal; paragraphs are filled by clap, and on the page by man(1).
+    #[test]
+    fn every_help_begins_with_examples_of_80_columns_and_says_the_rest_in_paragraphs() {
+        for command in [Borrowing::command(), Lending::command()] {
+            for command in command.get_subcommands().filter(|below| !below.is_hide_set()).chain([&command]) {
+                let help = command.get_before_help().map(ToString::to_string).unwrap_or_default();
+                let (examples, rest) = help.split_once("\n\n").unwrap_or((&help, ""));
+                let name = name_of(command);
+                assert!(examples.starts_with("Examples:\n  "), "{name}: {help}");
+                for line in examples.lines() {
+                    assert!(line.chars().count() <= 80, "{name}: {line}");
+                }
+                assert!(!rest.replace("\n\n", "").contains('\n'), "{name}: {rest}");
+            }
+        }
+    }
+
     #[test]
     fn a_page_says_all_that_the_help_does() {
         let mut command = Borrowing::command();

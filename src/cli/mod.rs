@@ -36,6 +36,7 @@ mod runtime;
 mod sessions;
 mod signals;
 mod status;
+mod users;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -83,6 +84,7 @@ enum Command {
     Lender(lender::Arguments),
     Man(man::Arguments),
     /// Show the main job on this machine: a throw-away lender, and a page that only it can reach
+    #[command(before_help = "Examples:\n  capuchin demo")]
     Demo,
     /// The lender's machine of the demo
     #[command(hide = true)]
@@ -97,7 +99,7 @@ Examples:
   capuchin forward lab -L 8080:intranet:80      its intranet at 127.0.0.1:8080
   capuchin exec lab -- git -C /srv/app status   a program there, as with ssh
   capuchin shell lab                            a shell there
-  capuchin offer lab calc stdio                 our stdin and stdout, for other borrowers of lab
+  capuchin offer lab calc stdio                 our stdin and stdout, for others
   capuchin check lab connect db.internal:5432   may I, and by which rule?
   capuchin login lab                            log in again";
 

@@ -24,15 +24,15 @@ use crate::{
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  tar c . | capuchin offer lab backup stdio --once         and on another machine:
+  tar c . | capuchin offer lab backup stdio --once   and on another machine:
   capuchin run lab --stdio service:backup -- tar x
-  capuchin offer lab console stdio <>/dev/ttyS0 >&0        a serial line, for one at a time
+  capuchin offer lab console stdio <>/dev/ttyS0 >&0  a serial line, to one at once
 
-Who connects reads what comes in at our stdin, and writes what goes to our stdout. One more meanwhile is refused as busy. The
-next may come when one has gone: what was read of stdin and not sent by then is lost. Once somebody has come, it ends with
-stdin, when he has ended too; else with --once, or with the session. A program that ends before it has read everything has
-taken what it wanted, as in `tar c . | ssh HOST PROGRAM`, and how it ended is not told here. The policy says who may: `services = { offer = [...],
-use = [...] }`.")]
+Who connects reads what comes in at our stdin, and writes what goes to our stdout. One more meanwhile is refused as \
+busy. The next may come when one has gone: what was read of stdin and not sent by then is lost. Once somebody has \
+come, it ends with stdin, when he has ended too; else with --once, or with the session. A program that ends before \
+it has read everything has taken what it wanted, as in `tar c . | ssh HOST PROGRAM`, and how it ended is not told \
+here. The policy says who may: `services = { offer = [...], use = [...] }`.")]
 pub struct Arguments {
     #[command(flatten)]
     host: HostArgument,

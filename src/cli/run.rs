@@ -39,33 +39,40 @@ const NOT_FOUND: u8 = 127;
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin run lab -- curl http://wiki.internal/     any program, as it is
-  capuchin run lab                                   a shell; leave it with exit
-  capuchin run lab -- python3 -m http.server 8000    a web server at lab's address, as far as `listen` allows it
-  capuchin run --publish 8080:80 lab -- nginx -g 'daemon off;'   its port 80 is port 8080 of lab's
-  capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays this machine's
-  capuchin run lab --stdio service:calc -- bc           its stdin and stdout are those that another borrower offers
+  capuchin run lab -- curl http://wiki.internal/        any program, as it is
+  capuchin run lab                                      a shell; exit leaves it
+  capuchin run lab -- python3 -m http.server 8000       a server at lab's address
+  capuchin run --publish 8080:80 lab -- nginx -g 'daemon off;'   at lab's 8080
+  capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays ours
+  capuchin run lab --stdio service:calc -- bc           for who offers it there
 
-What the program listens on is opened at the lender, and who connects there reaches the program from its own address.
-Loopback is the lender's, but for ports that the program itself listens on, which are its alone. What the program leaves
-behind is ended with it: keep a server in the foreground, or add --wait-all. A signal that is sent to it is passed on, but for SIGPIPE, real-time signals and those of errors such as
-SIGXCPU; one that a process sends to its whole group therefore comes to the program twice.
+What the program listens on is opened at the lender, as far as `listen` allows it, and who connects there reaches the program from its own \
+address. Loopback is the lender's, but for ports that the program itself listens on, which are its alone. What the \
+program leaves behind is ended with it: keep a server in the foreground, or add --wait-all. A signal that is sent to \
+it is passed on, but for SIGPIPE, real-time signals and those of errors such as SIGXCPU; one that a process sends to \
+its whole group therefore comes to the program twice.
 
---no-netns is for machines that forbid namespaces. It is weaker: the program has this machine's network, and a filter of its
-system calls lets it use none of it. Each call with an address is done in its place. Other processes of its user are not kept from it, nor its
-loopback ports from other users of this machine; hosts and resolv.conf are this machine's, whatever they name is asked of the
-lender. It listens on loopback alone (EACCES elsewhere), hears no datagram of whom it has not sent to, sends to no group, hears
-nothing where a datagram is refused by the other machine, and debuggers do not work in it.
+--no-netns is for machines that forbid namespaces. It is weaker: the program has this machine's network, and a \
+filter of its system calls lets it use none of it. Each call with an address is done in its place. Other processes \
+of its user are not kept from it, nor its loopback ports from other users of this machine; hosts and resolv.conf are \
+this machine's, whatever they name is asked of the lender. It listens on loopback alone (EACCES elsewhere), hears no \
+datagram of whom it has not sent to, sends to no group, hears nothing where a datagram is refused by the other \
+machine, and debuggers do not work in it.
 
-What is not the other machine's: connections and datagrams leave it from an address that it chooses, whatever address the program binds to them; a socket for
-datagrams that is bound to no port by number hears only whom it has sent to; out-of-band data (MSG_OOB) is left out; how long a silent far end is
-waited for is the other machine's to say, whatever the program sets (SO_KEEPALIVE, TCP_USER_TIMEOUT); nobody answers ping and what else is neither TCP nor UDP, nor hears groups and broadcasts; the only
-network device is loopback, which has the other machine's addresses, and what captures or makes packets (tcpdump, nmap -sS) finds no sockets for it;
-what is set-user-ID gains nothing (sudo, fusermount, newuidmap); what hands its work to one that runs already, as browsers do, has it done outside, unless it is given a
-profile of its own; and programs that root runs cannot be debugged.
+What is not the other machine's: connections and datagrams leave it from an address that it chooses, whatever \
+address the program binds to them; a socket for datagrams that is bound to no port by number hears only whom it has \
+sent to; out-of-band data (MSG_OOB) is left out; how long a silent far end is waited for is the other machine's to \
+say, whatever the program sets (SO_KEEPALIVE, TCP_USER_TIMEOUT); nobody answers ping and what else is neither TCP \
+nor UDP, nor hears groups and broadcasts; the only network device is loopback, which has the other machine's \
+addresses, and what captures or makes packets (tcpdump, nmap -sS) finds no sockets for it; what is set-user-ID gains \
+nothing (sudo, fusermount, newuidmap); what hands its work to one that runs already, as browsers do, has it done \
+outside, unless it is given a profile of its own; and programs that root runs cannot be debugged.
 
-Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 if it
-cannot be executed; 255 after a failure of ours.", mut_arg("host", |host| host.required(false).required_unless_present("print_apparmor").index(1)))]
+Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 \
+if it cannot be executed; 255 after a failure of ours.", mut_args(|argument| match argument.get_id() == "host" {
+    true => argument.required(false).required_unless_present("print_apparmor").index(1),
+    false => argument,
+}))]
 pub struct Arguments {
     #[command(flatten)]
     host: Option<HostArgument>,

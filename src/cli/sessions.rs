@@ -14,6 +14,10 @@ use crate::{
 #[derive(Subcommand)]
 pub enum Command {
     /// List the live sessions and what they hold
+    #[command(before_help = "\
+Examples:
+  capuchind sessions
+  capuchind sessions --json | jq -r '.sessions[].user'")]
     Sessions {
         /// One JSON document: sessions, each with session, user, device, peer, since and streams (stream, kind, target,
         /// since, bytes_in from the borrower, bytes_out to it); times are in seconds since 1970
@@ -21,6 +25,10 @@ pub enum Command {
         json: bool,
     },
     /// End a live session, or one stream of it; the borrower may come back
+    #[command(before_help = "\
+Examples:
+  capuchind cut 3f9a     a session
+  capuchind cut 3f9a/5   one stream of it")]
     Cut {
         /// A session's id or its first digits, and maybe a stream's number
         #[arg(value_name = "SESSION[/STREAM]")]
@@ -29,6 +37,9 @@ pub enum Command {
     /// Take a user's devices, one device or a session away for good, and end what is live of it
     Revoke(Revoke),
     /// End a user's tickets: the next login needs the password
+    #[command(before_help = "\
+Examples:
+  capuchind logout ana")]
     Logout {
         /// Whose
         user: String,
@@ -36,6 +47,11 @@ pub enum Command {
 }
 
 #[derive(Args)]
+#[command(before_help = "\
+Examples:
+  capuchind revoke --user ana
+  capuchind revoke --device 4c1d5a0b9e27f386   as `user list` and `sessions` show it
+  capuchind revoke --session 3f9a")]
 #[command(group(ArgGroup::new("whom").required(true)))]
 pub struct Revoke {
     /// Every device, ticket and invitation of this user, and the door of this machine; `invite` lets both in again
