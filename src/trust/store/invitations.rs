@@ -34,17 +34,6 @@ pub struct Invitation {
     pub keys: JoinKeys,
 }
 
-/// An invitation that nobody has used yet, as the admin sees one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingInvitation {
-    /// Which one.
-    pub id: InvitationId,
-    /// Who is invited.
-    pub user: UserName,
-    /// When it ends.
-    pub expires: UnixTime,
-}
-
 /// What a request gets for an invitation: `issued` is `false` if it got it before.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Redeemed {
@@ -55,7 +44,8 @@ pub struct Redeemed {
 }
 
 impl Store {
-    /// Makes an invitation for one device of a user, who is let in on the lender's own machine again, too. The store keeps keys derived from the secret, never the secret.
+    /// Makes an invitation for one device of a user, who is let in on the lender's own machine again, too. The store keeps keys
+    /// derived from the secret, never the secret.
     ///
     /// # Errors
     /// If there is no such user.
@@ -175,51 +165,23 @@ impl Store {
         })
     }
 
-    /// Invitations that nobody has used yet.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn pending_invitations(&self, now: UnixTime) -> Result<Vec<PendingInvitation>, StoreError> {
-        let mut found = Vec::new();
-        self.each_open(now, |id, record| {
-            if matches!(record.state, State::Pending) {
-                let user = user_name(INVITATIONS.name(), &record.user)?;
-                found.push(PendingInvitation { id, user, expires: record.expires });
-            }
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
     /// Until when the join protocol must be answered: the end of the last invitation that is pending, or that was just
     /// used and whose answer may be asked for again. `None` if it need not be.
     ///
     /// # Errors
     /// If the store fails.
     pub fn joins_until(&self, now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
-        let mut until = None;
-        self.each_open(now, |_, record| {
-            until = until.max(Some(record.end()));
-            Ok(())
-        })?;
-        Ok(until)
-    }
-
-    fn each_open(
-        &self,
-        now: UnixTime,
-        mut visit: impl FnMut(InvitationId, InvitationRecord) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
         let txn = self.read()?;
         let invitations = txn.open_table(INVITATIONS).map_err(storage)?;
+        let mut until = None;
         for entry in invitations.iter().map_err(storage)? {
-            let (id, value) = entry.map_err(storage)?;
+            let (_, value) = entry.map_err(storage)?;
             let record: InvitationRecord = decode(INVITATIONS.name(), value.value())?;
             if record.is_open(now) && !record.is_guessed_at() {
-                visit(InvitationId(id.value()), record)?;
+                until = until.max(Some(record.end()));
             }
         }
-        Ok(())
+        Ok(until)
     }
 }
 

@@ -39,7 +39,7 @@ use self::{opened::Opened, reserve::Reserve, retry::Retry};
 pub use self::{
     devices::Device,
     grants::{GRANTS_MAX, TimedGrant},
-    invitations::{Invitation, PendingInvitation, Redeemed},
+    invitations::{Invitation, Redeemed},
     tickets::{Login, TicketRefusal},
     users::{StoredPassword, User},
 };

@@ -65,7 +65,6 @@ fn after_a_crash_the_same_request_gets_what_was_on_the_disk() {
 fn an_invitation_gives_one_certificate_and_gives_it_again_to_the_same_request_for_ten_minutes() {
     let store = Temporary::new();
     let (id, _) = store.create_invitation(&ana(), TTL, NOW).unwrap();
-    assert_eq!(store.pending_invitations(NOW).unwrap().len(), 1);
     assert!(store.redeem_invitation(id, &[1; 32], None, NOW, signer(b"signed", 1)).unwrap().issued);
     store.admit(&device_of("ana", 1)).unwrap();
 
@@ -75,7 +74,6 @@ fn an_invitation_gives_one_certificate_and_gives_it_again_to_the_same_request_fo
     assert_eq!(again, Redeemed { certificate: certificate(b"signed"), issued: false });
     let too_late = NOW.plus(Duration::from_secs(600));
     assert!(matches!(store.redeem_invitation(id, &[1; 32], None, too_late, never), Err(StoreError::InvitationUsed)));
-    assert!(store.pending_invitations(NOW).unwrap().is_empty());
 }
 
 #[test]
@@ -88,7 +86,8 @@ fn a_certificate_for_a_revoked_device_or_an_unknown_user_is_not_noted() {
     store.revoke_device(device_of("ana", 1).device, NOW).unwrap();
     let revoked = store.redeem_invitation(id, &[1; 32], None, NOW, signer(b"x", 1));
     assert!(matches!(revoked, Err(StoreError::Revoked(_))));
-    assert_eq!(store.pending_invitations(NOW).unwrap().len(), 1);
+    let other = store.redeem_invitation(id, &[2; 32], None, NOW, signer(b"y", 2)).unwrap();
+    assert!(other.issued, "nobody has used it yet");
 }
 
 #[test]
@@ -137,7 +136,6 @@ fn five_guesses_use_an_invitation_up_and_a_right_one_is_taken_back() {
     assert!(matches!(store.invitation(id, NOW), Err(StoreError::NoInvitation)));
     assert!(matches!(store.count_guess(id), Err(StoreError::NoInvitation)));
     assert!(matches!(store.count_guess(InvitationId([0; 8])), Err(StoreError::NoInvitation)));
-    assert!(store.pending_invitations(NOW).unwrap().is_empty());
     assert_eq!(store.joins_until(NOW).unwrap(), None);
 }
 
