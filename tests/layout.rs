@@ -127,6 +127,17 @@ fn proto_and_policy_are_pure() {
     }
 }
 
+/// One gate: of a program it asks by what looks for the file.
+#[test]
+fn the_policy_decides_for_a_borrower_in_the_gate_alone() {
+    let gate = ["gate/socket.rs", "gate.rs", "spawn/choose.rs", "spawn/request.rs"];
+    let asking =
+        sources(&src().join("lend")).into_iter().filter(|path| code(path).join("\n").contains("policy::decide("));
+    let mut asking: Vec<_> = asking.map(|path| path.strip_prefix(src().join("lend")).unwrap().to_owned()).collect();
+    asking.sort();
+    assert_eq!(asking, gate.map(PathBuf::from));
+}
+
 #[test]
 fn unsafe_code_stands_in_sys_alone() {
     for path in sources(&src()) {
@@ -142,6 +153,17 @@ fn unsafe_code_stands_in_sys_alone() {
         let text = fs::read_to_string(src().join(module).join("mod.rs")).unwrap();
         let expected = if *module == "sys" { "#![allow(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
         assert!(text.contains(expected), "{module}/mod.rs must say {expected}");
+    }
+}
+
+#[test]
+fn a_file_holds_one_idea_and_so_few_lines() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in
+        ["src", "tests", "benches", "examples", "fuzz/fuzz_targets"].iter().flat_map(|top| sources(&root.join(top)))
+    {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 400, "{}: {lines} lines", path.display());
     }
 }
 

@@ -34,11 +34,9 @@ pub(super) async fn connect(borrower: &Borrower, target: &Target) -> Result<Gran
 
 /// Asks to listen at `address`; port 0 asks for any port.
 pub(super) async fn listen(borrower: &Borrower, address: SocketAddr) -> Result<Granted<Listen>, Refusal> {
-    let lender = &borrower.lender;
     // It would stand in the way of any of the ports that are asked for.
-    let facts = Facts { own: lender.addresses(), ..Facts::default() };
-    let request = Listen::new(Transport::Tcp, address.ip(), address.port());
-    let decision = policy::decide(&lender.policy(), &borrower.principal, request, &facts).map_err(|no| refusal(&no));
+    let facts = Facts { own: borrower.lender.addresses(), ..Facts::default() };
+    let decision = judge(borrower, Listen::new(Transport::Tcp, address.ip(), address.port()), &facts);
     log(borrower, "tcp-listen", &address, Verdict::of(decision.as_ref())).await;
     decision
 }
@@ -46,16 +44,14 @@ pub(super) async fn listen(borrower: &Borrower, address: SocketAddr) -> Result<G
 /// Asks for a UDP port that strangers may reach; port 0 asks for any.
 pub(super) async fn udp_listen(borrower: &Borrower, address: SocketAddr) -> Result<Granted<Listen>, Refusal> {
     let request = Listen::new(Transport::Udp, address.ip(), address.port());
-    let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default());
-    let decision = decision.map_err(|no| refusal(&no));
+    let decision = judge(borrower, request, &Facts::default());
     log(borrower, "udp-bind", &format!("{address}/udp"), Verdict::of(decision.as_ref())).await;
     decision
 }
 
 /// Asks for a UDP socket to send from.
 pub(super) async fn udp_socket(borrower: &Borrower, address: SocketAddr) -> Result<Granted<DatagramSocket>, Refusal> {
-    let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, DatagramSocket, &Facts::default());
-    let decision = decision.map_err(|no| refusal(&no));
+    let decision = judge(borrower, DatagramSocket, &Facts::default());
     log(borrower, "udp-bind", &address, Verdict::of(decision.as_ref())).await;
     decision
 }
@@ -70,9 +66,7 @@ pub(super) async fn datagram(
     let host = Host::Address(peer.ip());
     let answered = borrower.names.answered(&host);
     let facts = Facts { answered: &answered, ..Facts::default() };
-    let request = Datagram::new(host, peer.port(), vec![peer.ip()]);
-    let decision = policy::decide(&borrower.lender.policy(), &borrower.principal, request, &facts);
-    let decision = decision.map_err(|no| refusal(&no));
+    let decision = judge(borrower, Datagram::new(host, peer.port(), vec![peer.ip()]), &facts);
     if logged {
         log(borrower, "udp-send", &peer, Verdict::of(decision.as_ref())).await;
     }
@@ -112,8 +106,7 @@ async fn service<R: policy::Request>(
     request: Result<R, WordError>,
 ) -> Result<Granted<R>, Refusal> {
     let decision = match request {
-        Ok(request) => policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default())
-            .map_err(|no| refusal(&no)),
+        Ok(request) => judge(borrower, request, &Facts::default()),
         Err(error) => Err(Refusal::new(ErrorKind::Usage, error.to_string()).with_errno(Some(Errno::EINVAL))),
     };
     log(borrower, event, &name, Verdict::of(decision.as_ref())).await;
@@ -128,13 +121,9 @@ pub(super) async fn resolve(borrower: &Borrower, name: &str) -> Result<Granted<R
         name => Host::parse(name).and_then(|host| HostName::try_from(host).map_err(numeric)),
     };
     let decision = match parsed {
-        Ok(name) => {
-            let request = Resolve { name };
-            policy::decide(&borrower.lender.policy(), &borrower.principal, request, &Facts::default())
-        }
-        Err(error) => Err(bad_host(&borrower.principal, Kind::Resolve, name, error)),
+        Ok(name) => judge(borrower, Resolve { name }, &Facts::default()),
+        Err(error) => Err(refusal(&bad_host(&borrower.principal, Kind::Resolve, name, error))),
     };
-    let decision = decision.map_err(|no| refusal(&no));
     let asked = if name.is_empty() { "." } else { name };
     log(borrower, "resolve", &asked, Verdict::of(decision.as_ref())).await;
     decision
@@ -308,8 +297,7 @@ async fn decide_connect(borrower: &Borrower, target: &Target) -> Result<Granted<
     let own = lender.own_listeners(&addresses, target.port);
     let answered = borrower.names.answered(&host);
     let request = Connect { aliases, ..Connect::new(host, target.port, addresses) };
-    let facts = Facts { own: &own, answered: &answered, ..Facts::default() };
-    policy::decide(&lender.policy(), who, request, &facts).map_err(|no| refusal(&no))
+    judge(borrower, request, &Facts { own: &own, answered: &answered, ..Facts::default() })
 }
 
 /// A name that no rule could allow is not even resolved; a name that could be is resolved once, and the grant holds the
@@ -329,6 +317,11 @@ async fn addresses(
         }
         _ => Ok(Through { addresses: lender.shared.look_ups.resolve(&who.user, host).await?, aliases: Vec::new() }),
     }
+}
+
+/// What the policy of now says to a request of the borrower's.
+fn judge<R: policy::Request>(borrower: &Borrower, request: R, facts: &Facts<'_>) -> Result<Granted<R>, Refusal> {
+    policy::decide(&borrower.lender.policy(), &borrower.principal, request, facts).map_err(|no| refusal(&no))
 }
 
 /// What the audit says of a decision.
