@@ -211,6 +211,9 @@ impl Child {
     ///
     /// # Errors
     /// It was not ([`BorrowError::Usage`]), and ends as if it were dropped; the session is over.
+    ///
+    /// # Cancellation
+    /// Dropping the future ends it, unless the lender was told before.
     pub async fn detach(self) -> Result<(), BorrowError> {
         if !self.is_detached {
             let text = format!("{} was not started with Command::detach, and ends with its Child", self.name);

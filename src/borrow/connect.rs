@@ -58,6 +58,9 @@ impl Borrower {
     /// # Errors
     /// An unknown host, a lender that cannot be reached or is not the one that was joined, and, with the kind `login`,
     /// a ticket that is missing, over, or refused.
+    ///
+    /// # Cancellation
+    /// Dropping the future gives up; a session that has begun by then ends.
     pub async fn connect(host: &str) -> Result<Self, BorrowError> {
         let access = Access::from_env(host)?;
         Ok(Self::new(access.again(None).await?, access))
@@ -240,6 +243,9 @@ impl Borrower {
     }
 
     /// Waits until the session is over, and says why; one that is kept connected is over when it cannot be made again.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses nothing; as many may wait as like.
     pub async fn ended(&self) -> BorrowError {
         let ended = self.shared.session().ended().await;
         // Asked afterwards: whoever began to wait before the session was kept waits on.

@@ -69,6 +69,9 @@ impl Join {
     /// # Errors
     /// A line that is damaged or has expired, an alias that is another lender's, a lender that is not the line's, or one
     /// that does not know the invitation any more. The invitation is not used up.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves nothing behind.
     pub async fn begin(profiles: &Profiles, line: &str, alias: Option<Alias>) -> Result<Self, BorrowError> {
         let line: JoinLine = line.parse().map_err(|error| BorrowError::usage(format!("{error}")))?;
         if line.is_expired(UnixTime::now()) {
@@ -104,6 +107,9 @@ impl Join {
     /// # Errors
     /// A password that the lender does not take, or an invitation that someone else used meanwhile: nothing is left
     /// behind. A login that fails after the join is said to be that, and can be tried again by itself.
+    ///
+    /// # Cancellation
+    /// Whether the invitation is used up is then not known; if it is, this very `Join` may finish again for ten minutes.
     pub async fn finish(&self, password: &Password) -> Result<Borrower, BorrowError> {
         let host = self.redeem(password.as_bytes()).await?;
         self.logged_in(&host, Borrower::login_with(&self.profiles, &host, password).await)

@@ -170,6 +170,9 @@ impl TcpListener {
     ///
     /// # Errors
     /// The session is over, which closes the port too.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes it all the same.
     pub async fn close(self) -> Result<(), BorrowError> {
         self.listener.close().await
     }

@@ -107,6 +107,9 @@ impl ServiceListener {
     ///
     /// # Errors
     /// The session is over, which ends the service too.
+    ///
+    /// # Cancellation
+    /// Dropping the future gives it back all the same.
     pub async fn close(self) -> Result<(), BorrowError> {
         self.listener.close().await
     }

@@ -87,6 +87,9 @@ impl Share {
     }
 
     /// Serves until the session is over for good and every command has been told so, and says why it is.
+    ///
+    /// # Cancellation
+    /// Dropping the future ends the connections of all commands; its socket stays until the `Share` is dropped.
     pub async fn serve(&self) -> BorrowError {
         let mut commands = JoinSet::new();
         let mut backoff = Backoff::new();

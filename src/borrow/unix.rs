@@ -152,6 +152,9 @@ impl UnixListener {
     ///
     /// # Errors
     /// The session is over, which removes it too.
+    ///
+    /// # Cancellation
+    /// Dropping the future removes it all the same.
     pub async fn close(self) -> Result<(), BorrowError> {
         self.listener.close().await
     }
