@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::{
     audit::everything_is_written,
-    names::borrower,
     support::{Daemon, LOOPBACK, Lab, PASSWORD, fails, json, run, run_with, text},
 };
 
@@ -17,7 +16,7 @@ async fn a_full_file_begins_another_and_nothing_is_missed_between_them() {
     const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
     let lab = Lab::start("[[allow]]\nwho = \"alice\"\nconnect = \"127.0.0.1:9\"\nenv.read = \"*\"\n");
     let home = lab.join("alice");
-    let borrower = borrower(&home).await;
+    let borrower = home.connect().await;
     let follow = Daemon::spawn(lab.admin().args(["audit", "--follow"]));
     follow.wait_for_line("alice");
     let names: Vec<String> = (0..64).map(|number| format!("V{number:0>254}")).collect();

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     audit::everything_is_written,
-    names::{EVERY_NAME, addresses, borrower, reach, refused},
+    names::{EVERY_NAME, addresses, reach, refused},
     renewal::{certificate_of, keep_certificate, made_before},
     still_serves,
     support::{Daemon, LOOPBACK, Lab, PASSWORD, PATIENCE, clock::Clock, fails, named::NamedLab, run},
@@ -30,7 +30,7 @@ async fn what_a_session_was_answered_opens_an_address_for_ten_minutes_or_its_ttl
     let zone =
         json!({ "short.test A": [["short.test 0 A 10.77.0.1"]], "long.test A": [["long.test 1800 A 10.77.0.2"]] });
     let named = NamedLab::start_with(EVERY_NAME, &zone, &clock.environment());
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     assert_eq!(borrower.lookup("short.test").await.unwrap(), addresses(&["10.77.0.1"]));
     assert_eq!(borrower.lookup("long.test").await.unwrap(), addresses(&["10.77.0.2"]));
     let busy = async || drop(borrower.check("connect", "10.77.0.9:80").await.unwrap_err());
@@ -58,7 +58,7 @@ async fn of_more_answers_than_a_session_keeps_the_oldest_open_nothing() {
         }
     }
     std::fs::write(named.file("hosts"), hosts).unwrap();
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     assert_eq!(borrower.lookup("www.test").await.unwrap(), addresses(&["10.77.0.1"]));
     assert_eq!(borrower.lookup("many-0.test").await.unwrap().len(), 63);
     for name in 1..64 {

@@ -9,7 +9,7 @@ use capuchin::proto::ErrorKind;
 use serde_json::json;
 
 use crate::{
-    names::{EVERY_NAME, borrower, reach},
+    names::{EVERY_NAME, reach},
     support::{Lab, named::NamedLab, run, wait_until},
 };
 
@@ -36,7 +36,7 @@ async fn a_name_with_many_silent_addresses_is_dialled_four_at_once_and_not_for_a
     // As long as usual: none may end by itself.
     named.there("echo 6 > /proc/sys/net/ipv4/tcp_syn_retries");
     let home = named.lab.join("alice");
-    let session = borrower(&home).await;
+    let session = home.connect().await;
     let dialling = tokio::spawn({
         let session = session.clone();
         async move { session.tcp_connect("void.test:80").await.map(drop) }
@@ -74,7 +74,7 @@ async fn a_name_with_many_silent_addresses_is_dialled_four_at_once_and_not_for_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_is_silent_to_the_end_fails_with_what_the_kernel_says() {
     let named = beside_a_void();
-    let session = borrower(&named.lab.join("alice")).await;
+    let session = named.lab.join("alice").connect().await;
     let error = session.tcp_connect("void.test:80").await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Target, Some(110)), "{error}");
     assert_eq!(dialled(&named.lab), 0);

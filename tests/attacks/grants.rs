@@ -10,7 +10,6 @@ use capuchin::proto::ErrorKind;
 
 use crate::{
     clock::Lent,
-    names::borrower,
     still_serves,
     support::{LOOPBACK, Lab, PATIENCE, clock::Clock, fails, json, run, text},
 };
@@ -79,7 +78,7 @@ async fn attack_69_a_clock_that_is_set_past_the_end_of_a_grant_and_of_a_login() 
     let (alice, bob) = (lab.join("alice"), lab.join("bob"));
     run(lab.admin().args(["allow", "alice", "connect", "127.0.0.0/8:*", "--for", "1h"]));
     let lent = Lent::open(&alice);
-    let [alices, bobs] = [borrower(&alice).await, borrower(&bob).await];
+    let [alices, bobs] = [alice.connect().await, bob.connect().await];
     alices.check("connect", "127.0.0.1:9").await.unwrap();
     bobs.check("connect", "127.0.0.1:9").await.unwrap();
 

@@ -9,7 +9,6 @@ use std::{
 use capuchin::{BorrowError, proto::ErrorKind};
 
 use crate::{
-    names::borrower,
     still_serves,
     support::{
         Home, LOOPBACK, Lab, PASSWORD, PATIENCE,
@@ -110,7 +109,7 @@ async fn a_store_that_hangs_while_it_grows_keeps_waiting_only_those_who_need_it(
     let disk = Disk::new();
     let lab = disk.serve(Lab::start(LOOPBACK), "state.redb");
     let home = lab.join("alice");
-    let session = borrower(&home).await;
+    let session = home.connect().await;
     let asks = || async { session.tcp_connect("127.0.0.1:1").await.map(drop).unwrap_err() };
     // Whoever is served has nothing more at the store.
     asks().await;

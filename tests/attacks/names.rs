@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use capuchin::{
-    BorrowError, Borrower, Profiles,
+    BorrowError, Borrower,
     proto::{
         ErrorKind,
         dns::{self, Question, Rcode, Reply},
@@ -12,19 +12,13 @@ use capuchin::{
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Home, Lab, named::NamedLab, run};
+use crate::support::{Lab, named::NamedLab, run};
 
 /// Alice may reach every name on port 80, and no address as such.
 pub const EVERY_NAME: &str = "[[allow]]\nwho = [\"alice\", \"bob\"]\nconnect = [\"*.test:80\"]\n";
 
 /// Alice may reach what is there on port 53: connections that stay open until they are used.
 const RESOLVER: &str = "[[allow]]\nwho = \"alice\"\nconnect = [\"*.test:53\"]\n";
-
-pub async fn borrower(home: &Home) -> Borrower {
-    let folder = home.folder.path();
-    let profiles = Profiles::at(&folder.join("config"), &folder.join("state"));
-    Borrower::connect_with(&profiles, "lab").await.unwrap()
-}
 
 pub fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -69,7 +63,7 @@ async fn attack_43_dns_rebinding() {
         "asked.test A": [["asked.test 0 A 10.77.0.1"], ["asked.test 0 A 127.0.0.1"], ["asked.test 0 A 10.77.0.2"]],
     });
     let named = NamedLab::start(EVERY_NAME, &zone);
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     // Judged and dialled is the first answer; who resolved again to dial would reach loopback.
     assert_eq!(reach(&borrower, "rebind.test:80").await.unwrap(), "10.77.0.1");
     assert_eq!(named.asked().iter().filter(|asked| *asked == "udp rebind.test A").count(), 1, "resolved once");
@@ -97,7 +91,7 @@ async fn attack_44_mixed_answers_of_a_resolver() {
     ]]);
     let bad = json!([["bad.test 60 A 169.254.169.254", "bad.test 60 A 127.0.0.1"]]);
     let named = NamedLab::start(EVERY_NAME, &json!({ "mixed.test A": mixed, "bad.test A": bad }));
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     assert_eq!(reach(&borrower, "mixed.test:80").await.unwrap(), "10.77.0.1");
     refused(&named.lab, &borrower, "bad.test:80", "which a rule must name by its address").await;
 
@@ -122,7 +116,7 @@ async fn attack_48_an_alias_of_a_denied_name() {
                   [[deny]]\nwho = \"alice\"\nconnect = [\"*.secret.test:*\"]\nresolve = [\"hidden.test\"]\n";
     let named = NamedLab::start(policy, &zone);
     let home = named.lab.join("alice");
-    let session = borrower(&home).await;
+    let session = home.connect().await;
     refused(&named.lab, &session, "www.test:80", "a rule denies it").await;
     assert_eq!(reach(&session, "open.test:80").await.unwrap(), "10.77.0.2");
     assert_eq!(session.check("connect", "www.test:80").await.unwrap_err().kind(), ErrorKind::Policy);
@@ -151,7 +145,7 @@ async fn attack_48_an_alias_of_a_denied_name() {
     assert_eq!((&line["target"], &line["user"]), (&"hidden.test".into(), &"alice".into()));
     assert!(!named.asked().iter().any(|asked| asked.contains("hidden")), "{:?}", named.asked());
     // Another session was told nothing, and is judged by its own answers.
-    let fresh = borrower(&home).await;
+    let fresh = home.connect().await;
     assert_eq!(reach(&fresh, "10.77.0.1:80").await.unwrap(), "10.77.0.1");
 }
 
@@ -167,7 +161,7 @@ async fn attack_48_a_short_form_of_a_denied_name() {
     let search = "nameserver 127.0.0.1\nsearch secret.test open.test\n";
     std::fs::write(named.file("resolv.conf"), search).unwrap();
     let home = named.lab.join("alice");
-    let session = borrower(&home).await;
+    let session = home.connect().await;
     refused(&named.lab, &session, "db:80", "a rule denies it").await;
     // What the search list makes of it may be denied, whichever of its domains answers.
     refused(&named.lab, &session, "www:80", "a rule denies it").await;
@@ -187,7 +181,7 @@ async fn attack_48_a_short_form_of_a_denied_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_rests_on_an_answer_goes_with_the_rule_for_the_name() {
     let named = NamedLab::start(RESOLVER, &json!({ "www.test A": [["www.test 0 A 10.77.0.1"]] }));
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     assert_eq!(borrower.lookup("www.test").await.unwrap(), addresses(&["10.77.0.1"]));
     let mut used = borrower.tcp_connect("10.77.0.1:53").await.unwrap();
     let mut cut = borrower.tcp_connect("10.77.0.1:53").await.unwrap();
@@ -214,7 +208,7 @@ async fn resolve_narrows_the_names_that_a_rule_brings_along() {
     let zone = json!({ "www.test A": [["www.test 60 A 10.77.0.1"]], "db.test A": [["db.test 60 A 10.77.0.2"]] });
     let policy = "[[allow]]\nwho = \"alice\"\nconnect = [\"*.test:80\"]\nresolve = [\"www.test\"]\n";
     let named = NamedLab::start(policy, &zone);
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     assert_eq!(borrower.lookup("www.test").await.unwrap(), addresses(&["10.77.0.1"]));
     let line = named.lab.wait_for_verdict("resolve", "granted");
     assert_eq!(line["target"], "www.test");
@@ -231,7 +225,7 @@ async fn resolve_narrows_the_names_that_a_rule_brings_along() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resolvers_that_are_gone_fail_the_question_and_new_ones_are_asked_at_once() {
     let named = NamedLab::start(EVERY_NAME, &json!({ "www.test A": [["www.test 60 A 10.77.0.1"]] }));
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.9\n").unwrap();
     assert_eq!(borrower.lookup("www.test").await.unwrap_err().kind(), ErrorKind::Target);
     let answer = borrower.resolve(&query(1, "www.test", dns::A)).await.unwrap();
@@ -248,7 +242,7 @@ async fn look_ups_of_connections_take_no_more_sockets_than_there_are() {
     // Of which sixteen are lent.
     let named = NamedLab::start_with(&policy, &zone, &[("DESCRIPTORS", PathBuf::from("64"))]);
     std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
-    let alice = borrower(&named.lab.join("alice")).await;
+    let alice = named.lab.join("alice").connect().await;
     let mut hanging = tokio::task::JoinSet::new();
     for number in 0..60 {
         let alice = alice.clone();
@@ -275,7 +269,7 @@ async fn look_ups_of_connections_take_no_more_sockets_than_there_are() {
 async fn the_look_ups_of_one_user_that_hang_hold_up_nobody_else() {
     let named = NamedLab::start(EVERY_NAME, &json!({ "www.test A": [["www.test 60 A 10.77.0.1"]] }));
     std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
-    let (alice, bob) = (borrower(&named.lab.join("alice")).await, borrower(&named.lab.join("bob")).await);
+    let (alice, bob) = (named.lab.join("alice").connect().await, named.lab.join("bob").connect().await);
     let mut hanging = tokio::task::JoinSet::new();
     for number in 0..100 {
         let alice = alice.clone();

@@ -2,13 +2,10 @@
 
 use capuchin::proto::{Answer, Frame, Kind, OwnRules, Request, message};
 
-use crate::{
-    names::borrower,
-    support::{
-        Lab,
-        peer::{Peer, frame},
-        run,
-    },
+use crate::support::{
+    Lab,
+    peer::{Peer, frame},
+    run,
 };
 
 const POLICY: &str = "[groups]\nstaff = [\"alice\", \"carol\"]\n\
@@ -24,12 +21,12 @@ async fn a_user_is_told_his_own_rules_and_grants_as_they_are_now() {
     run(lab.admin().args(["allow", "alice", "listen", "127.0.0.1:8000", "--for", "1h"]));
     run(lab.admin().args(["user", "add", "carol"]));
     run(lab.admin().args(["allow", "carol", "listen", "127.0.0.1:9000", "--for", "1h"]));
-    let rules = borrower(&alice).await.own_rules().await.unwrap();
+    let rules = alice.connect().await.own_rules().await.unwrap();
     let file = lab.dir().join("policy.toml").display().to_string();
     let wiki = format!("{file}:5 connect = \"wiki.internal:80\"");
     assert_eq!(rules.allows, [&wiki, "grant 1 listen = \"127.0.0.1:8000\""]);
     assert_eq!(rules.denies, [format!("{file}:12 connect = \"10.0.0.0/8:*\"")]);
-    assert_eq!(borrower(&bob).await.own_rules().await.unwrap(), OwnRules::default());
+    assert_eq!(bob.connect().await.own_rules().await.unwrap(), OwnRules::default());
     let line = lab.wait_for_audit("the question", |line| line["event"] == "own-rules" && line["user"] == "bob");
     assert_eq!(line["verdict"], "granted");
 }
@@ -60,7 +57,7 @@ async fn thousands_of_questions_are_answered_and_counted_and_who_hangs_up_leaves
     peer.send(&frame(1 + 2 * ASKED, Kind::Data, true, true, &message::encode_prefixed(&Request::OwnRules))).await;
     drop(peer);
     lab.wait_for_audit("its end", |line| line["event"] == "session-ended");
-    assert_eq!(borrower(&home).await.own_rules().await.unwrap().denies.len(), 1);
+    assert_eq!(home.connect().await.own_rules().await.unwrap().denies.len(), 1);
     // What is still being counted is written when the lender stops.
     lab.daemon.signal(rustix::process::Signal::TERM);
     lab.daemon.wait();

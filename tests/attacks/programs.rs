@@ -219,11 +219,7 @@ async fn attack_53_variables_that_steer_programs() {
 async fn attack_54_leaked_descriptors_and_a_terminal_that_types() {
     let lab = Lab::start(&policy("exec = [{ path = \"*\" }]"));
     let home = lab.join("alice");
-    let borrower = {
-        let folder = home.folder.path();
-        let profiles = capuchin::Profiles::at(&folder.join("config"), &folder.join("state"));
-        capuchin::Borrower::connect_with(&profiles, "lab").await.unwrap()
-    };
+    let borrower = home.connect().await;
     let output = borrower.command("ls").arg("/proc/self/fd").output().await.unwrap();
     // 3 is the folder that ls reads.
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "0\n1\n2\n3\n");

@@ -10,7 +10,7 @@ use capuchin::proto::{
 use serde_json::json;
 
 use crate::{
-    names::{EVERY_NAME, addresses, borrower, query, reach, reply},
+    names::{EVERY_NAME, addresses, query, reach, reply},
     support::{
         Home, Lab,
         named::NamedLab,
@@ -27,7 +27,7 @@ async fn raw_questions_are_answered_as_the_lenders_machine_knows_them() {
         "broken.test A": ["servfail"],
     });
     let named = NamedLab::start(EVERY_NAME, &zone);
-    let borrower = borrower(&named.lab.join("alice")).await;
+    let borrower = named.lab.join("alice").connect().await;
     // As it was spelled, with its own number.
     let answer = borrower.resolve(&query(0xbeef, "wWw.TeSt", dns::A)).await.unwrap();
     assert_eq!(answer[..2], [0xbe, 0xef]);
@@ -163,7 +163,7 @@ async fn a_flood_of_questions_is_bounded_and_ends_with_its_stream() {
     let named = NamedLab::start(EVERY_NAME, &json!({ "www.test A": [["www.test 60 A 10.77.0.1"]] }));
     std::fs::write(named.file("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
     let (alice, bob) = (named.lab.join("alice"), named.lab.join("bob"));
-    let bob = borrower(&bob).await;
+    let bob = bob.connect().await;
     let mut flood = Questions::open(&named.lab, &alice, "alice").await;
     for id in 0..500 {
         flood.ask(&query(id, &format!("silent-{id}.test"), dns::A)).await;

@@ -6,7 +6,6 @@ use std::{path::Path, process::Command};
 use capuchin::{BorrowError, Borrower, proto::ErrorKind};
 
 use crate::{
-    library::{connect, profiles},
     listen::session,
     support::{Lab, own_uid, text},
 };
@@ -191,11 +190,11 @@ async fn more_than_a_limit_allows_is_allowed_by_the_line_for_the_policy() {
     };
     let _held = borrower.tcp_connect(&server).await.unwrap();
     is_full(borrower.tcp_connect(&server).await.map(drop).unwrap_err(), "limits = { streams = N }");
-    let another = Borrower::connect_with(&profiles(&home), "lab").await;
+    let another = Borrower::connect_with(&home.profiles(), "lab").await;
     is_full(another.map(drop).unwrap_err(), "limits = { sessions = N }");
 
     put_in_force(&lab, "limits = { streams = 9, sessions = 9 }");
-    let another = connect(&home).await;
+    let another = home.connect().await;
     let _held = (another.tcp_connect(&server).await.unwrap(), another.tcp_connect(&server).await.unwrap());
     // A session that was told of more streams than there may be now hears it of the lender.
     put_in_force(&lab, "limits = { streams = 1, sessions = 9 }");

@@ -2,18 +2,13 @@
 
 use std::{io::Read, sync::mpsc};
 
-use capuchin::{Borrower, Profiles, proto::ErrorKind};
+use capuchin::proto::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     origin, pattern,
-    support::{Home, LOOPBACK, Lab, PATIENCE},
+    support::{LOOPBACK, Lab, PATIENCE},
 };
-
-async fn connect(home: &Home) -> Borrower {
-    let folder = home.folder.path();
-    Borrower::connect_with(&Profiles::at(&folder.join("config"), &folder.join("state")), "lab").await.unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_was_closed_has_delivered_everything() {
@@ -25,7 +20,7 @@ async fn a_connection_that_was_closed_has_delivered_everything() {
         socket.read_to_end(&mut got).unwrap();
         got_tx.send(got).unwrap();
     });
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let mut stream = borrower.tcp_connect(server.to_string()).await.unwrap();
     let sent = pattern(1 << 20, 7);
     stream.write_all(&sent).await.unwrap();
@@ -50,7 +45,7 @@ async fn closing_a_session_ends_what_was_borrowed_through_it_and_loses_nothing()
         let _ = socket.read_to_end(&mut got);
         got_tx.send(got.len()).unwrap();
     });
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     borrower.keep_connected();
     let clone = borrower.clone();
     let mut stream = borrower.tcp_connect(server.to_string()).await.unwrap();
@@ -75,7 +70,7 @@ async fn closing_tells_when_the_lender_has_died_or_the_server_has_hung_up() {
             Some(&rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 }),
         );
     });
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let mut stream = borrower.tcp_connect(server.to_string()).await.unwrap();
     stream.write_all(b"never read").await.unwrap();
     // The reset has come.

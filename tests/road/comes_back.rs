@@ -17,9 +17,7 @@ use rustix::process::Signal;
 use tokio::time::timeout;
 
 use crate::{
-    dial, echo, is_root_of_a_network,
-    library::connect,
-    origin, remote, round_trip,
+    dial, echo, is_root_of_a_network, origin, remote, round_trip,
     settings::settle,
     support::{
         Daemon, LOOPBACK, Lab, PATIENCE, in_environment_of, json,
@@ -271,7 +269,7 @@ async fn who_waits_for_the_end_of_a_session_that_came_back_hears_that_it_was_clo
     let lab = Lab::start(LOOPBACK);
     let (wire, home) = Wire::between("alice", &lab);
     for comes_back in [true, false] {
-        let borrower = connect(&home).await;
+        let borrower = home.connect().await;
         borrower.keep_connected();
         let mut connection = borrower.connection();
         let local = Endpoint::Tcp("127.0.0.1:0".parse().unwrap());
@@ -306,7 +304,7 @@ async fn a_session_does_not_come_back_at_another_lender_that_has_its_name_by_now
     let server = origin(echo);
     let (forward, local) = home.forward(&[&format!("0:{server}")]);
     round_trip(&dial(local[0]), b"before").unwrap();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     // Of the same name, as one that was set up anew.
     let other = Lab::start(LOOPBACK);
     run(home.capuchin().args(["hosts", "remove", "lab"]));

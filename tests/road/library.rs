@@ -5,26 +5,17 @@ use std::{
     net::TcpListener,
 };
 
-use capuchin::{BorrowError, Borrower, Profiles, proto::ErrorKind};
+use capuchin::{BorrowError, Borrower, proto::ErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     echo, origin,
     support::{
-        Home, LOOPBACK, Lab, PATIENCE, json,
+        LOOPBACK, Lab, PATIENCE, json,
         ports::{ClosedPort, FullListener},
         run, wait_until,
     },
 };
-
-pub fn profiles(home: &Home) -> Profiles {
-    let folder = home.folder.path();
-    Profiles::at(&folder.join("config"), &folder.join("state"))
-}
-
-pub async fn connect(home: &Home) -> Borrower {
-    Borrower::connect_with(&profiles(home), "lab").await.unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_borrowed_stream_reads_writes_splits_and_closes_its_halves() {
@@ -35,7 +26,7 @@ async fn a_borrowed_stream_reads_writes_splits_and_closes_its_halves() {
         socket.read_to_end(&mut question).unwrap();
         socket.write_all(&question).unwrap();
     });
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     assert_eq!((borrower.lender().as_str(), borrower.user().as_str()), ("lab", "alice"));
     let stream = borrower.tcp_connect(server.to_string()).await.unwrap();
     assert_eq!(stream.peer_addr(), server);
@@ -53,7 +44,7 @@ async fn a_borrowed_stream_reads_writes_splits_and_closes_its_halves() {
 async fn errnos_of_the_lender_arrive_as_they_are() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let gone = ClosedPort::new();
     let error = borrower.tcp_connect(gone.address.to_string()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Target, "{error}");
@@ -67,7 +58,7 @@ async fn errnos_of_the_lender_arrive_as_they_are() {
 async fn dropping_a_stream_closes_the_targets_connection() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = borrower.tcp_connect(target.local_addr().unwrap().to_string()).await.unwrap();
     let (mut socket, _) = target.accept().unwrap();
@@ -84,7 +75,7 @@ async fn dropping_a_stream_closes_the_targets_connection() {
 async fn dropping_the_future_before_the_grant_ends_the_dial_and_frees_the_stream() {
     let lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let full = FullListener::new();
     let dials = || {
         let listed = json(&run(lab.admin().args(["sessions", "--json"])).stdout);
@@ -109,14 +100,14 @@ async fn dropping_the_future_before_the_grant_ends_the_dial_and_frees_the_stream
 async fn a_lender_that_goes_fails_every_stream_and_the_next_connect_says_unreachable() {
     let mut lab = Lab::start(LOOPBACK);
     let home = lab.join("alice");
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let server = origin(echo);
     let mut stream = borrower.tcp_connect(server.to_string()).await.unwrap();
     lab.daemon.kill();
     let error = stream.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(borrower.ended().await.kind(), ErrorKind::Lost);
-    let error = Borrower::connect_with(&profiles(&home), "lab").await.err().unwrap();
+    let error = Borrower::connect_with(&home.profiles(), "lab").await.err().unwrap();
     assert!(matches!(error, BorrowError::Unreachable { .. }), "{error}");
 }
 

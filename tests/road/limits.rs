@@ -136,7 +136,7 @@ fn a_number_of_streams_that_is_tightened_holds_for_a_session_that_is_open() {
 async fn connections_that_come_to_a_listener_count_among_the_streams() {
     let lab = Lab::start("[[allow]]\nwho = \"alice\"\nlisten = \"127.0.0.1:1024-65535\"\nlimits = { streams = 3 }\n");
     let home = lab.join("alice");
-    let borrower = crate::library::connect(&home).await;
+    let borrower = home.connect().await;
     let listener = borrower.tcp_listen("127.0.0.1:0").await.unwrap();
     let visit = || crate::dial(listener.local_addr());
     let (_one, _two) = (visit(), visit());

@@ -13,7 +13,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     dial,
-    library::connect,
     support::{
         Home, Lab, PATIENCE,
         ports::{ClosedPort, wait_for_close},
@@ -29,7 +28,7 @@ pub const LISTEN: &str =
 pub async fn session(policy: &str) -> (Lab, Home, Borrower) {
     let lab = Lab::start(policy);
     let home = lab.join("alice");
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     (lab, home, borrower)
 }
 

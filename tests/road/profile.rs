@@ -2,25 +2,17 @@
 
 use std::net::IpAddr;
 
-use capuchin::{
-    Borrower, Profiles,
-    proto::{ErrorKind, Machine},
-};
+use capuchin::proto::{ErrorKind, Machine};
 use serde_json::json;
 
-use crate::support::{Home, named::NamedLab};
-
-async fn borrower(home: &Home) -> Borrower {
-    let folder = home.folder.path();
-    Borrower::connect_with(&Profiles::at(&folder.join("config"), &folder.join("state")), "lab").await.unwrap()
-}
+use crate::support::named::NamedLab;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_profile_shows_the_network_of_the_lenders_machine() {
     let policy = "[[allow]]\nwho = \"alice\"\nconnect = [\"10.77.0.1:80\"]\nenv = { read = [\"CAPUCHIND_*\"] }\n";
     let named = NamedLab::start(policy, &json!({}));
     let home = named.lab.join("alice");
-    let machine = borrower(&home).await.profile(&["CAPUCHIND_DIR", "CAPUCHIND_UNSET"]).await.unwrap();
+    let machine = home.connect().await.profile(&["CAPUCHIND_DIR", "CAPUCHIND_UNSET"]).await.unwrap();
 
     let own: IpAddr = "10.77.0.1".parse().unwrap();
     assert!(machine.addresses.contains(&own), "{machine:?}");
@@ -52,7 +44,7 @@ async fn a_profile_has_no_names_that_may_not_be_looked_up() {
     let named = NamedLab::start(policy, &json!({}));
     std::fs::write(named.file("hosts"), "127.0.0.1 localhost\n10.77.0.1 db.internal secret.test\n").unwrap();
     let home = named.lab.join("alice");
-    let machine = borrower(&home).await.profile(&[]).await.unwrap();
+    let machine = home.connect().await.profile(&[]).await.unwrap();
     let names: Vec<_> = machine.hosts.iter().flat_map(|line| &line.names).collect();
     assert_eq!(names, ["db.internal"]);
 }
@@ -61,7 +53,7 @@ async fn a_profile_has_no_names_that_may_not_be_looked_up() {
 async fn who_may_only_listen_is_told_his_variables_and_nothing_else() {
     let policy = "[[allow]]\nwho = \"alice\"\nlisten = [\"*:8000-8999\"]\nenv = { read = [\"CAPUCHIND_DIR\"] }\n";
     let named = NamedLab::start(policy, &json!({}));
-    let alice = borrower(&named.lab.join("alice")).await;
+    let alice = named.lab.join("alice").connect().await;
     let machine = alice.profile(&["CAPUCHIND_DIR"]).await.unwrap();
     assert_eq!(machine.variables.len(), 1);
     assert_eq!(Machine { variables: Vec::new(), ..machine }, Machine::default());
@@ -89,11 +81,11 @@ async fn without_a_rule_there_is_no_profile_and_no_variable() {
     let named = NamedLab::start(policy, &json!({}));
     let (alice, bob) = (named.lab.join("alice"), named.lab.join("bob"));
 
-    let error = borrower(&bob).await.profile(&[]).await.unwrap_err();
+    let error = bob.connect().await.profile(&[]).await.unwrap_err();
     assert_eq!((error.kind(), error.errno().map(|errno| errno.0)), (ErrorKind::Policy, Some(13)), "{error}");
     named.lab.wait_for_verdict("profile", "refused");
 
-    let error = borrower(&alice).await.profile(&["HOME"]).await.unwrap_err();
+    let error = alice.connect().await.profile(&["HOME"]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Policy, "{error}");
     assert!(error.to_string().contains("env.read HOME is refused: no rule allows it"), "{error}");
     assert!(
@@ -102,5 +94,5 @@ async fn without_a_rule_there_is_no_profile_and_no_variable() {
         error.notes()
     );
     named.lab.wait_for_verdict("env.read", "refused");
-    assert!(borrower(&alice).await.profile(&[]).await.is_ok());
+    assert!(alice.connect().await.profile(&[]).await.is_ok());
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use capuchin::{BorrowError, Borrower, Profiles, ServiceStream, proto::ErrorKind};
+use capuchin::{BorrowError, Borrower, ServiceStream, proto::ErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
@@ -18,12 +18,6 @@ use crate::{
 const POLICY: &str = "\
     [[allow]]\nwho = \"alice\"\nservices = { offer = [\"pay*\"] }\n\
     [[allow]]\nwho = \"bob\"\nservices = { use = [\"payroll\", \"paymaster\"] }\n";
-
-async fn connect(home: &Home, host: &str) -> Borrower {
-    let folder = home.folder.path();
-    let profiles = Profiles::at(&folder.join("config"), &folder.join("state"));
-    Borrower::connect_with(&profiles, host).await.unwrap()
-}
 
 struct Two {
     lab: Lab,
@@ -39,7 +33,7 @@ impl Two {
     }
 
     async fn sessions(&self) -> (Borrower, Borrower) {
-        (connect(&self.alice, "lab").await, connect(&self.bob, "lab").await)
+        (self.alice.connect().await, self.bob.connect().await)
     }
 }
 
@@ -103,7 +97,7 @@ async fn one_at_a_time_has_it_and_a_name_is_one_sessions() {
     assert_eq!((error.kind(), errno(&error)), (ErrorKind::Target, Some(111)), "{error}");
     assert!(error.to_string().contains("service payroll: nobody offers it now"), "{error}");
     let offer = alice.offer("payroll", Some(1)).await.unwrap();
-    let other = connect(&two.alice, "lab").await;
+    let other = two.alice.connect().await;
     let error = other.offer("payroll", None).await.err().unwrap();
     assert_eq!((error.kind(), errno(&error)), (ErrorKind::Target, Some(98)), "{error}");
     assert!(error.to_string().contains("service payroll is in use: another session offers it"), "{error}");
@@ -190,7 +184,7 @@ fn wait_for_line(stderr: &mut impl BufRead, what: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stdin_and_stdout_are_offered_to_one_after_the_other() {
     let two = Two::meet(POLICY);
-    let bob = connect(&two.bob, "lab").await;
+    let bob = two.bob.connect().await;
     let (mut child, _stderr) = offer(&two.alice, &["payroll", "stdio"]);
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     for round in [b"one", b"two"] {
@@ -222,7 +216,7 @@ async fn stdin_and_stdout_are_offered_to_one_after_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_offer_whose_stdin_ends_between_two_ends_unless_there_is_something_for_the_next() {
     let two = Two::meet(POLICY);
-    let bob = connect(&two.bob, "lab").await;
+    let bob = two.bob.connect().await;
     for last in [&b""[..], b"for the next"] {
         let (mut child, mut stderr) = offer(&two.alice, &["payroll", "stdio"]);
         bob.stdio("payroll").await.unwrap().close().await.unwrap();
@@ -243,7 +237,7 @@ async fn an_offer_whose_stdin_ends_between_two_ends_unless_there_is_something_fo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn once_is_one_connection_whose_halves_end_as_those_of_a_pipe() {
     let two = Two::meet(POLICY);
-    let bob = connect(&two.bob, "lab").await;
+    let bob = two.bob.connect().await;
     let (mut child, _stderr) = offer(&two.alice, &["payroll", "stdio", "--once"]);
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut stream = bob.stdio("payroll").await.unwrap();
@@ -269,7 +263,7 @@ async fn once_is_one_connection_whose_halves_end_as_those_of_a_pipe() {
 async fn what_broke_off_is_no_end_to_who_offers_once() {
     let two = Two::meet(POLICY);
     for orderly in [true, false] {
-        let bob = connect(&two.bob, "lab").await;
+        let bob = two.bob.connect().await;
         let (mut child, mut stderr) = offer(&two.alice, &["payroll", "stdio", "--once"]);
         let mut stdout = child.stdout.take().unwrap();
         let mut stream = bob.stdio("payroll").await.unwrap();
@@ -290,7 +284,7 @@ async fn what_broke_off_is_no_end_to_who_offers_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stdin_that_fails_is_no_end_to_who_is_connected() {
     let two = Two::meet(POLICY);
-    let bob = connect(&two.bob, "lab").await;
+    let bob = two.bob.connect().await;
     // Nothing is at its beginning, which reads as a disk that fails.
     let memory = std::fs::File::open("/proc/self/mem").unwrap();
     let mut command = two.alice.capuchin();
@@ -307,7 +301,7 @@ async fn a_stdin_that_fails_is_no_end_to_who_is_connected() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_ends_with_the_session_that_offers_it() {
     let two = Two::meet(POLICY);
-    let bob = connect(&two.bob, "lab").await;
+    let bob = two.bob.connect().await;
     let (mut child, _stderr) = offer(&two.alice, &["payroll", "stdio"]);
     let mut stream = bob.stdio("payroll").await.unwrap();
     let sessions = text(run(two.lab.admin().args(["sessions", "--json"])).stdout);
@@ -347,7 +341,7 @@ fn a_name_that_is_in_use_and_one_that_is_none_are_said_in_a_line() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_offer_that_a_signal_ends_breaks_off_and_has_no_end() {
     let two = Two::meet(POLICY);
-    let bob = connect(&two.bob, "lab").await;
+    let bob = two.bob.connect().await;
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT, rustix::process::Signal::KILL] {
         let (mut child, _stderr) = offer(&two.alice, &["payroll", "stdio"]);
         let mut stream = bob.stdio("payroll").await.unwrap();

@@ -6,7 +6,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-use capuchin::{Borrower, Profiles};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -110,11 +109,9 @@ fn forwards_both_ways_an_offer_and_programs_go_over_the_one_session_that_is_allo
     let mut offer = alice.capuchin();
     let offer = Daemon::spawn(offer.args(["offer", "lab", "calc", "stdio", "--once"]).stdin(Stdio::piped()));
     offer.wait_for_line("Offering service calc");
-    let folder = bob.folder.path();
-    let profiles = Profiles::at(&folder.join("config"), &folder.join("state"));
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         use tokio::io::AsyncWriteExt;
-        let mut calc = Borrower::connect_with(&profiles, "lab").await.unwrap().stdio("calc").await.unwrap();
+        let mut calc = bob.connect().await.stdio("calc").await.unwrap();
         calc.write_all(b"6*7\n").await.unwrap();
         calc.shutdown().await.unwrap();
         offer.wait_for_line("6*7");

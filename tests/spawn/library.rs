@@ -8,12 +8,12 @@ use capuchin::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use crate::{EVERYTHING, lab, status::connect, support::Lab};
+use crate::{EVERYTHING, lab, support::Lab};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_is_spoken_to_waited_for_and_killed() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let mut cat = borrower.command("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().await.unwrap();
     assert!(cat.id().is_some_and(|pid| pid > 1));
     let (mut stdin, mut stdout) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
@@ -33,7 +33,7 @@ async fn a_child_is_spoken_to_waited_for_and_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn output_that_nobody_reads_holds_up_neither_the_other_nor_the_session() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let script = "head -c 10000000 /dev/zero >&2 & head -c 10000000 /dev/zero; wait";
     let mut child =
         borrower.command("sh").args(["-c", script]).stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().await.unwrap();
@@ -52,7 +52,7 @@ async fn output_that_nobody_reads_holds_up_neither_the_other_nor_the_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_a_reader_is_a_broken_pipe_there_and_dropping_the_child_is_its_end() {
     let (lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let mut yes = borrower.command("yes").stdout(Stdio::Piped).spawn().await.unwrap();
     let mut lines = BufReader::new(yes.stdout.take().unwrap()).lines();
     assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("y"));
@@ -71,7 +71,7 @@ async fn dropping_a_reader_is_a_broken_pipe_there_and_dropping_the_child_is_its_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_cannot_run_has_its_errno() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     for (program, errno) in [("/no/such", 2), ("/etc/passwd", 13), ("/etc", 13)] {
         let error = borrower.command(program).status().await.unwrap_err();
         assert_eq!((error.kind(), error.errno().map(|it| it.0)), (ErrorKind::Target, Some(errno)), "{error}");
@@ -84,7 +84,7 @@ async fn a_program_that_cannot_run_has_its_errno() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_lender_could_read_is_an_error_of_its_own_call_alone() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let terminal = |term: &str, modes: usize| {
         let modes = vec![Mode { opcode: 1, value: 3 }; modes];
         Terminal { term: term.to_owned(), size: TerminalSize::default(), modes }
@@ -119,7 +119,7 @@ async fn what_no_lender_could_read_is_an_error_of_its_own_call_alone() {
 async fn who_lets_a_program_live_on_that_was_not_asked_for_so_hears_that_it_does_not() {
     let lab = Lab::start(&format!("{EVERYTHING}detach = true\n"));
     let home = lab.join("alice");
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let lives = |pid: u32| std::fs::exists(format!("/proc/{pid}")).unwrap();
     let asked = borrower.command("sleep").arg("300").detach().spawn().await.unwrap();
     let stays = asked.id().unwrap();
@@ -143,7 +143,7 @@ async fn who_lets_a_program_live_on_that_was_not_asked_for_so_hears_that_it_does
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_only_speak_to_a_program_keeps_no_session_alive() {
     let (lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let child = borrower.command("sleep").arg("300").spawn().await.unwrap();
     let (control, session) = (child.control(), borrower.session_id().to_string());
     drop((child, borrower));
@@ -156,7 +156,7 @@ async fn who_may_only_speak_to_a_program_keeps_no_session_alive() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn why_a_program_does_not_start_is_one_whole_line_whatever_its_paths_are() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let mut lines = home.folder.path().join("two\nlines");
     std::fs::write(&lines, "no program").unwrap();
     let error = borrower.command(&lines).current_dir("/no\nsuch\u{1b}").status().await.unwrap_err().to_string();
@@ -179,7 +179,7 @@ async fn why_a_program_does_not_start_is_one_whole_line_whatever_its_paths_are()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_programs_run_at_once() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let run = |number: usize| {
         let borrower = borrower.clone();
         async move { borrower.command("echo").arg(number.to_string()).output().await.unwrap().stdout }

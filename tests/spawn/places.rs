@@ -8,7 +8,6 @@ use tokio::io::AsyncReadExt;
 
 use crate::{
     EVERYTHING, exec,
-    status::connect,
     support::{Daemon, Lab, PATIENCE, capuchind, run, text},
 };
 
@@ -55,7 +54,7 @@ async fn room(borrower: &Borrower) {
 async fn what_is_being_ended_or_is_detached_takes_its_place_until_it_is_gone() {
     let lab = Lab::start(&(EVERYTHING.to_owned() + "detach = true\n"));
     let home = lab.join("alice");
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     drop(stubborn(&borrower, false).await);
     let error = borrower.command("true").status().await.unwrap_err();
     assert!(is_busy(&error), "{error}");

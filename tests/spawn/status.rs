@@ -2,12 +2,12 @@
 
 use std::{os::unix::process::ExitStatusExt, process::Command};
 
-use capuchin::{Borrower, Profiles, Stdio};
+use capuchin::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
     EVERYTHING, exec, lab,
-    support::{Daemon, Home, Lab, as_user, borrowing::borrowing, fails, run, text, wait_until},
+    support::{Daemon, Lab, as_user, borrowing::borrowing, fails, run, text, wait_until},
 };
 
 /// A number that nobody has.
@@ -17,17 +17,11 @@ const STRANGER: u32 = 54_325;
 /// which the C library keeps to itself.
 const HARMLESS: [i32; 10] = [17, 18, 19, 20, 21, 22, 23, 28, 32, 33];
 
-pub async fn connect(home: &Home) -> Borrower {
-    let folder = home.folder.path();
-    let profiles = Profiles::at(&folder.join("config"), &folder.join("state"));
-    Borrower::connect_with(&profiles, "lab").await.unwrap()
-}
-
 /// In one session, as 256 logins would only test those.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_exit_status_and_every_signal_arrives() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     for status in 0..=255 {
         let ended = borrower.command("sh").args(["-c", "exit $0", &status.to_string()]).status().await.unwrap();
         assert_eq!(ended.code(), Some(status));
@@ -46,7 +40,7 @@ async fn every_exit_status_and_every_signal_arrives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_begins_with_no_signal_ignored_or_held_back() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     let output = borrower.command("grep").args(["-E", "Sig(Ign|Blk)", "/proc/self/status"]).output().await.unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
     assert_eq!(shown, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
@@ -71,7 +65,7 @@ fn what_runs_at_a_lender_is_listed_on_both_kinds_of_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_signal_that_is_sent_arrives() {
     let (_lab, home) = lab();
-    let borrower = connect(&home).await;
+    let borrower = home.connect().await;
     for number in (1..=64_u8).filter(|number| !HARMLESS.contains(&i32::from(*number))) {
         let mut sleeper = borrower.command("sleep").arg("300").spawn().await.unwrap();
         sleeper.control().signal(number).await.unwrap();

@@ -267,7 +267,7 @@ async fn unix_sockets_are_connected_and_created_as_the_user() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (_lab, alice, _folder, root) = lab_of_sockets();
     let (hers, _his) = (server(&root, ANA, "ana"), server(&root, BOB, "bob"));
-    let borrower = crate::status::connect(&alice).await;
+    let borrower = alice.connect().await;
     let mut stream = borrower.unix_connect(root.join("ana/server")).await.unwrap();
     let (mut socket, _) = hers.accept().unwrap();
     assert_eq!(socket_peercred(&socket).unwrap().uid.as_raw(), ANA, "whom the server sees");
@@ -307,7 +307,7 @@ async fn unix_sockets_end_with_the_user_that_they_are_of_and_with_the_daemon() {
     use tokio::io::AsyncReadExt;
     let (mut lab, alice, _folder, root) = lab_of_sockets();
     let hers = server(&root, ANA, "ana");
-    let borrower = crate::status::connect(&alice).await;
+    let borrower = alice.connect().await;
     let mut stream = borrower.unix_connect(root.join("ana/server")).await.unwrap();
     let _socket = hers.accept().unwrap();
     let listener = borrower.unix_listen(root.join("ana/mine")).await.unwrap();
