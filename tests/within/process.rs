@@ -105,8 +105,8 @@ fn a_program_ignores_what_run_was_started_to_ignore_and_its_end_is_heard() {
             for (ignored, mask) in
                 [("CHLD,PIPE", 0x1_1000), ("PIPE", 0x1000), ("CHLD", 0x1_0000), ("XFSZ", 0x100_0000), ("", 0)]
             {
-                // Shells and Python would set some of them anew.
-                let show = ["awk", "/SigIgn/; END { exit 3 }", "/proc/self/status"];
+                // Shells, Python and gawk would set some of them anew.
+                let show = ["sed", "-n", "/SigIgn/p; $q3", "/proc/self/status"];
                 let inner = within.run_with(options, &show);
                 let mut command = within.beside("env");
                 command.arg("--default-signal").arg(format!("--ignore-signal={ignored}"));
