@@ -203,7 +203,13 @@ fn what_is_left_behind_is_ended_or_waited_for() {
     assert!(wait_for_end(text(ended.stdout).trim().parse().unwrap(), PATIENCE));
     let why = std::fs::read_to_string(within.home.folder.path().join("why")).unwrap();
     assert_eq!(why, "hung up\n", "a hang-up was not enough");
-    let stubborn = "setsid sh -c \"trap '' HUP; while :; do sleep 1000; done\" >/dev/null 2>&1 & echo $!";
+    let daemon = "trap '' HUP; trap 'echo ended > how; exit' TERM; echo > up; while :; do sleep 1000 & wait; done";
+    let becomes = format!("setsid sh -c \"{daemon}\" >/dev/null 2>&1 & echo $!; until [ -e up ]; do sleep 0.1; done");
+    let ended = run(&mut within.run(&["sh", "-c", &becomes]));
+    assert!(wait_for_end(text(ended.stdout).trim().parse().unwrap(), PATIENCE));
+    let how = std::fs::read_to_string(within.home.folder.path().join("how"));
+    assert_eq!(how.ok().as_deref(), Some("ended\n"), "a daemon was killed without a word");
+    let stubborn = "setsid sh -c \"trap '' HUP TERM; while :; do sleep 1000; done\" >/dev/null 2>&1 & echo $!";
     let killed = run(&mut within.run(&["sh", "-c", stubborn]));
     assert!(wait_for_end(text(killed.stdout).trim().parse().unwrap(), PATIENCE));
     let late = "(sleep 1; echo late) & echo early";

@@ -40,8 +40,9 @@ use crate::{
 
 /// What the program left behind may take to end by itself: as what is behind a pipe of its does, which has its last lines to write.
 const BY_ITSELF_MAX: Duration = Duration::from_millis(300);
-/// And after it was told to.
-const HANG_UP_MAX: Duration = Duration::from_secs(5);
+/// And after it was told to, by a hang-up first: to a daemon that is a word to read its settings again, so that it is told once more.
+const HANG_UP_MAX: Duration = Duration::from_secs(1);
+const TERMINATE_MAX: Duration = Duration::from_secs(4);
 /// For which process a service manager's sockets are, and the first of them (sd_listen_fds(3)).
 const LISTEN_PID: &str = "LISTEN_PID";
 const FIRST_PASSED: RawFd = 3;
@@ -145,7 +146,8 @@ fn look_after(
     // From here on the program may have children, which are ended below where the outer half is gone.
     let _ = control::send(control, &FromInner::Started, &[]);
     let (wait_all, has_ended) = (plan.wait_all, false);
-    let charge = Charge { control, children, program, wait_all, has_ended, hang_up_at: None, kill_at: None };
+    let charge =
+        Charge { control, children, program, wait_all, has_ended, hang_up_at: None, terminate_at: None, kill_at: None };
     charge.look_after().map_err(control_failed)?;
     // What is left to clear away is cleared away when nobody waits for it any more.
     while control::receive::<ToInner>(control, true).map_err(control_failed)?.is_some() {}
@@ -274,7 +276,9 @@ struct Charge<'a> {
     has_ended: bool,
     /// When what was left behind has had its time, and is told to end.
     hang_up_at: Option<Instant>,
-    /// When it has had its time after that.
+    /// When it has had its time after that, and is told in the way that daemons understand.
+    terminate_at: Option<Instant>,
+    /// When it has had all the time that there is.
     kill_at: Option<Instant>,
 }
 
@@ -295,6 +299,9 @@ impl Charge<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
+            if self.terminate_at.take_if(|at| *at <= Instant::now()).is_some() {
+                signal_left_behind(Signal::TERM);
+            }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 signal_left_behind(Signal::KILL);
                 self.kill_at = Some(Instant::now() + KILL_AGAIN);
@@ -304,7 +311,8 @@ impl Charge<'_> {
 
     /// Until a child or the outer half has something to say, or it is time to kill.
     fn wait(&self) -> io::Result<()> {
-        let left = self.kill_at.or(self.hang_up_at).map(|at| at.saturating_duration_since(Instant::now()));
+        let next = self.terminate_at.into_iter().chain(self.kill_at).min().or(self.hang_up_at);
+        let left = next.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let mut fds =
             [PollFd::new(&self.children, PollFlags::IN), PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN)];
@@ -356,7 +364,8 @@ impl Charge<'_> {
             signal_left_behind(Signal::HUP);
             // Who was stopped hears it only when it goes on.
             signal_left_behind(Signal::CONT);
-            self.kill_at = Some(Instant::now() + HANG_UP_MAX);
+            let terminate_at = Instant::now() + HANG_UP_MAX;
+            (self.terminate_at, self.kill_at) = (Some(terminate_at), Some(terminate_at + TERMINATE_MAX));
         }
     }
 
