@@ -28,6 +28,8 @@ impl Errno {
     pub const EMFILE: Self = Self(24);
     /// Address already in use.
     pub const EADDRINUSE: Self = Self(98);
+    /// Cannot assign requested address: the machine does not have it.
+    pub const EADDRNOTAVAIL: Self = Self(99);
     /// Message too long.
     pub const EMSGSIZE: Self = Self(90);
     /// Address family not supported: a socket of IPv4 does not send to IPv6.

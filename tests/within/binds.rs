@@ -87,6 +87,29 @@ s.bind(("fd99::1", 0))
     }
 }
 
+/// As a client does that is told which address to use, and what asks so whether an address is its machine's. Nothing may be listened on here.
+#[test]
+fn port_zero_of_an_address_that_the_lender_does_not_have_is_refused() {
+    let lets_send = "[[allow]]\nwho = [\"alice\"]\nconnect = [\"10.77.0.0/16:*\"]\nudp = [\"10.77.0.0/16:*\"]\n";
+    let machine = Machine::with_policy(lets_send);
+    let program = r#"
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    for host in "10.99.0.1", "fd99::1", "::ffff:10.99.0.1", "10.77.0.2", "fd77::1", "10.78.0.255", "224.0.0.1", "0.0.0.0", "127.0.0.9":
+        s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
+        print(host, attempt(lambda: s.bind((host, 0))))
+    IP_FREEBIND = 15
+    s = socket.socket(type=kind)
+    s.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    print("free", attempt(lambda: s.bind(("10.99.0.1", 0))))
+"#;
+    let expected = "10.99.0.1 EADDRNOTAVAIL\nfd99::1 EADDRNOTAVAIL\n::ffff:10.99.0.1 EADDRNOTAVAIL\n10.77.0.2 OK\nfd77::1 OK\n\
+        10.78.0.255 OK\n224.0.0.1 OK\n0.0.0.0 OK\n127.0.0.9 OK\nfree OK\n";
+    for within in machine.everybody() {
+        let said = run(&mut within.python(&(ATTEMPT.to_owned() + program)));
+        assert_eq!(text(said.stdout), expected.repeat(2), "as {}: {}", within.who(), text(said.stderr));
+    }
+}
+
 /// As a client does that chooses its port, and tries one family after the other.
 #[test]
 fn a_client_that_was_refused_binds_its_port_again_at_once() {

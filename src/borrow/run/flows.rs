@@ -114,6 +114,11 @@ impl Flows {
         self.own_addresses.contains(address)
     }
 
+    /// Whether no socket can be bound there, as far as is known.
+    pub fn lacks(&self, address: IpAddr) -> bool {
+        self.own_addresses.lacks(address)
+    }
+
     /// Whether `to` is known to be the lender's: it has sent something to the program's `from`.
     pub fn has_heard(&self, from: SocketAddr, to: SocketAddr) -> bool {
         self.heard().contains(&(source_of(from), to))

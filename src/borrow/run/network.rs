@@ -47,7 +47,7 @@ pub(super) const LOOPBACK_PACKET_BYTES_MAX: usize = IPV6_HEADER_BYTES + u16::MAX
 const TOGETHER_MAX: usize = 64;
 
 /// The end of a private range that nobody uses: of a machine that has no address of its own.
-const NO_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
+pub const NO_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
 /// The same of IPv6. Beside one of IPv4 it comes second (RFC 6724), so that nobody prefers it.
 const NO_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfdff, 0xffff, 0xffff, 0xffff, 0, 0, 0, 1);
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::network::Network;
+use super::network::{NO_ADDRESS, Network};
 
 /// The addresses of a borrowed network, and which of them is nearest to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,21 @@ impl OwnAddresses {
     /// Whether what is sent there reaches the machine itself.
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.contains(&address)
+    }
+
+    /// Whether no socket of the machine can be bound there, as far as its addresses were told: none of them, nor a group or a
+    /// broadcast. Those of IPv6 that are link-local are not told.
+    pub fn lacks(&self, address: IpAddr) -> bool {
+        let is_told = !self.addresses.contains(&NO_ADDRESS.into());
+        let is_for_many = || match address {
+            IpAddr::V4(address) => {
+                address.is_multicast()
+                    || address.is_broadcast()
+                    || self.routes.iter().any(|(prefix, _)| prefix.broadcast() == IpAddr::V4(address))
+            }
+            IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
+        };
+        is_told && !address.is_unspecified() && !self.contains(address) && !is_for_many()
     }
 
     /// Where `peer` meets what is bound to `bound`: there, or, of the wildcard, at the address from which the kernel answers him.
@@ -75,5 +90,24 @@ mod tests {
             assert_eq!(own.met_by(ip(peer), "10.0.0.9:1".parse().unwrap()), "10.0.0.9:1".parse().unwrap());
         }
         assert!(own.contains(ip("127.0.0.9")) && own.contains(ip("fd00::7")) && !own.contains(ip("10.0.0.8")));
+    }
+
+    #[test]
+    fn a_machine_lacks_what_is_neither_its_own_nor_for_many_unless_nothing_was_told() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let routes: Vec<(IpNet, IpAddr)> = vec![("10.0.0.0/24".parse().unwrap(), ip("10.0.0.7"))];
+        let of = |addresses: &[IpAddr]| {
+            OwnAddresses::of(Network { addresses: addresses.to_vec(), routes: routes.clone(), has_ipv6: true })
+        };
+        let own = of(&[ip("10.0.0.7"), ip("fd00::7")]);
+        let silent = of(&[NO_ADDRESS.into()]);
+        for lacked in ["10.0.0.8", "10.0.1.255", "192.0.2.1", "fd00::8", "2001:db8::1"] {
+            assert!(own.lacks(ip(lacked)), "{lacked}");
+            assert!(!silent.lacks(ip(lacked)), "{lacked}");
+        }
+        let had = ["10.0.0.7", "fd00::7", "127.9.9.9", "::1", "0.0.0.0", "::"];
+        for bound in had.into_iter().chain(["10.0.0.255", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1"]) {
+            assert!(!own.lacks(ip(bound)), "{bound}");
+        }
     }
 }

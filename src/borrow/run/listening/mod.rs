@@ -163,7 +163,7 @@ impl Ports {
         }
         // Such a socket has a port at the lender when it sends its first datagram.
         if inside.port() == 0 && (socket.transport == Transport::Udp || !self.can_wait) {
-            return here();
+            return Some(self.surroundings.has(socket, inside.ip()).and_then(|()| done(socket.bind(address))));
         }
         if self.can_wait {
             return None;
@@ -243,6 +243,7 @@ impl Ports {
                 // The lender's system knows no such address, say.
                 Err(error @ BorrowError::Listen { .. }) => return Err(NotBound::of(error)),
                 Err(error) => {
+                    self.surroundings.has(socket, at_lender.ip())?;
                     done(socket.bind(address))?;
                     self.holders().hold(socket.cookie, Held::Refused(Some(error)));
                     return Ok(());

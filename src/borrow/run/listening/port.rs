@@ -10,7 +10,7 @@
 //! in; while he waits for room in the program's queue, the others wait at the lender.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -68,6 +68,17 @@ pub struct Surroundings {
     pub flows: Arc<Flows>,
     /// Gets what the lender refuses, as far as there is room.
     pub refused_tx: mpsc::Sender<BorrowError>,
+}
+
+impl Surroundings {
+    /// What the lender's kernel would say of an address that is bound to no port by number, which it is not always asked.
+    ///
+    /// # Errors
+    /// Its machine has no such address.
+    pub fn has(&self, socket: &ProgramSocket, address: IpAddr) -> Result<(), Errno> {
+        let is_lacking = !socket.takes_every_address() && self.flows.lacks(address);
+        if is_lacking { Err(Errno::EADDRNOTAVAIL) } else { Ok(()) }
+    }
 }
 
 /// Where a port is.

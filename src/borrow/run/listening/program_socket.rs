@@ -9,8 +9,8 @@ use std::{
 use rustix::net::{
     AddressFamily, SocketType, getpeername, getsockname, ipproto, listen,
     sockopt::{
-        ipv6_freebind, ipv6_v6only, set_ipv6_freebind, socket_cookie, socket_domain, socket_protocol, socket_reuseaddr,
-        socket_type,
+        ip_freebind, ipv6_freebind, ipv6_v6only, set_ipv6_freebind, socket_cookie, socket_domain, socket_protocol,
+        socket_reuseaddr, socket_type,
     },
 };
 
@@ -86,6 +86,12 @@ impl ProgramSocket {
     /// SO_REUSEADDR.
     pub fn reuse_address(&self) -> bool {
         socket_reuseaddr(&self.fd).unwrap_or(false)
+    }
+
+    /// Whether it may be bound where its machine has no such address (IP_FREEBIND).
+    pub fn takes_every_address(&self) -> bool {
+        let asked = if self.is_ipv6 { ipv6_freebind(&self.fd) } else { ip_freebind(&self.fd) };
+        asked.unwrap_or(false)
     }
 
     /// What it would be bound to by these bytes; `None` where the kernel does not take them, or they are of another family.
