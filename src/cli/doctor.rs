@@ -24,7 +24,7 @@ const FAILED: u8 = 2;
 #[command(before_help = "\
 Examples:
   capuchin doctor                   does this machine have what `run` needs?
-  capuchin doctor lab               also: is lab there, and how far; what may we?
+  capuchin doctor lab               also: is lab there, how far, what may we?
   capuchin doctor lab -- ./server   also: will this program work under `run`?
 
 Exit status: 0 all is well, 1 something is worth a look, 2 something is broken.", mut_args(|argument| match argument.get_id() == "host" {

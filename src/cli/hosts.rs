@@ -21,7 +21,7 @@ Examples:
   capuchin hosts --json | jq -r '.hosts[].alias'
   capuchin hosts set lab lab.example.org 10.0.0.5:2279   it is nowhere else
   capuchin hosts set lab --auto                          add where it says it is
-  capuchin hosts remove lab                              with its keys and logins",
+  capuchin hosts remove lab                              with keys and logins",
     args_conflicts_with_subcommands = true
 )]
 pub struct Arguments {

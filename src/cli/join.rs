@@ -32,7 +32,7 @@ pub struct Arguments {
 #[derive(clap::Args)]
 #[command(before_help = "\
 Examples:
-  capuchin login lab                       renews a certificate that has ended, too
+  capuchin login lab   renews a certificate that has ended, too
   capuchin login ana@lab --password-file - < secret")]
 pub struct LoginArguments {
     #[command(flatten)]

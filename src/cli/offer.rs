@@ -26,7 +26,7 @@ use crate::{
 Examples:
   tar c . | capuchin offer lab backup stdio --once   and on another machine:
   capuchin run lab --stdio service:backup -- tar x
-  capuchin offer lab console stdio <>/dev/ttyS0 >&0  a serial line, to one at once
+  capuchin offer lab console stdio <>/dev/ttyS0 >&0  a serial line, for one
 
 Who connects reads what comes in at our stdin, and writes what goes to our stdout. One more meanwhile is refused as \
 busy. The next may come when one has gone: what was read of stdin and not sent by then is lost. Once somebody has \

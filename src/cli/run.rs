@@ -41,7 +41,7 @@ const NOT_FOUND: u8 = 127;
 Examples:
   capuchin run lab -- curl http://wiki.internal/        any program, as it is
   capuchin run lab                                      a shell; exit leaves it
-  capuchin run lab -- python3 -m http.server 8000       a server at lab's address
+  capuchin run lab -- python3 -m http.server 8000       met at lab's address
   capuchin run --publish 8080:80 lab -- nginx -g 'daemon off;'   at lab's 8080
   capuchin run --local 127.0.0.1:8080 lab -- npm test   port 8080 stays ours
   capuchin run lab --stdio service:calc -- bc           for who offers it there

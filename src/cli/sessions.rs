@@ -50,7 +50,7 @@ Examples:
 #[command(before_help = "\
 Examples:
   capuchind revoke --user ana
-  capuchind revoke --device 4c1d5a0b9e27f386   as `user list` and `sessions` show it
+  capuchind revoke --device 4c1d5a0b9e27f386   as `user list` shows it
   capuchind revoke --session 3f9a")]
 #[command(group(ArgGroup::new("whom").required(true)))]
 pub struct Revoke {
