@@ -152,3 +152,36 @@ for host in "10.77.0.1", "fd77::1", "10.77.0.1":
         machine.wait_for_close_of_datagrams("[::]:8043");
     }
 }
+
+#[test]
+fn a_socket_that_listens_by_two_ports_closes_both_when_it_is_shut_down() {
+    let machine = Machine::start();
+    let program = r#"
+ipv4 = bound("ipv4", "0.0.0.0", stream, reuse)
+both = bound("both", "::", stream, reuse)
+ipv4.close()
+both.listen()
+both.shutdown(socket.SHUT_RDWR)
+sys.stdin.readline()
+both.listen()
+print("again", flush=True)
+for _ in range(2):
+    visitor = both.accept()[0]
+    visitor.sendall(b"both")
+    visitor.recv(1)
+    visitor.close()
+"#;
+    for within in machine.everybody() {
+        let program = [ATTEMPT, BOUND, program].concat();
+        let mut server = Daemon::spawn(within.python(&program).stdin(Stdio::piped()));
+        machine.wait_for_close("[::]:8043");
+        machine.wait_for_close("0.0.0.0:8043");
+        go_on(&mut server);
+        server.wait_for_line("again");
+        let said = run(&mut machine.there(&["python3", "-c", ASKS, "10.77.0.1", "fd77::1"]));
+        assert_eq!(text(said.stdout), "both both\n", "as {}", within.who());
+        assert!(server.wait().success());
+        machine.wait_for_close("[::]:8043");
+        machine.wait_for_close("0.0.0.0:8043");
+    }
+}

@@ -75,9 +75,10 @@ impl Ports {
     pub async fn watch_shut_downs(self: Arc<Self>) -> io::Result<()> {
         loop {
             for cookie in self.surroundings.shut_downs.next().await? {
-                if let Some(Ok(port)) = self.holders().port(cookie) {
-                    port.was_shut_down();
-                }
+                let mut holders = self.holders();
+                let half = holders.ipv4_half(cookie);
+                let port = holders.port(cookie).and_then(Result::ok);
+                port.into_iter().chain(half).for_each(|port| port.was_shut_down());
             }
         }
     }
