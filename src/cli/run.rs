@@ -57,7 +57,8 @@ filter of its system calls lets it use none of it. Each call with an address is 
 of its user are not kept from it, nor its loopback ports from other users of this machine; hosts and resolv.conf are \
 this machine's, whatever they name is asked of the lender. It listens on loopback alone (EACCES elsewhere), hears no \
 datagram of whom it has not sent to, sends to no group, hears nothing where a datagram is refused by the other \
-machine, and debuggers do not work in it.
+machine, and debuggers do not work in it. Who asks a Unix socket which process is behind it hears of capuchin's \
+(SO_PEERCRED, SCM_CREDENTIALS): Chromium waits for ever then, but with its --no-zygote.
 
 What is not the other machine's: connections and datagrams leave it from an address that it chooses, whatever \
 address the program binds to them; a socket for datagrams that is bound to no port by number hears only whom it has \
