@@ -147,6 +147,11 @@ impl Borrower {
         (self.session.peer_streams() > most).then_some(most)
     }
 
+    /// Waits until its user wants its place for another session.
+    pub(super) async fn place_is_wanted(&self) {
+        self.seat.is_wanted().await;
+    }
+
     /// Ends it if the policy of now asks for the password that its login was without, or gives a login fewer hours than this
     /// one has lasted; gives how many handles it held.
     pub(super) fn judge_login(&self) -> usize {

@@ -2,13 +2,13 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     audit::Event, borrower::Borrower, by_terms, gate, listen, names, profile, renew, service, spawn, tcp, udp, unix,
 };
 use crate::{
-    proto::{Answer, Ask, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, Verdict},
+    proto::{Answer, Ask, Errno, ErrorKind, ProtocolError, Refusal, Request, Reset, StreamId, Verdict},
     session::{Crew, Session, Stream},
 };
 
@@ -17,6 +17,9 @@ const REQUEST_MAX: Duration = Duration::from_secs(20);
 
 /// What the streams of a session that is over may take to deliver what had come, and to log their end.
 const STREAMS_END_MAX: Duration = Duration::from_secs(1);
+
+/// The same of a stream whose borrower has said everything on it: he was told that it is here, and a target may be slow.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
 
 /// Serves a session to its end; everything that it borrowed goes with it.
 pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<bool>) {
@@ -56,11 +59,21 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
     }
     // Every stream fails with its session, and each ends with its audit line; who hangs is taken back, and then cut.
     let mut all = async || while streams.join_next().await.is_some() {};
-    if tokio::time::timeout(STREAMS_END_MAX, all()).await.is_err() {
-        for (_, handle) in borrower.held() {
+    let take_back = |is_it: &dyn Fn(StreamId) -> bool| {
+        for (_, handle) in borrower.held().into_iter().filter(|(stream, _)| is_it(*stream)) {
             handle.take_back(ErrorKind::Lost, "the session has ended");
         }
-        let _ = tokio::time::timeout(STREAMS_END_MAX, all()).await;
+    };
+    if timeout(STREAMS_END_MAX, all()).await.is_err() {
+        take_back(&|stream| !session.has_come_whole(stream));
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+            () = borrower.place_is_wanted() => {}
+            _ = timeout(LAST_WORDS_MAX, all()) => {}
+        }
+        take_back(&|_| true);
+        let _ = timeout(STREAMS_END_MAX, all()).await;
     }
     streams.shutdown().await;
     let ended = session.ended().await;
@@ -75,7 +88,7 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
 
 async fn serve(borrower: Arc<Borrower>, stream: Stream) {
     let session = &borrower.session;
-    let bytes = match tokio::time::timeout(REQUEST_MAX, stream.read_message_bytes("request")).await {
+    let bytes = match timeout(REQUEST_MAX, stream.read_message_bytes("request")).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => return break_off(session, &stream, &error),
         Err(_) => return stream.reset(Reset::Refused),

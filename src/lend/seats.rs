@@ -32,12 +32,14 @@ pub(super) struct Seats {
     unnamed: Arc<Semaphore>,
     /// A place is free again.
     freed: Arc<Notify>,
+    /// Somebody has begun to wait for one.
+    wanted: Arc<Notify>,
 }
 
 impl Default for Seats {
     fn default() -> Self {
         let unnamed = Arc::new(Semaphore::new(SESSIONS_OF_USER as usize));
-        Self { users: Arc::default(), unnamed, freed: Arc::default() }
+        Self { users: Arc::default(), unnamed, freed: Arc::default(), wanted: Arc::default() }
     }
 }
 
@@ -154,6 +156,8 @@ impl<'a> Waits<'a> {
         let mut users = seats.lock();
         let taken = users.entry(user.clone()).or_default();
         let is_first = !std::mem::replace(&mut taken.somebody_waits, true);
+        drop(users);
+        seats.wanted.notify_waiters();
         is_first.then(|| Self { seats, user })
     }
 }
@@ -186,6 +190,20 @@ impl Seat {
     /// How fast the user's sessions may be together.
     pub(super) fn pace(&self) -> Arc<Pace> {
         self.bounds.pace.clone()
+    }
+
+    /// Waits until another session of the user waits for a place: who has left, and only lingers, gives it back then.
+    pub(super) async fn is_wanted(&self) {
+        loop {
+            let wanted = self.seats.wanted.notified();
+            tokio::pin!(wanted);
+            // Before the look, so that nobody is missed who begins behind it.
+            wanted.as_mut().enable();
+            if self.seats.lock().get(&self.user).is_some_and(|taken| taken.somebody_waits) {
+                return;
+            }
+            wanted.await;
+        }
     }
 
     /// How many streams the session may have at once.
@@ -234,6 +252,24 @@ mod tests {
         assert!(seats.take_soon(&ana, limits(1, 1)).await.is_err());
         assert_eq!(began.elapsed(), LEAVING_MAX);
         drop(taken.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_lingers_hears_that_another_session_of_his_user_waits_whoever_came_first() {
+        let (seats, ana, bob) = (Seats::default(), "ana".parse().unwrap(), "bob".parse().unwrap());
+        let (anas, bobs) = (seats.take(&ana, limits(1, 1)).unwrap(), seats.take(&bob, limits(1, 1)).unwrap());
+        let lingers = async {
+            anas.is_wanted().await;
+            // It still is.
+            anas.is_wanted().await;
+            drop(anas);
+        };
+        let (taken, ()) = tokio::join!(seats.take_soon(&ana, limits(1, 1)), lingers);
+        let anas = taken.unwrap();
+        for seat in [anas, bobs] {
+            let wanted = tokio::time::timeout(LEAVING_MAX, seat.is_wanted());
+            assert!(wanted.await.is_err(), "nobody of {} waits", seat.user);
+        }
     }
 
     #[tokio::test(start_paused = true)]

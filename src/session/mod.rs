@@ -173,6 +173,12 @@ impl Session {
         Some(Stream::new(self.shared.clone(), id.await?))
     }
 
+    /// Whether everything has come that the peer says on a stream which somebody holds.
+    #[cfg(feature = "lend")]
+    pub fn has_come_whole(&self, stream: StreamId) -> bool {
+        self.shared.lock().mux.has_come_whole(stream)
+    }
+
     /// Streams of the peer's that are open on the wire.
     pub fn peer_streams(&self) -> u32 {
         self.shared.lock().mux.peer_streams()

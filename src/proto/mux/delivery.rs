@@ -36,6 +36,11 @@ impl Mux {
         !self.streams.contains_key(&id) && !self.lingering.contains(id)
     }
 
+    /// Whether the peer has ended its half of a stream, so that all of it is here, read or not.
+    pub fn has_come_whole(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.incoming == super::stream::Incoming::Finished)
+    }
+
     /// Whether the peer has taken everything that was written on any stream.
     pub fn is_delivered(&self) -> bool {
         let written = || self.streams.values().any(super::stream::Stream::has_something_to_send);
