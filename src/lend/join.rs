@@ -118,8 +118,9 @@ async fn check_proof(
     exporter: &[u8; 32],
     event: &mut Event,
 ) -> Result<(Invitation, SubjectKey), No> {
-    let id = InvitationId(question.id);
-    let invitation = lender.look(move |store| store.invitation(id, UnixTime::now())).await?;
+    let (id, request_sha256) = (InvitationId(question.id), sha256(&question.csr));
+    // Whoever has a line that was used learns that, and nothing about a password.
+    let invitation = lender.look(move |store| store.invitation(id, &request_sha256, UnixTime::now())).await?;
     event.user = Some(invitation.user.to_string());
     if !invitation.keys.verify_client(exporter, &question.csr, &question.proof) {
         let left = lender.store_within(STORE_MAX, move |store| store.count_guess(id)).await?;

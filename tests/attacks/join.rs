@@ -57,15 +57,18 @@ async fn attack_60_an_invitation_used_twice() {
     let lab = Lab::start(LOOPBACK);
     let line = lab.invite("alice");
     let (first, second) = (Home::new(), Home::new());
-    let join = |home: &Home| {
+    let join = |home: &Home, password: &str| {
         let mut command = home.capuchin();
-        command.args(["join", line.trim(), "--password-file"]).arg(home.password_file(PASSWORD));
+        command.args(["join", line.trim(), "--password-file"]).arg(home.password_file(password));
         command
     };
-    run(&mut join(&first));
-    let stderr = fails(&mut join(&second), 255);
-    assert!(stderr.starts_with("error[identity]"), "{stderr}");
-    assert!(!second.profile().exists(), "a half-made profile was left");
+    run(&mut join(&first, PASSWORD));
+    // Whether a password would be right is not for who comes too late.
+    for password in [PASSWORD, "not her password"] {
+        let stderr = fails(&mut join(&second, password), 255);
+        assert!(stderr.starts_with("error[identity]") && stderr.contains("the invitation was used"), "{stderr}");
+        assert!(!second.profile().exists(), "a half-made profile was left");
+    }
     lab.wait_for_verdict("join", "refused");
     still_serves(&lab, &first).await;
 }

@@ -77,16 +77,24 @@ impl Store {
         Ok((id, secret))
     }
 
-    /// The invitation of this id, to check a proof with.
+    /// The invitation of this id, to check a proof with, for the certificate request of this SHA-256.
     ///
     /// # Errors
-    /// If there is none, or it has ended.
-    pub fn invitation(&self, id: InvitationId, now: UnixTime) -> Result<Invitation, StoreError> {
+    /// If there is none, it has ended, or another request has used it.
+    pub fn invitation(
+        &self,
+        id: InvitationId,
+        request_sha256: &[u8; 32],
+        now: UnixTime,
+    ) -> Result<Invitation, StoreError> {
         let txn = self.read()?;
         let invitations = txn.open_table(INVITATIONS).map_err(storage)?;
         let record = open_record(&invitations, id, now)?;
         if record.is_guessed_at() {
             return Err(StoreError::NoInvitation);
+        }
+        if matches!(&record.state, State::Burned { request_sha256: first, .. } if first != request_sha256) {
+            return Err(StoreError::InvitationUsed);
         }
         Ok(Invitation {
             user: user_name(INVITATIONS.name(), &record.user)?,
