@@ -35,7 +35,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    policy::{LenderPath, Policy},
+    policy::{LenderPath, Policy, PolicyError, Problem},
     proto::UserName,
     trust::{
         UnixTime,
@@ -380,7 +380,12 @@ impl Lender {
 pub(super) fn load_policy(dir: &LenderDir) -> Result<Policy, LendError> {
     let path = dir.policy_toml();
     let bytes = keyfile::read_admin_file(&path)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| LendError::Config { path: path.clone(), problem: "it is not UTF-8".to_owned() })?;
-    Ok(Policy::parse(&text, &path.display().to_string())?.with_denies_followed(real_place))
+    let file = path.display().to_string();
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = 1 + before.filter(|byte| **byte == b'\n').count();
+        let problem = Problem::Syntax { message: "it is not UTF-8".to_owned() };
+        PolicyError { file: file.clone(), line: u32::try_from(line).unwrap_or(u32::MAX), problem }
+    })?;
+    Ok(Policy::parse(&text, &file)?.with_denies_followed(real_place))
 }

@@ -129,15 +129,21 @@ fn a_broken_policy_names_its_line_and_the_daemon_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     run(capuchind(folder.path()).args(["init", "--name", "lab", "--listen", "127.0.0.1:0"]));
     for (policy, line, what) in [
-        ("[[allow]]\nwho = [\"alice\"]\nconect = [\"a:1\"]\n", ":3", "conect"),
-        ("[[allow]]\nwho = [\"alice\"]\nconnect = [\"a\"]\n", ":3", "port"),
-        ("[[allow]\n", ":1", ""),
-        ("[[test]]\nwho = \"alice\"\nconnect = \"a:1\"\nexpect = \"allow\"\n", ":1", ""),
+        (&b"[[allow]]\nwho = [\"alice\"]\nconect = [\"a:1\"]\n"[..], ":3", "conect"),
+        (b"[[allow]]\nwho = [\"alice\"]\nconnect = [\"a\"]\n", ":3", "port"),
+        (b"[[allow]\n", ":1", ""),
+        (b"[[test]]\nwho = \"alice\"\nconnect = \"a:1\"\nexpect = \"allow\"\n", ":1", ""),
+        (b"# Of Andr\xe9\n", ":1", "not UTF-8"),
+        (b"# mine\n[groups]\ndev = [\"andr\xe9\"]\n", ":3", "not UTF-8"),
     ] {
         fs::write(folder.path().join("policy.toml"), policy).unwrap();
         let stderr = fails(capuchind(folder.path()).arg("serve"), 255);
         assert!(stderr.starts_with("error[config]"), "{stderr}");
-        assert!(stderr.contains(&format!("policy.toml{line}")) && stderr.contains(what), "{policy:?} gave {stderr}");
+        assert!(
+            stderr.contains(&format!("policy.toml{line}: ")) && stderr.contains(what),
+            "{} gave {stderr}",
+            String::from_utf8_lossy(policy)
+        );
     }
 }
 
