@@ -58,6 +58,15 @@ fn a_verdict_has_its_golden_bytes_and_its_warnings_may_be_missing() {
     assert_eq!(message::decode::<Answer<Verdict>>("answer", &bare), Ok(expected));
 }
 
+#[test]
+fn the_own_rules_have_their_golden_bytes() {
+    let rules = crate::proto::OwnRules { allows: vec!["a".into()], denies: vec!["d".into()], left_out: 2 };
+    let answer = Answer::Granted(rules);
+    let wire = message::encode(&answer);
+    assert_eq!(hex(&wire), "a100a300816161018161640202");
+    assert_eq!(message::decode::<Answer<crate::proto::OwnRules>>("answer", &wire), Ok(answer));
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_an_answer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
