@@ -7,6 +7,7 @@ mod apparmor;
 mod covered_rules;
 mod demo;
 mod descriptors;
+mod folders;
 mod homeless;
 mod hosts;
 mod joins;
@@ -181,12 +182,22 @@ fn up_makes_a_lender_lets_its_owner_do_what_he_could_and_prints_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("lender");
     let mut up = support::Daemon::spawn(capuchind(&dir).args(["up", "--name", "lab", "--listen", "127.0.0.1:0"]));
-    // It listens before it prints the line; which of stdout and stderr is read first is open.
-    let line = up.wait_for_line("cap1_");
-    let policy = fs::read_to_string(dir.join("policy.toml")).unwrap();
-    assert!(policy.contains("connect"), "{policy}");
+    // Which of stdout and stderr is read first is open.
+    let policy_toml = dir.join("policy.toml");
+    let may = format!("may do over it what the user who runs it can do here: {}", policy_toml.display());
+    let (mut line, mut owner) = (None, None);
+    while line.is_none() || owner.is_none() {
+        let said = up.wait_for_line("");
+        owner = owner.or_else(|| said.strip_suffix(&may).map(|name| name.trim().to_owned()));
+        line = line.or_else(|| said.starts_with("cap1_").then_some(said));
+    }
+    let (line, owner) = (line.unwrap(), owner.unwrap());
+    assert_eq!(owner, text(run(Command::new("id").arg("-un")).stdout).trim());
+    let policy = fs::read_to_string(policy_toml).unwrap();
+    assert!(policy.contains(&format!("who = \"{owner}\"")) && policy.contains("connect"), "{policy}");
     let home = Home::new();
-    run(home.capuchin().args(["join", &line, "--password-file"]).arg(home.password_file(PASSWORD)));
+    let joined = run(home.capuchin().args(["join", &line, "--password-file"]).arg(home.password_file(PASSWORD)));
+    assert!(text(joined.stdout).starts_with(&format!("Joined lab as {owner};")));
     run(home.capuchin().args(["check", "lab", "connect", "127.0.0.1:22"]));
     let id = run(home.capuchin().args(["exec", "lab", "--", "id", "-u"]));
     assert_eq!(text(id.stdout).trim(), support::own_uid().to_string(), "his own programs, root's too");
