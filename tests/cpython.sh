@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs CPython's own network suites as they are, on this machine and then under `capuchin run`, and compares each test.
 # Needs an interpreter with the package `test` (Debian: libpython3-testsuite or libpython3.11-testsuite), named by $PYTHON,
-# and root, or a user who may make network namespaces. Prints what differs; exits 0 if nothing that passes outside fails inside.
+# and root, or a user who may make network namespaces. Prints what differs; exits 0 if what passes outside passes inside, but for
+# the one test that `run` does not let pass, which renames the machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -75,6 +76,8 @@ def results(path):
             name = None
     return found
 
+# The second skips itself wherever it loses its race.
+MAY_SKIP = ("test_sethostname", "test_sock_client_connect_racing")
 worse = 0
 for suite in suites:
     outside, inside = results(f"{folder}/outside.{suite}"), results(f"{folder}/inside.{suite}")
@@ -87,6 +90,9 @@ for suite in suites:
         print(f"    {name}: ok outside, {inside.get(name, 'not run')} inside")
     for name in other:
         print(f"    {name}: {outside[name]} outside, ok inside")
-    worse += sum(inside.get(name) != "skipped" for name in differ)
+    worse += sum(inside.get(name) != "skipped" or not name.endswith(MAY_SKIP) for name in differ)
+    if not passed:
+        print(f"    nothing passed outside: {folder}/outside.{suite}")
+        worse += 1
 sys.exit(1 if worse else 0)
 COMPARE

@@ -1,5 +1,5 @@
 //! How long a borrower still gets bytes after `capuchind revoke`, in each of its forms, and after a policy that removes its
-//! rule: `cargo bench --bench revoke`.
+//! rule; and how long its programs live after `revoke --user`: `cargo bench --bench revoke`.
 //!
 //! Real processes; 200 streams that pour for as long as they are let, and are seen to, all of them, before they end. The time
 //! runs from the start of the command (or of the write of the file) to the last byte on any of them. At most 1 s is promised,
@@ -19,12 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../forward/tunnels.rs"]
 mod tunnels;
 
-use support::{p99, processes::run, row};
+use programs::Programs;
+use support::{is_asked_for, p99, processes::run, row};
 use tunnels::{Tunnel, join, lender, log_in};
 
 const ROUNDS: usize = 100;
@@ -42,16 +44,22 @@ fn main() -> ExitCode {
     let policy = folder.join("lab/policy.toml");
     let rule = fs::read_to_string(&policy).expect("the policy");
 
-    let mut reloads: Vec<_> = (0..ROUNDS)
-        .map(|_| {
-            let took = last_byte(tunnel.local, folder, || fs::write(&policy, "").expect("a file"));
-            put_back(&policy, &rule, folder);
-            took
-        })
-        .collect();
-    let mut met = row("reload to the last byte, s, p99", "-", p99(&mut reloads), PROMISED, false);
-
+    let mut met = true;
+    if is_asked_for("reload") {
+        let mut reloads: Vec<_> = (0..ROUNDS)
+            .map(|_| {
+                let took = last_byte(tunnel.local, folder, || fs::write(&policy, "").expect("a file"));
+                put_back(&policy, &rule, folder);
+                took
+            })
+            .collect();
+        met &= row("reload to the last byte, s, p99", "-", p99(&mut reloads), PROMISED, false);
+    }
     for whose in ["session", "device", "user"] {
+        let what = format!("revoke --{whose} to the last byte, s, p99");
+        if !is_asked_for(&what) {
+            continue;
+        }
         let mut revocations: Vec<_> = (0..ROUNDS)
             .map(|_| {
                 let id = live(folder)[whose].as_str().expect("who it is").to_owned();
@@ -64,8 +72,21 @@ fn main() -> ExitCode {
                 took
             })
             .collect();
-        let what = format!("revoke --{whose} to the last byte, s, p99");
         met &= row(&what, "-", p99(&mut revocations), PROMISED, false);
+    }
+    let what = "revoke --user to the last program's end, s, p99";
+    if is_asked_for(what) {
+        let runs = "exec = [{ path = \"/usr/bin/sh\" }]\nallow_root = true\n";
+        fs::write(&policy, rule + runs).expect("a file");
+        wait_until_allowed(folder, &["exec", "/usr/bin/sh"]);
+        let mut ends: Vec<_> = (0..ROUNDS)
+            .map(|_| {
+                let took = Programs::start(folder).last_end(|| run(lender(folder).args(["revoke", "--user", "bench"])));
+                come_anew(folder);
+                took
+            })
+            .collect();
+        met &= row(what, "-", p99(&mut ends), PROMISED, false);
     }
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -132,9 +153,13 @@ fn drain(mut socket: TcpStream, bytes: &AtomicU64) -> Instant {
 /// Waits until the old policy is in force again.
 fn put_back(policy: &Path, rule: &str, folder: &Path) {
     fs::write(policy, rule).expect("a file");
-    let target = rule.split('"').nth(3).expect("the rule's pattern").to_owned();
+    let target = rule.split('"').nth(3).expect("the rule's pattern");
+    wait_until_allowed(folder, &["connect", target]);
+}
+
+fn wait_until_allowed(folder: &Path, what: &[&str]) {
     let mut check = lender(folder);
-    check.args(["check", "bench", "connect", &target]);
+    check.args(["check", "bench"]).args(what);
     let end = Instant::now() + PATIENCE;
     while !check.output().expect("capuchind").status.success() {
         assert!(Instant::now() < end, "the policy is not followed");

@@ -64,7 +64,7 @@ impl Stubborn {
     }
 
     /// They are gone, and lived behind the command of the admin's for less than the [`HANGUP_MAX_NS`] that a program has which is not
-    /// taken back: how long it takes on a machine that does nothing else is for `benches/revoke` to say.
+    /// taken back: that it is a second on a machine that does nothing else is for `benches/revoke` to say.
     pub fn were_taken_back_at_once(&self, lab: &Lab) {
         self.are_gone();
         let revoked = lab.wait_for_audit("the command", |line| line["command"] == "revoke --user");

@@ -83,6 +83,7 @@ fn connect_fails_as_the_lenders_does() {
         ("fd77::1:9", "ECONNREFUSED", ""),
         ("fd88::1:80", "EACCES", ""), // the policy's no
         ("::1:7000", "OK", "::1"),
+        ("::1:9", "ECONNREFUSED", ""),
         ("127.0.0.1:9", "ECONNREFUSED", ""),
         ("::ffff:10.77.0.1:7000", "OK", "::ffff:10.77.0.1"),
         ("::ffff:10.77.0.1:9", "ECONNREFUSED", ""),

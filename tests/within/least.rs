@@ -207,3 +207,29 @@ fn who_waits_for_a_server_of_his_own_hears_that_nobody_listens_yet() {
         }
     }
 }
+
+/// As a client does that wants to know its port before it connects; and as a server does.
+const PORT_ZERO: &str = r#"
+import errno, socket
+for family, every, target in ((socket.AF_INET, "0.0.0.0", "10.77.0.1"), (socket.AF_INET6, "::", "fd77::1")):
+    client, server = socket.socket(family), socket.socket(family)
+    for s in (client, server):
+        s.bind((every, 0))
+    port = client.getsockname()[1]
+    client.connect((target, 7000))
+    print(port != 0 and client.getsockname()[1] == port)
+    try:
+        print(server.listen())
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"#;
+
+#[test]
+fn a_port_of_ones_own_choosing_is_for_clients_where_no_rule_allows_to_listen() {
+    let connects = "[[allow]]\nwho = [\"alice\"]\nconnect = [\"10.77.0.0/16:*\", \"[fd77::/16]:*\"]\n";
+    let machine = machine(connects);
+    for within in machine.everybody() {
+        let said = run(&mut within.python(PORT_ZERO));
+        assert_eq!(text(said.stdout), "True\nEACCES\nTrue\nEACCES\n", "as {}: {}", within.who(), text(said.stderr));
+    }
+}

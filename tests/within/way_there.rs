@@ -1,6 +1,7 @@
 //! What the lender's network says of the way to a target: to programs that ask for it, and by silence.
 
 use crate::{
+    connects::{PROBE, probed},
     machine::Machine,
     support::{run, text},
 };
@@ -8,7 +9,7 @@ use crate::{
 const POLICY: &str = r#"
 [[allow]]
 who = ["alice"]
-connect = ["10.78.0.9:*"]
+connect = ["10.78.0.9:*", "203.0.0.0/16:*", "[fd79::/16]:*"]
 udp = ["203.0.0.0/16:*", "[fd79::/16]:*"]
 "#;
 
@@ -45,6 +46,24 @@ fn who_asks_for_soft_errors_of_datagrams_hears_them_and_who_does_not_hears_nothi
         let said = run(&mut within.python(SOFT));
         let expected = "203.0.114.5 EHOSTUNREACH EAGAIN\n203.0.115.5 ENETUNREACH EAGAIN\n\
             fd79:1::5 EHOSTUNREACH EAGAIN\nfd79:2::5 ENETUNREACH EAGAIN\n";
+        assert_eq!(text(said.stdout), expected, "as {}: {}", within.who(), text(said.stderr));
+    }
+}
+
+#[test]
+fn connect_fails_as_the_lenders_network_says_over_both_families() {
+    let machine = Machine::with_names(POLICY, &serde_json::json!({}), WAYS);
+    let cases = [
+        ("203.0.114.5:80", "EHOSTUNREACH", ""),
+        ("203.0.115.5:80", "ENETUNREACH", ""),
+        ("fd79:1::5:80", "EHOSTUNREACH", ""),
+        ("fd79:2::5:80", "ENETUNREACH", ""),
+        ("::ffff:203.0.114.5:80", "EHOSTUNREACH", ""),
+        ("::ffff:203.0.115.5:80", "ENETUNREACH", ""),
+    ];
+    let (targets, expected) = probed(&cases);
+    for within in machine.everybody() {
+        let said = run(&mut within.run(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
         assert_eq!(text(said.stdout), expected, "as {}: {}", within.who(), text(said.stderr));
     }
 }
