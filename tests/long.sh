@@ -9,6 +9,8 @@ fuzz_seconds="${1:-600}"
 echo "== $(date -u +%F), $(nproc) cores, $(uname -r)"
 echo "== 1 GiB each way, byte-identical"
 CAPUCHIN_TEST_MEBIBYTES=1024 cargo test --release --locked --test road -- forwards::mebibytes_each_way
+echo "== what CI tries under run as any user, as root"
+CAPUCHIN_TEST_ANYBODY=0 env --default-signal=HUP,INT,QUIT,PIPE,TERM tests/ns.sh cargo test --locked --test within
 echo "== fuzzing, $fuzz_seconds s each"
 for target in $(cargo fuzz list); do
     cargo fuzz run --sanitizer none --dev "$target" -- -max_total_time="$fuzz_seconds" -verbosity=0

@@ -183,8 +183,14 @@ impl Machine {
         [self.anybody(), self.anybody().over_tun()]
     }
 
-    /// A borrower who is nobody in particular.
+    /// A borrower who is nobody in particular: whom CAPUCHIN_TEST_ANYBODY names by number, for tests/long.sh, or who has no privilege.
     pub fn anybody(&self) -> Within {
+        let named = std::env::var("CAPUCHIN_TEST_ANYBODY").ok();
+        named.map_or_else(|| self.unprivileged(), |uid| self.borrower(uid.parse().expect("a user's number")))
+    }
+
+    /// A borrower without any privilege.
+    pub fn unprivileged(&self) -> Within {
         self.borrower(if own_uid() == 0 { UNPRIVILEGED } else { own_uid() })
     }
 

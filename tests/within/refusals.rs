@@ -61,7 +61,7 @@ fn limited(within: &Within, kind: &str, most: &str, words: &[&str], command: &Co
 #[test]
 fn exhausted_namespaces_are_named_with_the_numbers_that_mend_it() {
     let machine = Machine::start();
-    let within = machine.anybody();
+    let within = machine.unprivileged();
     let mark = within.home.folder.path().join("ran");
     let touch = within.run(&["touch", mark.to_str().unwrap()]);
     let failed = "error[local]: cannot make a network for the program: No space left on device";
