@@ -15,7 +15,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{ErrorKind, ProtocolError, lead::with_lead, mux::COPY_BYTES_MAX};
+use super::{ErrorKind, ProtocolError, lead::with_lead};
 
 /// Size of a header, in bytes.
 pub const HEADER_BYTES: usize = 8;
@@ -345,8 +345,7 @@ impl FrameReader {
                 }
                 self.header_len = 0;
                 let header = Header::decode(self.header, self.payload_max)?;
-                let length = header.length.into();
-                (header, if length > COPY_BYTES_MAX { with_lead(length) } else { BytesMut::with_capacity(length) })
+                (header, with_lead(header.length.into()))
             }
         };
         let wanted = usize::from(header.length) - payload.len();

@@ -6,9 +6,14 @@ use bytes::{Buf, BufMut, BytesMut};
 /// target lies 1 to 31 bytes further in its page than the source, AMD's Zen 3 takes up to forty times as long for REP MOVSB, by
 /// which glibc and Linux copy (glibc's bug 30994). Each frame of a batch is 8 bytes further.
 const LEAD_BYTES: usize = 64;
+/// What is shorter, in bytes, needs none: it is copied next to other small pieces.
+const LED_BYTES_MIN: usize = 2 * 1024;
 
-/// Empty, with room for at least so many bytes, which begin [`LEAD_BYTES`] behind the beginning of its memory.
+/// Empty, with room for at least so many bytes, which do not begin where a large block of memory does.
 pub(crate) fn with_lead(bytes: usize) -> BytesMut {
+    if bytes < LED_BYTES_MIN {
+        return BytesMut::with_capacity(bytes);
+    }
     let mut buffer = BytesMut::with_capacity(LEAD_BYTES + bytes);
     buffer.put_bytes(0, LEAD_BYTES);
     buffer.advance(LEAD_BYTES);
@@ -29,5 +34,6 @@ mod tests {
         // All of the memory is one's own again: the lead comes out of it.
         assert!(buffer.try_reclaim(4000 + LEAD_BYTES));
         assert_eq!(buffer.as_ptr(), began.wrapping_sub(LEAD_BYTES));
+        assert_eq!(with_lead(16).capacity(), 16, "a small one costs no more than its bytes");
     }
 }
