@@ -185,3 +185,22 @@ for _ in range(2):
         machine.wait_for_close("0.0.0.0:8043");
     }
 }
+
+/// What `--publish` brings to one port at the lender is met by the first of both: the other is not told that it is met, too.
+#[test]
+fn two_ports_that_are_one_at_the_lender_are_not_shared() {
+    let machine = Machine::start();
+    let program = r#"
+published = bound("published", "0.0.0.0", stream, reuse, 80)
+published.listen()
+bound("named", "0.0.0.0", stream, reuse, 8044)
+bound("narrower", "10.77.0.1", stream, reuse, 8044)
+bound("of both", "::", stream, reuse, 8044)
+"#;
+    let program = [ATTEMPT, BOUND, program].concat();
+    for within in machine.borrowers() {
+        let said = run(&mut within.run_with(&["--publish", "8044:80"], &["python3", "-c", &program]));
+        let expected = "published OK\nnamed EADDRINUSE\nnarrower EADDRINUSE\nof both EADDRINUSE\n";
+        assert_eq!(text(said.stdout), expected, "as {}: {}", within.uid, text(said.stderr));
+    }
+}

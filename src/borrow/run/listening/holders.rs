@@ -152,7 +152,8 @@ impl Holders {
 }
 
 fn key(Place { transport, at_lender, options, .. }: Place) -> AtLender {
-    (transport, at_lender, options.v6_only)
+    // Elsewhere than at the wildcard it means nothing.
+    (transport, at_lender, options.v6_only && at_lender.ip().is_unspecified())
 }
 
 #[cfg(test)]

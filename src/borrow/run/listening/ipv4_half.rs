@@ -22,7 +22,8 @@ impl Ports {
         let Place { at_lender, options, .. } = place;
         let is_both = at_lender.ip() == Ipv6Addr::UNSPECIFIED && !options.v6_only;
         let half = Place { at_lender: (Ipv4Addr::UNSPECIFIED, at_lender.port()).into(), ..place };
-        let find = || self.holders().at(half).filter(|_| is_both);
+        let is_one_inside = |port: &Arc<Port>| port.place().inside.bound.port() == place.inside.bound.port();
+        let find = || self.holders().at(half).filter(|port| is_both && is_one_inside(port));
         // One that was closed a moment ago is in nobody's way.
         if find().is_some() {
             self.settle(Some(at_lender.port()));

@@ -16,15 +16,17 @@ use super::{
 impl Ports {
     /// The port of the program's own by which a socket would be met that is bound there.
     pub fn shared(&self, place: Place) -> Option<Arc<Port>> {
+        // With --publish two ports may be one at the lender: it is to say that it is taken.
+        let is_one_inside = |port: &Arc<Port>| port.place().inside.bound.port() == place.inside.bound.port();
         if let Some(same) = self.holders().at(place) {
-            return Some(same);
+            return Some(same).filter(is_one_inside);
         }
         let at_lender = place.at_lender;
         // Elsewhere the lender is to say that it has no such address.
         if !at_lender.ip().is_unspecified() && !self.surroundings.flows.is_own(at_lender.ip()) {
             return None;
         }
-        let find = || self.holders().wider(place);
+        let find = || self.holders().wider(place).filter(is_one_inside);
         // One that was closed a moment ago would leave the port wider than the program has it.
         if find().is_some() {
             self.settle(Some(at_lender.port()));
