@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 
 use super::network::{NO_ADDRESS, Network};
+use crate::proto::MACHINE_ADDRESSES_MAX;
 
 /// The addresses of a borrowed network, and which of them is nearest to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +29,10 @@ impl OwnAddresses {
     }
 
     /// Whether no socket of the machine can be bound there, as far as its addresses were told: none of them, nor a group or a
-    /// broadcast. Those of IPv6 that are link-local are not told.
+    /// broadcast. Those of IPv6 that are link-local are not told, nor any behind as many as may be; a whole block that is local to
+    /// the machine (`ip route add local`) is told as a route, and lacked.
     pub fn lacks(&self, address: IpAddr) -> bool {
-        let is_told = !self.addresses.contains(&NO_ADDRESS.into());
+        let is_told = !self.addresses.contains(&NO_ADDRESS.into()) && self.addresses.len() < MACHINE_ADDRESSES_MAX;
         let is_for_many = || match address {
             IpAddr::V4(address) => {
                 address.is_multicast()
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_lacks_what_is_neither_its_own_nor_for_many_unless_nothing_was_told() {
+    fn a_machine_lacks_what_is_neither_its_own_nor_for_many_unless_not_all_was_told() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let routes: Vec<(IpNet, IpAddr)> = vec![("10.0.0.0/24".parse().unwrap(), ip("10.0.0.7"))];
         let of = |addresses: &[IpAddr]| {
@@ -101,9 +103,10 @@ mod tests {
         };
         let own = of(&[ip("10.0.0.7"), ip("fd00::7")]);
         let silent = of(&[NO_ADDRESS.into()]);
+        let cut = of(&[ip("10.0.0.7"); MACHINE_ADDRESSES_MAX]);
         for lacked in ["10.0.0.8", "10.0.1.255", "192.0.2.1", "fd00::8", "2001:db8::1"] {
             assert!(own.lacks(ip(lacked)), "{lacked}");
-            assert!(!silent.lacks(ip(lacked)), "{lacked}");
+            assert!(!silent.lacks(ip(lacked)) && !cut.lacks(ip(lacked)), "{lacked}");
         }
         let had = ["10.0.0.7", "fd00::7", "127.9.9.9", "::1", "0.0.0.0", "::"];
         for bound in had.into_iter().chain(["10.0.0.255", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1"]) {
