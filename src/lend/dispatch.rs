@@ -70,6 +70,7 @@ pub(super) async fn run(borrower: Arc<Borrower>, mut stopping: watch::Receiver<b
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => {}
             () = borrower.place_is_wanted() => {}
+            never = &mut expires => match never {},
             _ = timeout(LAST_WORDS_MAX, all()) => {}
         }
         take_back(&|_| true);

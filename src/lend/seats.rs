@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -19,8 +20,9 @@ use crate::{policy::Limits, proto::UserName, session::Pace};
 /// Sessions of a user whom no rule gives another number: each command may be one, and a script starts some hundred of them;
 /// all of them together leave most of a lender's descriptors to the others.
 const SESSIONS_OF_USER: u32 = 256;
-/// How long a session that has ended at the borrower's side may go on to have its place here.
-const LEAVING_MAX: Duration = Duration::from_secs(1);
+/// How long the next session of a user waits for the place of one that has ended at the borrower's side: that takes a second to
+/// see whether its streams end by themselves, and another one to take back what hangs.
+const LEAVING_MAX: Duration = Duration::from_millis(2500);
 /// Bytes a second in one megabit a second.
 const MEGABIT_BYTES: u64 = 1_000_000 / 8;
 
@@ -47,6 +49,8 @@ impl Default for Seats {
 struct Taken {
     sessions: u32,
     somebody_waits: bool,
+    /// Nobody has begun to give back a place for him who waits.
+    wanted: bool,
     bounds: Arc<Bounds>,
 }
 
@@ -155,7 +159,8 @@ impl<'a> Waits<'a> {
     fn begin(seats: &'a Seats, user: &'a UserName) -> Option<Self> {
         let mut users = seats.lock();
         let taken = users.entry(user.clone()).or_default();
-        let is_first = !std::mem::replace(&mut taken.somebody_waits, true);
+        let is_first = !mem::replace(&mut taken.somebody_waits, true);
+        taken.wanted |= is_first;
         drop(users);
         seats.wanted.notify_waiters();
         is_first.then(|| Self { seats, user })
@@ -166,7 +171,7 @@ impl Drop for Waits<'_> {
     fn drop(&mut self) {
         // It is there for as long as somebody waits.
         if let Some(taken) = self.seats.lock().get_mut(self.user) {
-            taken.somebody_waits = false;
+            (taken.somebody_waits, taken.wanted) = (false, false);
         }
     }
 }
@@ -192,14 +197,15 @@ impl Seat {
         self.bounds.pace.clone()
     }
 
-    /// Waits until another session of the user waits for a place: who has left, and only lingers, gives it back then.
+    /// Waits until another session of the user waits for a place: who has left, and only lingers, gives it back then. One of
+    /// them hears it, for one place is wanted.
     pub(super) async fn is_wanted(&self) {
         loop {
             let wanted = self.seats.wanted.notified();
             tokio::pin!(wanted);
             // Before the look, so that nobody is missed who begins behind it.
             wanted.as_mut().enable();
-            if self.seats.lock().get(&self.user).is_some_and(|taken| taken.somebody_waits) {
+            if self.seats.lock().get_mut(&self.user).is_some_and(|taken| mem::take(&mut taken.wanted)) {
                 return;
             }
             wanted.await;
@@ -255,18 +261,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_lingers_hears_that_another_session_of_his_user_waits_whoever_came_first() {
+    async fn one_of_those_who_linger_hears_that_another_session_of_their_user_waits_whoever_came_first() {
         let (seats, ana, bob) = (Seats::default(), "ana".parse().unwrap(), "bob".parse().unwrap());
-        let (anas, bobs) = (seats.take(&ana, limits(1, 1)).unwrap(), seats.take(&bob, limits(1, 1)).unwrap());
-        let lingers = async {
-            anas.is_wanted().await;
-            // It still is.
-            anas.is_wanted().await;
-            drop(anas);
+        let [first, second] = [(); 2].map(|()| seats.take(&ana, limits(2, 1)).unwrap());
+        let bobs = seats.take(&bob, limits(1, 1)).unwrap();
+        let one_leaves = async {
+            tokio::select! {
+                () = first.is_wanted() => (drop(first), second).1,
+                () = second.is_wanted() => (drop(second), first).1,
+            }
         };
-        let (taken, ()) = tokio::join!(seats.take_soon(&ana, limits(1, 1)), lingers);
-        let anas = taken.unwrap();
-        for seat in [anas, bobs] {
+        let (taken, stays) = tokio::join!(seats.take_soon(&ana, limits(2, 1)), one_leaves);
+        for seat in [taken.unwrap(), stays, bobs] {
             let wanted = tokio::time::timeout(LEAVING_MAX, seat.is_wanted());
             assert!(wanted.await.is_err(), "nobody of {} waits", seat.user);
         }
