@@ -26,7 +26,7 @@ use crate::{
         password::{Password, PasswordError},
         proof::sha256,
         request::{SubjectKey, parse_request},
-        store::{Invitation, Redeemed},
+        store::{Invitation, Redeemed, StoreError},
         tls::{self, Purpose},
     },
 };
@@ -118,13 +118,16 @@ async fn check_proof(
     exporter: &[u8; 32],
     event: &mut Event,
 ) -> Result<(Invitation, SubjectKey), No> {
-    let (id, request_sha256) = (InvitationId(question.id), sha256(&question.csr));
-    // Whoever has a line that was used learns that, and nothing about a password.
-    let invitation = lender.look(move |store| store.invitation(id, &request_sha256, UnixTime::now())).await?;
+    let id = InvitationId(question.id);
+    let invitation = lender.look(move |store| store.invitation(id, UnixTime::now())).await?;
     event.user = Some(invitation.user.to_string());
     if !invitation.keys.verify_client(exporter, &question.csr, &question.proof) {
         let left = lender.store_within(STORE_MAX, move |store| store.count_guess(id)).await?;
         return Err(wrong(ErrorKind::Identity, "the proof of the join line is wrong", left));
+    }
+    // Whoever has a line that was used learns that, and nothing about a password.
+    if invitation.used_by.is_some_and(|first| first != sha256(&question.csr)) {
+        return Err(StoreError::InvitationUsed.into());
     }
     // Only somebody who holds the line gets a certificate request parsed.
     let key = parse_request(&question.csr).map_err(refused)?;

@@ -69,7 +69,8 @@ async fn attack_60_an_invitation_used_twice() {
         assert!(stderr.starts_with("error[identity]") && stderr.contains("the invitation was used"), "{stderr}");
         assert!(!second.profile().exists(), "a half-made profile was left");
     }
-    lab.wait_for_verdict("join", "refused");
+    let refused = lab.wait_for_verdict("join", "refused");
+    assert_eq!(refused["user"], "alice", "whose line somebody else has found");
     still_serves(&lab, &first).await;
 }
 

@@ -32,6 +32,8 @@ pub struct Invitation {
     pub user: UserName,
     /// What its proofs are checked and made with.
     pub keys: JoinKeys,
+    /// SHA-256 of the certificate request that has used it.
+    pub used_by: Option<[u8; 32]>,
 }
 
 /// What a request gets for an invitation: `issued` is `false` if it got it before.
@@ -77,26 +79,23 @@ impl Store {
         Ok((id, secret))
     }
 
-    /// The invitation of this id, to check a proof with, for the certificate request of this SHA-256.
+    /// The invitation of this id, to check a proof with.
     ///
     /// # Errors
-    /// If there is none, it has ended, or another request has used it.
-    pub fn invitation(
-        &self,
-        id: InvitationId,
-        request_sha256: &[u8; 32],
-        now: UnixTime,
-    ) -> Result<Invitation, StoreError> {
+    /// If there is none, or it has ended.
+    pub fn invitation(&self, id: InvitationId, now: UnixTime) -> Result<Invitation, StoreError> {
         let txn = self.read()?;
         let invitations = txn.open_table(INVITATIONS).map_err(storage)?;
         let record = open_record(&invitations, id, now)?;
         if record.is_guessed_at() {
             return Err(StoreError::NoInvitation);
         }
-        if matches!(&record.state, State::Burned { request_sha256: first, .. } if first != request_sha256) {
-            return Err(StoreError::InvitationUsed);
-        }
+        let used_by = match record.state {
+            State::Burned { request_sha256, .. } => Some(request_sha256),
+            State::Pending => None,
+        };
         Ok(Invitation {
+            used_by,
             user: user_name(INVITATIONS.name(), &record.user)?,
             keys: JoinKeys { client: Zeroizing::new(record.client_key), server: Zeroizing::new(record.server_key) },
         })
