@@ -35,9 +35,8 @@ impl Block {
     /// Nobody reads the stream any more.
     pub(super) async fn room(&mut self, stream: &Stream) -> std::io::Result<Limit<&mut BytesMut>> {
         self.room = stream.write_room(self.size).await?;
-        let bytes = self.room.min(self.size);
-        if self.bytes.capacity() < bytes {
-            self.bytes = with_lead(bytes);
+        if self.bytes.capacity() < self.room {
+            self.bytes = with_lead(self.room);
         }
         Ok((&mut self.bytes).limit(self.room))
     }
@@ -45,7 +44,7 @@ impl Block {
     /// Sends what was read.
     pub(super) fn send(&mut self, stream: &Stream) -> Sent {
         let length = self.bytes.len();
-        let sent = Sent { is_small: length <= COPY_BYTES_MAX, is_all: length < self.room.min(self.size) };
+        let sent = Sent { is_small: length <= COPY_BYTES_MAX, is_all: length < self.room };
         if sent.is_small {
             stream.write_copy(&self.bytes);
             self.bytes.clear();
@@ -53,7 +52,7 @@ impl Block {
             stream.write_bytes(self.bytes.split().freeze());
         }
         // A full queue leaves less room than would be filled, which says nothing about who is read.
-        if self.room >= self.size {
+        if self.room == self.size {
             self.size = next_size(self.size, length);
         }
         sent

@@ -71,7 +71,7 @@ impl BorrowError {
 
     /// Whether a lender that listens nowhere by IPv6 says this: EAFNOSUPPORT, EADDRNOTAVAIL.
     pub(in crate::borrow) fn is_for_want_of_ipv6(&self) -> bool {
-        self.errno().is_some_and(|errno| [Errno::EAFNOSUPPORT, Errno(99)].contains(&errno))
+        self.errno().is_some_and(|errno| [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL].contains(&errno))
     }
 
     pub(in crate::borrow) fn open(lender: &str, error: OpenError) -> Self {

@@ -126,8 +126,7 @@ fn is_of_a_link(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// EADDRINUSE, EADDRNOTAVAIL.
-const TAKEN: [Errno; 2] = [Errno::EADDRINUSE, Errno(99)];
+const TAKEN: [Errno; 2] = [Errno::EADDRINUSE, Errno::EADDRNOTAVAIL];
 
 /// Connects; `None`: not within this time, since the program's queue is full, and nothing of it is left. The kernel connects
 /// over loopback before connect(2) returns; it is only the word of it that may come late on a machine that is busy.
