@@ -14,15 +14,16 @@ use super::{
 };
 use crate::{BorrowError, borrow::TcpOptions};
 
-/// The sockets, by the kernel's number for each, and the ports, by what they are at the lender.
+/// The sockets, by the kernel's number for each, and the ports, by what makes sockets share one.
 #[derive(Default)]
 pub struct Holders {
     sockets: HashMap<u64, Holder>,
-    ports: HashMap<AtLender, Open>,
+    ports: HashMap<Key, Open>,
 }
 
-/// What a port is at the lender: its kind, its address, and whether it leaves IPv4 alone.
-type AtLender = (Transport, SocketAddr, bool);
+/// Sockets share a port that have all of this: its kind, its address at the lender, whether it leaves IPv4 alone, and its number
+/// inside, of which --publish may bring two to one at the lender: that is to say then that it is taken.
+type Key = (Transport, SocketAddr, bool, u16);
 
 struct Holder {
     listens: bool,
@@ -107,7 +108,7 @@ impl Holders {
         self.sockets.get(&cookie)?.ipv4_half.clone()
     }
 
-    /// The port that is bound exactly so at the lender.
+    /// The port that is bound exactly so.
     pub fn at(&self, place: Place) -> Option<Arc<Port>> {
         self.ports.get(&key(place))?.port.upgrade()
     }
@@ -146,14 +147,15 @@ impl Holders {
 
     /// The program's ports with this number at the lender, those that are being closed among them.
     pub fn with_number(&self, number: u16) -> Vec<Open> {
-        let all = self.ports.iter().filter(|((_, at_lender, _), _)| at_lender.port() == number);
+        let all = self.ports.iter().filter(|((_, at_lender, ..), _)| at_lender.port() == number);
         all.map(|(_, open)| open.clone()).collect()
     }
 }
 
-fn key(Place { transport, at_lender, options, .. }: Place) -> AtLender {
+fn key(Place { transport, at_lender, options, inside }: Place) -> Key {
     // Elsewhere than at the wildcard it means nothing.
-    (transport, at_lender, options.v6_only && at_lender.ip().is_unspecified())
+    let leaves_ipv4 = options.v6_only && at_lender.ip().is_unspecified();
+    (transport, at_lender, leaves_ipv4, inside.bound.port())
 }
 
 #[cfg(test)]

@@ -20,15 +20,12 @@ impl Ports {
     /// The program's port of every IPv4 address, for a socket that is to have both families.
     pub fn ipv4_half(&self, place: Place) -> Option<Arc<Port>> {
         let Place { at_lender, options, .. } = place;
-        let is_both = at_lender.ip() == Ipv6Addr::UNSPECIFIED && !options.v6_only;
-        let half = Place { at_lender: (Ipv4Addr::UNSPECIFIED, at_lender.port()).into(), ..place };
-        let is_one_inside = |port: &Arc<Port>| port.place().inside.bound.port() == place.inside.bound.port();
-        let find = || self.holders().at(half).filter(|port| is_both && is_one_inside(port));
-        // One that was closed a moment ago is in nobody's way.
-        if find().is_some() {
-            self.settle(Some(at_lender.port()));
+        if at_lender.ip() != Ipv6Addr::UNSPECIFIED || options.v6_only {
+            return None;
         }
-        find()
+        let half = Place { at_lender: (Ipv4Addr::UNSPECIFIED, at_lender.port()).into(), ..place };
+        // One that was closed a moment ago is in nobody's way.
+        self.still_there(at_lender, |holders| holders.at(half))
     }
 
     /// Binds `socket` beside `half`.

@@ -6,31 +6,38 @@
 //! The port stays as wide as it is until the last of them is gone: a visitor whom only the wider socket would have heard is then let in at
 //! the lender, and reset.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Ports,
+    holders::Holders,
     port::{Place, Port},
 };
 
 impl Ports {
     /// The port of the program's own by which a socket would be met that is bound there.
     pub fn shared(&self, place: Place) -> Option<Arc<Port>> {
-        // With --publish two ports may be one at the lender: it is to say that it is taken.
-        let is_one_inside = |port: &Arc<Port>| port.place().inside.bound.port() == place.inside.bound.port();
         if let Some(same) = self.holders().at(place) {
-            return Some(same).filter(is_one_inside);
+            return Some(same);
         }
         let at_lender = place.at_lender;
         // Elsewhere the lender is to say that it has no such address.
         if !at_lender.ip().is_unspecified() && !self.surroundings.flows.is_own(at_lender.ip()) {
             return None;
         }
-        let find = || self.holders().wider(place).filter(is_one_inside);
         // One that was closed a moment ago would leave the port wider than the program has it.
-        if find().is_some() {
+        self.still_there(at_lender, |holders| holders.wider(place))
+    }
+
+    /// The port of the program's own that `find` finds, with a number at the lender, if it has not been closed meanwhile.
+    pub fn still_there(
+        &self,
+        at_lender: SocketAddr,
+        find: impl Fn(&Holders) -> Option<Arc<Port>>,
+    ) -> Option<Arc<Port>> {
+        if find(&self.holders()).is_some() {
             self.settle(Some(at_lender.port()));
         }
-        find()
+        find(&self.holders())
     }
 }
