@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     block_on,
-    host::HostArgument,
+    host::{HostArgument, host_in_place},
     report::{Failure, escape, print, print_json},
 };
 
@@ -27,10 +27,7 @@ Examples:
   capuchin doctor lab               also: is lab there, how far, what may we?
   capuchin doctor lab -- ./server   also: will this program work under `run`?
 
-Exit status: 0 all is well, 1 something is worth a look, 2 something is broken.", mut_args(|argument| match argument.get_id() == "host" {
-    true => argument.required(false).index(1),
-    false => argument,
-}))]
+Exit status: 0 all is well, 1 something is worth a look, 2 something is broken.", mut_args(host_in_place(|host| host.required(false).index(1))))]
 pub struct Arguments {
     #[command(flatten)]
     host: Option<HostArgument>,

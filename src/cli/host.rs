@@ -17,6 +17,11 @@ use crate::{
 /// Questions for a password until the command fails, as ssh's NumberOfPasswordPrompts; the lender locks after five.
 const PASSWORD_PROMPTS: u32 = 3;
 
+/// Changes HOST where it stands, for `mut_args`: `mut_arg` would move it behind the arguments that follow.
+pub fn host_in_place(change: impl Fn(clap::Arg) -> clap::Arg) -> impl Fn(clap::Arg) -> clap::Arg {
+    move |argument| if argument.get_id() == "host" { change(argument) } else { argument }
+}
+
 /// Whom to borrow from.
 #[derive(clap::Args)]
 pub struct HostArgument {

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use self::{shell::Shell, told::Told};
 use super::{
     block_on, connection,
-    host::{HostArgument, Signals},
+    host::{HostArgument, Signals, host_in_place},
     presence::Presence,
     report::{Failure, one_line, print, warn},
 };
@@ -70,10 +70,7 @@ nothing (sudo, fusermount, newuidmap); what hands its work to one that runs alre
 outside, unless it is given a profile of its own; and programs that root runs cannot be debugged.
 
 Exit status: the program's own; 128 and the number of the signal that ended it; 127 if there is no such program, 126 \
-if it cannot be executed; 255 after a failure of ours.", mut_args(|argument| match argument.get_id() == "host" {
-    true => argument.required(false).required_unless_present("print_apparmor").index(1),
-    false => argument,
-}))]
+if it cannot be executed; 255 after a failure of ours.", mut_args(host_in_place(|host| host.required(false).required_unless_present("print_apparmor").index(1))))]
 pub struct Arguments {
     #[command(flatten)]
     host: Option<HostArgument>,

@@ -6,12 +6,12 @@ use bytes::{Buf, BufMut, BytesMut};
 /// target lies 1 to 31 bytes further in its page than the source, AMD's Zen 3 takes up to forty times as long for REP MOVSB, by
 /// which glibc and Linux copy (glibc's bug 30994). Each frame of a batch is 8 bytes further.
 const LEAD_BYTES: usize = 64;
-/// What is shorter, in bytes, needs none: it is copied next to other small pieces.
-const LED_BYTES_MIN: usize = 2 * 1024;
+/// Payloads up to this size are copied next to their headers, in bytes: cheaper than another slice for the socket. They need no lead.
+pub const COPY_BYTES_MAX: usize = 2 * 1024;
 
 /// Empty, with room for at least so many bytes, which do not begin where a large block of memory does.
 pub(crate) fn with_lead(bytes: usize) -> BytesMut {
-    if bytes < LED_BYTES_MIN {
+    if bytes <= COPY_BYTES_MAX {
         return BytesMut::with_capacity(bytes);
     }
     let mut buffer = BytesMut::with_capacity(LEAD_BYTES + bytes);

@@ -39,7 +39,7 @@ pub use greeting::{
     JoinRequest, JoinStatus, LENDER_ADDRESS_MAX, LENDER_ADDRESSES_MAX, LocalNames, Login, LoginMethod, MINOR,
     OS_USER_MAX, Renewal, Welcome,
 };
-pub(crate) use lead::with_lead;
+pub(crate) use lead::{COPY_BYTES_MAX, with_lead};
 pub use listen::{Accepted, BACKLOG, Listening, PENDING_MAX, Ready, StartListening, TcpListen, UnixListen};
 pub use machine::{
     HOSTS_BYTES_MAX, HostsLine, MACHINE_ADDRESSES_MAX, Machine, MachineRoute, OPTION_BYTES_MAX, RESOLVERS_MAX,

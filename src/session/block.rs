@@ -3,10 +3,7 @@
 use bytes::{BufMut, BytesMut, buf::Limit};
 
 use super::Stream;
-use crate::proto::{
-    mux::{COPY_BYTES_MAX, SEND_QUEUE_BYTES},
-    with_lead,
-};
+use crate::proto::{COPY_BYTES_MAX, mux::SEND_QUEUE_BYTES, with_lead};
 
 /// Read at once from what is busy, in bytes: what a stream takes at once.
 const BUSY_BYTES: usize = SEND_QUEUE_BYTES;

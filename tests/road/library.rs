@@ -94,6 +94,7 @@ async fn dropping_the_future_before_the_grant_ends_the_dial_and_frees_the_stream
     stream.write_all(b"others are served").await.unwrap();
     let mut answer = [0; 17];
     stream.read_exact(&mut answer).await.unwrap();
+    assert!(!lab.audit().iter().any(|line| line["event"] == "tcp-closed"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

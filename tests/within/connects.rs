@@ -20,7 +20,7 @@ print("pid", os.getpid(), flush=True)
 "#;
 
 /// Connects to each target, blocking and not, and prints what came of it.
-pub const PROBE: &str = r#"
+const PROBE: &str = r#"
 import errno, select, socket, sys
 for target in sys.argv[1:]:
     host, port = target.rsplit(":", 1)
@@ -37,12 +37,13 @@ for target in sys.argv[1:]:
         print(target, "blocking" if blocking else "polled", errno.errorcode.get(result, "OK"), peer)
 "#;
 
-/// The targets for [`PROBE`], and what it prints if each ends as its case says.
+/// The words that start [`PROBE`] with the targets, and what it prints if each ends as its case says.
 pub fn probed<'a>(cases: &[(&'a str, &str, &str)]) -> (Vec<&'a str>, String) {
     let line = |(target, errno, peer): &(&str, &str, &str)| {
         ["blocking", "polled"].map(|how| format!("{target} {how} {errno} {peer}\n"))
     };
-    (cases.iter().map(|(target, ..)| *target).collect(), cases.iter().flat_map(line).collect())
+    let targets = cases.iter().map(|(target, ..)| *target);
+    (["python3", "-c", PROBE].into_iter().chain(targets).collect(), cases.iter().flat_map(line).collect())
 }
 
 #[test]
@@ -88,9 +89,9 @@ fn connect_fails_as_the_lenders_does() {
         ("::ffff:10.77.0.1:7000", "OK", "::ffff:10.77.0.1"),
         ("::ffff:10.77.0.1:9", "ECONNREFUSED", ""),
     ];
-    let (targets, expected) = probed(&cases);
+    let (probe, expected) = probed(&cases);
     for within in machine.everybody() {
-        let probed = run(&mut within.run(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
+        let probed = run(&mut within.run(&probe));
         let expected = match within.by_tun {
             true => expected.replace(
                 "::1:7000 blocking OK ::1\n::1:7000 polled OK ::1",

@@ -4,7 +4,7 @@ use std::{io::Write, process::Stdio};
 
 use crate::{
     binds::ATTEMPT,
-    machine::Machine,
+    machine::{Machine, Within},
     support::{Daemon, run, text},
 };
 
@@ -32,6 +32,11 @@ def hears(host):
         return "-"
 print(*map(hears, sys.argv[1:]))
 "#;
+
+/// Starts a program that has [`BOUND`], and goes on at each line of its stdin.
+fn start(within: &Within, program: &str) -> Daemon {
+    Daemon::spawn(within.python(&[ATTEMPT, BOUND, program].concat()).stdin(Stdio::piped()))
+}
 
 fn go_on(server: &mut Daemon) {
     server.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
@@ -82,8 +87,7 @@ sys.stdin.readline()
         text(said.stdout).trim().to_owned()
     };
     for within in machine.everybody() {
-        let program = [ATTEMPT, BOUND, program].concat();
-        let mut server = Daemon::spawn(within.python(&program).stdin(Stdio::piped()));
+        let mut server = start(&within, program);
         for line in ["both OK", "ipv4 OK", "alone EADDRINUSE", "ipv6 OK", "one OK", "foreign EADDRNOTAVAIL"] {
             server.wait_for_line(line);
         }
@@ -136,8 +140,7 @@ for host in "10.77.0.1", "fd77::1", "10.77.0.1":
     print(s.recv(99).decode())
 "#;
     for within in machine.everybody() {
-        let program = [ATTEMPT, BOUND, program].concat();
-        let mut server = Daemon::spawn(within.python(&program).stdin(Stdio::piped()));
+        let mut server = start(&within, program);
         for line in ["both OK", "ipv4 OK", "ready"] {
             server.wait_for_line(line);
         }
@@ -172,8 +175,7 @@ for _ in range(2):
     visitor.close()
 "#;
     for within in machine.everybody() {
-        let program = [ATTEMPT, BOUND, program].concat();
-        let mut server = Daemon::spawn(within.python(&program).stdin(Stdio::piped()));
+        let mut server = start(&within, program);
         machine.wait_for_close("[::]:8043");
         machine.wait_for_close("0.0.0.0:8043");
         go_on(&mut server);

@@ -1,7 +1,7 @@
 //! What the lender's network says of the way to a target: to programs that ask for it, and by silence.
 
 use crate::{
-    connects::{PROBE, probed},
+    connects::probed,
     machine::Machine,
     support::{run, text},
 };
@@ -61,9 +61,9 @@ fn connect_fails_as_the_lenders_network_says_over_both_families() {
         ("::ffff:203.0.114.5:80", "EHOSTUNREACH", ""),
         ("::ffff:203.0.115.5:80", "ENETUNREACH", ""),
     ];
-    let (targets, expected) = probed(&cases);
+    let (probe, expected) = probed(&cases);
     for within in machine.everybody() {
-        let said = run(&mut within.run(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
+        let said = run(&mut within.run(&probe));
         assert_eq!(text(said.stdout), expected, "as {}: {}", within.who(), text(said.stderr));
     }
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::{
-    connects::{PROBE, probed},
+    connects::probed,
     datagrams,
     listens::{SERVER, visit},
     machine::{Machine, Within},
@@ -28,14 +28,14 @@ fn without_ipv6(within: &Within, command: &Command) -> Command {
 fn a_program_connects_asks_for_names_and_sends_datagrams() {
     let policy = "[[allow]]\nwho = [\"alice\"]\nconnect = [\"*:*\", \"127.0.0.1:*\"]\nudp = [\"*:*\"]\n";
     let machine = Machine::with_names(policy, &json!({ "web.test A": [["web.test 60 A 10.77.0.1"]] }), "");
-    let (targets, expected) = probed(&[
+    let (probe, expected) = probed(&[
         ("10.77.0.1:7000", "OK", "10.77.0.1"),
         ("10.77.0.1:9", "ECONNREFUSED", ""),
         ("203.0.113.5:80", "EHOSTUNREACH", ""),
         ("127.0.0.1:7000", "OK", "127.0.0.1"),
     ]);
     for within in machine.everybody() {
-        let connected = run(without_ipv6(&within, &within.python(PROBE)).args(targets.as_slice()));
+        let connected = run(&mut without_ipv6(&within, &within.run(&probe)));
         assert_eq!(text(connected.stdout), expected, "as {}: {}", within.who(), text(connected.stderr));
         let sent = run(without_ipv6(&within, &within.python(datagrams::PROBE)).arg("10.77.0.1:7000"));
         assert_eq!(text(sent.stdout), "10.77.0.1:7000 connected OK\n10.77.0.1:7000 open OK\n", "as {}", within.who());

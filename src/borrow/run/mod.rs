@@ -27,11 +27,13 @@
 //! Its stdin and stdout are ours, or the two directions of a service that another borrower offers ([`stdio`]).
 //!
 //! # What a program cannot do
-//! There is no way to groups and broadcast, and no datagram of more than 65,507 bytes, over IPv6 either. Of two sockets that share a
-//! port by SO_REUSEPORT, that of a wildcard comes before that of one of its addresses. Where the lender has several addresses,
-//! IP_PKTINFO names the first one for a datagram that came to another; the answer leaves from the right one. What MSG_ERRQUEUE
-//! gives has no payload. IP_FREEBIND frees no bind to a port by its number, and io_uring is refused (`ENOSYS`): who has nothing else fails at once. Ports below 1024 of its own loopback are the program's, whoever it is. Over a TUN device, `::1` is the
-//! program's alone, and the lender's is not reached by it. `ping` runs and hears nobody: echo requests are not lent.
+//! There is no way to groups and broadcast, and no datagram of more than 65,507 bytes, over IPv6 either. Of two sockets that
+//! share a port by SO_REUSEPORT, that of a wildcard comes before that of one of its addresses. Where the lender has several
+//! addresses, IP_PKTINFO names the first one for a datagram that came to another; the answer leaves from the right one. What
+//! MSG_ERRQUEUE gives has no payload. IP_FREEBIND frees no bind to a port by its number, and io_uring is refused (`ENOSYS`):
+//! who has nothing else fails at once. Ports below 1024 of its own loopback are the program's, whoever it is. Over a TUN
+//! device, `::1` is the program's alone, and the lender's is not reached by it. `ping` runs and hears nobody: echo requests
+//! are not lent.
 //!
 //! # Security
 //! What keeps the program inside is the namespace, the capabilities that it does not have, the descriptors that it does not

@@ -10,9 +10,6 @@ use crate::{
 
 const EPERM: Errno = Errno(1);
 const ENETDOWN: Errno = Errno(100);
-const ENETUNREACH: Errno = Errno(101);
-const EAFNOSUPPORT: Errno = Errno(97);
-const EADDRNOTAVAIL: Errno = Errno(99);
 
 /// What `connect` is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +45,9 @@ impl Outcome {
             Errno::ECONNRESET => Self::Reset,
             Errno::ETIMEDOUT => Self::Silence,
             Errno::EACCES | EPERM => Self::Unreachable(Unreachable::Prohibited),
-            ENETUNREACH | ENETDOWN | EAFNOSUPPORT | EADDRNOTAVAIL => Self::Unreachable(Unreachable::Network),
+            Errno::ENETUNREACH | ENETDOWN | Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL => {
+                Self::Unreachable(Unreachable::Network)
+            }
             _ => Self::Unreachable(Unreachable::Host),
         }
     }

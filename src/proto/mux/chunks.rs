@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::transmit::COPY_BYTES_MAX;
-use crate::proto::with_lead;
+use crate::proto::{COPY_BYTES_MAX, with_lead};
 
 /// Small pieces are gathered up to this size, in bytes.
 const GATHER_BYTES: usize = 16 * 1024;

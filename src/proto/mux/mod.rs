@@ -57,7 +57,7 @@ pub use keepalive::{MISSES_MAX, PING_PERIOD};
 pub use outcome::{Event, OpenError, Read, Write};
 pub use schedule::QUANTUM_BYTES;
 pub use stream::SEND_QUEUE_BYTES;
-pub use transmit::{BATCH_BYTES, Batch, COPY_BYTES_MAX};
+pub use transmit::{BATCH_BYTES, Batch};
 pub use window::{CREDIT_MAX, POOL_BYTES};
 
 /// The state machine. See the module's documentation.

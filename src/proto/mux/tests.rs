@@ -6,7 +6,7 @@ use bytes::Buf;
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::{ErrorKind, FRAME_PAYLOAD_MAX, HEADER_BYTES, Header, Kind, ProtocolError};
+use crate::proto::{COPY_BYTES_MAX, ErrorKind, FRAME_PAYLOAD_MAX, HEADER_BYTES, Header, Kind, ProtocolError};
 
 mod hostile;
 mod interleaved;

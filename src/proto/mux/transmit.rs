@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Instant};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Event, Mux, Outgoing, Schedule, Urgent, flight::Room, keep::Kept};
-use crate::proto::{FRAME_PAYLOAD_MAX, HEADER_BYTES, Header, Kind, ProtocolError, Reset, StreamId};
+use crate::proto::{COPY_BYTES_MAX, FRAME_PAYLOAD_MAX, HEADER_BYTES, Header, Kind, ProtocolError, Reset, StreamId};
 
 /// A batch ends when it has this many bytes: enough for one system call to be worth it, little enough to stay in the
 /// processor's cache. As seven full TLS records it fits into two of the largest segments that Linux makes, of just below
@@ -13,8 +13,6 @@ use crate::proto::{FRAME_PAYLOAD_MAX, HEADER_BYTES, Header, Kind, ProtocolError,
 pub const BATCH_BYTES: usize = 112 * 1024;
 /// The last payload of a batch is cut so that the batch ends there, but not below this, in bytes: one full TLS record.
 const LAST_PAYLOAD_MIN: usize = 16 * 1024 - HEADER_BYTES;
-/// Payloads up to this size are copied next to their headers, in bytes: cheaper than another slice for the socket.
-pub const COPY_BYTES_MAX: usize = 2 * 1024;
 
 /// Bytes for one write, in order, as slices that need no copying.
 #[derive(Default)]

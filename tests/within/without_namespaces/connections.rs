@@ -1,7 +1,7 @@
 //! Connections: as the lender makes them, and as the program sees them.
 
 use super::*;
-use crate::connects::{NOBODY_AT_ZERO, PORT_ZERO, PROBE, probed};
+use crate::connects::{NOBODY_AT_ZERO, PORT_ZERO, probed};
 
 #[test]
 fn a_connect_to_port_zero_is_refused_and_ends_nothing_else() {
@@ -89,9 +89,9 @@ fn connect_fails_as_the_lenders_does() {
         ("::ffff:10.77.0.1:7000", "OK", "::ffff:10.77.0.1"),
         ("::ffff:10.77.0.1:9", "ECONNREFUSED", ""),
     ];
-    let (targets, expected) = probed(&cases);
+    let (probe, expected) = probed(&cases);
     for within in machine.borrowers() {
-        let probed = run(&mut within.bare(&[&["python3", "-c", PROBE], targets.as_slice()].concat()));
+        let probed = run(&mut within.bare(&probe));
         assert_eq!(text(probed.stdout), expected, "as {}", within.uid);
         let said = text(probed.stderr);
         assert_eq!(said.matches("connect 10.78.0.1:80 is refused: no rule allows it").count(), 1, "{said}");
