@@ -285,16 +285,18 @@ async fn what_broke_off_is_no_end_to_who_offers_once() {
 async fn a_stdin_that_fails_is_no_end_to_who_is_connected() {
     let two = Two::meet(POLICY);
     let bob = two.bob.connect().await;
-    // Nothing is at its beginning, which reads as a disk that fails.
-    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    // A socket reads as reset once its peer has gone with something unread: not before somebody is connected.
+    let (mut stdin, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    stdin.write_all(b"unread").unwrap();
     let mut command = two.alice.capuchin();
-    let command = command.args(["offer", "lab", "payroll", "stdio"]).stdin(memory);
+    let command = command.args(["offer", "lab", "payroll", "stdio"]).stdin(std::os::fd::OwnedFd::from(stdin));
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     wait_for_line(&mut stderr, "Offering service ");
     let mut stream = bob.stdio("payroll").await.unwrap();
+    drop(peer);
     assert!(stream.read_u8().await.is_err_and(|error| error.kind() != std::io::ErrorKind::UnexpectedEof));
-    wait_for_line(&mut stderr, "error[local]: cannot read stdin: Input/output error");
+    wait_for_line(&mut stderr, "error[local]: cannot read stdin: Connection reset by peer");
     assert_eq!(child.wait().unwrap().code(), Some(255));
 }
 
