@@ -197,14 +197,15 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     block_on(async {
         let (mut told, mut telling, mut feed, mut presence) = (Told::default(), JoinSet::new(), None, None);
         let is_over = Arc::new(AtomicBool::new(false));
-        let log_in = async {
+        // Within the future of all it would be there several times, and pages of a stack are what a start waits for.
+        let log_in = Box::pin(async {
             let borrower = host.connect_or_share_by(Signals::Kept).await?;
             feed = join_stdio(&borrower, service).await?;
             borrower.keep_connected();
             presence = Presence::announce(&borrower, "run", vec![words]);
             telling.spawn(tell_connection(borrower.clone(), is_over.clone()));
             Ok::<_, Failure>(borrower)
-        };
+        });
         let refused = |error: BorrowError| tell(&mut told, &error);
         let over = || is_over.store(true, Ordering::Release);
         status = run.serve(log_in, Serve { local, publish, refused, told: tell_way, left: tell_left, over }).await?;

@@ -98,7 +98,7 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     let way = doors.way();
     control::send(control, &FromInner::Ready(way, has_ipv6), &doors.fds()).map_err(control_failed)?;
     // Whoever closes a tap last waits until every core is done with it, some 20 ms: that is not to be the outer half, whose
-    // end is waited for.
+    // end is waited for. The same of the mask.
     let _catch = doors.catch;
     let Some(machine) = begin(control)? else { return Ok(()) };
     let network = Network::of(&machine, &own_resolvers(), has_ipv6);
@@ -106,7 +106,7 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     if way == Way::Tun {
         tun::divert(&network).map_err(|error| (Step::Network, error))?;
     }
-    Mask::of(&machine, &plan.local_unix).put_on().map_err(|error| (Step::Mask, error.into_source()))?;
+    let _mask = Mask::of(&machine, &plan.local_unix).put_on().map_err(|error| (Step::Mask, error.into_source()))?;
     look_after(control, plan, stdio, &machine, Held::ByNamespaces { is_root })
 }
 

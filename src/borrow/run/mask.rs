@@ -33,11 +33,11 @@ use std::{
 
 use rustix::{
     fs::CWD,
-    mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree},
+    mount::{MountPropagationFlags, mount_change, open_tree},
 };
 
 pub use self::places::sockets_below;
-use self::private::{Private, put};
+use self::private::{CLONE, Private, put};
 use crate::proto::Machine;
 
 /// What is put in the place of what.
@@ -86,11 +86,12 @@ impl Mask {
         }
     }
 
-    /// Mounts all of it. The caller is alone in its process, in a mount namespace of its own, and may mount there.
+    /// Mounts all of it. The caller is alone in its process, in a mount namespace of its own, and may mount there. What it
+    /// gets is to be let go of when nobody waits for it.
     ///
     /// # Errors
     /// What could not be put in its place: the program must not run then.
-    pub fn put_on(&self) -> Result<(), MaskError> {
+    pub fn put_on(&self) -> Result<Private, MaskError> {
         // What is mounted outside still arrives; nothing that is mounted here leaves.
         mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
             .map_err(|error| MaskError::at("cannot keep mounts to ourselves")(error.into()))?;
@@ -124,15 +125,15 @@ impl Mask {
         for (place, tree) in kept {
             put(&tree, &place).map_err(MaskError::at(place.display()))?;
         }
-        private.leave().map_err(MaskError::at("cannot leave the private tmpfs"))
+        private.leave().map_err(MaskError::at("cannot leave the private tmpfs"))?;
+        Ok(private)
     }
 
     /// Each socket that stays, by its true path, with a hold on it from before it is covered.
     fn kept(&self) -> Result<Vec<(PathBuf, OwnedFd)>, MaskError> {
         let hold = |given: &PathBuf| {
             let path = fs::canonicalize(given).map_err(MaskError::at(given.display()))?;
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let tree = open_tree(CWD, &path, flags).map_err(|error| MaskError::at(given.display())(error.into()))?;
+            let tree = open_tree(CWD, &path, CLONE).map_err(|error| MaskError::at(given.display())(error.into()))?;
             Ok((path, tree))
         };
         self.local_unix.iter().map(hold).collect()

@@ -15,12 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::CWD,
-    mount::{OpenTreeFlags, open_tree},
-};
+use rustix::{fs::CWD, mount::open_tree};
 
-use super::{masters, texts};
+use super::{masters, private::CLONE, texts};
 use crate::session;
 
 /// Folders of services that look up names, start programs or containers, or speak for others.
@@ -276,10 +273,9 @@ impl EtcFiles {
 /// What is mounted below /etc, held so that it can be mounted again.
 pub(super) fn mounts_below_etc() -> Vec<(PathBuf, OwnedFd)> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let places = table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|place| place.starts_with("/etc/"));
     // A place with a space in it is written in another way there, and is not found.
-    places.take(BELOW_ETC_MAX).filter_map(|place| Some((place.into(), open_tree(CWD, place, flags).ok()?))).collect()
+    places.take(BELOW_ETC_MAX).filter_map(|place| Some((place.into(), open_tree(CWD, place, CLONE).ok()?))).collect()
 }
 
 #[cfg(test)]

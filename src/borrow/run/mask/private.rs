@@ -1,10 +1,10 @@
-//! The tmpfs that holds what is mounted over this machine's files. While it is being filled it lies over `/proc`, where
-//! nothing is covered: kernels before 6.15 clone only what is mounted somewhere.
+//! The tmpfs that holds what is mounted over this machine's files. It is mounted nowhere itself where the kernel clones parts of
+//! such a tree (from 6.15). Elsewhere it lies over `/proc`, where nothing is covered, while it is being filled.
 
 use std::{
     fs::File,
     io::{self, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -16,15 +16,21 @@ use rustix::{
     },
 };
 
-/// Where it is while it is filled.
+/// Where it is while it is filled, if it has to be anywhere.
 const PLACE: &str = "/proc";
-/// What an overlay lays over /etc, below [`PLACE`].
+/// What an overlay lays over /etc.
 const ETC: &str = "etc";
+/// How a part of a tree becomes one of its own.
+pub(super) const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 /// All that it may hold: the program may write to its files, and they are this machine's memory.
 const SIZE: &str = "4m";
 
-pub(super) struct Private {
+/// Holds it. The kernel waits for every core before it lets go of a tree that is mounted nowhere: milliseconds.
+#[derive(Debug)]
+pub struct Private {
     root: OwnedFd,
+    /// A clone of all of it, if the kernel makes one of what is mounted nowhere.
+    clone: Option<OwnedFd>,
 }
 
 impl Private {
@@ -32,8 +38,12 @@ impl Private {
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let root = create("tmpfs", &[("mode", "0755"), ("size", SIZE)], attributes)?;
-        put(&root, Path::new(PLACE))?;
-        Ok(Self { root })
+        let flags = CLONE | OpenTreeFlags::AT_EMPTY_PATH;
+        let clone = open_tree(&root, "", flags).ok();
+        if clone.is_none() {
+            put(&root, Path::new(PLACE))?;
+        }
+        Ok(Self { root, clone })
     }
 
     /// Creates a file with this content, and the folders that lead to it.
@@ -66,8 +76,7 @@ impl Private {
 
     /// Puts one of its files or folders in the place of `target`.
     pub(super) fn put(&self, name: impl AsRef<Path>, target: &Path) -> io::Result<()> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        put(&open_tree(&self.root, name.as_ref(), flags)?, target)
+        put(&open_tree(&self.root, name.as_ref(), CLONE)?, target)
     }
 
     /// Makes these files exist in /etc, where nothing is or a link that leads nowhere: an overlay without an upper folder,
@@ -76,7 +85,11 @@ impl Private {
         for name in names {
             self.write(&Path::new(ETC).join(name), b"", 0o644)?;
         }
-        let layers = format!("{PLACE}/{ETC}:/etc");
+        let place = match self.clone {
+            Some(_) => format!("/proc/self/fd/{}", self.root.as_raw_fd()),
+            None => PLACE.to_owned(),
+        };
+        let layers = format!("{place}/{ETC}:/etc");
         let overlay = create("overlay", &[("lowerdir", &layers)], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
         put(&overlay, Path::new("/etc"))?;
         for (place, tree) in below {
@@ -85,9 +98,12 @@ impl Private {
         Ok(())
     }
 
-    /// Shows /proc again; what was put in its place stays there.
-    pub(super) fn leave(self) -> io::Result<()> {
-        Ok(unmount(PLACE, UnmountFlags::DETACH)?)
+    /// Shows /proc again, if that is covered; what was put in its place stays there.
+    pub(super) fn leave(&self) -> io::Result<()> {
+        match self.clone {
+            Some(_) => Ok(()),
+            None => Ok(unmount(PLACE, UnmountFlags::DETACH)?),
+        }
     }
 }
 
