@@ -24,6 +24,7 @@ use support::{is_asked_for, median, row};
 use tunnels::Tunnel;
 
 const BULK_BYTES: usize = 1 << 30;
+const BLOCK_BYTES: usize = 256 * 1024;
 const CONNECTIONS: usize = 1000;
 const ROUNDS: usize = 5;
 const STARTS: usize = 20;
@@ -51,7 +52,7 @@ fn main() {
         command.arg("-q").arg("-f").arg(&config);
         command
     };
-    for (job, wanted) in [("bulk", 1.3), ("connections", 2.0)] {
+    for (job, wanted) in [("bulk", 1.3), ("bulk up", 1.3), ("connections", 2.0)] {
         let name = format!("run: {job}");
         if !is_asked_for(&name) {
             continue;
@@ -131,32 +132,41 @@ fn refused(target: SocketAddr) {
     println!("{}", median(&mut (0..REFUSALS).map(attempt).collect::<Vec<_>>()));
 }
 
-/// The program that runs under both: MiB/s of a download, or connections a second that echo a byte.
+/// The program that runs under both: MiB/s of a download or an upload, or connections a second that echo a byte.
 fn program(job: &str, origin: SocketAddr) {
     if job == "refused" {
         return refused(origin);
     }
-    let began = Instant::now();
-    let amount = if job == "bulk" {
+    let ask = |command: &[u8]| {
         let mut socket = TcpStream::connect(origin).expect("connected");
-        socket.write_all(b"D").expect("asked");
-        let (mut block, mut moved) = (vec![0; 256 * 1024], 0);
-        while moved < BULK_BYTES {
-            moved += socket.read(&mut block).expect("bytes");
-        }
-        (BULK_BYTES >> 20) as f64
-    } else {
-        for _ in 0..CONNECTIONS {
-            let mut socket = TcpStream::connect(origin).expect("connected");
-            socket.write_all(b"E").expect("asked");
-            socket.read_exact(&mut [0]).expect("an echo");
-        }
-        CONNECTIONS as f64
+        socket.write_all(command).expect("asked");
+        socket
     };
-    println!("{}", amount / began.elapsed().as_secs_f64());
+    let began = Instant::now();
+    let mut block = vec![0; BLOCK_BYTES];
+    let amount = match job {
+        "bulk" => {
+            let (mut socket, mut moved) = (ask(b"D"), 0);
+            while moved < BULK_BYTES {
+                moved += socket.read(&mut block).expect("bytes");
+            }
+            BULK_BYTES >> 20
+        }
+        "bulk up" => {
+            let mut socket = ask(b"U");
+            (0..BULK_BYTES / BLOCK_BYTES).for_each(|_| socket.write_all(&block).expect("sent"));
+            socket.read_exact(&mut [0]).expect("all of it is there");
+            BULK_BYTES >> 20
+        }
+        _ => {
+            (0..CONNECTIONS).for_each(|_| ask(b"E").read_exact(&mut [0]).expect("an echo"));
+            CONNECTIONS
+        }
+    };
+    println!("{}", amount as f64 / began.elapsed().as_secs_f64());
 }
 
-/// Sends the bulk after a D, and sends anything else back.
+/// Sends the bulk after a D, takes it before it sends a U back, and sends anything else back at once.
 fn origin() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -167,12 +177,16 @@ fn origin() -> SocketAddr {
                 if socket.read_exact(&mut command).is_err() {
                     return;
                 }
-                let block = vec![7; 256 * 1024];
-                let blocks = if command == *b"D" { BULK_BYTES / block.len() } else { 0 };
-                let _ = (0..blocks).try_for_each(|_| socket.write_all(&block));
-                if command != *b"D" {
-                    let _ = socket.write_all(&command);
-                }
+                let mut block = vec![7; BLOCK_BYTES];
+                let mut blocks = 0..BULK_BYTES / BLOCK_BYTES;
+                // Who has gone has failed by itself, and says so.
+                let _ = match &command {
+                    b"D" => blocks.try_for_each(|_| socket.write_all(&block)),
+                    b"U" => {
+                        blocks.try_for_each(|_| socket.read_exact(&mut block)).and_then(|()| socket.write_all(b"U"))
+                    }
+                    _ => socket.write_all(&command),
+                };
             };
             thread::Builder::new().stack_size(64 * 1024).spawn(serve).expect("a thread");
         }
