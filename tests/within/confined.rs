@@ -77,49 +77,52 @@ int main(void) {
 #[cfg(target_arch = "x86_64")]
 fn the_second_system_call_table_is_no_way_around() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let (source, program) = (within.home.folder.path().join("way.c"), within.home.folder.path().join("way"));
-    fs::write(&source, INT_80).unwrap();
-    run(Command::new("cc").arg("-o").arg(&program).arg(&source));
-    let tried = run(&mut within.run(&[program.to_str().unwrap()]));
-    // A kernel that has no such table kills the program instead, which `run` above would have told.
-    assert_eq!(text(tried.stdout), "-97 -38 -38 -38 -38\n");
+    for within in machine.borrowers() {
+        let (source, program) = (within.home.folder.path().join("way.c"), within.home.folder.path().join("way"));
+        fs::write(&source, INT_80).unwrap();
+        run(Command::new("cc").arg("-o").arg(&program).arg(&source));
+        let tried = run(&mut within.run(&[program.to_str().unwrap()]));
+        // A kernel that has no such table kills the program instead, which `run` above would have told.
+        assert_eq!(text(tried.stdout), "-97 -38 -38 -38 -38\n");
+    }
 }
 
 #[test]
 fn a_descriptor_is_passed_on_where_it_was_asked_for() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    passes_on(&within, &[]);
-    // Numbers that capuchin's own descriptors would have by then.
-    for number in 3..=9 {
-        let script = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; exec \"$@\"";
-        let number = number.to_string();
-        let inner = within.run_with(&["--keep-fd", &number], &["true"]);
-        let mut command = within.beside("sh");
-        command.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
-        assert!(fails(&mut command, 255).starts_with("error[usage]: descriptor "), "{number}");
+    for within in machine.borrowers() {
+        passes_on(&within, &[]);
+        // Numbers that capuchin's own descriptors would have by then.
+        for number in 3..=9 {
+            let script = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; exec \"$@\"";
+            let number = number.to_string();
+            let inner = within.run_with(&["--keep-fd", &number], &["true"]);
+            let mut command = within.beside("sh");
+            command.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+            assert!(fails(&mut command, 255).starts_with("error[usage]: descriptor "), "{number}");
+        }
+        let missing = within.run_with(&["--keep-fd", "987"], &["true"]).output().unwrap();
+        assert_eq!(missing.status.code(), Some(255));
+        assert!(text(missing.stderr).contains("--keep-fd takes numbers of open descriptors"));
     }
-    let missing = within.run_with(&["--keep-fd", "987"], &["true"]).output().unwrap();
-    assert_eq!(missing.status.code(), Some(255));
-    assert!(text(missing.stderr).contains("--keep-fd takes numbers of open descriptors"));
 }
 
 #[test]
 fn sockets_that_a_service_manager_passes_are_the_programs_where_it_keeps_them() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let whose = "if [ $LISTEN_PID = $$ ]; then echo its own; else echo of $LISTEN_FDS others; fi";
-    let passes = "export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$@\" 3</dev/null 4</dev/null";
-    for (options, said) in [
-        (&["--keep-fd", "3", "--keep-fd", "4"][..], "its own\n"),
-        (&["--keep-fd", "3", "--keep-fd", "4", "--no-netns"], "its own\n"),
-        (&["--keep-fd", "4"], "of 2 others\n"),
-    ] {
-        let inner = within.run_with(options, &["sh", "-c", whose]);
-        let mut command = within.beside("sh");
-        command.args(["-c", passes, "sh"]).arg(inner.get_program()).args(inner.get_args());
-        assert_eq!(text(run(&mut command).stdout), said, "{options:?}");
+    for within in machine.borrowers() {
+        let whose = "if [ $LISTEN_PID = $$ ]; then echo its own; else echo of $LISTEN_FDS others; fi";
+        let passes = "export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$@\" 3</dev/null 4</dev/null";
+        for (options, said) in [
+            (&["--keep-fd", "3", "--keep-fd", "4"][..], "its own\n"),
+            (&["--keep-fd", "3", "--keep-fd", "4", "--no-netns"], "its own\n"),
+            (&["--keep-fd", "4"], "of 2 others\n"),
+        ] {
+            let inner = within.run_with(options, &["sh", "-c", whose]);
+            let mut command = within.beside("sh");
+            command.args(["-c", passes, "sh"]).arg(inner.get_program()).args(inner.get_args());
+            assert_eq!(text(run(&mut command).stdout), said, "{options:?}");
+        }
     }
 }
 

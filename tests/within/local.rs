@@ -14,26 +14,27 @@ use crate::{
 #[test]
 fn local_keeps_an_address_or_a_port_on_this_machine() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let here = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = here.local_addr().unwrap();
-    let (host, port) = (address.ip().to_string(), address.port().to_string());
-    let program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).sendall(b'hello')";
-    let probe = ["python3", "-c", program, &host, &port];
-    for local in [address.to_string(), host.clone()] {
-        let serving = here.try_clone().unwrap();
-        let heard = std::thread::spawn(move || {
-            let mut said = String::new();
-            serving.accept().unwrap().0.read_to_string(&mut said).unwrap();
-            said
-        });
-        run(&mut within.run_with(&["--local", &local], &probe));
-        assert_eq!(heard.join().unwrap(), "hello");
+    for within in machine.borrowers() {
+        let here = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = here.local_addr().unwrap();
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).sendall(b'hello')";
+        let probe = ["python3", "-c", program, &host, &port];
+        for local in [address.to_string(), host.clone()] {
+            let serving = here.try_clone().unwrap();
+            let heard = std::thread::spawn(move || {
+                let mut said = String::new();
+                serving.accept().unwrap().0.read_to_string(&mut said).unwrap();
+                said
+            });
+            run(&mut within.run_with(&["--local", &local], &probe));
+            assert_eq!(heard.join().unwrap(), "hello");
+        }
+        // Without it, the lender is asked, where nobody listens.
+        here.set_nonblocking(true).unwrap();
+        assert!(!within.run(&probe).stderr(Stdio::null()).status().unwrap().success());
+        assert_eq!(here.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
-    // Without it, the lender is asked, where nobody listens.
-    here.set_nonblocking(true).unwrap();
-    assert!(!within.run(&probe).stderr(Stdio::null()).status().unwrap().success());
-    assert_eq!(here.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -180,18 +181,19 @@ print(client.recv(9).decode(), source == client.getsockname())
 #[test]
 fn an_address_of_ipv6_is_kept_on_this_machine() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let here = TcpListener::bind("[::1]:0").unwrap();
-    let port = here.local_addr().unwrap().port().to_string();
-    let program = "import socket, sys; socket.create_connection(('::1', int(sys.argv[1]))).sendall(b'hello')";
-    for local in ["::1".to_owned(), format!("[::1]:{port}")] {
-        let serving = here.try_clone().unwrap();
-        let heard = std::thread::spawn(move || {
-            let mut said = String::new();
-            serving.accept().unwrap().0.read_to_string(&mut said).unwrap();
-            said
-        });
-        run(&mut within.run_with(&["--local", &local], &["python3", "-c", program, &port]));
-        assert_eq!(heard.join().unwrap(), "hello");
+    for within in machine.borrowers() {
+        let here = TcpListener::bind("[::1]:0").unwrap();
+        let port = here.local_addr().unwrap().port().to_string();
+        let program = "import socket, sys; socket.create_connection(('::1', int(sys.argv[1]))).sendall(b'hello')";
+        for local in ["::1".to_owned(), format!("[::1]:{port}")] {
+            let serving = here.try_clone().unwrap();
+            let heard = std::thread::spawn(move || {
+                let mut said = String::new();
+                serving.accept().unwrap().0.read_to_string(&mut said).unwrap();
+                said
+            });
+            run(&mut within.run_with(&["--local", &local], &["python3", "-c", program, &port]));
+            assert_eq!(heard.join().unwrap(), "hello");
+        }
     }
 }

@@ -53,44 +53,46 @@ fn a_program_is_given_the_stdin_and_stdout_that_another_offers() {
 #[test]
 fn who_offers_hears_that_no_program_was_there_to_read() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let mut child = offer(&within, &["upper", "stdio", "--once"]);
-    child.stdin.take().unwrap().write_all(b"little\n").unwrap();
-    fails(&mut within.run_with(&["--stdio", "service:upper"], &["/nonexistent/program"]), 127);
-    assert_eq!(child.wait().unwrap().code(), Some(255));
+    for within in machine.borrowers() {
+        let mut child = offer(&within, &["upper", "stdio", "--once"]);
+        child.stdin.take().unwrap().write_all(b"little\n").unwrap();
+        fails(&mut within.run_with(&["--stdio", "service:upper"], &["/nonexistent/program"]), 127);
+        assert_eq!(child.wait().unwrap().code(), Some(255));
+    }
 }
 
 #[test]
 fn without_an_offer_no_program_starts_and_with_its_end_the_program_sees_one() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let mark = within.home.folder.path().join("started");
-    let touch = ["touch", mark.to_str().unwrap()];
-    let said = fails(&mut within.run_with(&["--stdio", "service:upper"], &touch), 255);
-    assert!(said.starts_with("error[target]: lab could not connect to service:upper"), "{said}");
-    assert!(!mark.exists());
-    let mut child = offer(&within, &["upper", "stdio"]);
-    let mut program = Daemon::spawn(&mut within.run_with(
-        &["--stdio", "service:upper"],
-        &["sh", "-c", "echo ready >&2; cat >/dev/null; echo ended >&2; echo unheard"],
-    ));
-    program.wait_for_line("ready");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    program.wait_for_line("ended");
-    program.wait_for_line("capuchin: the service broke off before its end");
-    program.wait();
-    // Nor does a program that is over as soon as it sees the end hide it.
-    for _ in 0..10 {
+    for within in machine.borrowers() {
+        let mark = within.home.folder.path().join("started");
+        let touch = ["touch", mark.to_str().unwrap()];
+        let said = fails(&mut within.run_with(&["--stdio", "service:upper"], &touch), 255);
+        assert!(said.starts_with("error[target]: lab could not connect to service:upper"), "{said}");
+        assert!(!mark.exists());
         let mut child = offer(&within, &["upper", "stdio"]);
-        let mut program = Daemon::spawn(
-            &mut within.run_with(&["--stdio", "service:upper"], &["sh", "-c", "echo ready >&2; exec cat"]),
-        );
+        let mut program = Daemon::spawn(&mut within.run_with(
+            &["--stdio", "service:upper"],
+            &["sh", "-c", "echo ready >&2; cat >/dev/null; echo ended >&2; echo unheard"],
+        ));
         program.wait_for_line("ready");
         child.kill().unwrap();
         child.wait().unwrap();
+        program.wait_for_line("ended");
         program.wait_for_line("capuchin: the service broke off before its end");
         program.wait();
+        // Nor does a program that is over as soon as it sees the end hide it.
+        for _ in 0..10 {
+            let mut child = offer(&within, &["upper", "stdio"]);
+            let mut program = Daemon::spawn(
+                &mut within.run_with(&["--stdio", "service:upper"], &["sh", "-c", "echo ready >&2; exec cat"]),
+            );
+            program.wait_for_line("ready");
+            child.kill().unwrap();
+            child.wait().unwrap();
+            program.wait_for_line("capuchin: the service broke off before its end");
+            program.wait();
+        }
+        run(&mut within.run(&["true"]));
     }
-    run(&mut within.run(&["true"]));
 }

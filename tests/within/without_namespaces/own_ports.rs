@@ -136,9 +136,10 @@ for address in ("0.0.0.0", "10.77.0.1"):
         let said = text(output.stderr);
         assert_eq!(said.matches("under --no-netns a program listens on loopback alone").count(), 1, "{said}");
     }
-    let within = machine.anybody();
-    let mut published = within.run_with(&["--no-netns", "--publish", "8080:80"], &["true"]);
-    assert!(fails(&mut published, 255).contains("cannot be used with"));
+    for within in machine.borrowers() {
+        let mut published = within.run_with(&["--no-netns", "--publish", "8080:80"], &["true"]);
+        assert!(fails(&mut published, 255).contains("cannot be used with"), "as {}", within.uid);
+    }
 }
 
 #[test]

@@ -131,9 +131,11 @@ fn what_changes_while_it_is_judged_changes_nothing() {
 #[cfg(target_arch = "x86_64")]
 fn the_second_system_call_table_has_no_sockets() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    let (source, program) = (within.home.folder.path().join("way.c"), within.home.folder.path().join("way"));
-    std::fs::write(&source, crate::confined::INT_80).unwrap();
-    run(Command::new("cc").arg("-o").arg(&program).arg(&source));
-    assert_eq!(says(&mut within.bare(&[program.to_str().unwrap()])), "-38 -38 -38 -38 -38\n");
+    for within in machine.borrowers() {
+        let (source, program) = (within.home.folder.path().join("way.c"), within.home.folder.path().join("way"));
+        std::fs::write(&source, crate::confined::INT_80).unwrap();
+        run(Command::new("cc").arg("-o").arg(&program).arg(&source));
+        let tried = says(&mut within.bare(&[program.to_str().unwrap()]));
+        assert_eq!(tried, "-38 -38 -38 -38 -38\n", "as {}", within.uid);
+    }
 }
