@@ -48,6 +48,7 @@ ip address add fd88::1/128 dev lo nodad
 ip route add 203.0.0.0/16 dev near
 ip route add unreachable 203.0.113.0/24
 eval "$4"
+rm -f "$1/ready"
 mkfifo "$1/ready"
 setpriv --pdeathsig KILL python3 "$2" "$1/ready" 3<&- &
 read ready < "$1/ready"
@@ -111,13 +112,33 @@ impl Machine {
     }
 
     /// Started by `unshare`, a command for unshare(1), whose standard input is the socket that listens at `address`.
-    pub fn at(address: SocketAddr, mut unshare: Command, listener: Stdio, policy: &str, more: &str) -> Self {
+    pub fn at(address: SocketAddr, unshare: Command, listener: Stdio, policy: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let advertise = address.to_string();
         run(capuchind(dir).args(["init", "--name", "lab", "--listen", "fd:3", "--advertise", &advertise]));
         std::fs::write(dir.join("policy.toml"), policy).unwrap();
         run(capuchind(dir).args(["user", "add", "alice"]));
+        Self::serve(folder, address, unshare, listener, more)
+    }
+
+    /// What has been killed begins again, with a network that is new and at another port.
+    pub fn restart(self) -> Self {
+        let Lab { folder, mut daemon, .. } = self.lab;
+        daemon.kill();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        Self::serve(folder, address, Command::new("unshare"), OwnedFd::from(listener).into(), "")
+    }
+
+    fn serve(
+        folder: tempfile::TempDir,
+        address: SocketAddr,
+        mut unshare: Command,
+        listener: Stdio,
+        more: &str,
+    ) -> Self {
+        let dir = folder.path();
         unshare.args(["--map-root-user", "--net", "--mount", "sh", "-c", NETWORK, "sh"]).arg(dir);
         unshare.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/within/machine.py"));
         unshare.arg(capuchind(dir).get_program()).arg(more);

@@ -8,6 +8,7 @@ mod around;
 mod attacks;
 mod binds;
 mod bounds;
+mod comes_back;
 mod confined;
 mod connects;
 mod datagrams;
