@@ -10,8 +10,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::{
     EVERYTHING, exec, lab, sharing,
-    support::{in_environment_of, run, text},
-    terminal::Screen,
+    support::{in_environment_of, run, screen::Screen, text},
 };
 
 #[test]

@@ -1,84 +1,22 @@
 //! Terminals, driven as a person drives them: in tmux, with vim, Ctrl-C, Ctrl-Z, another size and `~.`
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
-
 use crate::{
     lab,
-    support::{Home, ask_until, in_environment_of, run, text, wait_until},
+    support::{run, screen::Screen, text, wait_until},
 };
 
-/// A tmux of its own with one shell, ended when dropped.
-pub struct Screen {
-    folder: tempfile::TempDir,
-}
-
-impl Screen {
-    fn start(home: &Home) -> Self {
-        Self::with(home, &["bash", "--norc"])
-    }
-
-    /// With another shell of this machine's.
-    pub fn with(home: &Home, shell: &[&str]) -> Self {
-        let screen = Self { folder: tempfile::tempdir().unwrap() };
-        let mut tmux = screen.tmux();
-        tmux.args(["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", "env", "PS1=here> "]);
-        tmux.args(shell);
-        in_environment_of(&mut tmux, &home.capuchin());
-        let bin = Path::new(env!("CARGO_BIN_EXE_capuchin")).parent().unwrap().to_owned();
-        tmux.env("PATH", std::env::join_paths([bin, PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap());
-        run(&mut tmux);
-        screen.wait_for("here>");
-        screen
-    }
-
-    fn tmux(&self) -> Command {
-        let mut tmux = Command::new("tmux");
-        tmux.arg("-S").arg(self.folder.path().join("tmux"));
-        tmux
-    }
-
-    pub fn keys(&self, keys: &[&str]) {
-        run(self.tmux().arg("send-keys").args(keys));
-    }
-
-    fn shown(&self) -> String {
-        text(run(self.tmux().args(["capture-pane", "-p"])).stdout)
-    }
-
-    /// Waits until the screen shows it.
-    pub fn wait_for(&self, what: &str) -> String {
-        self.wait_until(what, |shown| shown.contains(what))
-    }
-
-    pub fn wait_until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        ask_until(what, || {
-            let shown = self.shown();
-            if fits(&shown) { Ok(shown) } else { Err(shown) }
-        })
-    }
-
-    /// A shell at the lender, with a prompt of its own.
-    fn shell(&self) {
-        self.keys(&["capuchin exec -t lab env PS1='there> ' bash --norc", "Enter"]);
-        self.wait_for("there>");
-        self.keys(&["C-l"]);
-        self.wait_until("a clear screen", |shown| shown.trim() == "there>");
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        let _ = self.tmux().arg("kill-server").output();
-    }
+/// A shell at the lender, with a prompt of its own.
+fn begin_a_shell(screen: &Screen<'_>) {
+    screen.keys(&["capuchin exec -t lab env PS1='there> ' bash --norc", "Enter"]);
+    screen.wait_for("there>");
+    screen.keys(&["C-l"]);
+    screen.wait_until("a clear screen", |shown| shown.trim() == "there>");
 }
 
 #[test]
 fn vim_edits_and_saves() {
     let (lab, home) = lab();
-    let screen = Screen::start(&home);
+    let screen = Screen::with(&home, &["bash", "--norc"]);
     let file = lab.dir().join("notes.txt");
     screen.keys(&[&format!("capuchin exec -t lab vim -u NONE {}", file.display()), "Enter"]);
     screen.wait_for("~");
@@ -92,7 +30,7 @@ fn vim_edits_and_saves() {
 #[test]
 fn less_htop_and_tmux_fill_the_screen_and_leave_it() {
     let (lab, home) = lab();
-    let screen = Screen::start(&home);
+    let screen = Screen::with(&home, &["bash", "--norc"]);
     let file = lab.dir().join("lines");
     let lines: Vec<_> = (1..=500).map(|number| format!("line {number} of many\n")).collect();
     std::fs::write(&file, lines.concat()).unwrap();
@@ -133,7 +71,7 @@ fn less_htop_and_tmux_fill_the_screen_and_leave_it() {
 #[test]
 fn a_terminal_that_hangs_up_hangs_up_there() {
     let (lab, home) = lab();
-    let screen = Screen::start(&home);
+    let screen = Screen::with(&home, &["bash", "--norc"]);
     let script = lab.dir().join("wait");
     let heard = lab.dir().join("heard");
     let text = format!(
@@ -151,8 +89,8 @@ fn a_terminal_that_hangs_up_hangs_up_there() {
 #[test]
 fn keys_that_interrupt_and_stop_reach_the_program_there() {
     let (_lab, home) = lab();
-    let screen = Screen::start(&home);
-    screen.shell();
+    let screen = Screen::with(&home, &["bash", "--norc"]);
+    begin_a_shell(&screen);
     screen.keys(&["echo first; cat", "Enter"]);
     screen.wait_for("\nfirst");
     screen.keys(&["echoed", "Enter"]);
@@ -181,8 +119,8 @@ fn keys_that_interrupt_and_stop_reach_the_program_there() {
 #[test]
 fn a_flood_of_output_in_a_shell_ends_at_its_interrupt_and_the_prompt_is_back() {
     let (_lab, home) = lab();
-    let screen = Screen::start(&home);
-    screen.shell();
+    let screen = Screen::with(&home, &["bash", "--norc"]);
+    begin_a_shell(&screen);
     screen.keys(&["yes", "Enter"]);
     screen.wait_until("a screen of it", |shown| shown.matches("y\n").count() > 20);
     // How little comes behind it is counted in `local_terminal`.
@@ -193,9 +131,9 @@ fn a_flood_of_output_in_a_shell_ends_at_its_interrupt_and_the_prompt_is_back() {
 #[test]
 fn the_size_follows_and_modes_and_term_are_those_of_here() {
     let (_lab, home) = lab();
-    let screen = Screen::start(&home);
+    let screen = Screen::with(&home, &["bash", "--norc"]);
     screen.keys(&["stty intr ^G", "Enter"]);
-    screen.shell();
+    begin_a_shell(&screen);
     screen.keys(&["stty size; echo $TERM; stty -a | grep -o 'intr = ^.'", "Enter"]);
     let shown = screen.wait_for("intr = ^G");
     assert!(shown.contains("30 100\n") && shown.contains("\ntmux") | shown.contains("\nscreen"), "{shown}");
@@ -207,8 +145,8 @@ fn the_size_follows_and_modes_and_term_are_those_of_here() {
 #[test]
 fn the_escape_keys_suspend_help_and_end_and_the_terminal_is_as_before() {
     let (lab, home) = lab();
-    let screen = Screen::start(&home);
-    screen.shell();
+    let screen = Screen::with(&home, &["bash", "--norc"]);
+    begin_a_shell(&screen);
     screen.keys(&["Enter", "~?"]);
     screen.wait_for("Supported escape sequences");
     screen.keys(&["Enter", "~#"]);
@@ -229,8 +167,8 @@ fn the_escape_keys_suspend_help_and_end_and_the_terminal_is_as_before() {
 #[test]
 fn a_lender_that_goes_gives_the_terminal_back() {
     let (mut lab, home) = lab();
-    let screen = Screen::start(&home);
-    screen.shell();
+    let screen = Screen::with(&home, &["bash", "--norc"]);
+    begin_a_shell(&screen);
     lab.daemon.kill();
     screen.wait_for("error[lost]");
     screen.keys(&["C-l", "stty -a | grep -o '.icanon'", "Enter"]);

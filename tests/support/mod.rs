@@ -13,6 +13,7 @@ pub mod named;
 pub mod peer;
 pub mod ports;
 pub mod pty;
+pub mod screen;
 pub mod wire;
 
 pub use command::{as_user, fails, in_environment_of, own_uid, run, run_with, starts};

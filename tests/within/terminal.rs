@@ -2,7 +2,7 @@
 
 use crate::{
     machine::Machine,
-    support::{fails, run},
+    support::{fails, run, screen::Screen},
 };
 
 /// A terminal, a shell of a few lines in it, and the borrowed program as the shell's job.
@@ -47,6 +47,55 @@ fn the_keys_of_the_terminal_reach_the_program_once() {
     }
 }
 
+/// As above, by bash's own job control in a terminal that a person could have.
+#[test]
+fn a_shell_stops_a_program_and_brings_it_to_the_foreground_again() {
+    let machine = Machine::start();
+    for within in machine.everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(within.uid), Some(within.uid)).unwrap();
+        let bin = within.home.folder.path();
+        let screen = Screen::of(|| within.beside("tmux"), folder, bin, &["bash", "--norc"]);
+        let echoes = |line: &str| {
+            screen.keys(&[line, "Enter"]);
+            screen.wait_until(&format!("{line}, twice"), |shown| shown.matches(line).count() == 2);
+        };
+        let run = ["capuchin", "run"].iter().chain(within.network()).copied().collect::<Vec<_>>().join(" ");
+        screen.keys(&[&format!("{run} lab -- sh -c 'echo up; exec cat'"), "Enter"]);
+        screen.wait_for("\nup");
+        echoes("first");
+        screen.keys(&["C-z"]);
+        screen.wait_for("Stopped");
+        // The shell has its terminal.
+        screen.keys(&["C-l", "echo $((6*7))", "Enter"]);
+        screen.wait_for("\n42");
+        screen.keys(&["fg", "Enter"]);
+        // It names what goes on; whoever answers then is in the foreground.
+        screen.wait_for(&format!("here> fg\n{run} lab"));
+        echoes("second");
+        screen.keys(&["C-c"]);
+        screen.wait_until("the prompt", |shown| shown.trim_end().ends_with("here>"));
+        screen.keys(&["C-l", "echo status $?", "Enter"]);
+        screen.wait_for("status 130");
+        // One that reads from behind the shell's back is stopped, too.
+        screen.keys(&["C-l", &format!("{run} lab -- cat &"), "Enter"]);
+        screen.wait_until("it is stopped", |shown| {
+            shown.contains("Stopped") || {
+                // The shell tells of it before a prompt.
+                screen.keys(&["Enter"]);
+                false
+            }
+        });
+        screen.keys(&["C-l", "fg", "Enter"]);
+        screen.wait_for(&format!("here> fg\n{run} lab -- cat"));
+        echoes("third");
+        screen.keys(&["C-d"]);
+        screen.wait_until("the prompt", |shown| shown.trim_end().ends_with("here>"));
+        screen.keys(&["C-l", "echo status $?", "Enter"]);
+        screen.wait_for("status 0");
+    }
+}
+
 /// A shell's prompts, and what its user does at each.
 const PROMPTS: &str = r#"
 import os, pty, signal, sys
@@ -76,33 +125,35 @@ sys.exit(os.waitstatus_to_exitcode(status))
 #[test]
 fn a_bash_keeps_its_users_prompt_hook_and_shows_the_host() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    for hook in ["hook", "hook${PROMPT_COMMAND:+; $PROMPT_COMMAND}"] {
-        let file = format!("hook() {{ echo hooked; }}\nPROMPT_COMMAND=\"{hook}\"\nPS1='own> '\n");
-        std::fs::write(within.home.folder.path().join(".bashrc"), file).unwrap();
-        let mut terminal = within.beside("python3");
-        terminal.args(["-c", PROMPTS]).arg(within.capuchin().get_program()).args(["run", "lab"]);
-        fails(terminal.env("SHELL", "/bin/bash").env_remove("PROMPT_COMMAND"), 7);
+    for within in machine.borrowers() {
+        for hook in ["hook", "hook${PROMPT_COMMAND:+; $PROMPT_COMMAND}"] {
+            let file = format!("hook() {{ echo hooked; }}\nPROMPT_COMMAND=\"{hook}\"\nPS1='own> '\n");
+            std::fs::write(within.home.folder.path().join(".bashrc"), file).unwrap();
+            let mut terminal = within.beside("python3");
+            terminal.args(["-c", PROMPTS]).arg(within.capuchin().get_program()).args(["run", "lab"]);
+            fails(terminal.env("SHELL", "/bin/bash").env_remove("PROMPT_COMMAND"), 7);
+        }
     }
 }
 
 /// A shell that its user has set up with `files`, below his home.
 fn keeps_its_users_prompt_and_shows_the_host(machine: &Machine, shell: &str, files: &[(&str, &str)]) {
-    let within = machine.anybody();
-    let home = within.home.folder.path();
-    let own = |file: &str| home.join(file);
-    for (file, content) in files {
-        std::fs::create_dir_all(own(file).parent().unwrap()).unwrap();
-        std::fs::write(own(file), content).unwrap();
+    for within in machine.borrowers() {
+        let home = within.home.folder.path();
+        let own = |file: &str| home.join(file);
+        for (file, content) in files {
+            std::fs::create_dir_all(own(file).parent().unwrap()).unwrap();
+            std::fs::write(own(file), content).unwrap();
+        }
+        run(std::process::Command::new("chown").args(["-R", &within.uid.to_string()]).arg(home));
+        let mut terminal = within.beside("python3");
+        terminal.args(["-c", PROMPTS]).arg(within.capuchin().get_program()).args(["run", "lab"]);
+        terminal.env("TMPDIR", home).env("TERM", "xterm");
+        fails(terminal.env("SHELL", shell).env_remove("ZDOTDIR"), 7);
+        let left = std::fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("capuchin-")).collect();
+        assert!(left.is_empty(), "{shell}: {left:?}");
     }
-    run(std::process::Command::new("chown").args(["-R", &within.uid.to_string()]).arg(home));
-    let mut terminal = within.beside("python3");
-    terminal.args(["-c", PROMPTS]).arg(within.capuchin().get_program()).args(["run", "lab"]);
-    terminal.env("TMPDIR", home).env("TERM", "xterm");
-    fails(terminal.env("SHELL", shell).env_remove("ZDOTDIR"), 7);
-    let left = std::fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("capuchin-")).collect();
-    assert!(left.is_empty(), "{shell}: {left:?}");
 }
 
 #[test]
@@ -139,10 +190,11 @@ sys.exit(os.waitstatus_to_exitcode(status))
 #[test]
 fn who_is_not_logged_in_is_asked_for_the_password_in_its_place() {
     let machine = Machine::start();
-    let within = machine.anybody();
-    run(machine.lab.admin().args(["logout", "alice"]));
-    let borrowed = within.run(&["sh", "-c", "exit 5"]);
-    let mut terminal = within.beside("python3");
-    terminal.args(["-c", ASKED]).arg(borrowed.get_program()).args(borrowed.get_args());
-    fails(&mut terminal, 5);
+    for within in machine.borrowers() {
+        run(machine.lab.admin().args(["logout", "alice"]));
+        let borrowed = within.run(&["sh", "-c", "exit 5"]);
+        let mut terminal = within.beside("python3");
+        terminal.args(["-c", ASKED]).arg(borrowed.get_program()).args(borrowed.get_args());
+        fails(&mut terminal, 5);
+    }
 }
