@@ -1,17 +1,17 @@
 //! What a connect costs in round trips: between borrower and lender stands a gate that lets nothing more go up once the first
-//! answer comes down. What needs a second question is never answered.
+//! answer comes down. What needs a second question is never answered. And in time, on a way that is long.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Stdio,
     sync::{Arc, Condvar, Mutex, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
     machine::Machine,
-    support::{PATIENCE, run},
+    support::{PATIENCE, run, text},
 };
 
 /// Attempts, of which one must do with one round trip and one SYN: a ping or an acknowledgement of the session's own may be on
@@ -123,5 +123,64 @@ for line in sys.stdin:
         }
         drop(stdin);
         assert!(child.wait().unwrap().success());
+    }
+}
+
+/// What a packet takes each way.
+const WAY: Duration = Duration::from_millis(100);
+/// What curl may take for a port that is closed, beside one round trip.
+const MORE: Duration = Duration::from_millis(50);
+
+/// A long way to `lender`, by its own address: as much as one likes is on it at the same time.
+fn long_way(lender: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for borrower in listener.incoming().map_while(Result::ok) {
+            let lender = TcpStream::connect(lender).unwrap();
+            for (mut from, mut to) in [(borrower.try_clone().unwrap(), lender.try_clone().unwrap()), (lender, borrower)]
+            {
+                to.set_nodelay(true).unwrap();
+                let (piece_tx, piece_rx) = mpsc::channel::<(Instant, Vec<u8>)>();
+                std::thread::spawn(move || {
+                    let mut piece = vec![0; 1 << 16];
+                    while let Ok(length @ 1..) = from.read(&mut piece) {
+                        let _ = piece_tx.send((Instant::now() + WAY, piece[..length].to_vec()));
+                    }
+                });
+                std::thread::spawn(move || {
+                    for (arrives, piece) in piece_rx {
+                        std::thread::sleep(arrives.saturating_duration_since(Instant::now()));
+                        if to.write_all(&piece).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn curl_hears_of_a_closed_port_within_a_round_trip_and_a_little_more() {
+    let machine = Machine::start();
+    let address = long_way(machine.lab.address);
+    let curl = "curl -s --noproxy '*' -w '%{exitcode} %{time_total}\\n' \"$0\"";
+    // All by one program: how long it takes to start counts for nothing.
+    let curls = format!("for attempt in $(seq {ATTEMPTS}); do {curl} || :; done");
+    for within in machine.everybody() {
+        run(within.capuchin().args(["hosts", "set", "lab", &address.to_string()]));
+        for url in ["http://10.77.0.1:9/", "http://[fd77::1]:9/"] {
+            let said = text(run(&mut within.run(&["sh", "-c", &curls, url])).stdout);
+            let took = said.lines().map(|line| {
+                let seconds = line.strip_prefix("7 ").unwrap_or_else(|| panic!("{url} as {}: {said}", within.who()));
+                Duration::from_secs_f64(seconds.parse().unwrap())
+            });
+            // A machine may be busy, but a way is never shorter than it is.
+            let best = took.min().unwrap();
+            assert!((2 * WAY..2 * WAY + MORE).contains(&best), "{url} as {}: {said}", within.who());
+        }
     }
 }
