@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use crate::{
     stage::{for_each_guest, stage},
-    support::run,
+    support::{run, text},
 };
 
 /// A package with one file.
@@ -17,7 +17,7 @@ fn build_deb(folder: &Path) {
     std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
     let package = mirror.join("hello-lab_1.0_all.deb");
     run(Command::new("dpkg-deb").args(["-b", "--root-owner-group"]).arg(&tree).arg(&package));
-    let sum = crate::support::text(run(Command::new("sha256sum").arg(&package)).stdout);
+    let sum = text(run(Command::new("sha256sum").arg(&package)).stdout);
     let (size, sum) = (std::fs::metadata(&package).unwrap().len(), sum.split(' ').next().unwrap().to_owned());
     let index = format!("{control}Filename: ./hello-lab_1.0_all.deb\nSize: {size}\nSHA256: {sum}\n");
     std::fs::write(mirror.join("Packages"), index).unwrap();
@@ -26,17 +26,28 @@ fn build_deb(folder: &Path) {
 #[test]
 fn apt_updates_and_downloads() {
     build_deb(&stage().folder);
+    // As root it downloads as a user of its own, `_apt`, who must reach where it does.
     let program = r#"
+        cd "$0"
         mkdir -p state/lists/partial cache/archives/partial etc/preferences.d etc/trusted.gpg.d
         echo 'deb [trusted=yes] http://web.lab.test/apt ./' > etc/sources.list
         : > status
         apt="apt-get -qq -o Dir::State=$PWD/state -o Dir::Cache=$PWD/cache -o Dir::Etc=$PWD/etc -o Dir::State::status=$PWD/status \
-            -o APT::Sandbox::User= -o Acquire::http::Proxy=DIRECT -o Acquire::Retries=0"
+            -o Acquire::http::Proxy=DIRECT -o Acquire::Retries=0"
         $apt update
         $apt download hello-lab
         dpkg-deb -f hello-lab_1.0_all.deb Package
     "#;
-    for_each_guest(|guest| assert_eq!(guest.says(&["sh", "-ec", program]), "hello-lab\n"));
+    for_each_guest(|guest| {
+        let folder = stage().file(&format!("apt-{}", guest.uid));
+        std::fs::create_dir(&folder).unwrap();
+        let owner = if guest.uid == 0 { "_apt" } else { &guest.uid.to_string() };
+        run(Command::new("chown").arg(owner).arg(&folder));
+        let said = run(&mut guest.run(&[], &["sh", "-ec", program, folder.to_str().unwrap()]));
+        assert_eq!(text(said.stdout), "hello-lab\n");
+        let told = text(said.stderr);
+        assert!(!told.contains("unsandboxed"), "it did not become _apt: {told}");
+    });
 }
 
 /// A wheel is a zip file with a few texts.
