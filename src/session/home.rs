@@ -1,11 +1,20 @@
 //! Where this user is at home, and where what is his lies (the XDG base directories).
 
-use std::{env, path::PathBuf};
+use std::{env, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf};
 
 /// The home folder of the user who runs this: what `HOME` says, and where it is not set, what the system's list of users does
 /// (getpwuid(3)), as cron jobs and units of systemd have it. `None` where neither names one by its whole path.
 pub fn home_folder() -> Option<PathBuf> {
     env::home_dir().filter(|home| home.is_absolute())
+}
+
+/// The home that the system's list of users has for whom this runs as, whatever `HOME` says: ssh(1) looks there alone.
+pub fn listed_home() -> Option<PathBuf> {
+    let users = fs::read("/etc/passwd").ok()?;
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let mut lines = users.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':'));
+    let home = lines.find_map(|mut fields| (fields.nth(2)? == uid.as_bytes()).then(|| fields.nth(2))?)?;
+    Some(PathBuf::from(OsStr::from_bytes(home))).filter(|home| home.is_absolute())
 }
 
 /// The folder for a user's settings: `XDG_CONFIG_HOME`, else `~/.config`. `None` without a home.

@@ -57,7 +57,7 @@ pub use dial::{ATTEMPTS_MAX, DialError, READ_BYTES, TLS_BUFFER_BYTES, dial, dial
 pub use door::{DOOR, own_door, runtime_folder, system_door};
 pub use greet::{GreetError, Greeter};
 pub use halves::{ReadHalf, WriteHalf};
-pub use home::{config_folder, folder_named_by, home_folder, state_folder};
+pub use home::{config_folder, folder_named_by, home_folder, listed_home, state_folder};
 pub use meter::{Meter, Pace};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
 #[cfg(any(feature = "borrow", feature = "lend"))]

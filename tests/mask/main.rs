@@ -162,6 +162,20 @@ const CASES: &[Case] = &[
         "#,
     },
     Case {
+        name: "what the user has by his login is out of reach, whatever variables say",
+        machine: r#"mkdir -p /mnt/home/.ssh /mnt/masters /mnt/elsewhere $RUNTIME/systemd
+            sed -i "s|^\([^:]*:[^:]*:$USER:.*:\)[^:]*:|\1/mnt/home:|" /etc/passwd
+            echo 'ControlPath /mnt/masters/%C' > /mnt/home/.ssh/config
+            listen $RUNTIME/bus $RUNTIME/systemd/private /mnt/home/.ssh/master /mnt/masters/6a81
+            chown -R $USER /mnt/home $RUNTIME /mnt/elsewhere; export HOME=/mnt/elsewhere XDG_RUNTIME_DIR=/mnt/elsewhere"#,
+        local_unix: "",
+        program: r#"
+            for socket in /run/user/$USER/bus /run/user/$USER/systemd/private /mnt/home/.ssh/master /mnt/masters/6a81; do
+                if reach $socket; then echo "$socket is reached"; exit 1; fi
+            done
+        "#,
+    },
+    Case {
         name: "a socket that was named stays in a covered folder",
         machine: "mkdir /run/podman; listen /run/podman/podman.sock /run/podman/other.sock",
         local_unix: "/run/podman/podman.sock",
@@ -226,7 +240,7 @@ fn run(case: &Case, uid: u32) -> Output {
         }
     };
     let script = format!(
-        "{TOOLS}\n{STAGE}\nRUNTIME={runtime}\nexport USER={uid}\n{}\nexport XDG_RUNTIME_DIR={runtime}\n{enter} /mnt/mask {WEAR} sh -ec '{}\n'\"$1\"\n{LEFT}",
+        "{TOOLS}\n{STAGE}\nRUNTIME={runtime}\nexport USER={uid} XDG_RUNTIME_DIR={runtime}\n{}\n{enter} /mnt/mask {WEAR} sh -ec '{}\n'\"$1\"\n{LEFT}",
         case.machine,
         TOOLS.replace('\'', "'\\''"),
     );

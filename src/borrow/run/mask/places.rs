@@ -1,7 +1,7 @@
 //! Which places of this machine are covered, as they are when the program starts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     ffi::{OsStr, OsString},
     fs,
@@ -138,10 +138,11 @@ impl Cover {
 
 /// What is covered, by its true path, but for the sockets in `kept`.
 pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
-    let runtime = session::runtime_folder();
+    let runtime = runtime_folders();
     let below = |folder: &Path, names: &[&str]| names.iter().map(|name| folder.join(name)).collect::<Vec<_>>();
     let below_runtime = |names: &'static [&str]| runtime.iter().flat_map(move |folder| below(folder, names));
-    let home = session::home_folder();
+    let homes = home_folders();
+    let below_homes = |names: &'static [&str]| homes.iter().flat_map(move |home| below(home, names));
     let folders = by_both_names(&FOLDERS).chain(below_runtime(&USER_FOLDERS)).chain(own_folders());
     let mut covers = BTreeMap::new();
     // What is not there, or where we may not look, can be reached by nobody here.
@@ -156,7 +157,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     let sockets = by_both_names(&SOCKETS).chain(sockets_that_begin(Path::new(systemd), &begins));
     let sockets = sockets.chain(below_runtime(&USER_SOCKETS));
     let sockets = sockets.chain(runtime.iter().flat_map(|folder| sockets_that_begin(folder, &USER_SOCKETS_BEGIN)));
-    let sockets = sockets.chain(home.iter().flat_map(|home| below(home, &HOME_SOCKETS)));
+    let sockets = sockets.chain(below_homes(&HOME_SOCKETS));
     let named = SOCKET_VARIABLES.iter().filter_map(env::var_os).flat_map(|value| socket_paths(value.as_bytes()));
     // The socket, the server's process and the session.
     let tmux =
@@ -165,8 +166,10 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     let named = named.chain(tmux.map(|path| PathBuf::from(OsString::from_vec(path))));
     // An agent has keys and no network, wherever its socket is.
     let agent = env::var_os("SSH_AUTH_SOCK").and_then(|path| fs::canonicalize(path).ok());
-    let at_home = home.iter().flat_map(|home| below(home, &HOME_FOLDERS)).flat_map(|folder| sockets_below(&folder));
-    let ssh = at_home.chain(masters::sockets(home.as_deref()));
+    let at_home = below_homes(&HOME_FOLDERS).flat_map(|folder| sockets_below(&folder));
+    // Without a home there are this machine's settings.
+    let owners = homes.iter().map(|home| Some(home.as_path())).chain(homes.is_empty().then_some(None));
+    let ssh = at_home.chain(owners.flat_map(masters::sockets));
     let ssh = ssh.filter(|path| agent.is_none() || fs::canonicalize(path).ok() != agent);
     for place in
         sockets.chain(named).chain(ssh).filter_map(|path| fs::canonicalize(path).ok()).filter(|path| !path.is_dir())
@@ -191,6 +194,18 @@ fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
     let found = entries.filter(|entry| begins(&entry.file_name()));
     let found = found.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
     found.take(SOCKETS_MAX).map(|entry| entry.path()).collect()
+}
+
+/// Where the user's services have their sockets: the folder that a variable names, and the one that his service manager was given,
+/// which does not ask that variable of ours.
+fn runtime_folders() -> BTreeSet<PathBuf> {
+    let of_login = format!("/run/user/{}", rustix::process::getuid().as_raw());
+    session::runtime_folder().into_iter().chain([of_login.into()]).collect()
+}
+
+/// Where the user's programs have their sockets: in the home that a variable names, and in the one that he has.
+fn home_folders() -> BTreeSet<PathBuf> {
+    session::home_folder().into_iter().chain(session::listed_home()).collect()
 }
 
 /// Folders whose place variables say: of tmux and of screen.
