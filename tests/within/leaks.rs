@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use crate::{
     machine::{INHERITED, Machine, Within},
-    outside::{LENDER_PORT, Outside, Seen},
+    outside::{LENDER_PORT, Outside, Seen, services_of},
     support::{Daemon, own_uid, run},
 };
 
@@ -129,6 +129,9 @@ fn what_the_program_tries_would_be_seen() {
         {
             assert!(has(text), "{text} as {}: {:#?}", within.uid, seen.others);
         }
+        for service in services_of(within.uid) {
+            assert!(has(&format!("service {service}")), "{service} as {}: {:#?}", within.uid, seen.others);
+        }
     }
 }
 
@@ -205,20 +208,43 @@ struct Traced {
 }
 
 impl Traced {
-    fn start(outside: &Outside, within: &Within, leaker: &Leaker) -> Self {
+    fn start(outside: &Outside, within: &Within, options: &[&str], leaker: &Leaker) -> Self {
         let calls = tempfile::tempdir().unwrap();
         fs::set_permissions(calls.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let (outsider, words) = leaker.command(within);
         let mut command = outside.traced(within, &calls.path().join("trace"));
-        command.arg("run").args(within.network()).args(["lab", "--"]).args(words);
+        command.arg("run").args(within.network()).args(options).args(["lab", "--"]).args(words);
         Self { program: leaker.start(within, &command), calls, _outsider: outsider }
+    }
+
+    /// What was called outside until it has ended.
+    fn calls(&mut self) -> Vec<String> {
+        drop(self.program.stdin.take());
+        assert!(self.program.wait().success());
+        traces_outside(self.calls.path())
+    }
+
+    /// Of a program without namespaces, whom it meets on loopback: how often it was connected to the lender, and to nobody beyond.
+    fn connects_to_the_lender_or_itself(mut self, within: &Within) -> usize {
+        let calls = self.calls();
+        let own = within.home.folder.path().to_str().unwrap();
+        let stays = |call: &str| {
+            let is_loopback =
+                ["(\"127.0.0.1\")", "\"::1\"", "\"::ffff:127.0.0.1\""].iter().any(|own| call.contains(own));
+            is_loopback || call.contains("AF_NETLINK") || (call.contains("AF_UNIX") && call.contains(own))
+        };
+        // What is sent without an address goes where its socket is connected to.
+        let goes =
+            |call: &&String| call.starts_with("connect(") || (call.starts_with("send") && call.contains("sa_family="));
+        let beyond: Vec<_> = calls.iter().filter(goes).filter(|call| !stays(call)).collect();
+        assert!(own_uid() != 0 || beyond.is_empty(), "as {}: {beyond:#?}", within.who());
+        let to_lender = format!("htons({LENDER_PORT})");
+        calls.iter().filter(|call| call.starts_with("connect(") && call.contains(&to_lender)).count()
     }
 
     /// Once it has ended: how often it was connected outside, each time by a socket of its own, and always to the lender.
     fn connects_to_the_lender_alone(mut self, within: &Within) -> usize {
-        drop(self.program.stdin.take());
-        assert!(self.program.wait().success());
-        let calls = traces_outside(self.calls.path());
+        let calls = self.calls();
         let connects = calls.iter().filter(|call| call.starts_with("connect("));
         // Of a process that lets nobody but root look into it, a tracer without privileges sees the length of an address alone.
         let to_network = |call: &&String| call.contains("AF_INET") || call.contains(", 16)");
@@ -250,14 +276,25 @@ fn who_runs_outside_for_a_program_connects_to_the_lender_and_to_nobody_else() {
     let mut outside = Outside::start();
     let machine = outside.lender(HOSTILE);
     let leaker = Leaker::new();
-    for within in everybody(&outside, &machine) {
+    let held = everybody(&outside, &machine).into_iter().map(|within| (within, false));
+    let bare = outside.borrowers(&machine).into_iter().map(|within| (within, true));
+    for (within, is_bare) in held.chain(bare) {
         outside.seen();
-        let mut traced = Traced::start(&outside, &within, &leaker);
+        let options: &[&str] = if is_bare { &["--no-netns"] } else { &[] };
+        let mut traced = Traced::start(&outside, &within, options, &leaker);
         tries(&mut traced.program, "traced");
-        let connects = traced.connects_to_the_lender_alone(&within);
+        machine.lab.daemon.signal(Signal::STOP);
+        tries(&mut traced.program, "stopped");
+        machine.lab.daemon.signal(Signal::CONT);
+        let connects = match is_bare {
+            true => traced.connects_to_the_lender_or_itself(&within),
+            false => traced.connects_to_the_lender_alone(&within),
+        };
         let seen = outside.seen();
-        nothing_but_the_lender(&seen, false, &within.who());
-        assert_eq!((connects, seen.to_lender), (1, 1), "as {}", within.who());
+        nothing_but_the_lender(&seen, is_bare, &within.who());
+        assert_eq!(connects, seen.to_lender, "what was called, and what was seen, as {}", within.who());
+        // The program itself tries the lender's port as well.
+        assert!(connects == 1 || is_bare, "as {}: {connects}", within.who());
     }
 }
 
@@ -270,7 +307,7 @@ fn once_its_lender_is_gone_a_program_has_no_network_and_still_nobody_else_is_con
         let mut programs = Vec::new();
         for within in outside.borrowers(&machine) {
             let within = if by_tun { within.over_tun() } else { within };
-            let mut traced = Traced::start(&outside, &within, &leaker);
+            let mut traced = Traced::start(&outside, &within, &[], &leaker);
             traced.program.stdin.as_mut().unwrap().write_all(b"keep\n").unwrap();
             traced.program.wait_for_line("kept echo");
             programs.push((within, traced));

@@ -1,8 +1,10 @@
-"""Sees every packet on every device of this network. For each line of its input it says what was there since the last one:
-a line for each packet that belongs to no connection with the lender, and then the number of those connections.
+"""Sees every packet on every device of this network, and everybody who comes to a socket that its arguments name. For each line of
+its input it says what was there since the last one: a line for each packet that belongs to no connection with the lender and for
+each guest of a socket, and then the number of those connections.
 """
 
 import mmap
+import os
 import select
 import socket
 import struct
@@ -58,11 +60,27 @@ def frames():
         place = (place + 1) % (BLOCK // FRAME * BLOCKS)
 
 
+def serve(name):
+    listener = socket.socket(socket.AF_UNIX)
+    if name.startswith("@"):
+        listener.bind("\0" + name[1:])
+    else:
+        folder = os.path.dirname(name)
+        os.makedirs(folder, exist_ok=True)
+        if folder.startswith("/run/user/"):
+            os.chown(folder, int(folder.split("/")[3]), -1)
+        listener.bind(name)
+        os.chmod(name, 0o777)
+    listener.listen(64)
+    return listener
+
+
+services = {serve(name): name for name in sys.argv[1:]}
 place = 0
 print("watches", flush=True)
 others, begun = [], 0
 while True:
-    ready, _, _ = select.select([tap, sys.stdin], [], [])
+    ready, _, _ = select.select([tap, sys.stdin, *services], [], [])
     # Whatever was sent before it was asked is there already.
     asked = sys.stdin in ready
     for device, proto, kind, packet in frames():
@@ -74,6 +92,10 @@ while True:
             begun += 1
         elif said:
             others.append(f"{device} {said}")
+    while guests := select.select(services, [], [], 0)[0]:
+        for listener in guests:
+            listener.accept()[0].close()
+            others.append(f"service {services[listener]}")
     if asked:
         if not sys.stdin.readline():
             sys.exit()
