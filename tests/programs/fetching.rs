@@ -73,12 +73,14 @@ fn psql_reaches_the_lenders_loopback() {
 
 #[test]
 fn a_rule_for_a_name_alone_lets_psql_in_by_the_name_alone() {
-    let carol = Guest::new("carol", 65534);
     let psql = |host: &'static str| ["psql", "-h", host, "-U", "postgres", "-Atc", "select 40 + 2"];
-    assert_eq!(carol.says(&psql("db.lab.test")), "42\n");
-    let output = carol.fails(&psql("10.77.0.1"), 2);
-    let said = text(output.stderr);
-    assert!(said.contains("connect 10.77.0.1:5432 is refused: no rule allows it"), "{said}");
+    for uid in [0, 65534] {
+        let carol = Guest::new("carol", uid);
+        assert_eq!(carol.says(&psql("db.lab.test")), "42\n", "as {uid}");
+        let output = carol.fails(&psql("10.77.0.1"), 2);
+        let said = text(output.stderr);
+        assert!(said.contains("connect 10.77.0.1:5432 is refused: no rule allows it"), "as {uid}: {said}");
+    }
 }
 
 #[test]
