@@ -23,7 +23,7 @@ resolve = ["*.secret.test", "bücher.test"]
 "#;
 
 /// Ways to all addresses, so that the lender is asked about each; and somebody who would answer at those that matter.
-const EVERYWHERE: &str = "ip route add default dev near; ip -6 route add default dev near
+pub const EVERYWHERE: &str = "ip route add default dev near; ip -6 route add default dev near
     ip address add 169.254.169.254/32 dev lo; ip -6 address add 64:ff9b::7f00:1/128 dev lo nodad
     ip -6 address add 2002:7f00:1::1/128 dev lo nodad; ip -6 address add 64:ff9b::a9fe:a9fe/128 dev lo nodad";
 
@@ -69,20 +69,20 @@ except OSError as e:
 "#;
 
 /// A user, and how a program of his is held.
-struct Borrower {
-    within: Within,
-    options: &'static [&'static str],
+pub struct Borrower {
+    pub within: Within,
+    pub options: &'static [&'static str],
 }
 
 impl Borrower {
     /// Each in each kind of network, and without one.
-    fn all(machine: &Machine) -> Vec<Self> {
+    pub fn all(machine: &Machine) -> Vec<Self> {
         let held = machine.everybody().into_iter().map(|within| Self { within, options: &[] });
         let bare = machine.borrowers().into_iter().map(|within| Self { within, options: &["--no-netns"] });
         held.chain(bare).collect()
     }
 
-    fn who(&self) -> String {
+    pub fn who(&self) -> String {
         format!("{} {}", self.within.who(), self.options.concat())
     }
 
@@ -92,7 +92,7 @@ impl Borrower {
         if is_same { errno.to_owned() } else { "EACCES".to_owned() }
     }
 
-    fn python(&self, source: &str) -> Command {
+    pub fn python(&self, source: &str) -> Command {
         self.within.run_with(self.options, &["python3", "-c", source])
     }
 
@@ -104,7 +104,7 @@ impl Borrower {
 }
 
 /// The lender refused it, for this reason, and its log says so.
-fn is_in_the_log(machine: &Machine, event: &str, target: &str, why: &str) {
+pub fn is_in_the_log(machine: &Machine, event: &str, target: &str, why: &str) {
     machine.lab.wait_for_audit(target, |line| {
         let refused = line["event"] == event && line["verdict"] == "refused" && line["target"] == target;
         refused && line["why"].as_str().unwrap().contains(why)

@@ -6,6 +6,7 @@ mod support;
 
 mod around;
 mod attacks;
+mod attacks_on_ports;
 mod binds;
 mod bounds;
 mod comes_back;
