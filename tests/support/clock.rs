@@ -5,8 +5,8 @@
 
 use std::{
     cell::Cell,
-    fs::File,
-    os::unix::fs::FileExt,
+    fs::{File, Permissions},
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -30,6 +30,8 @@ impl Clock {
     /// A clock that is right.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // For programs of any user.
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clock.c");
         run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.path().join("clock.so")).arg(source));
         let file = File::create(folder.path().join("ahead")).unwrap();

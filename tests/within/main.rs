@@ -28,6 +28,7 @@ mod overlaps;
 mod ports;
 mod probes;
 mod process;
+mod quiet;
 mod refusals;
 mod resets;
 mod round_trip;

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use rustix::net::SendFlags;
@@ -45,7 +45,8 @@ pub struct LocalFlows {
 
 /// This machine's socket of a pair.
 struct Local {
-    shared: Arc<Shared>,
+    /// It is closed as soon as nobody reads from it.
+    shared: Weak<Shared>,
     reading: AbortHandle,
 }
 
@@ -63,7 +64,9 @@ impl LocalFlows {
     /// Sends a datagram of the program, or loses it where its kernel has no room; what stands in its way the program hears.
     pub fn send(&mut self, from: SocketAddr, to: SocketAddr, content: &[u8]) {
         while let Some(ended) = self.reading.try_join_next() {
-            if let Ok(pair) = ended {
+            if let Ok(pair) = ended
+                && self.pairs.get(&pair).is_some_and(|local| local.shared.strong_count() == 0)
+            {
                 self.pairs.remove(&pair);
             }
         }
@@ -85,11 +88,11 @@ impl LocalFlows {
     }
 
     fn socket(&mut self, pair: Pair) -> io::Result<Arc<Shared>> {
-        if let Some(local) = self.pairs.get(&pair) {
-            return Ok(local.shared.clone());
+        if let Some(shared) = self.pairs.get(&pair).and_then(|local| local.shared.upgrade()) {
+            return Ok(shared);
         }
         if self.pairs.len() >= PAIRS_MAX {
-            let oldest = self.pairs.iter().min_by_key(|(_, local)| *local.shared.used()).map(|(pair, _)| *pair);
+            let oldest = self.pairs.iter().min_by_key(|(_, local)| local.used()).map(|(pair, _)| *pair);
             oldest.and_then(|oldest| self.pairs.remove(&oldest));
         }
         let shared = Arc::new(Shared { socket: connect(pair.1)?, used: Mutex::new(Instant::now()) });
@@ -98,8 +101,15 @@ impl LocalFlows {
             reads.read(&hold, pair).await;
             pair
         });
-        self.pairs.insert(pair, Local { shared: shared.clone(), reading });
+        self.pairs.insert(pair, Local { shared: Arc::downgrade(&shared), reading });
         Ok(shared)
+    }
+}
+
+impl Local {
+    /// `None`: it is over.
+    fn used(&self) -> Option<Instant> {
+        self.shared.upgrade().map(|shared| *shared.used())
     }
 }
 
