@@ -218,18 +218,21 @@ hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 kept = socket.create_server(("10.77.0.1", 8012))
 pids, left = [], 20000
+# Of each child, 400 in all or a few less.
+room = hard - 600
+each = 400 // -(-left // room)
 while left:
-    number = min(hard - 100, left)
+    number = min(room, left)
     left -= number
     ready, tell = os.pipe()
     if (pid := os.fork()) == 0:
-        published = [socket.create_server(("10.77.0.1", 8100 + len(pids) * 8 + i)) for i in range(8)]
+        published = [socket.create_server(("10.77.0.1", 8100 + len(pids) * each + i)) for i in range(each)]
         many = [socket.socket() for _ in range(number)]
         os.write(tell, b"x")
         signal.pause()
     os.read(ready, 1)
     pids.append(pid)
-print("ready", len(pids), os.getpid(), flush=True)
+print("ready", len(pids) * each, os.getpid(), flush=True)
 sys.stdin.readline()
 for pid in pids:
     os.kill(pid, 9)
@@ -243,7 +246,7 @@ kept.accept()[0].sendall(b"kept")
     let mut server = Daemon::spawn(command.stdin(Stdio::piped()).env("CAPUCHIN_LOG", "capuchin=debug"));
     let line = server.wait_for_line("ready ");
     let words: Vec<_> = line.split(' ').collect();
-    let [_, children, program] = *words else { panic!("{line}") };
+    let [_, ports, program] = *words else { panic!("{line}") };
     // While nobody hears what the kernel tells, it loses what it has no room for: the last column but one.
     server.signal(Signal::STOP);
     std::io::Write::write_all(server.stdin.as_mut().unwrap(), b"\n").unwrap();
@@ -256,10 +259,10 @@ kept.accept()[0].sendall(b"kept")
     });
     server.signal(Signal::CONT);
     server.wait_for_line("more sockets were closed at once than the kernel could tell");
-    let children: usize = children.parse().unwrap();
-    for port in 0..children * 8 {
-        machine.wait_for_close(&format!("10.77.0.1:{}", 8100 + port));
-    }
+    let of_a_child = |target: &str| target.starts_with("10.77.0.1:8") && target != "10.77.0.1:8012";
+    machine.lab.wait_for_audits("their ends", ports.parse().unwrap(), |line| {
+        line["event"] == "listen-closed" && of_a_child(line["target"].as_str().unwrap())
+    });
     let reads = "import socket; print(socket.create_connection(('10.77.0.1', 8012), 20).recv(99))";
     assert_eq!(text(run(&mut machine.there(&["python3", "-c", reads])).stdout), "b'kept'\n");
 }
