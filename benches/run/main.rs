@@ -13,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+mod closed;
 mod http;
 mod served;
 #[path = "../support/mod.rs"]
@@ -84,6 +85,9 @@ fn main() {
     }
     if is_asked_for("demo") {
         row("demo, s", "", demo(), 30.0, false);
+    }
+    if is_asked_for("closed") {
+        closed::measure(folder.path());
     }
     if is_asked_for("accepted") {
         served::measure(folder.path());

@@ -6,10 +6,8 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     ROUNDS, borrowed,
@@ -19,14 +17,7 @@ use super::{
 /// Clients at once.
 const CLIENTS: usize = 16;
 const EACH: usize = 100;
-/// A port that is open for so long stays open.
-const PATIENCE: Duration = Duration::from_secs(30);
 const BINDS: usize = 200;
-/// Servers that are killed.
-const KILLS: usize = 20;
-/// Between two looks whether a port is closed.
-const LOOK: Duration = Duration::from_millis(1);
-
 /// The rows.
 pub fn measure(folder: &Path) {
     let (mut ratios, mut costs) = (Vec::new(), [Vec::new(), Vec::new()]);
@@ -40,55 +31,20 @@ pub fn measure(folder: &Path) {
     row("run: accepted connections/s", "the same server as it is", median(&mut ratios), 0.5, true);
     let [native, ours] = costs.map(|mut costs| median(&mut costs));
     println!("run: bind + listen + close {ours:.3} ms; as it is {native:.3} ms");
-    for (what, whom) in [("capuchin run", Killed::Capuchin), ("the program", Killed::Program)] {
-        let worst = (0..KILLS).map(|_| closed(borrowed(folder), whom)).fold(0.0, f64::max);
-        let met = row(&format!("run: {what} is killed, port closed"), "s, the worst of 20", worst, 1.0, false);
-        assert!(met, "it is promised");
-    }
 }
 
-#[derive(Clone, Copy)]
-enum Killed {
-    Capuchin,
-    Program,
-}
-
-/// A server that listens, where, and the number of its process.
-fn start(mut command: Command) -> (Child, u16, i32) {
+/// A server that listens, and where.
+fn start(mut command: Command) -> (Child, u16) {
     command.arg(std::env::current_exe().expect("this program")).arg("server").stdin(Stdio::piped());
     let mut server = command.stdout(Stdio::piped()).spawn().expect("the server");
     let mut line = String::new();
     BufReader::new(server.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-    let (port, process) = line.trim().split_once(' ').expect("a port and a process");
-    (server, port.parse().expect("a port"), process.parse().expect("a number"))
-}
-
-/// Seconds from a kill until nobody is met at the port any more.
-fn closed(command: Command, whom: Killed) -> f64 {
-    let (mut server, port, process) = start(command);
-    let is_open = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-    assert!(is_open(), "it listens");
-    let began = Instant::now();
-    match whom {
-        Killed::Capuchin => server.kill().expect("it runs"),
-        Killed::Program => {
-            let process = Pid::from_raw(process).expect("a process");
-            kill_process(process, Signal::KILL).expect("it runs");
-        }
-    }
-    while is_open() {
-        assert!(began.elapsed() < PATIENCE, "the port stays open");
-        thread::sleep(LOOK);
-    }
-    let took = began.elapsed().as_secs_f64();
-    drop(server.stdin.take());
-    server.wait().expect("it ends");
-    took
+    (server, line.trim().parse().expect("a port"))
 }
 
 /// Connections a second that the server answers under `command`, each of one byte there and back.
 fn accepted(command: Command) -> f64 {
-    let (mut server, port, _) = start(command);
+    let (mut server, port) = start(command);
     let rate = rate(port, |socket| {
         socket.write_all(b"x").expect("connected");
         socket.read_exact(&mut [0]).expect("an echo");
@@ -124,7 +80,7 @@ fn cost(mut command: Command) -> f64 {
 /// The server: answers a byte of each connection, one after the other, until its input ends.
 pub fn server() {
     let listener = listen();
-    println!("{} {}", listener.local_addr().expect("its address").port(), std::process::id());
+    println!("{}", listener.local_addr().expect("its address").port());
     thread::spawn(move || {
         for mut socket in listener.incoming().map_while(Result::ok) {
             let mut byte = [0];

@@ -1,5 +1,5 @@
 //! Every way in which a program can end, or let its ports go: none of them stays open at the lender, whatever state it was in.
-//! How long that takes is a row of `cargo bench --bench run`.
+//! How long that takes are rows of `cargo bench --bench run`.
 
 use std::{io::Write, process::Stdio};
 
@@ -11,43 +11,8 @@ use crate::{
     support::{Daemon, run, wait_until, wire::Wire},
 };
 
-/// Has four ports, one in each state: bound, listening with visitors who wait, listening in two processes more, and bound for
-/// datagrams. Then it does what it is told.
-const SERVER: &str = r#"
-import os, signal, socket, sys
-ports = [int(port) for port in sys.argv[1:]]
-def bound(kind, port):
-    s = socket.socket(type=kind)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind(("0.0.0.0", port))
-    return s
-sockets = [bound(kind, port) for kind, port in zip((socket.SOCK_STREAM,) * 3 + (socket.SOCK_DGRAM,), ports)]
-_, waits, forked, _ = sockets
-waits.listen(4)
-forked.listen()
-workers = []
-for _ in range(2):
-    if (pid := os.fork()) == 0:
-        while True:
-            forked.accept()
-    workers.append(pid)
-def end_workers():
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-print("ready", os.getpid(), os.getppid(), flush=True)
-how = sys.stdin.readline().strip()
-if how == "close":
-    end_workers()
-    for s in sockets:
-        s.close()
-    print("closed", flush=True)
-    sys.stdin.readline()
-elif how == "exec":
-    end_workers()
-    # Which closes what was not made to stay.
-    os.execvp("cat", ["cat"])
-"#;
+/// Has four ports, one in each state, and does what it is told.
+const SERVER: &str = include_str!("states.py");
 
 /// More than the program's queue has room for.
 const VISITORS: &str = r#"
