@@ -10,6 +10,8 @@ use crate::{
     support::{
         Home, Lab, PATIENCE,
         peer::{Peer, frame},
+        ports::ListedUdpSocket,
+        wait_until,
     },
 };
 
@@ -178,6 +180,23 @@ async fn messages_that_cannot_be_read_end_the_session_and_newer_ones_are_skipped
     peer.send(&frame(1, Kind::Data, true, false, &message::encode_prefixed(&fixed))).await;
     assert_eq!(peer.hear_goaway().await.kind, ErrorKind::Protocol);
     still_serves(&lab, &home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_borrower_that_is_killed_leaves_no_port_and_others_go_on() {
+    let lab = Lab::start("[[allow]]\nwho = \"alice\"\nlisten = \"127.0.0.1:1024-65535/udp\"\n");
+    let home = lab.join("alice");
+    let (peer, port) = bound_at(&lab, &home, "127.0.0.1:0", true).await;
+    let (mut another, its_port) = bound_at(&lab, &home, "127.0.0.1:0", true).await;
+    let lent = ListedUdpSocket::at((Ipv4Addr::LOCALHOST, port).into());
+    // No good-bye, as when a process dies: the kernel closes its sockets.
+    drop(peer);
+    wait_until("its port is closed", || !lent.is_open());
+    let target = format!("127.0.0.1:{port}");
+    lab.wait_for_audit("the end", |line| line["event"] == "udp-closed" && line["target"] == target);
+    server().send_to(b"question", (Ipv4Addr::LOCALHOST, its_port)).unwrap();
+    let told = payload(&mut another).await;
+    assert_eq!(UdpMessage::decode(&told).unwrap().body, UdpBody::Datagram(b"question"));
 }
 
 /// A scan has its first lines in the log and then a number; it fills neither disk nor memory.

@@ -18,7 +18,7 @@ use crate::{
         Daemon, Lab, PATIENCE, fails,
         named::NamedLab,
         ports::{ClosedUdpPort, ListedUdpSocket, PortRange},
-        run, text,
+        run, text, wait_until,
         wire::Wire,
     },
 };
@@ -269,6 +269,25 @@ fn a_port_that_the_lender_takes_back_ends_the_command() {
     forward.wait_for_line("was taken back: its policy does not allow it any more");
     assert_eq!(forward.wait().code(), Some(255));
     assert!(!lent.is_open());
+}
+
+#[test]
+fn a_killed_forward_leaves_no_port_and_others_go_on() {
+    let lab = Lab::start(UDP);
+    let (home, another) = (lab.join("alice"), lab.join("alice"));
+    let server = format!("0:{}/udp", echo("127.0.0.1:0"));
+    let (mut dying, its) = forward(&home, &["-R", &server], 1);
+    let (_staying, others) = forward(&another, &["-R", &server], 1);
+    let stays = client(address(&others[0]));
+    for client in [&client(address(&its[0])), &stays] {
+        round_trip(client, b"before").unwrap();
+    }
+    let lent = ListedUdpSocket::at(address(&its[0]));
+    dying.kill();
+    wait_until("its port is closed", || !lent.is_open());
+    let target = address(&its[0]).to_string();
+    lab.wait_for_audit("its end", |line| line["event"] == "udp-closed" && line["target"] == target);
+    round_trip(&stays, b"still here").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
