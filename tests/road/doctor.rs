@@ -1,14 +1,22 @@
 //! `capuchin doctor`: each broken step is named, with its mend, and nothing behind it is blamed.
 
-use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{io::Write, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use serde_json::Value;
 
-use crate::support::{Home, LOOPBACK, Lab, json, own_uid, run, text};
+use crate::{
+    origin,
+    support::{Home, LOOPBACK, Lab, clock::Clock, json, own_uid, run, starts, text},
+};
 
 /// The checks by name, and the exit status, which the worst of them decides.
 fn doctor(home: &Home, arguments: &[&str]) -> (Vec<(String, String, String)>, i32) {
-    let output = home.capuchin().arg("doctor").arg("--json").args(arguments).output().unwrap();
+    doctor_of(&mut home.capuchin(), arguments)
+}
+
+/// As above, for a command of `capuchin` that is prepared in its own way.
+fn doctor_of(capuchin: &mut Command, arguments: &[&str]) -> (Vec<(String, String, String)>, i32) {
+    let output = capuchin.arg("doctor").arg("--json").args(arguments).output().unwrap();
     let value_text = |value: &Value| value.as_str().unwrap().to_owned();
     let document = json(&output.stdout);
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -111,6 +119,117 @@ fn each_broken_step_is_named_with_its_mend() {
     let (checks, code) = doctor(&home, &["lab"]);
     assert_eq!((state(&checks, "names").0, state(&checks, "tcp").0, code), ("ok", "fail", 2), "{checks:?}");
     assert!(state(&checks, "tcp").1.contains("is capuchind running there"));
+    assert_eq!(checks.last().unwrap().0, "tcp", "{checks:?}");
+}
+
+/// What is told of the way to a host, in the order in which it is told.
+fn on_the_way(checks: &[(String, String, String)]) -> Vec<(&str, &str)> {
+    let join = checks.iter().position(|(name, ..)| name == "join").unwrap();
+    checks[join..].iter().map(|(name, state, _)| (name.as_str(), state.as_str())).collect()
+}
+
+/// What is told of a host that is joined and logged in at, before anybody goes there.
+const HERE: [(&str, &str); 4] = [("join", "ok"), ("clock", "ok"), ("certificate", "ok"), ("ticket", "ok")];
+
+#[test]
+fn names_that_nobody_knows_are_all_that_is_blamed() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let set = |addresses: &[&str]| run(home.capuchin().args(["hosts", "set", "lab"]).args(addresses));
+    // A label of more than 63 bytes, for which nobody has to be asked.
+    let unknown = format!("{}.invalid:1", "a".repeat(64));
+    set(&[&unknown]);
+    let (checks, code) = doctor(&home, &["lab"]);
+    assert_eq!((on_the_way(&checks), code), ([&HERE[..], &[("names", "fail")]].concat(), 2), "{checks:?}");
+    let names = state(&checks, "names").1;
+    assert!(names.starts_with(&unknown) && names.contains("capuchin hosts set"), "{names}");
+    set(&[&unknown, &lab.address.to_string()]);
+    let (checks, code) = doctor(&home, &["lab"]);
+    assert_eq!((state(&checks, "names").0, code), ("warn", 1), "{checks:?}");
+    for name in ["tcp", "tls", "login"] {
+        assert_eq!(state(&checks, name).0, "ok", "{checks:?}");
+    }
+}
+
+#[test]
+fn whoever_answers_in_a_lenders_place_is_told_by_tls() {
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let (another, plain) = (
+        Lab::start(LOOPBACK),
+        origin(|mut socket| {
+            let _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        }),
+    );
+    for (address, says) in [(another.address, "is not lab"), (plain, "does not speak capuchin's TLS")] {
+        run(home.capuchin().args(["hosts", "set", "lab", &address.to_string()]));
+        let (checks, code) = doctor(&home, &["lab"]);
+        let way = [&HERE[..], &[("names", "ok"), ("tcp", "ok"), ("tls", "fail")]].concat();
+        assert_eq!((on_the_way(&checks), code), (way, 2), "{checks:?}");
+        assert!(state(&checks, "tls").1.contains(says), "{checks:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_wrong_and_a_certificate_that_has_ended_are_told_apart() {
+    const DAY: i64 = 24 * 60 * 60;
+    let lab = Lab::start(LOOPBACK);
+    let home = lab.join("alice");
+    let at = |days: i64| {
+        let clock = Clock::new();
+        clock.set_by(days * DAY);
+        doctor_of(home.capuchin().envs(clock.environment()), &["lab"])
+    };
+    let (checks, code) = at(-10);
+    assert_eq!((state(&checks, "clock").0, state(&checks, "certificate").0, code), ("fail", "ok", 2), "{checks:?}");
+    assert!(state(&checks, "clock").1.contains("timedatectl set-ntp true"), "{checks:?}");
+    assert!(state(&checks, "tls").1.contains("the certificate of lab is not valid yet"), "{checks:?}");
+    // For some time the lender renews it still, and then no more.
+    for (days, step) in [(100, "login"), (1000, "tls")] {
+        let (checks, code) = at(days);
+        let broken = [("clock", "ok"), ("certificate", "fail"), ("ticket", "fail"), (step, "fail")];
+        for (name, expected) in broken {
+            assert_eq!((state(&checks, name).0, code), (expected, 2), "{name}: {checks:?}");
+        }
+        assert!(state(&checks, "certificate").1.contains("`capuchin login` renews it"), "{checks:?}");
+        assert!(state(&checks, "ticket").1.contains("capuchin login lab"), "{checks:?}");
+    }
+    assert!(state(&at(1000).0, "tls").1.contains("now join again"));
+}
+
+/// `capuchin` on a machine that a script has changed, for it alone.
+fn where_the_machine_is(home: &Home, script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let script = format!("{script} && exec \"$@\"");
+    command.args((own_uid() != 0).then_some("--map-root-user")).args(["--mount", "sh", "-c", &script, "sh"]);
+    starts(&mut command, &home.capuchin());
+    command
+}
+
+#[test]
+fn what_opens_dev_fuse_and_whether_io_uring_is_switched_off_is_told() {
+    let home = Home::new();
+    let told = |script: &str, name: &str| {
+        let (checks, _) = doctor_of(&mut where_the_machine_is(&home, script), &[]);
+        let (state, text) = state(&checks, name);
+        (state.to_owned(), text.to_owned())
+    };
+    let is = |(found, text): (String, String), state: &str, says: &str| {
+        assert!(found == state && text.contains(says), "{found}: {text}");
+    };
+    // What every program may open takes the place of the device, in case this machine has none.
+    let devices = "mount -t tmpfs devices /dev";
+    is(told(&format!("{devices} && touch /dev/fuse"), "fuse"), "ok", "remote files can be mounted");
+    is(told(devices, "fuse"), "warn", "sudo modprobe fuse");
+    is(told(&format!("{devices} && mkdir /dev/fuse"), "fuse"), "warn", "sudo chmod 666 /dev/fuse");
+    // Kernels before 6.6 have no such switch.
+    let switch =
+        |value| format!("mount -t tmpfs kernel /proc/sys/kernel && echo {value} > /proc/sys/kernel/io_uring_disabled");
+    is(told(&switch(2), "io_uring"), "ok", "this kernel has it switched off");
+    for value in [0, 1] {
+        is(told(&switch(value), "io_uring"), "ok", "find it missing, and fall back");
+    }
 }
 
 /// What came of looking at a program: its kind, how it would run, and the exit status.

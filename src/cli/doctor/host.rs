@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use super::Check;
+use super::{Check, State};
 use crate::{
     BorrowError, Borrower, Host, Profile, Profiles,
     cli::connect::process,
@@ -21,6 +21,7 @@ const TICKET_SOON: Duration = Duration::from_secs(30 * 60);
 
 pub async fn checks(host: &str) -> Vec<Check> {
     let mut checks = Vec::new();
+    let mut no_way = false;
     // At the door of this machine there is nothing on the way.
     if let Ok(parsed) = host.parse::<Host>() {
         match Profiles::from_env().and_then(|profiles| Ok((profiles.find(&parsed)?, profiles))) {
@@ -28,12 +29,20 @@ pub async fn checks(host: &str) -> Vec<Check> {
                 checks.push(Check::ok("join", format!("joined {} as {user}", profile.lender)));
                 checks.extend(certificate(&profiles, &profile, &user));
                 checks.extend(ticket(&profiles, &profile, &user, host));
-                checks.extend(way(&profile).await);
+                let way = way(&profile).await;
+                no_way = way.iter().any(|check| check.state == State::Fail);
+                checks.extend(way);
             }
             Err(error) => return vec![failed("join", &error)],
         }
     }
-    checks.extend(session(host).await);
+    // Where nobody is reached, the step before has said why; a session that there is already may work all the same.
+    checks.extend(
+        session(host)
+            .await
+            .into_iter()
+            .filter(|check| !no_way || check.name != "session" || check.state != State::Fail),
+    );
     checks
 }
 
@@ -95,6 +104,10 @@ async fn way(profile: &Profile) -> Vec<Check> {
         (false, false) => Check::warn("names", unknown.join("; "), mend),
         (false, true) => Check::ok("names", profile.addresses.join(", ")),
     }];
+    // There is nobody to try.
+    if found.is_empty() {
+        return checks;
+    }
     let (mut answers, mut silent) = (Vec::new(), Vec::new());
     for address in found {
         match tokio::time::timeout(ANSWER_MAX, TcpStream::connect(address)).await {
