@@ -108,6 +108,26 @@ fn the_command_ends_as_a_shell_says_it() {
     assert!(fails(home.capuchin().args(["exec", "nowhere", "true"]), 255).starts_with("error[config]"));
 }
 
+/// Over one session, as so many logins would only test those; with a few of the statuses, of which some are a signal's.
+#[test]
+fn the_command_says_every_signal_as_a_shell_does() {
+    let (_lab, home) = lab();
+    run(home.capuchin().args(["connect", "lab"]));
+    let says = |argv: &[&str], code: i32| {
+        let output = exec(&home, argv).output().unwrap();
+        assert_eq!((output.status.code(), text(output.stderr).as_str()), (Some(code), ""), "{argv:?}");
+    };
+    (0..=255).step_by(15).for_each(|status| says(&["sh", "-c", &format!("exit {status}")], status));
+    for number in (1..=64).filter(|number| !HARMLESS.contains(number)) {
+        // As above.
+        let script =
+            if number < 32 { format!("kill -{number} $$; sleep 60") } else { format!("kill {number}, $$; sleep 60") };
+        let program = if number < 32 { ["sh", "-c", &script] } else { ["perl", "-e", &script] };
+        says(&program, 128 + number);
+    }
+    run(home.capuchin().args(["connect", "--stop", "lab"]));
+}
+
 #[test]
 fn a_script_whose_interpreter_is_missing_says_so() {
     let (_lab, home) = lab();
