@@ -16,6 +16,7 @@ mod stands_in;
 mod status;
 mod survivors;
 mod terminal;
+mod under_the_unit;
 mod users;
 
 use std::process::Command;

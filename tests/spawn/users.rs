@@ -21,7 +21,7 @@ use crate::{
 /// Numbers that nobody has.
 const ANA: u32 = 54_321;
 const BOB: u32 = 54_322;
-const POLICY: &str = "\
+pub const POLICY: &str = "\
     [[allow]]\nwho = \"alice\"\nexec = [{ path = \"*\" }]\nshell = true\nrun_as = \"test-ana\"\n\
     [[allow]]\nwho = \"bob\"\nexec = [{ path = \"*\" }]\nrun_as = \"test-bob\"\n";
 
@@ -31,7 +31,7 @@ fn lab_of_root(policy: &str) -> (Lab, Home, Home) {
 }
 
 /// As above, on a machine that `prepare` has changed, a script that has the lender's folder as `$1`.
-fn lab_after(policy: &str, prepare: &str) -> (Lab, Home, Home) {
+pub fn lab_after(policy: &str, prepare: &str) -> (Lab, Home, Home) {
     assert_eq!(own_uid(), 0, "this test becomes other users: run it as root");
     let mut lab = Lab::start(policy);
     lab.daemon.kill();
@@ -55,10 +55,14 @@ fn lab_after(policy: &str, prepare: &str) -> (Lab, Home, Home) {
 #[test]
 fn programs_run_as_their_user_and_have_given_up_everything_else() {
     let (_lab, alice, bob) = lab_of_root(POLICY);
-    let said = text(run(&mut exec(&alice, &["sh", "-c", "id -u; id -g; id -G; echo $USER $HOME; ulimit -c"])).stdout);
+    run_as_their_user(&alice, &bob);
+}
+
+pub fn run_as_their_user(alice: &Home, bob: &Home) {
+    let said = text(run(&mut exec(alice, &["sh", "-c", "id -u; id -g; id -G; echo $USER $HOME; ulimit -c"])).stdout);
     assert_eq!(said, format!("{ANA}\n{ANA}\n{ANA}\ntest-ana /tmp\n0\n"));
-    assert_eq!(text(run(&mut exec(&bob, &["id", "-u"])).stdout), format!("{BOB}\n"));
-    let status = text(run(&mut exec(&alice, &["cat", "/proc/self/status"])).stdout);
+    assert_eq!(text(run(&mut exec(bob, &["id", "-u"])).stdout), format!("{BOB}\n"));
+    let status = text(run(&mut exec(alice, &["cat", "/proc/self/status"])).stdout);
     for line in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000"] {
         assert!(status.contains(line), "{line} in {status}");
     }
@@ -94,22 +98,27 @@ fn programs_of_a_user_have_no_keys_of_root() {
 
 /// A folder in which what is setuid gains by it, as the lender sees it: the owner's and the caller's numbers, and a command that
 /// becomes root for another.
-const SETUID: &str = "mount -t tmpfs -o mode=755 tmpfs /mnt && cp $(command -v id) /mnt/id && cp $(command -v setpriv) /mnt/become \
+pub const SETUID: &str = "mount -t tmpfs -o mode=755 tmpfs /mnt && cp $(command -v id) /mnt/id && cp $(command -v setpriv) /mnt/become \
                       && chmod 4755 /mnt/id /mnt/become";
 
 #[test]
 fn programs_gain_privileges_where_a_rule_says_setuid_and_nowhere_else() {
     let (_lab, alice, bob) = lab_after(&with_setuid(), SETUID);
+    gain_privileges_where_a_rule_says_so(&alice, &bob);
+}
+
+/// Where alice's rule says it, and the machine has [`SETUID`].
+pub fn gain_privileges_where_a_rule_says_so(alice: &Home, bob: &Home) {
     let said = |home: &Home| {
         let script = "/mnt/id -u; id -u; grep NoNewPrivs /proc/self/status";
         text(run(&mut exec(home, &["sh", "-c", script])).stdout)
     };
-    assert_eq!(said(&alice), format!("0\n{ANA}\nNoNewPrivs:\t0\n"));
-    assert_eq!(said(&bob), format!("{BOB}\n{BOB}\nNoNewPrivs:\t1\n"));
+    assert_eq!(said(alice), format!("0\n{ANA}\nNoNewPrivs:\t0\n"));
+    assert_eq!(said(bob), format!("{BOB}\n{BOB}\nNoNewPrivs:\t1\n"));
 }
 
 /// alice's programs may gain privileges.
-fn with_setuid() -> String {
+pub fn with_setuid() -> String {
     POLICY.replace("run_as = \"test-ana\"", "run_as = \"test-ana\"\nsetuid = true")
 }
 
@@ -137,35 +146,36 @@ fn programs_have_the_groups_of_their_user() {
 
 #[test]
 fn two_users_cannot_see_signal_or_read_each_other() {
-    two_users_cannot_see_each_other(POLICY);
+    let (_lab, alice, bob) = lab_of_root(POLICY);
+    cannot_see_each_other(&alice, &bob);
 }
 
 #[test]
 fn two_users_cannot_see_each_other_where_their_programs_may_gain_privileges() {
-    two_users_cannot_see_each_other(&POLICY.replace("run_as", "setuid = true\nrun_as"));
+    let (_lab, alice, bob) = lab_of_root(&POLICY.replace("run_as", "setuid = true\nrun_as"));
+    cannot_see_each_other(&alice, &bob);
 }
 
-fn two_users_cannot_see_each_other(policy: &str) {
-    let (_lab, alice, bob) = lab_of_root(policy);
+pub fn cannot_see_each_other(alice: &Home, bob: &Home) {
     let secret = tempfile::tempdir().unwrap();
     std::fs::set_permissions(secret.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let file = secret.path().join("secret");
     let script = format!("umask 077; echo hidden > {}; echo $$; exec sleep 365", file.display());
-    let mut sleeper = exec(&alice, &["sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut sleeper = exec(alice, &["sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut pid = String::new();
     BufReader::new(sleeper.stdout.take().unwrap()).read_line(&mut pid).unwrap();
     let pid = pid.trim();
     let fails_for_bob = |script: &str, why: &str| {
-        let stderr = fails(&mut exec(&bob, &["sh", "-c", script]), 1);
+        let stderr = fails(&mut exec(bob, &["sh", "-c", script]), 1);
         assert!(stderr.contains(why), "{script}: {stderr}");
     };
     fails_for_bob(&format!("kill -0 {pid}"), "Operation not permitted");
     fails_for_bob(&format!("kill -9 {pid}"), "Operation not permitted");
     fails_for_bob(&format!("cat {}", file.display()), "Permission denied");
     fails_for_bob(&format!("cat /proc/{pid}/cmdline"), "No such file");
-    let listed = text(run(&mut exec(&bob, &["ps", "-e", "-o", "args"])).stdout);
+    let listed = text(run(&mut exec(bob, &["ps", "-e", "-o", "args"])).stdout);
     assert!(listed.contains("ps -e -o args") && !listed.contains("sleep 365"), "{listed}");
-    let seen = exec(&alice, &["sh", "-c", &format!("kill -0 {pid} && cat /proc/{pid}/comm && cat {}", file.display())]);
+    let seen = exec(alice, &["sh", "-c", &format!("kill -0 {pid} && cat /proc/{pid}/comm && cat {}", file.display())]);
     assert_eq!(text(run(&mut { seen }).stdout), "sleep\nhidden\n", "her own she has");
     // Nor can a program end its supervisor, which is root's.
     fails_for_bob("kill -9 $PPID", "Operation not permitted");
@@ -239,12 +249,12 @@ fn a_start_that_hangs_and_is_given_up_or_revoked_leaves_nothing() {
 }
 
 /// A lab of root where alice is ana, with a folder in which she may have Unix sockets.
-fn lab_of_sockets() -> (Lab, Home, tempfile::TempDir, PathBuf) {
+pub fn lab_of_sockets(start: impl Fn(&str) -> (Lab, Home, Home)) -> (Lab, Home, tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     std::fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
     let rules = format!("run_as = \"test-ana\"\nunix = {root:?}\nunix_listen = {root:?}\n");
-    let (lab, alice, _) = lab_of_root(&POLICY.replace("run_as = \"test-ana\"\n", &rules));
+    let (lab, alice, _) = start(&POLICY.replace("run_as = \"test-ana\"\n", &rules));
     (lab, alice, folder, root)
 }
 
@@ -263,10 +273,14 @@ fn server(root: &Path, owner: u32, name: &str) -> UnixListener {
 /// What is behind a Unix socket of root's machine is reached as the user, and so is what the user may not reach.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unix_sockets_are_connected_and_created_as_the_user() {
+    let (_lab, alice, _folder, root) = lab_of_sockets(lab_of_root);
+    are_connected_and_created_as_the_user(&alice, &root).await;
+}
+
+pub async fn are_connected_and_created_as_the_user(alice: &Home, root: &Path) {
     use rustix::net::sockopt::socket_peercred;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (_lab, alice, _folder, root) = lab_of_sockets();
-    let (hers, _his) = (server(&root, ANA, "ana"), server(&root, BOB, "bob"));
+    let (hers, _his) = (server(root, ANA, "ana"), server(root, BOB, "bob"));
     let borrower = alice.connect().await;
     let mut stream = borrower.unix_connect(root.join("ana/server")).await.unwrap();
     let (mut socket, _) = hers.accept().unwrap();
@@ -305,7 +319,7 @@ async fn unix_sockets_are_connected_and_created_as_the_user() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unix_sockets_end_with_the_user_that_they_are_of_and_with_the_daemon() {
     use tokio::io::AsyncReadExt;
-    let (mut lab, alice, _folder, root) = lab_of_sockets();
+    let (mut lab, alice, _folder, root) = lab_of_sockets(lab_of_root);
     let hers = server(&root, ANA, "ana");
     let borrower = alice.connect().await;
     let mut stream = borrower.unix_connect(root.join("ana/server")).await.unwrap();
