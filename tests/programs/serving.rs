@@ -270,27 +270,29 @@ fn iperf3_measures_tcp_and_udp_both_ways() {
     });
 }
 
+/// It has one socket for every address, and tells by what comes beside each datagram (IP_PKTINFO) where it came; or one for each.
 #[test]
 fn dnsmasq_answers_the_lenders_side_from_the_address_that_was_asked() {
     for_each_guest(|guest| {
-        let program = [
-            "/usr/sbin/dnsmasq",
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--pid-file",
-            "--no-resolv",
-            "--no-hosts",
-            "--log-facility=-",
-            "--port=PORT",
-            "--listen-address=10.77.0.1",
-            "--bind-interfaces",
-            "--address=/borrowed.test/192.0.2.9",
-        ];
-        let served = Served::start(guest, 8118, &program);
-        for how in ["+notcp", "+tcp"] {
-            let ask = ["dig", "+short", "+tries=5", "+time=5", how, "@10.77.0.1", "-p", "PORT", "borrowed.test", "A"];
-            assert_eq!(served.visited(&ask), "192.0.2.9\n", "{how}");
+        for how in [&[][..], &["--listen-address=10.77.0.1", "--bind-interfaces"]] {
+            let program = [
+                "/usr/sbin/dnsmasq",
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--pid-file",
+                "--no-resolv",
+                "--no-hosts",
+                "--log-facility=-",
+                "--port=PORT",
+                "--address=/borrowed.test/192.0.2.9",
+            ];
+            let served = Served::start(guest, if how.is_empty() { 8120 } else { 8118 }, &[&program, how].concat());
+            for way in ["+notcp", "+tcp"] {
+                let ask =
+                    ["dig", "+short", "+tries=5", "+time=5", way, "@10.77.0.1", "-p", "PORT", "borrowed.test", "A"];
+                assert_eq!(served.visited(&ask), "192.0.2.9\n", "{how:?} {way}");
+            }
+            served.end();
         }
-        served.end();
     });
 }
