@@ -270,6 +270,27 @@ fn iperf3_measures_tcp_and_udp_both_ways() {
     });
 }
 
+#[test]
+fn iperf3_is_a_client_over_tcp_and_udp_both_ways() {
+    // It listens anew after each client.
+    let server = Daemon::spawn(&mut there(&["iperf3", "-s", "--forceflush", "-p", "5201"]));
+    for_each_guest(|guest| {
+        for way in [&[][..], &["-R"]] {
+            let end = |options: &[&str]| {
+                server.wait_for_line("Server listening on");
+                let client = ["iperf3", "-J", "-c", "10.77.0.1", "-p", "5201", "-t", "1"];
+                let said = guest.says(&[&client[..], options, way].concat());
+                serde_json::from_str::<serde_json::Value>(&said).unwrap()["end"].clone()
+            };
+            let bits = end(&[])["sum_received"]["bits_per_second"].as_f64();
+            assert!(bits.is_some_and(|bits| bits > 1e6), "{way:?} as {}: {bits:?}", guest.uid);
+            let sum = end(&["-u", "-b", "1M", "-l", "1200"])["sum"].clone();
+            let packets = |key: &str| sum[key].as_u64().unwrap();
+            assert!(packets("packets") - packets("lost_packets") >= 30, "{way:?} as {}: {sum}", guest.uid);
+        }
+    });
+}
+
 /// It has one socket for every address, and tells by what comes beside each datagram (IP_PKTINFO) where it came; or one for each.
 #[test]
 fn dnsmasq_answers_the_lenders_side_from_the_address_that_was_asked() {
