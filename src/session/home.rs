@@ -8,7 +8,8 @@ pub fn home_folder() -> Option<PathBuf> {
     env::home_dir().filter(|home| home.is_absolute())
 }
 
-/// The home that the system's list of users has for whom this runs as, whatever `HOME` says: ssh(1) looks there alone.
+/// The home that /etc/passwd has for whom this runs as, whatever `HOME` says: ssh(1) looks into the listed one alone. `None` for who is
+/// listed elsewhere (LDAP, systemd-homed): nobody is asked here.
 pub fn listed_home() -> Option<PathBuf> {
     let users = fs::read("/etc/passwd").ok()?;
     let uid = rustix::process::getuid().as_raw().to_string();

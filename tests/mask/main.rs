@@ -163,14 +163,20 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "what the user has by his login is out of reach, whatever variables say",
-        machine: r#"mkdir -p /mnt/home/.ssh /mnt/masters /mnt/elsewhere $RUNTIME/systemd
+        machine: r#"mkdir -p /mnt/home/.ssh /mnt/home/.screen /mnt/home/.config/capuchin/lender /mnt/home/.local/state/run/capuchin \
+            /mnt/masters /mnt/elsewhere /mnt/tmp/tmux-$USER $RUNTIME/systemd; mount --bind /mnt/tmp /tmp
+            mount -t tmpfs lib /var/lib; mkdir /var/lib/capuchin
             sed -i "s|^\([^:]*:[^:]*:$USER:.*:\)[^:]*:|\1/mnt/home:|" /etc/passwd
             echo 'ControlPath /mnt/masters/%C' > /mnt/home/.ssh/config
-            listen $RUNTIME/bus $RUNTIME/systemd/private /mnt/home/.ssh/master /mnt/masters/6a81
-            chown -R $USER /mnt/home $RUNTIME /mnt/elsewhere; export HOME=/mnt/elsewhere XDG_RUNTIME_DIR=/mnt/elsewhere"#,
+            listen $RUNTIME/bus $RUNTIME/systemd/private /mnt/home/.ssh/master /mnt/masters/6a81 /mnt/home/.screen/1.x \
+            /tmp/tmux-$USER/default /mnt/home/.config/capuchin/lender/admin.sock /mnt/home/.local/state/run/capuchin/door.sock \
+            /var/lib/capuchin/admin.sock; chown -R $USER /mnt/home /mnt/tmp $RUNTIME /mnt/elsewhere
+            export HOME=/mnt/elsewhere XDG_RUNTIME_DIR=/mnt/elsewhere TMUX_TMPDIR=/mnt/elsewhere"#,
         local_unix: "",
         program: r#"
-            for socket in /run/user/$USER/bus /run/user/$USER/systemd/private /mnt/home/.ssh/master /mnt/masters/6a81; do
+            for socket in /run/user/$USER/bus /run/user/$USER/systemd/private /mnt/home/.ssh/master /mnt/masters/6a81 \
+                /mnt/home/.screen/1.x /tmp/tmux-$USER/default /mnt/home/.config/capuchin/lender/admin.sock \
+                /mnt/home/.local/state/run/capuchin/door.sock /var/lib/capuchin/admin.sock; do
                 if reach $socket; then echo "$socket is reached"; exit 1; fi
             done
         "#,

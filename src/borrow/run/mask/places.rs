@@ -196,11 +196,13 @@ fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
     found.take(SOCKETS_MAX).map(|entry| entry.path()).collect()
 }
 
-/// Where the user's services have their sockets: the folder that a variable names, and the one that his service manager was given,
-/// which does not ask that variable of ours.
+/// Where the user's services have their sockets: the folder that a variable names, the one that his service manager was given, which
+/// does not ask that variable of ours, and where ours have theirs without either.
 fn runtime_folders() -> BTreeSet<PathBuf> {
     let of_login = format!("/run/user/{}", rustix::process::getuid().as_raw());
-    session::runtime_folder().into_iter().chain([of_login.into()]).collect()
+    let states = home_folders().into_iter().map(|home| home.join(".local/state")).chain(session::state_folder());
+    let of_states = states.map(|state| state.join("run"));
+    session::runtime_folder().into_iter().chain([of_login.into()]).chain(of_states).collect()
 }
 
 /// Where the user's programs have their sockets: in the home that a variable names, and in the one that he has.
@@ -208,20 +210,21 @@ fn home_folders() -> BTreeSet<PathBuf> {
     session::home_folder().into_iter().chain(session::listed_home()).collect()
 }
 
-/// Folders whose place variables say: of tmux and of screen.
+/// Folders of tmux and of screen: where variables say, and where they are without.
 fn own_folders() -> Vec<PathBuf> {
     let named = session::folder_named_by;
-    let tmux = named("TMUX_TMPDIR").unwrap_or_else(|| "/tmp".into());
-    let tmux = tmux.join(format!("tmux-{}", rustix::process::getuid().as_raw()));
-    let screen = named("SCREENDIR").or_else(|| Some(session::home_folder()?.join(".screen")));
-    [Some(tmux), screen].into_iter().flatten().collect()
+    let tmux = format!("tmux-{}", rustix::process::getuid().as_raw());
+    let of_tmux = named("TMUX_TMPDIR").into_iter().chain(["/tmp".into()]).map(|folder| folder.join(&tmux));
+    let of_screen = home_folders().into_iter().map(|home| home.join(".screen"));
+    of_tmux.chain(named("SCREENDIR")).chain(of_screen).collect()
 }
 
-/// The sockets of a lender of this machine in its own folder: the one that was named, or where this user's lies.
+/// The sockets of a lender of this machine in its own folder: the one that was named, where this user's lies, and root's.
 fn lender_sockets() -> impl Iterator<Item = PathBuf> {
     let named = env::var_os("CAPUCHIND_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let own = session::config_folder().map(|config| config.join("capuchin/lender"));
-    let folders = named.into_iter().chain(own);
+    let configs = home_folders().into_iter().map(|home| home.join(".config")).chain(session::config_folder());
+    let own = configs.map(|config| config.join("capuchin/lender"));
+    let folders = named.into_iter().chain(own).chain(["/var/lib/capuchin".into()]);
     folders.flat_map(|folder| ["door.sock", "admin.sock"].map(|name| folder.join(name)))
 }
 
