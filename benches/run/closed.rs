@@ -14,10 +14,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-use super::{
-    borrowed,
-    support::{processes::free_port, row},
-};
+use super::{borrowed, support::row};
 
 /// The server of `tests/within/ends.rs`.
 const SERVER: &str = include_str!("../../tests/within/states.py");
@@ -53,7 +50,7 @@ pub fn measure(folder: &Path) {
 
 /// Seconds from an end until nobody has any of its ports any more.
 fn closed(mut command: Command, end: End) -> f64 {
-    let ports = [(); 4].map(|()| free_port());
+    let ports = free_ports();
     command.args(["python3", "-c", SERVER]).args(ports.map(|port| port.to_string()));
     let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the server");
     let mut said = BufReader::new(server.stdout.take().expect("piped"));
@@ -74,6 +71,14 @@ fn closed(mut command: Command, end: End) -> f64 {
     drop((visitors, server.stdin.take()));
     server.wait().expect("it ends");
     took
+}
+
+/// Four that differ, the last of which is free for datagrams as well.
+fn free_ports() -> [u16; 4] {
+    let held = [(); 3].map(|()| TcpListener::bind(any(0)).expect("a port"));
+    let [first, second, third] = held.each_ref().map(|one| one.local_addr().expect("its address").port());
+    let datagrams = UdpSocket::bind(any(0)).expect("a port");
+    [first, second, third, datagrams.local_addr().expect("its address").port()]
 }
 
 fn tell(server: &mut Child, what: &str) {

@@ -197,7 +197,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     block_on(async {
         let (mut told, mut telling, mut feed, mut presence) = (Told::default(), JoinSet::new(), None, None);
         let is_over = Arc::new(AtomicBool::new(false));
-        // Within the future of all it would be there several times, and pages of a stack are what a start waits for.
+        // On the heap: it is large, and would be copied several times into the futures around it, over fresh pages of the stack.
         let log_in = Box::pin(async {
             let borrower = host.connect_or_share_by(Signals::Kept).await?;
             feed = join_stdio(&borrower, service).await?;

@@ -1,5 +1,5 @@
 //! Every way in which a program can end, or let its ports go: none of them stays open at the lender, whatever state it was in.
-//! How long that takes are rows of `cargo bench --bench run`.
+//! How long each takes `cargo bench --bench run -- closed` says.
 
 use std::{io::Write, process::Stdio};
 

@@ -237,6 +237,7 @@ impl Traced {
         let goes =
             |call: &&String| call.starts_with("connect(") || (call.starts_with("send") && call.contains("sa_family="));
         let beyond: Vec<_> = calls.iter().filter(goes).filter(|call| !stays(call)).collect();
+        // Without privileges a tracer sees no addresses, as below.
         assert!(own_uid() != 0 || beyond.is_empty(), "as {}: {beyond:#?}", within.who());
         let to_lender = format!("htons({LENDER_PORT})");
         calls.iter().filter(|call| call.starts_with("connect(") && call.contains(&to_lender)).count()
@@ -293,8 +294,8 @@ fn who_runs_outside_for_a_program_connects_to_the_lender_and_to_nobody_else() {
         let seen = outside.seen();
         nothing_but_the_lender(&seen, is_bare, &within.who());
         assert_eq!(connects, seen.to_lender, "what was called, and what was seen, as {}", within.who());
-        // The program itself tries the lender's port as well.
-        assert!(connects == 1 || is_bare, "as {}: {connects}", within.who());
+        // It is connected again where the lender was stopped for so long that it was given up.
+        assert!(connects >= 1, "as {}", within.who());
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     support::{Daemon, PATIENCE, clock::Clock, ports::ListedUdpSocket, run, text, wait_until},
 };
 
-/// Longer than a socket may be quiet, which is 300 s: a step of the clock more, which may come before it is noted that an answer has.
+/// Longer than a socket may be quiet, which is 300 s, by more than a step of the clock: that may come before the last answer is noted.
 const TOO_LONG: Duration = Duration::from_secs(400);
 const NOT_TOO_LONG: Duration = Duration::from_secs(200);
 

@@ -98,7 +98,7 @@ fn live(control: &OwnedFd, plan: &Plan, stdio: Option<[OwnedFd; 2]>) -> Result<(
     let way = doors.way();
     control::send(control, &FromInner::Ready(way, has_ipv6), &doors.fds()).map_err(control_failed)?;
     // Whoever closes a tap last waits until every core is done with it, some 20 ms: that is not to be the outer half, whose
-    // end is waited for. The same of the mask.
+    // end is waited for. So it is with the mask.
     let _catch = doors.catch;
     let Some(machine) = begin(control)? else { return Ok(()) };
     let network = Network::of(&machine, &own_resolvers(), has_ipv6);

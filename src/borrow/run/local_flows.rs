@@ -45,7 +45,7 @@ pub struct LocalFlows {
 
 /// This machine's socket of a pair.
 struct Local {
-    /// It is closed as soon as nobody reads from it.
+    /// It is closed as soon as nobody reads from it; what is sent in that very moment may get no answer, as any datagram may.
     shared: Weak<Shared>,
     reading: AbortHandle,
 }

@@ -87,7 +87,7 @@ impl Mask {
     }
 
     /// Mounts all of it. The caller is alone in its process, in a mount namespace of its own, and may mount there. What it
-    /// gets is to be let go of when nobody waits for it.
+    /// gets is to be dropped when nobody waits any more.
     ///
     /// # Errors
     /// What could not be put in its place: the program must not run then.

@@ -25,11 +25,12 @@ pub(super) const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(Ope
 /// All that it may hold: the program may write to its files, and they are this machine's memory.
 const SIZE: &str = "4m";
 
-/// Holds it. The kernel waits for every core before it lets go of a tree that is mounted nowhere: milliseconds.
+/// The tmpfs. It is to be dropped when nobody waits: to let go of a tree that is mounted nowhere the kernel waits for every core, some
+/// milliseconds.
 #[derive(Debug)]
 pub struct Private {
     root: OwnedFd,
-    /// A clone of all of it, if the kernel makes one of what is mounted nowhere.
+    /// Is there if the kernel clones what is mounted nowhere: the clone by which that was tried, held because of the same wait.
     clone: Option<OwnedFd>,
 }
 
