@@ -40,6 +40,8 @@ ip address add 10.77.0.1/32 dev lo
 ip address add 10.77.0.2/32 dev lo
 ip address add fd77::1/128 dev lo nodad
 ip link add near type veth peer name far
+# Nobody else has what it is called by itself, and until that is looked for it sends to no group.
+echo 0 > /proc/sys/net/ipv6/conf/near/accept_dad
 ip link set far up
 ip link set near up
 ip address add 10.78.0.1/24 dev near
