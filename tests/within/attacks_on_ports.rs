@@ -125,7 +125,7 @@ const SENDS: &str = "[[allow]]\nwho = [\"alice\"]\nudp = [\"*:*\"]\n";
 
 /// On the lender's machine: hears what is sent to it, to groups and to everybody, and says so.
 const HEARS: &str = r#"
-import os, socket, struct
+import os, select, socket, struct
 near = socket.if_nametoindex("near")
 v4, v6 = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 v6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -135,10 +135,9 @@ v6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, struct.pack("=16si", 
 v4.bind(("0.0.0.0", 7100))
 v6.bind(("::", 7100))
 print("hears", flush=True)
-if os.fork() == 0:
-    v4 = v6
 while True:
-    os.write(1, v4.recv(99) + b"\n")
+    for s in select.select([v4, v6], [], [])[0]:
+        os.write(1, s.recv(99) + b"\n")
 "#;
 
 /// Sends to each, then to an address that may be sent to: what is heard is heard before that.
