@@ -3,7 +3,7 @@
 //! Invariant: no two users of /etc/passwd are given one name. A name that is ours as it stands belongs to its user; one that
 //! had to be mapped, and then is somebody else's too, is given to nobody.
 
-use std::path::PathBuf;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use crate::{
     proto::{DeviceId, OS_USER_MAX, UserName},
@@ -96,12 +96,12 @@ impl OsUser {
 impl Account {
     /// The user who is called so.
     pub(super) fn named(name: &str) -> Option<Self> {
-        Self::find(&passwd(), |account| account.name == name)
+        Self::find(&session::passwd(), |account| account.name == name)
     }
 
     /// The user of a uid: of several names the first.
     pub(super) fn of(uid: u32) -> Option<Self> {
-        Self::find(&passwd(), |account| account.uid == uid)
+        Self::find(&session::passwd(), |account| account.uid == uid)
     }
 
     /// A user whom /etc/passwd does not have, as containers make them: this process's own group and home.
@@ -111,17 +111,17 @@ impl Account {
         Self { name: unnamed(uid), uid, gid, home, shell: PathBuf::from(DEFAULT_SHELL) }
     }
 
-    fn find(passwd: &str, fits: impl Fn(&Self) -> bool) -> Option<Self> {
-        passwd.lines().filter_map(Self::read).find(|account| fits(account))
+    fn find(passwd: &[u8], fits: impl Fn(&Self) -> bool) -> Option<Self> {
+        session::passwd_lines(passwd).filter_map(Self::read).find(|account| fits(account))
     }
 
-    /// One line of passwd(5).
-    fn read(line: &str) -> Option<Self> {
-        let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, uid, gid, _, home, shell] = fields.as_slice() else { return None };
-        let or = |text: &str, other: &str| PathBuf::from(if text.is_empty() { other } else { text });
-        let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
-        Some(Self { name: (*name).to_owned(), uid, gid, home: or(home, "/"), shell: or(shell, DEFAULT_SHELL) })
+    /// One line of it, unless it has no numbers.
+    fn read([name, _, uid, gid, _, home, shell]: [&[u8]; 7]) -> Option<Self> {
+        let number = |field: &[u8]| str::from_utf8(field).ok()?.parse().ok();
+        let path = |field: &[u8]| PathBuf::from(OsStr::from_bytes(field));
+        let or = |field: &[u8], other: &str| path(if field.is_empty() { other.as_bytes() } else { field });
+        let (name, uid, gid) = (String::from_utf8_lossy(name).into_owned(), number(uid)?, number(gid)?);
+        Some(Self { name, uid, gid, home: or(home, "/"), shell: or(shell, DEFAULT_SHELL) })
     }
 }
 
@@ -137,8 +137,7 @@ pub fn owner_name() -> (UserName, Option<String>) {
 }
 
 fn passwd() -> String {
-    // A machine may have none; its users have no names then.
-    std::fs::read("/etc/passwd").map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    String::from_utf8_lossy(&session::passwd()).into_owned()
 }
 
 /// Names and uids, in the order of the file: of several names the first counts (getpwuid(3)).
@@ -206,7 +205,8 @@ mod tests {
 
     #[test]
     fn an_account_has_what_a_login_needs() {
-        let passwd = "broken:x:1\nana:x:1000:100:Ana:/home/ana:/bin/bash\nbare:x:1001:101:::\nroot2:x:0:0::/:/bin/sh\n";
+        let passwd =
+            b"broken:x:1\nana:x:1000:100:Ana:/home/ana:/bin/bash\nbare:x:1001:101:::\nroot2:x:0:0::/:/bin/sh\n";
         let ana = Account::find(passwd, |account| account.name == "ana").unwrap();
         let (home, shell) = (PathBuf::from("/home/ana"), PathBuf::from("/bin/bash"));
         assert_eq!(ana, Account { name: "ana".to_owned(), uid: 1000, gid: 100, home, shell });

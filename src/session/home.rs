@@ -1,6 +1,8 @@
 //! Where this user is at home, and where what is his lies (the XDG base directories).
 
-use std::{env, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{env, ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
+
+use super::passwd::{passwd, passwd_lines};
 
 /// The home folder of the user who runs this: what `HOME` says, and where it is not set, what the system's list of users does
 /// (getpwuid(3)), as cron jobs and units of systemd have it. `None` where neither names one by its whole path.
@@ -11,10 +13,8 @@ pub fn home_folder() -> Option<PathBuf> {
 /// The home that /etc/passwd has for whom this runs as, whatever `HOME` says: ssh(1) looks into the listed one alone. `None` for who is
 /// listed elsewhere (LDAP, systemd-homed): nobody is asked here.
 pub fn listed_home() -> Option<PathBuf> {
-    let users = fs::read("/etc/passwd").ok()?;
-    let uid = rustix::process::getuid().as_raw().to_string();
-    let mut lines = users.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':'));
-    let home = lines.find_map(|mut fields| (fields.nth(2)? == uid.as_bytes()).then(|| fields.nth(2))?)?;
+    let (users, own) = (passwd(), rustix::process::getuid().as_raw().to_string());
+    let [.., home, _] = passwd_lines(&users).find(|[_, _, uid, ..]| *uid == own.as_bytes())?;
     Some(PathBuf::from(OsStr::from_bytes(home))).filter(|home| home.is_absolute())
 }
 

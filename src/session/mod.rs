@@ -22,6 +22,7 @@ mod greet;
 mod halves;
 mod home;
 mod meter;
+mod passwd;
 mod pipe;
 #[cfg(any(feature = "borrow", feature = "lend"))]
 mod reachable;
@@ -59,6 +60,7 @@ pub use greet::{GreetError, Greeter};
 pub use halves::{ReadHalf, WriteHalf};
 pub use home::{config_folder, folder_named_by, home_folder, listed_home, state_folder};
 pub use meter::{Meter, Pace};
+pub use passwd::{passwd, passwd_lines};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
 #[cfg(any(feature = "borrow", feature = "lend"))]
 pub use reachable::Reachable;
