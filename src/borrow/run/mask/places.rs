@@ -138,12 +138,12 @@ impl Cover {
 
 /// What is covered, by its true path, but for the sockets in `kept`.
 pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
-    let runtime = runtime_folders();
+    let homes = home_folders();
+    let runtime = runtime_folders(&homes);
     let below = |folder: &Path, names: &[&str]| names.iter().map(|name| folder.join(name)).collect::<Vec<_>>();
     let below_runtime = |names: &'static [&str]| runtime.iter().flat_map(move |folder| below(folder, names));
-    let homes = home_folders();
     let below_homes = |names: &'static [&str]| homes.iter().flat_map(move |home| below(home, names));
-    let folders = by_both_names(&FOLDERS).chain(below_runtime(&USER_FOLDERS)).chain(own_folders());
+    let folders = by_both_names(&FOLDERS).chain(below_runtime(&USER_FOLDERS)).chain(own_folders(&homes));
     let mut covers = BTreeMap::new();
     // What is not there, or where we may not look, can be reached by nobody here.
     for place in folders.filter_map(|path| fs::canonicalize(path).ok()).filter(|path| path.is_dir()) {
@@ -162,7 +162,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     // The socket, the server's process and the session.
     let tmux =
         env::var_os("TMUX").and_then(|value| Some(value.as_bytes().split(|byte| *byte == b',').next()?.to_vec()));
-    let named = named.chain(lender_sockets());
+    let named = named.chain(lender_sockets(&homes));
     let named = named.chain(tmux.map(|path| PathBuf::from(OsString::from_vec(path))));
     // An agent has keys and no network, wherever its socket is.
     let agent = env::var_os("SSH_AUTH_SOCK").and_then(|path| fs::canonicalize(path).ok());
@@ -198,9 +198,9 @@ fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
 
 /// Where the user's services have their sockets: the folder that a variable names, the one that his service manager was given, which
 /// does not ask that variable of ours, and where ours have theirs without either.
-fn runtime_folders() -> BTreeSet<PathBuf> {
+fn runtime_folders(homes: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let of_login = format!("/run/user/{}", rustix::process::getuid().as_raw());
-    let states = home_folders().into_iter().map(|home| home.join(".local/state")).chain(session::state_folder());
+    let states = homes.iter().map(|home| home.join(".local/state")).chain(session::state_folder());
     let of_states = states.map(|state| state.join("run"));
     session::runtime_folder().into_iter().chain([of_login.into()]).chain(of_states).collect()
 }
@@ -211,18 +211,18 @@ fn home_folders() -> BTreeSet<PathBuf> {
 }
 
 /// Folders of tmux and of screen: where variables say, and where they are without.
-fn own_folders() -> Vec<PathBuf> {
+fn own_folders(homes: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let named = session::folder_named_by;
     let tmux = format!("tmux-{}", rustix::process::getuid().as_raw());
     let of_tmux = named("TMUX_TMPDIR").into_iter().chain(["/tmp".into()]).map(|folder| folder.join(&tmux));
-    let of_screen = home_folders().into_iter().map(|home| home.join(".screen"));
+    let of_screen = homes.iter().map(|home| home.join(".screen"));
     of_tmux.chain(named("SCREENDIR")).chain(of_screen).collect()
 }
 
 /// The sockets of a lender of this machine in its own folder: the one that was named, where this user's lies, and root's.
-fn lender_sockets() -> impl Iterator<Item = PathBuf> {
+fn lender_sockets(homes: &BTreeSet<PathBuf>) -> impl Iterator<Item = PathBuf> {
     let named = env::var_os("CAPUCHIND_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let configs = home_folders().into_iter().map(|home| home.join(".config")).chain(session::config_folder());
+    let configs = homes.iter().map(|home| home.join(".config")).chain(session::config_folder());
     let own = configs.map(|config| config.join("capuchin/lender"));
     let folders = named.into_iter().chain(own).chain(["/var/lib/capuchin".into()]);
     folders.flat_map(|folder| ["door.sock", "admin.sock"].map(|name| folder.join(name)))
