@@ -18,6 +18,7 @@ use super::{
 const CLIENTS: usize = 16;
 const EACH: usize = 100;
 const BINDS: usize = 200;
+
 /// The rows.
 pub fn measure(folder: &Path) {
     let (mut ratios, mut costs) = (Vec::new(), [Vec::new(), Vec::new()]);

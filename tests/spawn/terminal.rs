@@ -2,8 +2,12 @@
 
 use crate::{
     lab,
-    support::{run, screen::Screen, text, wait_until},
+    support::{Home, run, screen::Screen, text, wait_until},
 };
+
+fn screen_of(home: &Home) -> Screen<'static> {
+    Screen::with(home, &["bash", "--norc"])
+}
 
 /// A shell at the lender, with a prompt of its own.
 fn begin_a_shell(screen: &Screen<'_>) {
@@ -16,7 +20,7 @@ fn begin_a_shell(screen: &Screen<'_>) {
 #[test]
 fn vim_edits_and_saves() {
     let (lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     let file = lab.dir().join("notes.txt");
     screen.keys(&[&format!("capuchin exec -t lab vim -u NONE {}", file.display()), "Enter"]);
     screen.wait_for("~");
@@ -30,7 +34,7 @@ fn vim_edits_and_saves() {
 #[test]
 fn less_htop_and_tmux_fill_the_screen_and_leave_it() {
     let (lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     let file = lab.dir().join("lines");
     let lines: Vec<_> = (1..=500).map(|number| format!("line {number} of many\n")).collect();
     std::fs::write(&file, lines.concat()).unwrap();
@@ -71,7 +75,7 @@ fn less_htop_and_tmux_fill_the_screen_and_leave_it() {
 #[test]
 fn a_terminal_that_hangs_up_hangs_up_there() {
     let (lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     let script = lab.dir().join("wait");
     let heard = lab.dir().join("heard");
     let text = format!(
@@ -89,7 +93,7 @@ fn a_terminal_that_hangs_up_hangs_up_there() {
 #[test]
 fn keys_that_interrupt_and_stop_reach_the_program_there() {
     let (_lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     begin_a_shell(&screen);
     screen.keys(&["echo first; cat", "Enter"]);
     screen.wait_for("\nfirst");
@@ -119,7 +123,7 @@ fn keys_that_interrupt_and_stop_reach_the_program_there() {
 #[test]
 fn a_flood_of_output_in_a_shell_ends_at_its_interrupt_and_the_prompt_is_back() {
     let (_lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     begin_a_shell(&screen);
     screen.keys(&["yes", "Enter"]);
     screen.wait_until("a screen of it", |shown| shown.matches("y\n").count() > 20);
@@ -131,7 +135,7 @@ fn a_flood_of_output_in_a_shell_ends_at_its_interrupt_and_the_prompt_is_back() {
 #[test]
 fn the_size_follows_and_modes_and_term_are_those_of_here() {
     let (_lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     screen.keys(&["stty intr ^G", "Enter"]);
     begin_a_shell(&screen);
     screen.keys(&["stty size; echo $TERM; stty -a | grep -o 'intr = ^.'", "Enter"]);
@@ -145,7 +149,7 @@ fn the_size_follows_and_modes_and_term_are_those_of_here() {
 #[test]
 fn the_escape_keys_suspend_help_and_end_and_the_terminal_is_as_before() {
     let (lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     begin_a_shell(&screen);
     screen.keys(&["Enter", "~?"]);
     screen.wait_for("Supported escape sequences");
@@ -167,7 +171,7 @@ fn the_escape_keys_suspend_help_and_end_and_the_terminal_is_as_before() {
 #[test]
 fn a_lender_that_goes_gives_the_terminal_back() {
     let (mut lab, home) = lab();
-    let screen = Screen::with(&home, &["bash", "--norc"]);
+    let screen = screen_of(&home);
     begin_a_shell(&screen);
     lab.daemon.kill();
     screen.wait_for("error[lost]");

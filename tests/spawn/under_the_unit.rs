@@ -30,17 +30,15 @@ fn as_the_unit_starts_it() -> Vec<String> {
 
 /// A lender with this policy that is started so.
 fn lab_under_the_unit(policy: &str) -> (Lab, Home, Home) {
-    let (umask, words) = (setting("UMask").unwrap(), as_the_unit_starts_it().join(" "));
-    let prepare = format!("{SETUID} && umask {umask} && folder=$1 && shift && set -- \"$folder\" {words} \"$@\"");
+    let (umask, words) = (setting("UMask").unwrap(), as_the_unit_starts_it());
+    let start = words.join(" ");
+    let prepare = format!("{SETUID} && umask {umask} && folder=$1 && shift && set -- \"$folder\" {start} \"$@\"");
     let (lab, alice, bob) = lab_after(policy, &prepare);
-    let words = as_the_unit_starts_it();
-    let capabilities = |status: &str| {
-        let line = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
-        line.to_owned()
-    };
-    let expected = run(Command::new(&words[0]).args(&words[1..]).args(["cat", "/proc/self/status"]));
+    let expected = text(run(Command::new(&words[0]).args(&words[1..]).args(["cat", "/proc/self/status"])).stdout);
     let daemon = std::fs::read_to_string(format!("/proc/{}/status", lab.daemon.child.id())).unwrap();
-    assert_eq!(capabilities(&daemon), capabilities(&text(expected.stdout)));
+    let [has, expected] =
+        [&daemon, &expected].map(|status| status.lines().find(|line| line.starts_with("CapEff:")).unwrap());
+    assert_eq!(has, expected);
     assert!(daemon.contains(&format!("Umask:\t{umask}\n")), "{daemon}");
     (lab, alice, bob)
 }

@@ -4,7 +4,7 @@ use std::{io::Write, process::Stdio};
 
 use crate::{
     machine::Machine,
-    support::{Daemon, run, wire::Wire},
+    support::{Daemon, run, wait_until, wire::Wire},
 };
 
 /// Says what becomes of a connection, of one that it makes while the lender is away, and, for a line, of one afterwards.
@@ -49,7 +49,7 @@ fn a_program_outlives_its_lender_and_has_a_network_again_once_that_is_back() {
     wire.mend(machine.lab.address);
     for (within, mut program, log) in programs {
         let said = || std::fs::read_to_string(&log).unwrap();
-        crate::support::wait_until("it is back", || said().contains("back after"));
+        wait_until("it is back", || said().contains("back after"));
         program.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         assert_eq!(program.wait_for_line(""), "there again", "as {}", within.who());
         assert!(program.wait().success());

@@ -60,6 +60,12 @@ fn a_shell_stops_a_program_and_brings_it_to_the_foreground_again() {
             screen.keys(&[line, "Enter"]);
             screen.wait_until(&format!("{line}, twice"), |shown| shown.matches(line).count() == 2);
         };
+        let ends = |key: &str, status: u8| {
+            screen.keys(&[key]);
+            screen.wait_until("the prompt", |shown| shown.trim_end().ends_with("here>"));
+            screen.keys(&["C-l", "echo status $?", "Enter"]);
+            screen.wait_for(&format!("status {status}"));
+        };
         let run = ["capuchin", "run"].iter().chain(within.network()).copied().collect::<Vec<_>>().join(" ");
         screen.keys(&[&format!("{run} lab -- sh -c 'echo up; exec cat'"), "Enter"]);
         screen.wait_for("\nup");
@@ -73,10 +79,7 @@ fn a_shell_stops_a_program_and_brings_it_to_the_foreground_again() {
         // It names what goes on; whoever answers then is in the foreground.
         screen.wait_for(&format!("here> fg\n{run} lab"));
         echoes("second");
-        screen.keys(&["C-c"]);
-        screen.wait_until("the prompt", |shown| shown.trim_end().ends_with("here>"));
-        screen.keys(&["C-l", "echo status $?", "Enter"]);
-        screen.wait_for("status 130");
+        ends("C-c", 130);
         // One that reads from behind the shell's back is stopped, too.
         screen.keys(&["C-l", &format!("{run} lab -- cat &"), "Enter"]);
         screen.wait_until("it is stopped", |shown| {
@@ -89,10 +92,7 @@ fn a_shell_stops_a_program_and_brings_it_to_the_foreground_again() {
         screen.keys(&["C-l", "fg", "Enter"]);
         screen.wait_for(&format!("here> fg\n{run} lab -- cat"));
         echoes("third");
-        screen.keys(&["C-d"]);
-        screen.wait_until("the prompt", |shown| shown.trim_end().ends_with("here>"));
-        screen.keys(&["C-l", "echo status $?", "Enter"]);
-        screen.wait_for("status 0");
+        ends("C-d", 0);
     }
 }
 
