@@ -24,6 +24,7 @@ mod home;
 mod meter;
 mod passwd;
 mod pipe;
+mod pipe_writer;
 #[cfg(any(feature = "borrow", feature = "lend"))]
 mod reachable;
 mod relay;
@@ -62,6 +63,7 @@ pub use home::{config_folder, folder_named_by, home_folder, listed_home, state_f
 pub use meter::{Meter, Pace};
 pub use passwd::{passwd, passwd_lines};
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
+pub use pipe_writer::{PipeWriter, write_some};
 #[cfg(any(feature = "borrow", feature = "lend"))]
 pub use reachable::Reachable;
 pub use relay::{abandoned, relay, relay_unanswered};

@@ -11,12 +11,9 @@ use rustix::{
     io::Errno,
     pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
 };
-use tokio::{
-    io::AsyncWriteExt,
-    net::unix::pipe::{Receiver, Sender},
-};
+use tokio::net::unix::pipe::Receiver;
 
-use super::{Meter, Stream, block::Block, relay::WRITE_BYTES, rounds::let_driver_send};
+use super::{Meter, PipeWriter, Stream, block::Block, relay::WRITE_BYTES, rounds::let_driver_send};
 use crate::proto::mux::Batch;
 
 /// Room in a pipe, in bytes: fewer switches between the programs at its ends than with the usual 64 KiB.
@@ -85,12 +82,12 @@ pub async fn pipe_to_stream(pipe: &Receiver, stream: &Stream, meter: &Meter, sta
 ///
 /// # Cancellation
 /// Part of what was read may not have been written.
-pub async fn stream_to_pipe(stream: &Stream, pipe: &mut Sender, meter: &Meter) -> io::Result<()> {
+pub async fn stream_to_pipe(stream: &Stream, pipe: &mut PipeWriter, meter: &Meter) -> io::Result<()> {
     let mut batch = Batch::default();
     while stream.read_batch(&mut batch, WRITE_BYTES).await? {
         let length = batch.remaining();
         meter.keep_pace(length).await;
-        pipe.write_all_buf(&mut batch).await?;
+        pipe.write_all(&mut batch).await?;
         meter.went_from_stream(length);
     }
     Ok(())

@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     ServiceStream,
-    session::{Meter, Stalled, Stream, Unended, pipe_to_stream, stream_to_pipe},
+    session::{Meter, PipeWriter, Stalled, Stream, Unended, pipe_to_stream, stream_to_pipe},
 };
 
 /// What a program that is over has said is delivered for as long as bytes move; after such a pause nobody takes them.
@@ -55,7 +55,8 @@ impl ProgramPipes {
     /// # Errors
     /// What the system says of the pipes.
     pub fn join(self, service: ServiceStream) -> io::Result<ServiceFeed> {
-        let (mut stdin, stdout) = (Sender::from_owned_fd(self.stdin)?, Receiver::from_owned_fd(self.stdout)?);
+        let mut stdin = PipeWriter::Pipe(Sender::from_owned_fd(self.stdin)?);
+        let stdout = Receiver::from_owned_fd(self.stdout)?;
         let (stream, meter) = (Arc::new(service.into_stream()), Arc::new(Meter::default()));
         let (mut input, mut output) = (JoinSet::new(), JoinSet::new());
         let broke_off = Arc::<Mutex<Option<io::Error>>>::default();

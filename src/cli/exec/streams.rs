@@ -5,7 +5,7 @@
 //! What cannot be opened again, as a socket, and files, whose position is shared, may block a thread.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -16,19 +16,20 @@ use rustix::{
     termios::isatty,
 };
 use tokio::{
-    io::AsyncWriteExt,
     net::unix::pipe::{Receiver, Sender},
     sync::mpsc,
 };
 
-use crate::{borrow::ProgramStream, proto::mux::Batch, session::widen_pipe};
+use crate::{
+    borrow::ProgramStream,
+    proto::mux::Batch,
+    session::{PipeWriter, widen_pipe, write_some},
+};
 
 /// Read and written at once, in bytes: what a batch of frames carries.
 const BYTES: usize = 128 * 1024;
 /// What is shorter is copied, in bytes, so that little does not hold a whole block.
 const COPIED_BYTES: usize = BYTES / 4;
-/// Pieces of one write.
-const SLICES: usize = 64;
 /// What was read and waits to be sent: one on its way and one behind it.
 const READ_AHEAD: usize = 2;
 
@@ -82,16 +83,17 @@ impl Input {
 
 /// Our stdout or stderr.
 pub enum Output {
-    Reopened(Sender),
+    Reopened(PipeWriter),
     Blocking(BorrowedFd<'static>),
 }
 
 impl Output {
     pub fn open(fd: BorrowedFd<'static>) -> Self {
-        match reopen(fd, OFlags::WRONLY).map(Sender::from_owned_fd_unchecked) {
-            Some(Ok(sender)) => Self::Reopened(sender),
-            _ => Self::Blocking(fd),
-        }
+        let writer = reopen(fd, OFlags::WRONLY).and_then(|reopened| match isatty(fd) {
+            true => Some(PipeWriter::Terminal(reopened)),
+            false => Sender::from_owned_fd_unchecked(reopened).ok().map(PipeWriter::Pipe),
+        });
+        writer.map_or(Self::Blocking(fd), Self::Reopened)
     }
 
     pub fn may_block(&self) -> bool {
@@ -100,7 +102,7 @@ impl Output {
 
     async fn write_all(&mut self, batch: &mut Batch) -> io::Result<()> {
         match self {
-            Self::Reopened(sender) => sender.write_all_buf(batch).await,
+            Self::Reopened(writer) => writer.write_all(batch).await,
             Self::Blocking(fd) => tokio::task::block_in_place(|| write_all(batch, *fd)),
         }
     }
@@ -170,13 +172,9 @@ fn read_stdin() -> io::Result<mpsc::Receiver<io::Result<Bytes>>> {
 
 fn write_all(batch: &mut Batch, to: BorrowedFd<'_>) -> io::Result<()> {
     while batch.has_remaining() {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let filled = batch.chunks_vectored(&mut slices);
-        match rustix::io::writev(to, slices.get(..filled).unwrap_or_default()) {
-            Ok(length) => batch.advance(length),
-            Err(rustix::io::Errno::INTR) => {}
+        match write_some(to, batch) {
             Err(rustix::io::Errno::AGAIN) => wait_for(to, PollFlags::OUT),
-            Err(error) => return Err(error.into()),
+            written => written?,
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncWriteExt, Interest, copy, sink},
+    io::{Interest, copy, sink},
     net::unix::pipe::{Receiver, Sender},
     runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot},
@@ -19,7 +19,7 @@ use tokio::{
 use super::{REQUEST_MAX, places::PROGRAMS_MAX};
 use crate::{
     proto::{Errno, Reset, Spawn, SpawnStdio, Stdio, StreamId, WORDS_BYTES_MAX},
-    session::{Meter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
+    session::{Meter, PipeWriter, Stalled, Stream, pipe_to_stream, stream_to_pipe},
 };
 
 /// What a terminal reads as the end of its input, where the program has not changed it: once for a line that was begun,
@@ -162,8 +162,7 @@ pub(super) struct Ends {
 pub(super) struct Input {
     stream: Stream,
     /// `None` once it has ended in good order.
-    pipe: Option<Sender>,
-    is_terminal: bool,
+    pipe: Option<PipeWriter>,
 }
 
 /// What a program writes.
@@ -183,15 +182,15 @@ impl Ends {
         if is_terminal {
             let master = next()?;
             rustix::io::ioctl_fionbio(&master, true)?;
-            let sender = Sender::from_owned_fd_unchecked(master.try_clone()?)?;
+            let writer = PipeWriter::Terminal(master.try_clone()?);
             let receiver = Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
-            this.input = stdin.map(|stream| Input::new(stream, sender, true));
+            this.input = stdin.map(|stream| Input::new(stream, writer));
             this.outputs.extend(stdout.map(|stream| Output::new(stream, Mouth::of_terminal(receiver))));
             this.terminal = Some(master);
             return Ok(this);
         }
         if let Some(stream) = stdin {
-            this.input = Some(Input::new(stream, Sender::from_owned_fd(next()?)?, false));
+            this.input = Some(Input::new(stream, PipeWriter::Pipe(Sender::from_owned_fd(next()?)?)));
         }
         for stream in [stdout, stderr].into_iter().flatten() {
             this.outputs.push(Output::new(stream, Mouth::of_pipe(Receiver::from_owned_fd(next()?)?)));
@@ -201,10 +200,10 @@ impl Ends {
 }
 
 impl Input {
-    fn new(stream: Stream, pipe: Sender, is_terminal: bool) -> Self {
+    fn new(stream: Stream, pipe: PipeWriter) -> Self {
         // Nothing is said to the borrower on it.
         stream.finish();
-        Self { stream, pipe: Some(pipe), is_terminal }
+        Self { stream, pipe: Some(pipe) }
     }
 
     /// Feeds the program until its input ends or it reads no more, which the borrower's writes then say.
@@ -212,7 +211,9 @@ impl Input {
         let Some(pipe) = &mut self.pipe else { return };
         match stream_to_pipe(&self.stream, pipe, meter).await {
             // A terminal stays open for what the program has to say.
-            Ok(()) if self.is_terminal => drop(pipe.write_all(&END_OF_INPUT).await),
+            Ok(()) if matches!(pipe, PipeWriter::Terminal(_)) => {
+                drop(pipe.write_all(&mut END_OF_INPUT.as_slice()).await)
+            }
             Ok(()) => self.pipe = None,
             Err(error) => self.stream.reset(reset_of(&error)),
         }
@@ -221,8 +222,7 @@ impl Input {
 
 impl Drop for Input {
     fn drop(&mut self) {
-        let pipe = self.pipe.take().filter(|_| !self.is_terminal);
-        if let (Some(pipe), Ok(runtime)) = (pipe, Handle::try_current()) {
+        if let (Some(PipeWriter::Pipe(pipe)), Ok(runtime)) = (self.pipe.take(), Handle::try_current()) {
             // An error there is that nobody reads it any more.
             runtime.spawn(async move { timeout(LAST_WORDS_MAX, pipe.ready(Interest::ERROR)).await });
         }
