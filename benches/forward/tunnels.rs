@@ -48,6 +48,12 @@ impl Tunnel {
         Self::ssh_with(folder, local, ["-D", &format!("127.0.0.1:{local}")])
     }
 
+    /// The same for those who come to a port of the other end.
+    pub fn ssh_back(folder: &Path, origin: SocketAddr) -> Self {
+        let port = free_port();
+        Self::ssh_with(folder, port, ["-R", &format!("127.0.0.1:{port}:{origin}")])
+    }
+
     fn ssh_with(folder: &Path, local: u16, forward: [&str; 2]) -> Self {
         let (server, mut ssh) = sshd(folder);
         ssh.args(["-N", "-o", "ExitOnForwardFailure=yes"]);

@@ -1,7 +1,7 @@
 //! `capuchin run` against proxychains4 over `ssh -D`, with the same program, in one run: `cargo bench --bench run`; and a server
 //! under `run` against the same server as it is.
 //!
-//! Needs openssh-server, openssh-client, proxychains4, nginx and python3. The program is this one, started again under each; rounds
+//! Needs openssh-server, openssh-client, proxychains4, haproxy, nginx and python3. The program is this one, started again under each; rounds
 //! alternate and the medians of the ratios are printed.
 
 use std::{

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -11,7 +11,12 @@ use std::{
 
 use super::{
     ROUNDS, borrowed,
-    support::{median, row},
+    support::{
+        median,
+        processes::{free_port, spawn, wait_for},
+        row,
+    },
+    tunnels::Tunnel,
 };
 
 /// Clients at once.
@@ -21,15 +26,24 @@ const BINDS: usize = 200;
 
 /// The rows.
 pub fn measure(folder: &Path) {
-    let (mut ratios, mut costs) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let (mut ratios, mut costs) = ([const { Vec::new() }; 3], [Vec::new(), Vec::new()]);
     for _ in 0..ROUNDS {
         let (native, ours) = (accepted(Command::new("env")), accepted(borrowed(folder)));
-        eprintln!("accepted connections/s: as it is {native:.0}, capuchin run {ours:.0}");
-        ratios.push(ours / native);
+        let (relayed, back) = (behind(relays), behind(Tunnel::ssh_back));
+        eprintln!(
+            "accepted connections/s: as it is {native:.0}, capuchin run {ours:.0}, two haproxy {relayed:.0}, ssh -R {back:.0}"
+        );
+        for (ratios, theirs) in ratios.iter_mut().zip([native, relayed, back]) {
+            ratios.push(ours / theirs);
+        }
         costs[0].push(cost(Command::new("env")));
         costs[1].push(cost(borrowed(folder)));
     }
-    row("run: accepted connections/s", "the same server as it is", median(&mut ratios), 0.5, true);
+    // What a relay costs that has no TLS, no policy and no address but its own stands beside it.
+    let [native, relayed, back] = ratios.map(|mut ratios| median(&mut ratios));
+    row("run: accepted connections/s", "the same server as it is", native, 0.5, true);
+    row("run: accepted connections/s", "two haproxy, no TLS", relayed, 0.7, true);
+    row("run: accepted connections/s", "ssh -R", back, 1.2, true);
     let [native, ours] = costs.map(|mut costs| median(&mut costs));
     println!("run: bind + listen + close {ours:.3} ms; as it is {native:.3} ms");
 }
@@ -45,15 +59,52 @@ fn start(mut command: Command) -> (Child, u16) {
 
 /// Connections a second that the server answers under `command`, each of one byte there and back.
 fn accepted(command: Command) -> f64 {
-    let (mut server, port) = start(command);
-    let rate = rate(port, |socket| {
+    let (server, port) = start(command);
+    let rate = echoed(port);
+    end(server);
+    rate
+}
+
+/// The same where they come by what leads to the server as it is.
+fn behind(tunnel: fn(&Path, SocketAddr) -> Tunnel) -> f64 {
+    let (server, port) = start(Command::new("env"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let tunnel = tunnel(folder.path(), SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let rate = echoed(tunnel.local.port());
+    drop(tunnel);
+    end(server);
+    rate
+}
+
+/// As many hops as a lender and a `run` are, by Debian's haproxy.
+fn relays(folder: &Path, origin: SocketAddr) -> Tunnel {
+    let ports = [free_port(), free_port()];
+    let hops = [(ports[0], origin), (ports[1], SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0])))];
+    let ends = hops.map(|(port, next)| {
+        let config = format!(
+            "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n\
+             listen t\n  bind 127.0.0.1:{port}\n  server s {next}\n"
+        );
+        let file = folder.join(format!("haproxy-{port}"));
+        std::fs::write(&file, config).expect("a file");
+        let haproxy = spawn(Command::new("haproxy").args(["-db", "-f"]).arg(file).stderr(Stdio::null()));
+        wait_for(port);
+        haproxy
+    });
+    Tunnel::of(ports[1], ends.into())
+}
+
+fn echoed(port: u16) -> f64 {
+    rate(port, |socket| {
         socket.write_all(b"x").expect("connected");
         socket.read_exact(&mut [0]).expect("an echo");
-    });
-    // It ends with its input.
+    })
+}
+
+/// It ends with its input.
+fn end(mut server: Child) {
     drop(server.stdin.take());
     server.wait().expect("it ends");
-    rate
 }
 
 /// Connections a second to `port`, of some clients at once, with this in each.
