@@ -23,7 +23,9 @@ mod halves;
 mod home;
 mod meter;
 mod passwd;
+#[cfg(any(feature = "run", feature = "lend"))]
 mod pipe;
+#[cfg(any(feature = "run", feature = "lend"))]
 mod pipe_writer;
 #[cfg(any(feature = "borrow", feature = "lend"))]
 mod reachable;
@@ -62,7 +64,9 @@ pub use halves::{ReadHalf, WriteHalf};
 pub use home::{config_folder, folder_named_by, home_folder, listed_home, state_folder};
 pub use meter::{Meter, Pace};
 pub use passwd::{passwd, passwd_lines};
+#[cfg(any(feature = "run", feature = "lend"))]
 pub use pipe::{Stalled, pipe_to_stream, stream_to_pipe, widen_pipe};
+#[cfg(any(feature = "run", feature = "lend"))]
 pub use pipe_writer::{PipeWriter, write_some};
 #[cfg(any(feature = "borrow", feature = "lend"))]
 pub use reachable::Reachable;

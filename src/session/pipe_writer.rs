@@ -9,6 +9,8 @@ use bytes::Buf;
 use rustix::io::Errno;
 use tokio::{io::AsyncWriteExt, net::unix::pipe::Sender, task::coop};
 
+use crate::sys::until_writable;
+
 /// Pieces of one write.
 const SLICES: usize = 64;
 
@@ -39,9 +41,7 @@ impl PipeWriter {
                 while bytes.has_remaining() {
                     coop::consume_budget().await;
                     match write_some(&terminal, bytes) {
-                        Err(Errno::AGAIN) => {
-                            Sender::from_owned_fd_unchecked(terminal.try_clone()?)?.writable().await?;
-                        }
+                        Err(Errno::AGAIN) => until_writable(terminal.as_fd()).await?,
                         written => written?,
                     }
                 }

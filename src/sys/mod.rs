@@ -130,10 +130,10 @@ pub use program_socket::{
     OutgoingMessage, ReceivedMessage, await_socket, bind_as_given, connect_as_given, connect_without_delay,
     name_of_socket, network_of, own_folder_and_mask, receive_as_given, send_as_given,
 };
-#[cfg(any(feature = "run", feature = "lend"))]
-pub use ready_fd::await_readable;
 #[cfg(feature = "run")]
 pub use ready_fd::read_when_ready;
+#[cfg(any(feature = "run", feature = "lend"))]
+pub use ready_fd::{await_readable, until_writable};
 #[cfg(feature = "run")]
 pub use received_signal::{ReceivedSignal, read_signal, unblock_signals, with_signals_open};
 #[cfg(feature = "run")]

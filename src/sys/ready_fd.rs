@@ -1,6 +1,9 @@
 //! A descriptor whose readiness tokio waits for.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -11,6 +14,17 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub fn await_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, is always the same descriptor, and is closed by nobody but the AsyncFd that owns it now.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Waits until a descriptor can be written to, and listens to it for no longer. Needs a tokio runtime.
+///
+/// # Errors
+/// If it is of a kind that cannot be waited for, or is waited for already.
+pub async fn until_writable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: what is borrowed is open and the same descriptor for as long as the AsyncFd, which does not close it.
+    let waited_for = unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) }?;
+    waited_for.writable().await?.retain_ready();
+    Ok(())
 }
 
 /// Waits until `read` has something to give; `read` says `WouldBlock` as long as it has not.
