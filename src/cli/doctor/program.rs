@@ -25,8 +25,7 @@ const PT_INTERP: u32 = 3;
 /// What can be seen of it from outside, and how `run` would hold it on this machine.
 pub fn checks(name: &OsStr, mode: Mode) -> Vec<Check> {
     let Some(path) = find(name) else {
-        let text = format!("{} is not found", name.to_string_lossy());
-        return vec![Check::fail("program", text, vec!["help: name a program in PATH, or a path".to_owned()])];
+        return vec![not_run(name)];
     };
     let shown = path.display();
     let (head, about) = match File::open(&path).and_then(|file| {
@@ -56,6 +55,19 @@ pub fn checks(name: &OsStr, mode: Mode) -> Vec<Check> {
         checks.push(Check::warn("set-id", text, "help: run capuchin itself as the user that the program needs"));
     }
     checks
+}
+
+/// Why a name leads to no program.
+fn not_run(name: &OsStr) -> Check {
+    let (path, shown) = (Path::new(name), name.to_string_lossy());
+    // A bare name is looked for in PATH alone, as a shell does.
+    let about = Some(path).filter(|path| path.components().count() > 1).and_then(|path| path.metadata().ok());
+    let (what, help) = match about {
+        Some(about) if about.is_file() => ("cannot be executed", format!("help: chmod +x {shown}")),
+        Some(_) => ("is not a file", "help: name a program in PATH, or a path".to_owned()),
+        None => ("is not found", "help: name a program in PATH, or a path".to_owned()),
+    };
+    Check::fail("program", format!("{shown} {what}"), vec![help])
 }
 
 /// Whether it gives who runs it capabilities(7).
@@ -243,6 +255,14 @@ mod tests {
     #[test]
     fn what_is_not_there_says_so() {
         assert_eq!(checks("no-such-program".as_ref(), BEST)[0].state, State::Fail);
-        assert_eq!(checks("/dev/null".as_ref(), BEST)[0].state, State::Fail);
+    }
+
+    #[test]
+    fn what_is_there_and_is_no_program_is_not_called_missing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (path, word) in [("/dev/null".as_ref(), "not a file"), (file.path(), "cannot be executed")] {
+            let Check { state, text, .. } = checks(path.as_os_str(), BEST).swap_remove(0);
+            assert!(state == State::Fail && text.contains(word), "{text}");
+        }
     }
 }
