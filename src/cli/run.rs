@@ -4,6 +4,7 @@ mod shell;
 mod told;
 
 use std::{
+    cell::Cell,
     ffi::OsString,
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
@@ -195,25 +196,29 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let service = stdio.zip(run.take_pipes());
     let mut status = 0;
     block_on(async {
-        let (mut told, mut telling, mut feed, mut presence) = (Told::default(), JoinSet::new(), None, None);
+        let (mut told, mut telling, mut presence) = (Told::default(), JoinSet::new(), None);
+        let feed = Cell::new(None);
         let is_over = Arc::new(AtomicBool::new(false));
         // On the heap: it is large, and would be copied several times into the futures around it, over fresh pages of the stack.
         let log_in = Box::pin(async {
             let borrower = host.connect_or_share_by(Signals::Kept).await?;
-            feed = join_stdio(&borrower, service).await?;
+            feed.set(join_stdio(&borrower, service).await?);
             borrower.keep_connected();
             presence = Presence::announce(&borrower, "run", vec![words]);
             telling.spawn(tell_connection(borrower.clone(), is_over.clone()));
             Ok::<_, Failure>(borrower)
         });
         let refused = |error: BorrowError| tell(&mut told, &error);
-        let over = || is_over.store(true, Ordering::Release);
+        let over = async |status: Option<u8>| {
+            // One of which nobody knows how it ended breaks off.
+            if let (Some(_), Some(feed)) = (status, feed.take())
+                && let Err(error) = ServiceFeed::drain(feed).await
+            {
+                warn(&format!("capuchin: the service broke off before its end: {error}"));
+            }
+            is_over.store(true, Ordering::Release);
+        };
         status = run.serve(log_in, Serve { local, publish, refused, told: tell_way, left: tell_left, over }).await?;
-        if let Some(feed) = feed
-            && let Err(error) = feed.drain().await
-        {
-            warn(&format!("capuchin: the service broke off before its end: {error}"));
-        }
         drop(presence);
         Ok(())
     })?;

@@ -49,6 +49,32 @@ fn a_program_is_given_the_stdin_and_stdout_that_another_offers() {
     }
 }
 
+/// Who offers it may go on, and read late.
+#[test]
+fn what_a_program_has_said_last_arrives_and_its_own_end_is_none_of_the_service() {
+    let machine = Machine::start();
+    for within in machine.borrowers() {
+        for _ in 0..10 {
+            let mut child = offer(&within, &["upper", "stdio", "--once"]);
+            // More than a pipe holds, so that some of it is still on its way when the program is over.
+            let script = "head -c 100000 /dev/zero; echo over >&2";
+            let mut command = within.run_with(&["--stdio", "service:upper"], &["sh", "-c", script]);
+            let mut program = command.stderr(Stdio::piped()).spawn().unwrap();
+            let (mut over, mut rest) = ([0; 5], String::new());
+            let mut stderr = program.stderr.take().unwrap();
+            stderr.read_exact(&mut over).unwrap();
+            assert_eq!(&over, b"over\n", "{}", text(over.to_vec()));
+            let mut heard = Vec::new();
+            child.stdout.take().unwrap().read_to_end(&mut heard).unwrap();
+            stderr.read_to_string(&mut rest).unwrap();
+            assert_eq!((heard.len(), rest.as_str()), (100_000, ""));
+            assert!(program.wait().unwrap().success());
+            drop(child.stdin.take());
+            assert!(child.wait().unwrap().success());
+        }
+    }
+}
+
 /// It may remove what it has sent, else.
 #[test]
 fn who_offers_hears_that_no_program_was_there_to_read() {

@@ -45,7 +45,8 @@ pub struct Serve<R, O> {
     pub told: fn(Way),
     /// Is called once if the program is over, and what it left in the background is to end as well.
     pub left: fn(),
-    /// Is called when the program is over, and what it has sent is with the lender or given up: the session ends with it.
+    /// Is called when the program is over, and what it has sent is with the lender or given up, with its exit status if that was
+    /// heard: when it is done the session ends.
     pub over: O,
 }
 
@@ -58,7 +59,7 @@ impl Run {
     pub async fn serve<E: From<RunError>>(
         self,
         log_in: impl Future<Output = Result<Borrower, E>>,
-        serve: Serve<impl FnMut(BorrowError), impl FnOnce()>,
+        serve: Serve<impl FnMut(BorrowError), impl AsyncFnOnce(Option<u8>)>,
     ) -> Result<u8, E> {
         let Self { control, program, lender_variables, local_unix, pipes: _, began } = self;
         let failed = |error: io::Error| RunError::local("cannot serve the program", error);
@@ -103,7 +104,7 @@ async fn attend(
     inner: &Inner,
     signals: &AsyncFd<OwnedFd>,
     (mut network, borrower): (impl Served, Borrower),
-    (mut refused, left, over): (impl FnMut(BorrowError), fn(), impl FnOnce()),
+    (mut refused, left, over): (impl FnMut(BorrowError), fn(), impl AsyncFnOnce(Option<u8>)),
 ) -> Result<u8, RunError> {
     let status = until_alone(inner, signals, (&mut network, &borrower), (&mut refused, left)).await?;
     // What has come so far was meant for the program; from here on there is nobody to pass it to.
@@ -117,7 +118,7 @@ async fn attend(
         while let Ok(refusal) = untold.try_recv() {
             refused(refusal);
         }
-        over();
+        over(status).await;
         if is_unconfirmed {
             // With the session the lender delivers what had come. One that cannot say so has told its end already.
             let _ = tokio::time::timeout(CONFIRMED_MAX, borrower.clone().close()).await;
