@@ -55,9 +55,13 @@ impl ProgramPipes {
     /// # Errors
     /// What the system says of the pipes.
     pub fn join(self, service: ServiceStream) -> io::Result<ServiceFeed> {
+        self.join_stream(service.into_stream())
+    }
+
+    fn join_stream(self, stream: Stream) -> io::Result<ServiceFeed> {
         let mut stdin = PipeWriter::Pipe(Sender::from_owned_fd(self.stdin)?);
         let stdout = Receiver::from_owned_fd(self.stdout)?;
-        let (stream, meter) = (Arc::new(service.into_stream()), Arc::new(Meter::default()));
+        let (stream, meter) = (Arc::new(stream), Arc::new(Meter::default()));
         let (mut input, mut output) = (JoinSet::new(), JoinSet::new());
         let broke_off = Arc::<Mutex<Option<io::Error>>>::default();
         let (from, counts, note) = (stream.clone(), meter.clone(), broke_off.clone());
@@ -95,17 +99,18 @@ impl ServiceFeed {
     /// After the program's end: delivers what it has said, as long as somebody takes it, and ends the connection.
     ///
     /// # Errors
-    /// The service broke off while the program read, so that not everything came.
+    /// The service broke off while the program read, so that not everything came, or takes nothing of what is left.
     pub async fn drain(self) -> io::Result<()> {
         let Self { unended, mut input, mut output, broke_off, stream, meter } = self;
         unended.has_ended();
-        loop {
+        let mut taken = Ok(());
+        while taken.is_ok() {
             let before = meter.to_stream();
             match timeout(STALLED, output.join_next()).await {
                 Ok(_) => break,
                 Err(_) if meter.to_stream() == before => {
-                    tracing::debug!("ended with output that the service does not take");
-                    break;
+                    let why = format!("nothing of the program's output was taken for {} s", STALLED.as_secs());
+                    taken = Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
                 Err(_) => {}
             }
@@ -117,6 +122,55 @@ impl ServiceFeed {
             // What is not confirmed by then is on its way; dropping delivers it, too.
             let _ = timeout(STALLED, stream.close()).await;
         }
-        whole
+        whole.and(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use bytes::Bytes;
+    use rustix::pipe::fcntl_setpipe_size;
+    use tokio::io::{BufReader, duplex};
+
+    use super::*;
+    use crate::{
+        proto::mux::{Config, Role},
+        session::Session,
+    };
+
+    /// More than a stream has room for, and as much as fits into one pipe.
+    const SAID_BYTES: usize = 512 * 1024;
+
+    /// What becomes of the last words of a program whose service `reads` them, or holds on to its stream.
+    async fn drained(reads: bool) -> io::Result<()> {
+        let (here, there) = duplex(64 * 1024);
+        let start = |connection, role| Session::start(BufReader::new(connection), role, Config::default());
+        let (borrower, lender) = (start(here, Role::Borrower), start(there, Role::Lender));
+        let stream = borrower.open(Bytes::from_static(b"?")).unwrap();
+        let mut service = lender.accept().await.unwrap();
+        let (pipes, [_their_stdin, their_stdout]) = pipes().unwrap();
+        fcntl_setpipe_size(&their_stdout, SAID_BYTES).unwrap();
+        std::fs::File::from(their_stdout).write_all(&vec![7; SAID_BYTES]).unwrap();
+        pipes.began().notify_one();
+        let feed = pipes.join_stream(stream).unwrap();
+        let read = async {
+            let mut block = vec![0; 64 * 1024];
+            while reads && tokio::io::AsyncReadExt::read(&mut service, &mut block).await.unwrap() > 0 {}
+            // What nobody reads stays where it is.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            drained = feed.drain() => drained,
+            () = read => unreachable!("it waits"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn last_words_that_nobody_takes_are_told() {
+        let error = drained(false).await.unwrap_err();
+        assert_eq!(error.to_string(), "nothing of the program's output was taken for 5 s");
+        drained(true).await.unwrap();
     }
 }
