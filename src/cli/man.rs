@@ -49,12 +49,10 @@ fn write_all(command: &Command, folder: &std::path::Path) -> io::Result<()> {
 }
 
 fn page(command: &Command) -> io::Result<Vec<u8>> {
-    let source = concat!("capuchin ", env!("CARGO_PKG_VERSION"));
-    let man = Man::new(command.clone()).title(name_of(command).to_uppercase()).source(source).manual("Capuchin");
+    let man = Man::new(command.clone());
     let before = command.get_before_help().map(ToString::to_string).unwrap_or_default();
     let blocks: Vec<&str> = before.split("\n\n").filter(|block| !block.is_empty()).collect();
-    let mut page = Vec::new();
-    man.render_title(&mut page)?;
+    let mut page = title(command).into_bytes();
     man.render_name_section(&mut page)?;
     page.extend(synopsis(command).into_bytes());
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
@@ -79,6 +77,12 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     }
     page.extend(format!(".SH SEE ALSO\n{}\n", see_also(command)).into_bytes());
     Ok(page)
+}
+
+/// What stands around the page. It has no date, and says so: where that is left out, the version is taken for it.
+fn title(command: &Command) -> String {
+    let (name, version) = (name_of(command).to_uppercase(), env!("CARGO_PKG_VERSION"));
+    format!(".TH {name} 1 \"\" \"capuchin {version}\" \"Capuchin\"\n")
 }
 
 /// What can be written, as ssh(1) has it: options first, each with the name of its value, and then words in their order.
@@ -185,7 +189,7 @@ mod tests {
         };
         let exec = page("exec");
         for said in [
-            ".TH CAPUCHIN-EXEC 1",
+            ".TH CAPUCHIN-EXEC 1 \"\" \"capuchin ",
             "\n.B capuchin exec\n",
             "\n[\\fB\\-\\-cwd\\fR\\ \\fIFOLDER\\fR]\n",
             "\n[\\fB\\-t\\fR]\n",
