@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     support::processes::{free_port, spawn, wait_for},
-    tunnels::Tunnel,
+    tunnels::{self, Tunnel},
 };
 
 /// A peer by its name, and how it is started; `None` where it is not installed.
@@ -49,16 +49,13 @@ fn haproxy(folder: &Path, origin: SocketAddr) -> Option<Tunnel> {
     let (pem, local, far) = (pem.display(), free_port(), free_port());
     let tls = format!("ssl crt {pem} ca-file {pem} verify required ssl-min-ver TLSv1.3");
     let ends = [
-        ("server", format!("bind 127.0.0.1:{far} {tls}\n  server o {origin}\n")),
-        ("client", format!("bind 127.0.0.1:{local}\n  server o 127.0.0.1:{far} {tls}\n")),
+        ("server", format!("  bind 127.0.0.1:{far} {tls}\n  server o {origin}\n")),
+        ("client", format!("  bind 127.0.0.1:{local}\n  server o 127.0.0.1:{far} {tls}\n")),
     ]
-    .map(|(name, own)| {
+    .map(|(name, listen)| {
         let ciphers = "ciphersuites TLS_AES_128_GCM_SHA256";
-        let text = format!(
-            "global\n  maxconn {CONNECTIONS}\n  ssl-default-bind-{ciphers}\n  ssl-default-server-{ciphers}\n\
-             defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\nlisten t\n  {own}"
-        );
-        spawn(quiet(Command::new("haproxy").args(["-db", "-f"]).arg(file(folder, &format!("haproxy-{name}"), &text))))
+        let global = format!("  maxconn {CONNECTIONS}\n  ssl-default-bind-{ciphers}\n  ssl-default-server-{ciphers}\n");
+        tunnels::haproxy(folder, name, &global, &listen)
     });
     wait_for(local);
     Some(Tunnel::of(local, ends.into()))

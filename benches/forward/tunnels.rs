@@ -129,6 +129,18 @@ impl Tunnel {
     }
 }
 
+/// Debian's haproxy, which relays as its section `listen` says; `global` is what it is beside that.
+pub fn haproxy(folder: &Path, name: &str, global: &str, listen: &str) -> Child {
+    let text = format!(
+        "global\n{global}defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n\
+         listen t\n{listen}"
+    );
+    let file = folder.join(format!("haproxy-{name}"));
+    std::fs::write(&file, text).expect("a file");
+    // What it logs is of no interest here.
+    spawn(Command::new("haproxy").args(["-db", "-f"]).arg(file).stdout(Stdio::null()).stderr(Stdio::null()))
+}
+
 /// A command of the borrower that joined.
 pub fn borrower(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capuchin"));

@@ -13,10 +13,10 @@ use super::{
     ROUNDS, borrowed,
     support::{
         median,
-        processes::{free_port, spawn, wait_for},
+        processes::{free_port, wait_for},
         row,
     },
-    tunnels::Tunnel,
+    tunnels::{self, Tunnel},
 };
 
 /// Clients at once.
@@ -81,13 +81,8 @@ fn relays(folder: &Path, origin: SocketAddr) -> Tunnel {
     let ports = [free_port(), free_port()];
     let hops = [(ports[0], origin), (ports[1], SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0])))];
     let ends = hops.map(|(port, next)| {
-        let config = format!(
-            "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n\
-             listen t\n  bind 127.0.0.1:{port}\n  server s {next}\n"
-        );
-        let file = folder.join(format!("haproxy-{port}"));
-        std::fs::write(&file, config).expect("a file");
-        let haproxy = spawn(Command::new("haproxy").args(["-db", "-f"]).arg(file).stderr(Stdio::null()));
+        let listen = format!("  bind 127.0.0.1:{port}\n  server o {next}\n");
+        let haproxy = tunnels::haproxy(folder, &port.to_string(), "", &listen);
         wait_for(port);
         haproxy
     });
