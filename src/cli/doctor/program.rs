@@ -62,12 +62,13 @@ fn not_run(name: &OsStr) -> Check {
     let (path, shown) = (Path::new(name), name.to_string_lossy());
     // A bare name is looked for in PATH alone, as a shell does.
     let about = Some(path).filter(|path| path.components().count() > 1).and_then(|path| path.metadata().ok());
+    let name_another = "name a program in PATH, or a path".to_owned();
     let (what, help) = match about {
-        Some(about) if about.is_file() => ("cannot be executed", format!("help: chmod +x {shown}")),
-        Some(_) => ("is not a file", "help: name a program in PATH, or a path".to_owned()),
-        None => ("is not found", "help: name a program in PATH, or a path".to_owned()),
+        Some(about) if about.is_file() => ("cannot be executed", format!("chmod +x {shown}")),
+        Some(_) => ("is not a file", name_another),
+        None => ("is not found", name_another),
     };
-    Check::fail("program", format!("{shown} {what}"), vec![help])
+    Check::fail("program", format!("{shown} {what}"), vec![format!("help: {help}")])
 }
 
 /// Whether it gives who runs it capabilities(7).
