@@ -348,21 +348,14 @@ impl Drop for ChildStderr {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::io::{BufReader, duplex};
-
     use super::*;
-    use crate::{
-        proto::mux::{Config, Role},
-        session::Session,
-    };
+    use crate::{proto::mux::Config, session::both_ends};
 
     #[tokio::test]
     async fn what_is_said_to_a_program_and_not_waited_for_is_sent_whole_before_the_next() {
-        let (here, there) = duplex(64 * 1024);
         // Less than a message has.
         let config = Config { initial_credit: 8, peer_initial_credit: 8, ..Config::default() };
-        let start = |connection, role| Session::start(BufReader::new(connection), role, config.clone());
-        let (borrower, lender) = (start(here, Role::Borrower), start(there, Role::Lender));
+        let [borrower, lender] = both_ends(&config);
         let stream = Arc::new(borrower.open(Bytes::new()).unwrap());
         let program = lender.accept().await.unwrap();
         let control = ChildControl { stream: Arc::downgrade(&stream), rest: Arc::default() };

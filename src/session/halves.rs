@@ -71,37 +71,23 @@ mod tests {
     };
 
     use bytes::Bytes;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::{
-        proto::{
-            Errno, ErrorKind,
-            mux::{Config, Role},
-        },
-        session::Session,
+        proto::{Errno, ErrorKind},
+        session::both_ends_of_a_stream,
     };
-
-    /// Both ends of a stream, with their sessions.
-    async fn stream() -> [(Session, Stream); 2] {
-        let (here, there) = duplex(64 * 1024);
-        let start = |connection, role| Session::start(BufReader::new(connection), role, Config::default());
-        let (borrower, lender) = (start(here, Role::Borrower), start(there, Role::Lender));
-        let near = borrower.open(Bytes::from_static(b"?")).unwrap();
-        let far = lender.accept().await.unwrap();
-        far.read_all(&mut [0]).await.unwrap();
-        [(borrower, near), (lender, far)]
-    }
 
     #[tokio::test]
     async fn a_half_that_is_known_to_be_lost_does_not_end_in_good_order() {
-        let [(_borrower, near), (_lender, far)] = stream().await;
+        let [(_borrower, near), (_lender, far)] = both_ends_of_a_stream().await;
         far.reset(Reset::Failed(Errno::ETIMEDOUT.0));
         near.given_up().await;
         let (_reader, mut writer) = near.into_split();
         assert_eq!(writer.shutdown().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
 
-        let [(borrower, mut near), (lender, _far)] = stream().await;
+        let [(borrower, mut near), (lender, _far)] = both_ends_of_a_stream().await;
         lender.end(ErrorKind::Lost, "it goes");
         borrower.ended().await;
         assert_eq!(near.shutdown().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
@@ -109,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_half_whose_other_end_has_said_everything_and_gone_ends_in_good_order() {
-        let [(_borrower, mut near), (_lender, far)] = stream().await;
+        let [(_borrower, mut near), (_lender, far)] = both_ends_of_a_stream().await;
         far.write_all_bytes(Bytes::from_static(b"all")).await.unwrap();
         drop(far);
         near.given_up().await;
@@ -121,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_half_that_has_ended_may_be_ended_again() {
-        let [(borrower, mut near), (lender, _far)] = stream().await;
+        let [(borrower, mut near), (lender, _far)] = both_ends_of_a_stream().await;
         near.shutdown().await.unwrap();
         lender.end(ErrorKind::Lost, "it goes");
         borrower.ended().await;
@@ -144,7 +130,7 @@ mod tests {
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
-                let [(_borrower, near), _there] = stream().await;
+                let [(_borrower, near), _there] = both_ends_of_a_stream().await;
                 let near = Arc::new(near);
                 let waker = Waker::from(Arc::new(Looks(near.clone())));
                 let mut byte = [0];

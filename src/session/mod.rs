@@ -11,6 +11,8 @@
 
 mod backoff;
 mod block;
+#[cfg(test)]
+mod both_ends;
 mod close;
 mod confirm;
 mod crew;
@@ -54,6 +56,8 @@ use tokio::io::{AsyncBufRead, AsyncWrite};
 use crate::proto::{ErrorKind, Goaway, Reset, StreamId, mux};
 
 pub use backoff::Backoff;
+#[cfg(test)]
+pub use both_ends::{both_ends, both_ends_of_a_stream};
 pub use close::close_gently;
 pub use crew::{Crew, Panicked};
 pub use datagrams::{DatagramQueue, DatagramReader, QUEUE_BYTES, receive_datagrams, receive_datagrams_by};

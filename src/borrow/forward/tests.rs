@@ -3,7 +3,7 @@
 use std::{future::poll_fn, io, net::SocketAddr, task::Poll};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream as Socket,
     sync::mpsc,
 };
@@ -15,13 +15,11 @@ use crate::{
     proto::{
         Answer, Ask, Errno, ErrorKind, Refusal, Request, SessionId, TcpConnected, Verdict, WireAddr, message, mux,
     },
-    session::{Session, Stream},
+    session::{Session, Stream, both_ends},
 };
 
 fn pair() -> (Borrower, Session) {
-    let (near, far) = duplex(64 * 1024);
-    let session = Session::start(BufReader::new(near), mux::Role::Borrower, mux::Config::default());
-    let lender = Session::start(BufReader::new(far), mux::Role::Lender, mux::Config::default());
+    let [session, lender] = both_ends(&mux::Config::default());
     let (name, user) = ("lab".parse().unwrap(), "ana".parse().unwrap());
     let id = SessionId([0; 16]);
     let entered = Entered { session, id, lender: name, user, ca: None, renewal: None, is_shared: false };

@@ -103,18 +103,17 @@ impl ServiceFeed {
     pub async fn drain(self) -> io::Result<()> {
         let Self { unended, mut input, mut output, broke_off, stream, meter } = self;
         unended.has_ended();
-        let mut taken = Ok(());
-        while taken.is_ok() {
+        let taken = loop {
             let before = meter.to_stream();
             match timeout(STALLED, output.join_next()).await {
-                Ok(_) => break,
+                Ok(_) => break Ok(()),
                 Err(_) if meter.to_stream() == before => {
                     let why = format!("nothing of the program's output was taken for {} s", STALLED.as_secs());
-                    taken = Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                    break Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
                 Err(_) => {}
             }
-        }
+        };
         output.shutdown().await;
         let whole = broke_off.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err);
         input.shutdown().await;
@@ -130,26 +129,18 @@ impl ServiceFeed {
 mod tests {
     use std::io::Write;
 
-    use bytes::Bytes;
     use rustix::pipe::fcntl_setpipe_size;
-    use tokio::io::{BufReader, duplex};
+    use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::{
-        proto::mux::{Config, Role},
-        session::Session,
-    };
+    use crate::session::both_ends_of_a_stream;
 
     /// More than a stream has room for, and as much as fits into one pipe.
     const SAID_BYTES: usize = 512 * 1024;
 
     /// What becomes of the last words of a program whose service `reads` them, or holds on to its stream.
     async fn drained(reads: bool) -> io::Result<()> {
-        let (here, there) = duplex(64 * 1024);
-        let start = |connection, role| Session::start(BufReader::new(connection), role, Config::default());
-        let (borrower, lender) = (start(here, Role::Borrower), start(there, Role::Lender));
-        let stream = borrower.open(Bytes::from_static(b"?")).unwrap();
-        let mut service = lender.accept().await.unwrap();
+        let [(_borrower, stream), (_lender, mut service)] = both_ends_of_a_stream().await;
         let (pipes, [_their_stdin, their_stdout]) = pipes().unwrap();
         fcntl_setpipe_size(&their_stdout, SAID_BYTES).unwrap();
         std::fs::File::from(their_stdout).write_all(&vec![7; SAID_BYTES]).unwrap();
@@ -157,7 +148,7 @@ mod tests {
         let feed = pipes.join_stream(stream).unwrap();
         let read = async {
             let mut block = vec![0; 64 * 1024];
-            while reads && tokio::io::AsyncReadExt::read(&mut service, &mut block).await.unwrap() > 0 {}
+            while reads && service.read(&mut block).await.unwrap() > 0 {}
             // What nobody reads stays where it is.
             std::future::pending::<()>().await;
         };

@@ -67,24 +67,17 @@ impl Near {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use tokio::{
-        io::{BufReader, duplex},
-        task::JoinSet,
-    };
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::{
         borrow::give_up::GIVEN_UP,
-        proto::{
-            Errno,
-            mux::{Config, Role},
-        },
+        proto::{Errno, mux::Config},
+        session::both_ends,
     };
 
     fn sessions() -> [Session; 2] {
-        let (near, far) = duplex(64 * 1024);
-        let start = |end, role| Session::start(BufReader::new(end), role, Config::default());
-        [start(near, Role::Borrower), start(far, Role::Lender)]
+        both_ends(&Config::default())
     }
 
     /// More at once, and the lender would end the session for everybody.

@@ -5,7 +5,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, BufReader, ReadBuf},
+    io::{AsyncRead, ReadBuf},
     sync::oneshot,
 };
 
@@ -15,7 +15,7 @@ use crate::{
         StreamId,
         mux::{Config, Mux, Read, Role, Write},
     },
-    session::{Crew, Reachable, Session, Stream},
+    session::{Crew, Reachable, Session, Stream, both_ends},
 };
 
 const STREAMS: usize = 64;
@@ -151,9 +151,7 @@ async fn what_many_streams_send_each_way_at_once_moves_alike() {
 /// Thousands of streams, each with its first bytes, would be held for nobody.
 #[tokio::test]
 async fn a_borrower_refuses_streams_until_it_has_asked_for_something_that_they_come_to() {
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let borrower = Session::start(BufReader::new(near), Role::Borrower, Config::default());
-    let lender = Session::start(BufReader::new(far), Role::Lender, Config::default());
+    let [borrower, lender] = both_ends(&Config::default());
     for _ in 0..3 {
         let unasked = lender.open(Bytes::from_static(b"!")).unwrap();
         let refused = tokio::time::timeout(Duration::from_secs(20), unasked.read_all(&mut [0])).await;

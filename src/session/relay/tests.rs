@@ -10,19 +10,8 @@ use tokio::{
 use super::*;
 use crate::{
     proto::mux::{Config, Role},
-    session::Session,
+    session::{Session, both_ends_of_a_stream},
 };
-
-/// Both ends of one stream, with their sessions.
-async fn stream_pair() -> ((Session, Stream), (Session, Stream)) {
-    let (near, far) = duplex(64 * 1024);
-    let borrower = Session::start(BufReader::new(near), Role::Borrower, Config::default());
-    let lender = Session::start(BufReader::new(far), Role::Lender, Config::default());
-    let ours = borrower.open(Bytes::from_static(b"?")).unwrap();
-    let theirs = lender.accept().await.unwrap();
-    assert!(theirs.read_batch(&mut Batch::default(), 1).await.unwrap());
-    ((borrower, ours), (lender, theirs))
-}
 
 async fn socket_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -32,7 +21,7 @@ async fn socket_pair() -> (TcpStream, TcpStream) {
 
 #[tokio::test]
 async fn what_the_peer_sent_before_it_closed_still_arrives() {
-    let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+    let [(_borrower, ours), (_lender, theirs)] = both_ends_of_a_stream().await;
     let (mut near, far) = socket_pair().await;
     let sent = vec![7; 60_000];
     theirs.write_bytes(sent.clone().into());
@@ -53,7 +42,7 @@ async fn what_the_peer_sent_before_it_closed_still_arrives() {
 /// A server that computes for a client who has gone would not hear of it before it writes, and then lose what it writes.
 #[tokio::test]
 async fn a_socket_that_has_ended_its_half_and_breaks_off_ends_the_stream_unasked() {
-    let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+    let [(_borrower, ours), (_lender, theirs)] = both_ends_of_a_stream().await;
     let (near, far) = socket_pair().await;
     let relay = tokio::spawn(async move { relay(far, &ours, &Meter::default()).await });
     rustix::net::shutdown(&near, rustix::net::Shutdown::Write).unwrap();
@@ -66,7 +55,7 @@ async fn a_socket_that_has_ended_its_half_and_breaks_off_ends_the_stream_unasked
 
 #[tokio::test]
 async fn a_socket_whose_other_end_reads_no_more_is_reset_once_it_has_everything() {
-    let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+    let [(_borrower, ours), (_lender, theirs)] = both_ends_of_a_stream().await;
     let (mut near, far) = socket_pair().await;
     let meter = Arc::new(Meter::default());
     let counts = meter.clone();
@@ -88,7 +77,7 @@ async fn a_socket_whose_other_end_reads_no_more_is_reset_once_it_has_everything(
 
 #[tokio::test]
 async fn bytes_go_up_before_the_answer_and_a_no_resets_the_socket() {
-    let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+    let [(_borrower, ours), (_lender, theirs)] = both_ends_of_a_stream().await;
     let (mut near, far) = socket_pair().await;
     let (answer_tx, answer_rx) = oneshot::channel::<Result<(), &str>>();
     let relay = tokio::spawn(async move {
@@ -133,7 +122,7 @@ async fn what_a_socket_sent_before_it_broke_off_is_read_first() {
 #[tokio::test]
 async fn a_socket_that_fails_before_the_answer_fails_its_stream_only_after_it_or_when_it_may_give_up() {
     for is_answered in [true, false] {
-        let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+        let [(_borrower, ours), (_lender, theirs)] = both_ends_of_a_stream().await;
         let (near, far) = socket_pair().await;
         let (answer_tx, answer_rx) = oneshot::channel();
         let (give_up_tx, give_up_rx) = oneshot::channel();
@@ -183,7 +172,7 @@ async fn turns(count: usize) {
 /// Without it every question but the first would wait for 40 ms.
 #[tokio::test]
 async fn a_question_in_two_writes_waits_for_no_delayed_acknowledgement() {
-    let ((_borrower, ours), (_lender, theirs)) = stream_pair().await;
+    let [(_borrower, ours), (_lender, theirs)] = both_ends_of_a_stream().await;
     // Neither end of this connection has TCP_NODELAY.
     let (mut near, far) = socket_pair().await;
     tokio::spawn(async move { relay(far, &ours, &Meter::default()).await });
