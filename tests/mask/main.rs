@@ -182,6 +182,21 @@ const CASES: &[Case] = &[
         "#,
     },
     Case {
+        name: "what other users have by their logins is out of reach of root, which may become any of them",
+        machine: r#"mkdir -p /run/user/1000/systemd /mnt/tmp/tmux-1000; mount --bind /mnt/tmp /tmp
+            ln -s /usr /tmp/tmux-1001
+            listen /run/user/1000/bus /run/user/1000/systemd/private /tmp/tmux-1000/default /run/user/1000/elsewhere"#,
+        local_unix: "",
+        program: r#"
+            [ -e /usr/bin ]
+            reach /run/user/1000/elsewhere
+            [ $USER = 0 ] || exit 0
+            for socket in /run/user/1000/bus /run/user/1000/systemd/private /tmp/tmux-1000/default; do
+                if reach $socket; then echo "$socket is reached"; exit 1; fi
+            done
+        "#,
+    },
+    Case {
         name: "a socket that was named stays in a covered folder",
         machine: "mkdir /run/podman; listen /run/podman/podman.sock /run/podman/other.sock",
         local_unix: "/run/podman/podman.sock",

@@ -114,6 +114,8 @@ const SOCKET_VARIABLES: [&str; 14] = [
 /// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more sockets found than a person opens.
 const FOLDER_DEPTH: usize = 2;
 const SOCKETS_MAX: usize = 256;
+/// Whoever writes to /tmp may make such folders there, and each costs the start of a program of root's.
+const USERS_MAX: usize = 256;
 /// What covers a socket, in the private tmpfs: a connect() to a file that is no socket is refused.
 pub(super) const EMPTY_FILE: &str = "empty";
 /// Mounts below /etc that are kept: a container has three.
@@ -199,10 +201,23 @@ fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
 /// Where the user's services have their sockets: the folder that a variable names, the one that his service manager was given, which
 /// does not ask that variable of ours, and where ours have theirs without either.
 fn runtime_folders(homes: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
-    let of_login = format!("/run/user/{}", rustix::process::getuid().as_raw());
     let states = homes.iter().map(|home| home.join(".local/state")).chain(session::state_folder());
     let of_states = states.map(|state| state.join("run"));
-    session::runtime_folder().into_iter().chain([of_login.into()]).chain(of_states).collect()
+    session::runtime_folder().into_iter().chain(of_users(Path::new("/run/user"), "")).chain(of_states).collect()
+}
+
+/// The folders of a user in one for all of them, by a name that ends with his uid. Root has what each of them has: its program
+/// may become any. A link may be anybody's, and what it leads to would be covered.
+fn of_users(folder: &Path, begin: &str) -> Vec<PathBuf> {
+    let own = rustix::process::getuid();
+    let mut found = vec![folder.join(format!("{begin}{}", own.as_raw()))];
+    if own.is_root() {
+        let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let others = names.filter(|name| name.as_bytes().starts_with(begin.as_bytes()));
+        found.extend(others.map(|name| folder.join(name)).take(USERS_MAX));
+    }
+    found.retain(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
+    found
 }
 
 /// Where the user's programs have their sockets: in the home that a variable names, and in the one that he has.
@@ -213,8 +228,7 @@ fn home_folders() -> BTreeSet<PathBuf> {
 /// Folders of tmux and of screen: where variables say, and where they are without.
 fn own_folders(homes: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let named = session::folder_named_by;
-    let tmux = format!("tmux-{}", rustix::process::getuid().as_raw());
-    let of_tmux = named("TMUX_TMPDIR").into_iter().chain(["/tmp".into()]).map(|folder| folder.join(&tmux));
+    let of_tmux = named("TMUX_TMPDIR").into_iter().chain(["/tmp".into()]).flat_map(|folder| of_users(&folder, "tmux-"));
     let of_screen = homes.iter().map(|home| home.join(".screen"));
     of_tmux.chain(named("SCREENDIR")).chain(of_screen).collect()
 }
