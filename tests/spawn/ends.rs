@@ -140,6 +140,21 @@ fn signals_go_to_the_program_and_the_second_of_a_kind_ends_the_command() {
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
+/// As ssh has it, with a terminal here or without: on one, keys are the program's.
+#[test]
+fn the_first_signal_ends_a_command_whose_program_has_a_terminal() {
+    let (_lab, home) = lab();
+    let script = "trap '' TERM; echo ready; sleep 20";
+    let mut command = home.capuchin();
+    command.args(["exec", "-t", "lab", "--", "sh", "-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    rustix::process::kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(lines.next().map(Result::unwrap), None, "nothing was passed on");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
 #[test]
 fn a_reader_who_goes_ends_the_command_as_sigpipe_would() {
     let (_lab, home) = lab();

@@ -53,7 +53,7 @@ async fn run_to_end(wanted: &mut Wanted<'_>, on_terminal: bool, escape: Option<u
         signals.listen_for_stops()?;
     }
     let raw = terminal.as_ref().map(LocalTerminal::raw);
-    let ended = converse(borrower, &mut child, &mut signals, terminal.as_ref(), escape).await;
+    let ended = converse(borrower, &mut child, &mut signals, on_terminal, terminal.as_ref(), escape).await;
     // Before anything is said on it.
     drop(raw);
     match ended {
@@ -88,6 +88,7 @@ async fn converse(
     borrower: &Borrower,
     child: &mut Child,
     signals: &mut Signals,
+    on_terminal: bool,
     terminal: Option<&LocalTerminal>,
     escape: Option<u8>,
 ) -> Result<ExitStatus, End> {
@@ -144,7 +145,7 @@ async fn converse(
                 (Event::GoOn, Some(terminal)) => resume(terminal, &control).await,
                 (Event::Stop | Event::GoOn, None) => {}
                 // On a terminal keys are the program's, so that a signal means this command.
-                (Event::Signal(number), _) if terminal.is_some() || passed_on.contains(&number) => {
+                (Event::Signal(number), _) if on_terminal || passed_on.contains(&number) => {
                     return Err(End::Signal(number));
                 }
                 (Event::Signal(number), _) => {
