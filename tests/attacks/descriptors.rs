@@ -64,16 +64,14 @@ async fn a_borrower_with_every_socket_there_is_keeps_no_admin_out() {
 async fn requests_at_once_open_no_sockets_that_are_not_lent() {
     const REQUESTS: u64 = 4_000;
     let policy = format!("{LOOPBACK}udp = \"127.0.0.1:1-65535\"\nlisten = \"127.0.0.1:1024-65535\"\n");
-    let mut lab = Lab::start(&policy);
+    let lab = lending_twenty(&policy);
     let home = lab.join("alice");
-    lab.daemon.kill();
-    let lab = with_descriptors(lab.folder, LENDS_TWENTY);
     let address = "127.0.0.1:0".parse().unwrap();
     let wanted = [
         Request::UdpBind(UdpBind { address, listen: false, v6_only: false }),
         Request::TcpListen(TcpListen { address, backlog: None, v6_only: false, reuse_address: false }),
     ];
-    for request in wanted {
+    for (turn, request) in (1..).zip(wanted) {
         let mut peer = Peer::logged_in(lab.address, &home, "alice").await;
         let request = message::encode_prefixed(&request);
         let requests: Vec<u8> =
@@ -95,9 +93,10 @@ async fn requests_at_once_open_no_sockets_that_are_not_lent() {
         }
         assert!((15..20).contains(&lent), "{lent}");
         drop(peer);
-        // The lender may be at the end of this session when the next one begins.
-        wait_until("what a session had is lent anew", || {
-            home.capuchin().args(["check", "lab", "connect", "127.0.0.1:1"]).output().unwrap().status.success()
+        // With the session's line in the log, all that it had borrowed has been given back.
+        let honest = HONEST.to_string();
+        lab.wait_for_audits("the end of its session", turn, |line| {
+            line["event"] == "session-ended" && line["peer"].as_str().unwrap().starts_with(&honest)
         });
     }
     still_serves(&lab, &home).await;
