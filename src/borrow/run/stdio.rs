@@ -99,29 +99,32 @@ impl ServiceFeed {
     /// After the program's end: delivers what it has said, as long as somebody takes it, and ends the connection.
     ///
     /// # Errors
-    /// The service broke off while the program read, so that not everything came, or takes nothing of what is left.
-    pub async fn drain(self) -> io::Result<()> {
-        let Self { unended, mut input, mut output, broke_off, stream, meter } = self;
-        unended.has_ended();
-        let taken = loop {
-            let before = meter.to_stream();
-            match timeout(STALLED, output.join_next()).await {
-                Ok(_) => break Ok(()),
-                Err(_) if meter.to_stream() == before => {
+    /// The service broke off while the program read, so that not everything came, or takes nothing of what is left: who offers it
+    /// sees that it breaks off, too.
+    ///
+    /// # Cancellation
+    /// As dropping it, as long as some of what the program has said is not on its way.
+    pub async fn drain(mut self) -> io::Result<()> {
+        loop {
+            let before = self.meter.to_stream();
+            match timeout(STALLED, self.output.join_next()).await {
+                Ok(_) => break,
+                Err(_) if self.meter.to_stream() == before => {
                     let why = format!("nothing of the program's output was taken for {} s", STALLED.as_secs());
-                    break Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
                 Err(_) => {}
             }
-        };
-        output.shutdown().await;
+        }
+        let Self { unended, mut input, broke_off, stream, .. } = self;
+        unended.has_ended();
         let whole = broke_off.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err);
         input.shutdown().await;
         if let Some(stream) = Arc::into_inner(stream) {
             // What is not confirmed by then is on its way; dropping delivers it, too.
             let _ = timeout(STALLED, stream.close()).await;
         }
-        whole.and(taken)
+        whole
     }
 }
 
@@ -133,35 +136,43 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::session::both_ends_of_a_stream;
+    use crate::session::{Session, both_ends_of_a_stream};
 
     /// More than a stream has room for, and as much as fits into one pipe.
     const SAID_BYTES: usize = 512 * 1024;
 
-    /// What becomes of the last words of a program whose service `reads` them, or holds on to its stream.
-    async fn drained(reads: bool) -> io::Result<()> {
-        let [(_borrower, stream), (_lender, mut service)] = both_ends_of_a_stream().await;
+    /// What a program has said that is over, and what feeds it to the service, whose end is the second.
+    async fn said() -> (ServiceFeed, Stream, [Session; 2]) {
+        let [(borrower, stream), (lender, service)] = both_ends_of_a_stream().await;
         let (pipes, [_their_stdin, their_stdout]) = pipes().unwrap();
         fcntl_setpipe_size(&their_stdout, SAID_BYTES).unwrap();
         std::fs::File::from(their_stdout).write_all(&vec![7; SAID_BYTES]).unwrap();
         pipes.began().notify_one();
-        let feed = pipes.join_stream(stream).unwrap();
-        let read = async {
-            let mut block = vec![0; 64 * 1024];
-            while reads && service.read(&mut block).await.unwrap() > 0 {}
-            // What nobody reads stays where it is.
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            drained = feed.drain() => drained,
-            () = read => unreachable!("it waits"),
-        }
+        (pipes.join_stream(stream).unwrap(), service, [borrower, lender])
     }
 
     #[tokio::test(start_paused = true)]
-    async fn last_words_that_nobody_takes_are_told() {
-        let error = drained(false).await.unwrap_err();
+    async fn last_words_that_nobody_takes_are_told_to_both_sides() {
+        let (feed, mut service, _sessions) = said().await;
+        let error = feed.drain().await.unwrap_err();
         assert_eq!(error.to_string(), "nothing of the program's output was taken for 5 s");
-        drained(true).await.unwrap();
+        // It may go on, and must not take what came for all of it.
+        service.read_to_end(&mut Vec::new()).await.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_wait_for_last_words_breaks_off() {
+        let (feed, mut service, _sessions) = said().await;
+        timeout(STALLED / 2, feed.drain()).await.unwrap_err();
+        service.read_to_end(&mut Vec::new()).await.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn last_words_that_are_taken_arrive() {
+        let (feed, mut service, _sessions) = said().await;
+        let mut heard = Vec::new();
+        let (drained, read) = tokio::join!(feed.drain(), service.read_to_end(&mut heard));
+        assert_eq!(read.unwrap(), SAID_BYTES);
+        drained.unwrap();
     }
 }
