@@ -37,7 +37,7 @@ impl Stream {
     /// As dropping the stream: what was written is still delivered, and nobody hears of it.
     pub async fn close(self) -> io::Result<()> {
         self.finish();
-        let mut sent = None;
+        let (mut sent, mut is_closed) = (None, false);
         poll_fn(|cx| {
             let mut state = self.shared.lock();
             if let Some(ended) = &state.ended {
@@ -51,9 +51,12 @@ impl Stream {
                 }
             }
             if sent.is_some_and(|frames| frames <= state.mux.acknowledged_frames()) {
-                // The peer's half, should it be open: it hears that nobody reads any more.
-                state.mux.close(self.id);
-                state.wake_driver();
+                // The peer's half, should it be open: it hears that nobody reads any more. Once, for each turn of the driver wakes us.
+                if !is_closed {
+                    is_closed = true;
+                    state.mux.close(self.id);
+                    state.wake_driver();
+                }
                 if state.mux.is_forgotten(self.id) {
                     return Poll::Ready(Ok(()));
                 }
@@ -122,5 +125,27 @@ impl Session {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use crate::session::both_ends_of_a_stream;
+
+    use super::*;
+
+    /// The peer says so only after a while, and with a clock that stands still never to who is always busy.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_until_the_peer_knows_of_the_end_keeps_nobody_busy() {
+        let [(_borrower, near), (_lender, _far)] = both_ends_of_a_stream().await;
+        let (mut close, mut polls) = (pin!(near.close()), 0);
+        let closed = poll_fn(|cx| {
+            polls += 1;
+            assert!(polls < 100, "it is asked again and again");
+            close.as_mut().poll(cx)
+        });
+        closed.await.unwrap();
     }
 }
