@@ -45,7 +45,7 @@ fn an_http3_server_is_met_at_the_lender_over_both_families() {
     let program = built();
     let program = program.to_str().unwrap();
     for_each_guest(|guest| {
-        let port = 8120 + u16::from(guest.uid != 0);
+        let port = 8122 + u16::from(guest.uid != 0);
         let addresses = ["10.77.0.1", "[fd77::1]"].map(|host| format!("{host}:{port}"));
         let servers = addresses.each_ref().map(|address| {
             let server = Daemon::spawn(&mut guest.run(&[], &[program, "serve", address]));
