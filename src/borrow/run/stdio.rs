@@ -73,13 +73,14 @@ impl ProgramPipes {
             *note.lock().unwrap_or_else(PoisonError::into_inner) = why;
             drop(stdin);
         });
-        let (to, counts) = (stream.clone(), meter.clone());
+        let stalled = Arc::<Stalled>::default();
+        let (to, counts, stalls) = (stream.clone(), meter.clone(), stalled.clone());
         output.spawn(async move {
             self.began.notified().await;
             // A service that hears no more is a closed pipe to the program.
-            let _ = pipe_to_stream(&stdout, &to, &counts, &Stalled::default()).await;
+            let _ = pipe_to_stream(&stdout, &to, &counts, &stalls).await;
         });
-        Ok(ServiceFeed { unended: Unended::of(&stream), input, output, broke_off, stream, meter })
+        Ok(ServiceFeed { unended: Unended::of(&stream), input, output, broke_off, stream, meter, stalled })
     }
 }
 
@@ -93,6 +94,7 @@ pub struct ServiceFeed {
     broke_off: Arc<Mutex<Option<io::Error>>>,
     stream: Arc<Stream>,
     meter: Arc<Meter>,
+    stalled: Arc<Stalled>,
 }
 
 impl ServiceFeed {
@@ -109,15 +111,18 @@ impl ServiceFeed {
             let before = self.meter.to_stream();
             match timeout(STALLED, self.output.join_next()).await {
                 Ok(_) => break,
-                Err(_) if self.meter.to_stream() == before => {
+                Err(_) if self.meter.to_stream() > before => {}
+                // Somebody outside keeps it open, and all of it is with the service.
+                Err(_) if !self.stalled.is_stalled() => break,
+                Err(_) => {
                     let why = format!("nothing of the program's output was taken for {} s", STALLED.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
-                Err(_) => {}
             }
         }
-        let Self { unended, mut input, broke_off, stream, .. } = self;
+        let Self { unended, mut input, mut output, broke_off, stream, .. } = self;
         unended.has_ended();
+        output.shutdown().await;
         let whole = broke_off.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err);
         input.shutdown().await;
         if let Some(stream) = Arc::into_inner(stream) {
@@ -174,5 +179,18 @@ mod tests {
         let (drained, read) = tokio::join!(feed.drain(), service.read_to_end(&mut heard));
         assert_eq!(read.unwrap(), SAID_BYTES);
         drained.unwrap();
+    }
+
+    /// As one that was handed to a process which was there before.
+    #[tokio::test(start_paused = true)]
+    async fn a_stdout_that_somebody_else_keeps_open_is_over_when_all_is_said() {
+        let [(_borrower, stream), (_lender, mut service)] = both_ends_of_a_stream().await;
+        let (pipes, [_their_stdin, their_stdout]) = pipes().unwrap();
+        rustix::io::write(&their_stdout, b"all").unwrap();
+        pipes.began().notify_one();
+        let feed = pipes.join_stream(stream).unwrap();
+        let mut heard = String::new();
+        let (drained, read) = tokio::join!(feed.drain(), service.read_to_string(&mut heard));
+        assert!(drained.is_ok() && read.is_ok_and(|length| length == 3), "{heard}");
     }
 }
