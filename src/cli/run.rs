@@ -214,7 +214,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             if let (Some(_), Some(feed)) = (status, feed.take())
                 && let Err(error) = ServiceFeed::drain(feed).await
             {
-                warn(&format!("capuchin: the service broke off before its end: {error}"));
+                warn(&format!("capuchin: {error}"));
             }
             is_over.store(true, Ordering::Release);
         };

@@ -115,7 +115,7 @@ impl ServiceFeed {
                 // Somebody outside keeps it open, and all of it is with the service.
                 Err(_) if !self.stalled.is_stalled() => break,
                 Err(_) => {
-                    let why = format!("nothing of the program's output was taken for {} s", STALLED.as_secs());
+                    let why = format!("the service took nothing of the program's output for {} s", STALLED.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
             }
@@ -123,13 +123,14 @@ impl ServiceFeed {
         let Self { unended, mut input, mut output, broke_off, stream, .. } = self;
         unended.has_ended();
         output.shutdown().await;
-        let whole = broke_off.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err);
+        let broke_off = broke_off.lock().unwrap_or_else(PoisonError::into_inner).take();
         input.shutdown().await;
         if let Some(stream) = Arc::into_inner(stream) {
             // What is not confirmed by then is on its way; dropping delivers it, too.
             let _ = timeout(STALLED, stream.close()).await;
         }
-        whole
+        let told = |why: io::Error| io::Error::new(why.kind(), format!("the service broke off before its end: {why}"));
+        broke_off.map_or(Ok(()), |why| Err(told(why)))
     }
 }
 
@@ -160,7 +161,7 @@ mod tests {
     async fn last_words_that_nobody_takes_are_told_to_both_sides() {
         let (feed, mut service, _sessions) = said().await;
         let error = feed.drain().await.unwrap_err();
-        assert_eq!(error.to_string(), "nothing of the program's output was taken for 5 s");
+        assert_eq!(error.to_string(), "the service took nothing of the program's output for 5 s");
         // It may go on, and must not take what came for all of it.
         service.read_to_end(&mut Vec::new()).await.unwrap_err();
     }
