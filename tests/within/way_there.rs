@@ -92,3 +92,18 @@ fn a_host_that_never_answers_is_a_time_out() {
         assert_eq!(text(said.stdout), "ETIMEDOUT\nETIMEDOUT\n", "as {}", within.who());
     }
 }
+
+/// The kernel's own way to an address of IPv6 comes later, from a work queue, and takes with it what was begun by another. It
+/// has the metric 0.
+#[test]
+fn the_way_to_the_machines_own_addresses_of_ipv6_does_not_wait_for_the_kernel() {
+    let machine = Machine::start();
+    let own = format!("{:032x} 80 ", u128::from("fd77::1".parse::<std::net::Ipv6Addr>().unwrap()));
+    for within in machine.everybody() {
+        let routes = text(run(&mut within.run(&["cat", "/proc/net/ipv6_route"])).stdout);
+        let ours = routes.lines().filter(|line| line.starts_with(&own) && line.split_whitespace().last() == Some("lo"));
+        let metrics: Vec<_> = ours.filter_map(|line| line.split_whitespace().nth(5)).collect();
+        // That of who names none (IP6_RT_PRIO_USER), in place before the program was.
+        assert!(metrics.contains(&"00000400"), "as {}: {routes}", within.who());
+    }
+}

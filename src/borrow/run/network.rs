@@ -134,6 +134,11 @@ impl Network {
         let mut messages = Messages::default();
         for address in &self.addresses {
             push_address(&mut messages, *address);
+            if address.is_ipv6() {
+                // The kernel makes the way to it a while later, from a work queue: a connection that was begun before ends with
+                // ENETUNREACH when it does.
+                push_route(&mut messages, IpNet::from(*address), *address);
+            }
         }
         for (prefix, source) in &self.routes {
             push_route(&mut messages, *prefix, *source);
