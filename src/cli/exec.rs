@@ -39,8 +39,8 @@ interpreter that its first line names is not there, 255 after any failure before
 Without -s rsync puts a backslash before each space of a name, for a shell that would read it, and here none does; \
 contrib/capuchin-ssh has one, and is for git, scp and sftp, too.
 
-SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the program; sent twice, or where it has a terminal, they end this. What the program leaves behind is \
-ended with it, nohup and setsid or not; --detach is for what is to stay.")]
+SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the program; sent twice, or where it has a terminal, they end this. What the \
+program leaves behind is ended with it, nohup and setsid or not; --detach is for what is to stay.")]
 pub struct Arguments {
     #[command(flatten)]
     session: Session,

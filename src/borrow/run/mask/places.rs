@@ -126,15 +126,24 @@ const BELOW_ETC_MAX: usize = 64;
 pub(super) struct Cover {
     /// Its name in the private tmpfs.
     pub(super) source: PathBuf,
-    /// Of a folder: who may look into it.
-    pub(super) folder_mode: Option<u32>,
+    /// Of a folder.
+    pub(super) folder: Option<Folder>,
     /// Sockets in it that stay what they are.
     pub(super) keeps: Vec<PathBuf>,
 }
 
+/// What a folder has that covers another, as that has it: whose it is looks at it before he makes a socket of his own in it, as
+/// tmux does.
+#[derive(Debug, PartialEq)]
+pub(super) struct Folder {
+    pub(super) mode: u32,
+    pub(super) user: u32,
+    pub(super) group: u32,
+}
+
 impl Cover {
     pub(super) fn is_folder(&self) -> bool {
-        self.folder_mode.is_some()
+        self.folder.is_some()
     }
 }
 
@@ -151,9 +160,9 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     for place in folders.filter_map(|path| fs::canonicalize(path).ok()).filter(|path| path.is_dir()) {
         let source = PathBuf::from(format!("cover-{}", covers.len()));
         let keeps = kept.iter().filter(|path| path.starts_with(&place)).map(|path| path.to_path_buf()).collect();
-        // Whose it is looks at its mode before he makes a socket of his own in it, as tmux does.
-        let mode = fs::metadata(&place).map_or(0o755, |found| found.mode() & 0o777);
-        covers.entry(place).or_insert(Cover { source, folder_mode: Some(mode), keeps });
+        let Ok(found) = fs::metadata(&place) else { continue };
+        let folder = Folder { mode: found.mode() & 0o777, user: found.uid(), group: found.gid() };
+        covers.entry(place).or_insert(Cover { source, folder: Some(folder), keeps });
     }
     let (systemd, begins) = SYSTEMD;
     let sockets = by_both_names(&SOCKETS).chain(sockets_that_begin(Path::new(systemd), &begins));
@@ -178,7 +187,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     {
         let is_covered = covers.iter().any(|(folder, cover)| cover.is_folder() && place.starts_with(folder));
         if !is_covered && !kept.contains(&place.as_path()) {
-            covers.insert(place, Cover { source: EMPTY_FILE.into(), folder_mode: None, keeps: Vec::new() });
+            covers.insert(place, Cover { source: EMPTY_FILE.into(), folder: None, keeps: Vec::new() });
         }
     }
     covers
