@@ -78,7 +78,7 @@ impl Private {
     pub(super) fn make_like(&self, path: &Path, folder: &Folder) -> io::Result<()> {
         if getuid().is_root() {
             let (user, group) = (Uid::from_raw(folder.user), Gid::from_raw(folder.group));
-            // In a container it may be nobody's there is.
+            // A container may not have him.
             let _ = chownat(&self.root, path, Some(user), Some(group), AtFlags::empty());
         }
         Ok(chmodat(&self.root, path, Mode::from_raw_mode(folder.mode), AtFlags::empty())?)
