@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     ffi::{OsStr, OsString},
-    fs,
+    fs::{self, FileType},
     os::{
         fd::OwnedFd,
         unix::{
@@ -111,11 +111,10 @@ const SOCKET_VARIABLES: [&str; 14] = [
     "KITTY_LISTEN_ON",
     "RXVT_SOCKET",
 ];
-/// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more sockets found than a person opens.
+/// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more found than a person opens.
+/// Whoever writes to /tmp may make more there, and each costs the start of a program.
 const FOLDER_DEPTH: usize = 2;
-const SOCKETS_MAX: usize = 256;
-/// Whoever writes to /tmp may make such folders there, and each costs the start of a program of root's.
-const USERS_MAX: usize = 256;
+const FOUND_MAX: usize = 256;
 /// What covers a socket, in the private tmpfs: a connect() to a file that is no socket is refused.
 pub(super) const EMPTY_FILE: &str = "empty";
 /// Mounts below /etc that are kept: a container has three.
@@ -200,11 +199,16 @@ fn by_both_names(places: &'static [&'static str]) -> impl Iterator<Item = PathBu
 
 /// The sockets in a folder whose names begin in one of these ways.
 fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
+    entries_that_begin(folder, begins, FileTypeExt::is_socket)
+}
+
+/// What is of this kind in a folder, and no link to it, and its name begins in one of these ways.
+fn entries_that_begin(folder: &Path, begins: &[&str], is_it: fn(&FileType) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let begins = |name: &OsStr| begins.iter().any(|begin| name.as_bytes().starts_with(begin.as_bytes()));
     let found = entries.filter(|entry| begins(&entry.file_name()));
-    let found = found.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
-    found.take(SOCKETS_MAX).map(|entry| entry.path()).collect()
+    let found = found.filter(|entry| entry.file_type().is_ok_and(|kind| is_it(&kind)));
+    found.take(FOUND_MAX).map(|entry| entry.path()).collect()
 }
 
 /// Where the user's services have their sockets: the folder that a variable names, the one that his service manager was given, which
@@ -218,15 +222,12 @@ fn runtime_folders(homes: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
 /// The folders of a user in one for all of them, by a name that ends with his uid. Root has what each of them has: its program
 /// may become any. A link may be anybody's, and what it leads to would be covered.
 fn of_users(folder: &Path, begin: &str) -> Vec<PathBuf> {
-    let own = rustix::process::getuid();
-    let mut found = vec![folder.join(format!("{begin}{}", own.as_raw()))];
-    if own.is_root() {
-        let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let others = names.filter(|name| name.as_bytes().starts_with(begin.as_bytes()));
-        found.extend(others.map(|name| folder.join(name)).take(USERS_MAX));
-    }
-    found.retain(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
-    found
+    let user = rustix::process::getuid();
+    let own = folder.join(format!("{begin}{}", user.as_raw()));
+    let is_folder = fs::symlink_metadata(&own).is_ok_and(|found| found.is_dir());
+    let all = if user.is_root() { entries_that_begin(folder, &[begin], FileType::is_dir) } else { Vec::new() };
+    // First, where others have made too many.
+    is_folder.then_some(own).into_iter().chain(all).collect()
 }
 
 /// Where the user's programs have their sockets: in the home that a variable names, and in the one that he has.
@@ -257,7 +258,7 @@ pub fn sockets_below(folder: &Path) -> Vec<PathBuf> {
     while let Some((folder, depth)) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             match entry.file_type() {
-                Ok(kind) if kind.is_socket() && found.len() < SOCKETS_MAX => found.push(entry.path()),
+                Ok(kind) if kind.is_socket() && found.len() < FOUND_MAX => found.push(entry.path()),
                 Ok(kind) if kind.is_dir() && depth < FOLDER_DEPTH => folders.push((entry.path(), depth + 1)),
                 _ => {}
             }
