@@ -148,9 +148,9 @@ impl Mask {
     ) -> io::Result<()> {
         private.write(Path::new(places::EMPTY_FILE), b"", 0o444)?;
         for (place, cover) in covers {
-            if let Some(folder) = &cover.folder {
+            if let Some(mode) = cover.folder_mode {
                 private.create_folder(&cover.source)?;
-                private.make_like(&cover.source, folder)?;
+                private.set_mode(&cover.source, mode)?;
             }
             for kept in &cover.keeps {
                 let inside = kept.strip_prefix(place).unwrap_or(kept);

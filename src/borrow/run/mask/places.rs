@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     ffi::{OsStr, OsString},
-    fs::{self, FileType},
+    fs,
     os::{
         fd::OwnedFd,
         unix::{
@@ -111,10 +111,9 @@ const SOCKET_VARIABLES: [&str; 14] = [
     "KITTY_LISTEN_ON",
     "RXVT_SOCKET",
 ];
-/// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more found than a person opens.
-/// Whoever writes to /tmp may make more there, and each costs the start of a program.
+/// Where ssh's shared connections are, and in folders: a few levels are looked through, and no more sockets found than a person opens.
 const FOLDER_DEPTH: usize = 2;
-const FOUND_MAX: usize = 256;
+const SOCKETS_MAX: usize = 256;
 /// What covers a socket, in the private tmpfs: a connect() to a file that is no socket is refused.
 pub(super) const EMPTY_FILE: &str = "empty";
 /// Mounts below /etc that are kept: a container has three.
@@ -125,24 +124,15 @@ const BELOW_ETC_MAX: usize = 64;
 pub(super) struct Cover {
     /// Its name in the private tmpfs.
     pub(super) source: PathBuf,
-    /// Of a folder.
-    pub(super) folder: Option<Folder>,
+    /// Of a folder: who may look into it.
+    pub(super) folder_mode: Option<u32>,
     /// Sockets in it that stay what they are.
     pub(super) keeps: Vec<PathBuf>,
 }
 
-/// What a folder has that covers another, as that has it: whose it is looks at it before he makes a socket of his own in it, as
-/// tmux does.
-#[derive(Debug, PartialEq)]
-pub(super) struct Folder {
-    pub(super) mode: u32,
-    pub(super) user: u32,
-    pub(super) group: u32,
-}
-
 impl Cover {
     pub(super) fn is_folder(&self) -> bool {
-        self.folder.is_some()
+        self.folder_mode.is_some()
     }
 }
 
@@ -159,9 +149,9 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     for place in folders.filter_map(|path| fs::canonicalize(path).ok()).filter(|path| path.is_dir()) {
         let source = PathBuf::from(format!("cover-{}", covers.len()));
         let keeps = kept.iter().filter(|path| path.starts_with(&place)).map(|path| path.to_path_buf()).collect();
-        let Ok(found) = fs::metadata(&place) else { continue };
-        let folder = Folder { mode: found.mode() & 0o777, user: found.uid(), group: found.gid() };
-        covers.entry(place).or_insert(Cover { source, folder: Some(folder), keeps });
+        // Whose it is looks at its mode before he makes a socket of his own in it, as tmux does.
+        let mode = fs::metadata(&place).map_or(0o755, |found| found.mode() & 0o777);
+        covers.entry(place).or_insert(Cover { source, folder_mode: Some(mode), keeps });
     }
     let (systemd, begins) = SYSTEMD;
     let sockets = by_both_names(&SOCKETS).chain(sockets_that_begin(Path::new(systemd), &begins));
@@ -186,7 +176,7 @@ pub(super) fn covers(kept: &[&Path]) -> BTreeMap<PathBuf, Cover> {
     {
         let is_covered = covers.iter().any(|(folder, cover)| cover.is_folder() && place.starts_with(folder));
         if !is_covered && !kept.contains(&place.as_path()) {
-            covers.insert(place, Cover { source: EMPTY_FILE.into(), folder: None, keeps: Vec::new() });
+            covers.insert(place, Cover { source: EMPTY_FILE.into(), folder_mode: None, keeps: Vec::new() });
         }
     }
     covers
@@ -199,35 +189,20 @@ fn by_both_names(places: &'static [&'static str]) -> impl Iterator<Item = PathBu
 
 /// The sockets in a folder whose names begin in one of these ways.
 fn sockets_that_begin(folder: &Path, begins: &[&str]) -> Vec<PathBuf> {
-    entries_that_begin(folder, begins, FileTypeExt::is_socket)
-}
-
-/// What is of this kind in a folder, and no link to it, and its name begins in one of these ways.
-fn entries_that_begin(folder: &Path, begins: &[&str], is_it: fn(&FileType) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let begins = |name: &OsStr| begins.iter().any(|begin| name.as_bytes().starts_with(begin.as_bytes()));
     let found = entries.filter(|entry| begins(&entry.file_name()));
-    let found = found.filter(|entry| entry.file_type().is_ok_and(|kind| is_it(&kind)));
-    found.take(FOUND_MAX).map(|entry| entry.path()).collect()
+    let found = found.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
+    found.take(SOCKETS_MAX).map(|entry| entry.path()).collect()
 }
 
 /// Where the user's services have their sockets: the folder that a variable names, the one that his service manager was given, which
 /// does not ask that variable of ours, and where ours have theirs without either.
 fn runtime_folders(homes: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let of_login = format!("/run/user/{}", rustix::process::getuid().as_raw());
     let states = homes.iter().map(|home| home.join(".local/state")).chain(session::state_folder());
     let of_states = states.map(|state| state.join("run"));
-    session::runtime_folder().into_iter().chain(of_users(Path::new("/run/user"), "")).chain(of_states).collect()
-}
-
-/// The folders of a user in one for all of them, by a name that ends with his uid. Root has what each of them has: its program
-/// may become any. A link may be anybody's, and what it leads to would be covered.
-fn of_users(folder: &Path, begin: &str) -> Vec<PathBuf> {
-    let user = rustix::process::getuid();
-    let own = folder.join(format!("{begin}{}", user.as_raw()));
-    let is_folder = fs::symlink_metadata(&own).is_ok_and(|found| found.is_dir());
-    let all = if user.is_root() { entries_that_begin(folder, &[begin], FileType::is_dir) } else { Vec::new() };
-    // First, where others have made too many.
-    is_folder.then_some(own).into_iter().chain(all).collect()
+    session::runtime_folder().into_iter().chain([of_login.into()]).chain(of_states).collect()
 }
 
 /// Where the user's programs have their sockets: in the home that a variable names, and in the one that he has.
@@ -238,7 +213,13 @@ fn home_folders() -> BTreeSet<PathBuf> {
 /// Folders of tmux and of screen: where variables say, and where they are without.
 fn own_folders(homes: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let named = session::folder_named_by;
-    let of_tmux = named("TMUX_TMPDIR").into_iter().chain(["/tmp".into()]).flat_map(|folder| of_users(&folder, "tmux-"));
+    let tmux = format!("tmux-{}", rustix::process::getuid().as_raw());
+    let of_tmux = named("TMUX_TMPDIR").into_iter().chain(["/tmp".into()]).map(|folder| folder.join(&tmux));
+    // Anybody may make one of this name in /tmp: a link of his would have what it leads to covered, and tmux takes it no more than we.
+    let of_tmux = of_tmux.filter(|path| {
+        let found = fs::symlink_metadata(path);
+        found.is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::getuid().as_raw())
+    });
     let of_screen = homes.iter().map(|home| home.join(".screen"));
     of_tmux.chain(named("SCREENDIR")).chain(of_screen).collect()
 }
@@ -258,7 +239,7 @@ pub fn sockets_below(folder: &Path) -> Vec<PathBuf> {
     while let Some((folder, depth)) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             match entry.file_type() {
-                Ok(kind) if kind.is_socket() && found.len() < FOUND_MAX => found.push(entry.path()),
+                Ok(kind) if kind.is_socket() && found.len() < SOCKETS_MAX => found.push(entry.path()),
                 Ok(kind) if kind.is_dir() && depth < FOLDER_DEPTH => folders.push((entry.path(), depth + 1)),
                 _ => {}
             }

@@ -9,15 +9,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, chmodat, chownat, mkdirat, openat},
+    fs::{AtFlags, CWD, Mode, OFlags, chmodat, mkdirat, openat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
         fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
     },
-    process::{Gid, Uid, getuid},
 };
-
-use super::places::Folder;
 
 /// Where it is while it is filled, if it has to be anywhere.
 const PLACE: &str = "/proc";
@@ -74,14 +71,8 @@ impl Private {
         Ok(())
     }
 
-    /// Gives one of its folders what `folder` says; to another user only as root, who alone may become him.
-    pub(super) fn make_like(&self, path: &Path, folder: &Folder) -> io::Result<()> {
-        if getuid().is_root() {
-            let (user, group) = (Uid::from_raw(folder.user), Gid::from_raw(folder.group));
-            // A container may not have him.
-            let _ = chownat(&self.root, path, Some(user), Some(group), AtFlags::empty());
-        }
-        Ok(chmodat(&self.root, path, Mode::from_raw_mode(folder.mode), AtFlags::empty())?)
+    pub(super) fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        Ok(chmodat(&self.root, path, Mode::from_raw_mode(mode), AtFlags::empty())?)
     }
 
     /// Puts one of its files or folders in the place of `target`.
